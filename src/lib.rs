@@ -1,0 +1,7 @@
+//! mmfs shows a directory as a view of memory-mapped files.
+//!
+//! Data flows down: `cli` → `daemon` → `session` → `fuse` → `fs` → (`inode`, `handle`, `mapping`) →
+//! `source` → `sys`. Types of the FUSE library appear in `session` and `fuse` only, unsafe code in
+//! `mapping::window`, `mapping::guard` and `sys` only.
+
+pub mod config;
