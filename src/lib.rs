@@ -4,4 +4,12 @@
 //! `source` → `sys`. Types of the FUSE library appear in `session` and `fuse` only, unsafe code in
 //! `mapping::window`, `mapping::guard` and `sys` only.
 
+pub mod attr;
 pub mod config;
+pub mod fs;
+pub mod fuse;
+pub mod handle;
+pub mod inode;
+pub mod mapping;
+pub mod source;
+pub mod sys;

@@ -1,0 +1,107 @@
+//! What is shown of an inode: statx(2) in plain types.
+
+use rustix::fs::{FileType, RawMode, Statx, StatxAttributes, StatxFlags, StatxTimestamp, makedev};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Seconds and nanoseconds since the epoch, negative seconds before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Time {
+    /// Whole seconds, rounded towards the past.
+    pub sec: i64,
+    /// Nanoseconds on top of them, below 1,000,000,000.
+    pub nsec: u32,
+}
+
+impl From<StatxTimestamp> for Time {
+    fn from(t: StatxTimestamp) -> Self {
+        Time {
+            sec: t.tv_sec,
+            nsec: t.tv_nsec,
+        }
+    }
+}
+
+/// The attributes of one inode of the source.
+#[derive(Debug, Clone, Copy)]
+pub struct Attr {
+    /// The source's device number, as in `st_dev`.
+    pub dev: u64,
+    /// The source's inode number; `fs` replaces it by the node id before it is shown.
+    pub ino: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Allocated blocks of 512 bytes.
+    pub blocks: u64,
+    /// Last read.
+    pub atime: Time,
+    /// Last change of the contents.
+    pub mtime: Time,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// Birth, where the source knows it.
+    pub btime: Option<Time>,
+    /// Type and permission bits, as in `st_mode`.
+    pub mode: RawMode,
+    /// Hard links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node.
+    pub rdev: u64,
+    /// Preferred size of requests in bytes.
+    pub blksize: u32,
+    /// Whether this is the root of a mount.
+    pub mount_root: bool,
+}
+
+impl Attr {
+    /// The fields every caller here asks statx(2) for.
+    pub const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+    /// The type of the inode.
+    pub fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.mode)
+    }
+
+    /// Whether it has bytes of its own.
+    pub fn is_file(&self) -> bool {
+        self.kind() == FileType::RegularFile
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind() == FileType::Directory
+    }
+
+    /// A number that changes whenever size, mtime or ctime do; never 0.
+    pub fn stamp(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.size, self.mtime, self.ctime).hash(&mut hasher);
+        hasher.finish() | 1
+    }
+}
+
+impl From<Statx> for Attr {
+    fn from(s: Statx) -> Self {
+        let born = s.stx_mask & StatxFlags::BTIME.bits() != 0;
+        Attr {
+            dev: makedev(s.stx_dev_major, s.stx_dev_minor),
+            ino: s.stx_ino,
+            size: s.stx_size,
+            blocks: s.stx_blocks,
+            atime: s.stx_atime.into(),
+            mtime: s.stx_mtime.into(),
+            ctime: s.stx_ctime.into(),
+            btime: born.then(|| s.stx_btime.into()),
+            mode: RawMode::from(s.stx_mode),
+            nlink: s.stx_nlink,
+            uid: s.stx_uid,
+            gid: s.stx_gid,
+            rdev: makedev(s.stx_rdev_major, s.stx_rdev_minor),
+            blksize: s.stx_blksize,
+            mount_root: s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        }
+    }
+}

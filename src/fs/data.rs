@@ -1,0 +1,322 @@
+//! Operations on open files.
+
+use super::{Asker, Fs};
+use crate::handle::FileHandle;
+use crate::mapping::{Chore, Durability, Mapping, WriteRequest};
+use crate::source::SourceDir;
+use crate::sys::identity;
+use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
+use rustix::io::{Errno, Result};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// What the kernel is told of a new handle.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// The handle's number.
+    pub fh: u64,
+    /// Bypass the kernel's cache.
+    pub direct_io: bool,
+    /// What the kernel has cached of the file is still true.
+    pub keep_cache: bool,
+    /// Closing it needs no word: nothing can have been written.
+    pub read_only: bool,
+}
+
+impl Fs {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(&self, asker: &Asker, node: u64, flags: OFlags) -> Result<Opened> {
+        let source = self.inodes.locate(node)?.source;
+        if flags & OFlags::RWMODE == OFlags::RDONLY {
+            if let Some(mapping) = self.inodes.open_mapping(node).filter(|m| m.has_reader()) {
+                return self.register(asker, node, mapping, None);
+            }
+            let fd = self.open_reader(node)?;
+            return self.opened(asker, node, &source, Arc::new(fd), OFlags::RDONLY);
+        }
+        let (fd, access) = self.open_writer(node, flags)?;
+        self.opened(asker, node, &source, Arc::new(fd), access)
+    }
+
+    fn open_reader(&self, node: u64) -> Result<OwnedFd> {
+        if self.flags.no_atime {
+            match self
+                .inodes
+                .open_inode(node, OFlags::RDONLY | OFlags::NOATIME)
+            {
+                Err(Errno::PERM) => {} // the owner's privilege
+                outcome => return outcome,
+            }
+        }
+        self.inodes.open_inode(node, OFlags::RDONLY)
+    }
+
+    /// Opens O_RDWR even for O_WRONLY, since the region needs it; with less where the source allows no more.
+    fn open_writer(&self, node: u64, flags: OFlags) -> Result<(OwnedFd, OFlags)> {
+        let append = flags & OFlags::APPEND;
+        let write_only = flags & OFlags::RWMODE == OFlags::WRONLY;
+        match self.inodes.open_inode(node, OFlags::RDWR) {
+            // An append-only file insists on O_APPEND.
+            Err(Errno::PERM) if !append.is_empty() => Ok((
+                self.inodes.open_inode(node, OFlags::WRONLY | append)?,
+                OFlags::WRONLY,
+            )),
+            Err(Errno::ACCESS) if write_only => Ok((
+                self.inodes.open_inode(node, OFlags::WRONLY)?,
+                OFlags::WRONLY,
+            )),
+            outcome => Ok((outcome?, OFlags::RDWR)),
+        }
+    }
+
+    /// Makes a handle of a description just opened with `access`.
+    pub(super) fn opened(
+        &self,
+        asker: &Asker,
+        node: u64,
+        source: &Arc<SourceDir>,
+        fd: Arc<OwnedFd>,
+        access: OFlags,
+    ) -> Result<Opened> {
+        let mapping = self.inodes.mapping(node, |stamp| {
+            Ok(Mapping::new(
+                node,
+                source.clone(),
+                stamp,
+                self.context.clone(),
+            ))
+        })?;
+        if access == OFlags::RDONLY {
+            mapping.open_reader(fd);
+            self.register(asker, node, mapping, None)
+        } else {
+            mapping.open_writer(&fd, access);
+            self.register(asker, node, mapping, Some(fd))
+        }
+    }
+
+    fn register(
+        &self,
+        asker: &Asker,
+        node: u64,
+        mapping: Arc<Mapping>,
+        fd: Option<Arc<OwnedFd>>,
+    ) -> Result<Opened> {
+        mapping.settle();
+        let keep_cache = mapping.may_keep_cache()?;
+        let direct_io = self.direct_io || mapping.is_synthetic();
+        let read_only = fd.is_none();
+        let handle = FileHandle {
+            node,
+            mapping,
+            fd,
+            opener: asker.caller,
+            was_read: AtomicBool::new(false),
+        };
+        let (fh, first) = self.files.insert(handle);
+        if first {
+            // Nobody listens any more when the session is ending.
+            let _ = self.context.chores.send(Chore::Watch);
+        }
+        Ok(Opened {
+            fh,
+            direct_io,
+            keep_cache,
+            read_only,
+        })
+    }
+
+    /// Lends `lend` up to `size` bytes of an open file.
+    pub fn read<R>(
+        &self,
+        fh: u64,
+        offset: u64,
+        size: u32,
+        lend: impl FnOnce(Result<&[u8]>) -> R,
+    ) -> R {
+        match self.files.get(fh) {
+            Ok(handle) => {
+                let first = !handle.was_read.swap(true, Relaxed);
+                handle.mapping.read_at(offset, size as usize, first, lend)
+            }
+            Err(errno) => lend(Err(errno)),
+        }
+    }
+
+    /// Writes to an open file; `drop_setid` is the kernel's word that suid and sgid bits must go.
+    ///
+    /// # Errors
+    /// Those of pwrite(2).
+    pub fn write(
+        &self,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+        flags: OFlags,
+        from_mapping: bool,
+        drop_setid: bool,
+    ) -> Result<usize> {
+        let handle = self.files.get(fh)?;
+        let request = WriteRequest {
+            offset,
+            data,
+            append: flags.contains(OFlags::APPEND) && !from_mapping,
+            from_mapping,
+            keeps_setid: !drop_setid,
+            caller: handle.opener,
+            durability: self.durability(flags),
+        };
+        handle.mapping.write_at(handle.writable()?, &request)
+    }
+
+    fn durability(&self, flags: OFlags) -> Durability {
+        if self.flags.sync || flags.contains(OFlags::SYNC) {
+            Durability::Full
+        } else if flags.contains(OFlags::DSYNC) {
+            Durability::Data
+        } else {
+            Durability::Cached
+        }
+    }
+
+    /// A descriptor of the file was closed, perhaps not the last one.
+    ///
+    /// # Errors
+    /// With `--sync-on-close`, those of fsync(2).
+    pub fn flush(&self, fh: u64) -> Result<()> {
+        let handle = self.files.get(fh)?;
+        handle.mapping.settle();
+        match &handle.fd {
+            Some(fd) if self.sync_on_close => handle.mapping.sync(fd, false),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a file's bytes durable, and with them its attributes unless `data_only`.
+    ///
+    /// # Errors
+    /// Those of fsync(2): a lost write is reported to each handle that was open for writing, once.
+    pub fn fsync(&self, fh: u64, data_only: bool) -> Result<()> {
+        let handle = self.files.get(fh)?;
+        handle.mapping.sync(&*handle.any()?, data_only)
+    }
+
+    /// Ends a handle.
+    ///
+    /// # Errors
+    /// EBADF when there is no such handle.
+    pub fn release(&self, fh: u64) -> Result<()> {
+        let handle = self.files.remove(fh)?;
+        if handle.fd.is_some() {
+            handle.mapping.close_writer();
+        }
+        let (node, mapping) = (handle.node, handle.mapping.clone());
+        drop(handle);
+        self.inodes.close_mapping(node, mapping);
+        Ok(())
+    }
+
+    /// Allocates, punches or zeroes a range.
+    ///
+    /// # Errors
+    /// Those of fallocate(2).
+    pub fn fallocate(
+        &self,
+        asker: &Asker,
+        fh: u64,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> Result<()> {
+        let handle = self.files.get(fh)?;
+        let fd = handle.writable()?;
+        identity::act_for(asker.caller, asker.keeps_setid())?;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        handle
+            .mapping
+            .altering(|| sys::fallocate(fd, mode, offset, length))
+    }
+
+    /// Finds data or a hole.
+    ///
+    /// # Errors
+    /// ENXIO when there is none from there on; EINVAL for other kinds of seeking, which are the kernel's own.
+    pub fn lseek(&self, fh: u64, offset: u64, whence: i32) -> Result<u64> {
+        let handle = self.files.get(fh)?;
+        let from = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
+            _ => return Err(Errno::INVAL),
+        };
+        sys::seek(&*handle.any()?, from)
+    }
+
+    /// Copies between two open files within the source; returns the bytes copied, perhaps fewer than asked for.
+    ///
+    /// # Errors
+    /// Those of copy_file_range(2).
+    pub fn copy_file_range(
+        &self,
+        asker: &Asker,
+        from: (u64, u64),
+        to: (u64, u64),
+        len: u64,
+    ) -> Result<u32> {
+        // What fits into the reply, and keeps the request short enough to be waited for.
+        const MOST: usize = 1 << 30;
+        let (input, output) = (self.files.get(from.0)?, self.files.get(to.0)?);
+        let (source, target) = (input.any()?, output.writable()?);
+        identity::act_for(asker.caller, asker.keeps_setid())?;
+        let len = usize::try_from(len).unwrap_or(MOST).min(MOST);
+        let (mut offset_in, mut offset_out) = (from.1, to.1);
+        let copied = output.mapping.altering(|| {
+            sys::copy_file_range(
+                &*source,
+                Some(&mut offset_in),
+                target,
+                Some(&mut offset_out),
+                len,
+            )
+        })?;
+        Ok(copied as u32)
+    }
+
+    /// The inode flags that chattr(1) shows.
+    ///
+    /// # Errors
+    /// ENOTTY where the source has none; EBADF for an unknown handle.
+    pub fn inode_flags(&self, fh: u64) -> Result<IFlags> {
+        sys::ioctl_getflags(self.descriptor_of(fh)?)
+    }
+
+    /// Sets the inode flags; the kernel has checked that the caller may.
+    ///
+    /// # Errors
+    /// Those of ioctl_iflags(2).
+    pub fn set_inode_flags(&self, fh: u64, flags: IFlags) -> Result<()> {
+        sys::ioctl_setflags(self.descriptor_of(fh)?, flags)
+    }
+
+    fn descriptor_of(&self, fh: u64) -> Result<Arc<OwnedFd>> {
+        match self.files.get(fh) {
+            Ok(handle) => handle.any(),
+            Err(_) => self.dirs.get(fh)?.descriptor(),
+        }
+    }
+
+    /// Whether something of the mount is still open.
+    pub fn is_busy(&self) -> bool {
+        !self.files.is_empty() || !self.dirs.is_empty()
+    }
+
+    /// Applies what waits, before the daemon ends.
+    pub fn settle(&self) {
+        for mapping in self.inodes.open_mappings() {
+            mapping.settle();
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What has to be done without anybody asking: times that wait are applied, and open files are watched for
+//! changes behind the mount. One thread, which sleeps while nothing is open.
+
+use super::Fs;
+use crate::mapping::{Chore, Mapping};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Weak};
+use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+/// How long a recorded time may wait when nobody looks.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// How often open files are looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+impl Fs {
+    /// Starts the thread; `invalidate` tells the kernel to drop its cache of a node. It must not be called
+    /// from an event loop, for the kernel may wait for a read that the loop has to answer.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    pub fn keep_house(
+        self: &Arc<Self>,
+        invalidate: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<()> {
+        let Some(chores) = self.chores.lock().take() else {
+            return Ok(());
+        };
+        let fs = Arc::downgrade(self);
+        Builder::new()
+            .name("housekeeping".into())
+            .spawn(move || House::new(fs, chores).keep(invalidate))?;
+        Ok(())
+    }
+}
+
+struct House {
+    fs: Weak<Fs>,
+    chores: Receiver<Chore>,
+    waiting: Vec<Weak<Mapping>>,
+    settle_at: Option<Instant>,
+    watch_at: Option<Instant>,
+}
+
+impl House {
+    fn new(fs: Weak<Fs>, chores: Receiver<Chore>) -> Self {
+        House {
+            fs,
+            chores,
+            waiting: Vec::new(),
+            settle_at: None,
+            watch_at: None,
+        }
+    }
+
+    fn keep(mut self, invalidate: impl Fn(u64)) {
+        loop {
+            match self.next() {
+                Ok(Chore::Invalidate(node)) => invalidate(node),
+                Ok(Chore::Settle(mapping)) => {
+                    self.waiting.push(mapping);
+                    self.settle_at
+                        .get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+                Ok(Chore::Watch) => {
+                    self.watch_at.get_or_insert_with(|| Instant::now() + WATCH);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = Instant::now();
+            if self.settle_at.is_some_and(|at| at <= now) {
+                self.settle();
+            }
+            if self.watch_at.is_some_and(|at| at <= now) {
+                self.watch();
+            }
+        }
+    }
+
+    fn next(&self) -> Result<Chore, RecvTimeoutError> {
+        match [self.settle_at, self.watch_at].into_iter().flatten().min() {
+            Some(at) => self
+                .chores
+                .recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => self
+                .chores
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    fn settle(&mut self) {
+        self.settle_at = None;
+        for mapping in self.waiting.drain(..).filter_map(|m| m.upgrade()) {
+            mapping.settle();
+        }
+    }
+
+    fn watch(&mut self) {
+        self.watch_at = None;
+        let Some(fs) = self.fs.upgrade() else { return };
+        for mapping in fs.inodes.open_mappings() {
+            mapping.check();
+        }
+        if !fs.files.is_empty() {
+            self.watch_at = Some(Instant::now() + WATCH);
+        }
+    }
+}

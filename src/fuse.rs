@@ -1,0 +1,735 @@
+//! The FUSE adapter: decodes a request, calls `Fs`, replies. No decision is taken here.
+
+use crate::attr::{Attr, Time};
+use crate::config::Config;
+use crate::fs::{Asker, Fs, Listed, MAX_REQUEST, Opened, SetAttr, SetTime};
+use crate::inode::Entry;
+use crate::sys::identity::Caller;
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
+    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::{self as sys, IFlags, OFlags};
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Serves one `Fs` to the kernel.
+#[derive(Debug)]
+pub struct Adapter {
+    fs: Arc<Fs>,
+    attr_timeout: Duration,
+    entry_timeout: Duration,
+}
+
+/// What is asked of the kernel, where it knows it.
+const WANTED: [InitFlags; 13] = [
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_DONT_MASK,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    // Without it every write(2) costs a request for security.capability.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_MAX_PAGES,
+    // A node id and a generation cannot find a forgotten inode again.
+    InitFlags::FUSE_NO_EXPORT_SUPPORT,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_ABORT_ERROR,
+    InitFlags::FUSE_BIG_WRITES,
+];
+
+impl Adapter {
+    /// Serves `fs` with the timeouts of `config`.
+    pub fn new(fs: Arc<Fs>, config: &Config) -> Self {
+        Adapter {
+            fs,
+            attr_timeout: config.attr_timeout,
+            entry_timeout: config.entry_timeout,
+        }
+    }
+
+    fn entry(&self, outcome: rustix::io::Result<Entry>, reply: ReplyEntry) {
+        match outcome {
+            Ok(e) => reply.entry_with_ttls(
+                &self.attr_timeout,
+                &self.entry_timeout,
+                &file_attr(&e.attr),
+                Generation(e.generation.into()),
+            ),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn attr(&self, outcome: rustix::io::Result<Attr>, reply: ReplyAttr) {
+        match outcome {
+            Ok(attr) => reply.attr(&self.attr_timeout, &file_attr(&attr)),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for flag in WANTED {
+            // One the kernel does not know is done without.
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(MAX_REQUEST);
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.fs.settle();
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.entry(self.fs.lookup(parent.0, name), reply);
+    }
+
+    fn forget(&self, _: &Request, node: INodeNo, count: u64) {
+        self.fs.forget(node.0, count);
+    }
+
+    fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.attr(self.fs.getattr(node.0, fh.map(|fh| fh.0)), reply);
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        self.attr(
+            self.fs
+                .setattr(&asker(req), node.0, fh.map(|fh| fh.0), &set),
+            reply,
+        );
+    }
+
+    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+        match self.fs.readlink(node.0) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let rdev = decode_device(rdev);
+        self.entry(
+            self.fs
+                .mknod(&asker(req), parent.0, name, mode, umask, rdev),
+            reply,
+        );
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.entry(
+            self.fs.mkdir(&asker(req), parent.0, name, mode, umask),
+            reply,
+        );
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(self.fs.unlink(parent.0, name), reply);
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(self.fs.rmdir(parent.0, name), reply);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        self.entry(self.fs.symlink(&asker(req), parent.0, name, target), reply);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = sys::RenameFlags::from_bits_retain(flags.bits());
+        empty(
+            self.fs
+                .rename((parent.0, name), (new_parent.0, new_name), flags),
+            reply,
+        );
+    }
+
+    fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.entry(self.fs.link(node.0, parent.0, name), reply);
+    }
+
+    fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.open(&asker(req), node.0, open_flags(flags.0)) {
+            Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened)),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match self
+            .fs
+            .create(&asker(req), parent.0, name, mode, umask, open_flags(flags))
+        {
+            Ok((e, opened)) => reply.created(
+                &self.attr_timeout,
+                &file_attr(&e.attr),
+                Generation(e.generation.into()),
+                FileHandle(opened.fh),
+                fopen_flags(&opened),
+            ),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.fs.read(fh.0, offset, size, |outcome| match outcome {
+            Ok(bytes) => reply.data(bytes),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let drop_setid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.fs.write(
+            fh.0,
+            offset,
+            data,
+            open_flags(flags.0),
+            from_mapping,
+            drop_setid,
+        ) {
+            Ok(written) => reply.written(written as u32),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        empty(self.fs.flush(fh.0), reply);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        empty(self.fs.release(fh.0), reply);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        empty(self.fs.fsync(fh.0, data_only), reply);
+    }
+
+    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.fs.opendir(node.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let take = |e: &Listed<'_>| !reply.add(INodeNo(e.ino), e.offset, file_type(e.kind), e.name);
+        match self.fs.readdir(fh.0, offset, take) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        // One timeout serves name and attributes here: the shorter keeps both promises.
+        let timeout = self.attr_timeout.min(self.entry_timeout);
+        let take = |e: &Listed<'_>| {
+            let (attr, timeout, generation) = match &e.entry {
+                Some(entry) => (file_attr(&entry.attr), timeout, entry.generation),
+                None => (bare_attr(e), Duration::ZERO, 0),
+            };
+            !reply.add(
+                INodeNo(e.ino),
+                e.offset,
+                e.name,
+                &timeout,
+                &attr,
+                Generation(generation.into()),
+            )
+        };
+        match self.fs.readdirplus(fh.0, offset, take) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        empty(self.fs.releasedir(fh.0), reply);
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        empty(self.fs.fsyncdir(fh.0, data_only), reply);
+    }
+
+    fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
+        match self.fs.statfs(node.0) {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                s.f_bsize as u32,
+                s.f_namemax as u32,
+                s.f_frsize as u32,
+            ),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        empty(
+            self.fs
+                .setxattr(&asker(req), node.0, name, value, flags as u32),
+            reply,
+        );
+    }
+
+    fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let outcome = match size {
+            0 => self
+                .fs
+                .getxattr_size(node.0, name)
+                .map(|len| (len, Vec::new())),
+            _ => self
+                .fs
+                .getxattr(node.0, name, size as usize)
+                .map(|value| (value.len(), value)),
+        };
+        xattr(outcome, size, reply);
+    }
+
+    fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr(
+            self.fs
+                .listxattr(&asker(req), node.0)
+                .map(|list| (list.len(), list)),
+            size,
+            reply,
+        );
+    }
+
+    fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(self.fs.removexattr(&asker(req), node.0, name), reply);
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        // Under default_permissions the kernel decides, and takes this for consent should it ever ask.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        empty(
+            self.fs
+                .fallocate(&asker(req), fh.0, offset, length, mode as u32),
+            reply,
+        );
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        match u64::try_from(offset)
+            .map_err(|_| rustix::io::Errno::NXIO)
+            .and_then(|o| self.fs.lseek(fh.0, o, whence))
+        {
+            Ok(offset) => reply.offset(offset as i64),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        match self.fs.copy_file_range(
+            &asker(req),
+            (fh_in.0, offset_in),
+            (fh_out.0, offset_out),
+            len,
+        ) {
+            Ok(copied) => reply.written(copied),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        _: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        match (u64::from(cmd), in_data.first_chunk()) {
+            (libc::FS_IOC_GETFLAGS, _) => match self.fs.inode_flags(fh.0) {
+                Ok(flags) => reply.ioctl(0, &flags.bits().to_ne_bytes()),
+                Err(errno) => reply.error(fuse_errno(errno)),
+            },
+            (libc::FS_IOC_SETFLAGS, Some(bytes)) => {
+                let flags = IFlags::from_bits_retain(u32::from_ne_bytes(*bytes));
+                match self.fs.set_inode_flags(fh.0, flags) {
+                    Ok(()) => reply.ioctl(0, &[]),
+                    Err(errno) => reply.error(fuse_errno(errno)),
+                }
+            }
+            _ => reply.error(Errno::ENOTTY),
+        }
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // From now on the kernel answers by itself: regular files are always ready.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+fn asker(req: &Request) -> Asker {
+    Asker {
+        caller: Caller {
+            uid: req.uid(),
+            gid: req.gid(),
+        },
+        pid: req.pid(),
+    }
+}
+
+fn open_flags(flags: i32) -> OFlags {
+    OFlags::from_bits_retain(flags as u32)
+}
+
+fn fopen_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
+        opened.direct_io,
+    );
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.read_only);
+    flags
+}
+
+fn empty(outcome: rustix::io::Result<()>, reply: ReplyEmpty) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(fuse_errno(errno)),
+    }
+}
+
+fn xattr(outcome: rustix::io::Result<(usize, Vec<u8>)>, size: u32, reply: ReplyXattr) {
+    match outcome {
+        Ok((len, _)) if size == 0 => reply.size(len as u32),
+        Ok((len, _)) if len > size as usize => reply.error(Errno::ERANGE),
+        Ok((_, bytes)) => reply.data(&bytes),
+        Err(errno) => reply.error(fuse_errno(errno)),
+    }
+}
+
+fn fuse_errno(errno: rustix::io::Errno) -> Errno {
+    Errno::from_i32(errno.raw_os_error())
+}
+
+fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::To(from_system_time(at)),
+    }
+}
+
+fn from_system_time(at: SystemTime) -> Time {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(since) => Time {
+            sec: since.as_secs() as i64,
+            nsec: since.subsec_nanos(),
+        },
+        Err(before) => {
+            let before = before.duration();
+            let (sec, nsec) = (-(before.as_secs() as i64), before.subsec_nanos());
+            if nsec == 0 {
+                Time { sec, nsec }
+            } else {
+                Time {
+                    sec: sec - 1,
+                    nsec: 1_000_000_000 - nsec,
+                }
+            }
+        }
+    }
+}
+
+fn to_system_time(time: Time) -> SystemTime {
+    let whole = match u64::try_from(time.sec) {
+        Ok(sec) => UNIX_EPOCH + Duration::from_secs(sec),
+        Err(_) => UNIX_EPOCH - Duration::from_secs(time.sec.unsigned_abs()),
+    };
+    whole + Duration::from_nanos(time.nsec.into())
+}
+
+fn file_type(kind: sys::FileType) -> FileType {
+    match kind {
+        sys::FileType::Directory => FileType::Directory,
+        sys::FileType::Symlink => FileType::Symlink,
+        sys::FileType::Fifo => FileType::NamedPipe,
+        sys::FileType::Socket => FileType::Socket,
+        sys::FileType::CharacterDevice => FileType::CharDevice,
+        sys::FileType::BlockDevice => FileType::BlockDevice,
+        sys::FileType::RegularFile | sys::FileType::Unknown => FileType::RegularFile,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: to_system_time(attr.atime),
+        mtime: to_system_time(attr.mtime),
+        ctime: to_system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind()),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: encode_device(attr.rdev),
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+/// An entry of which only number and type are known.
+fn bare_attr(e: &Listed<'_>) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(e.ino),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: file_type(e.kind),
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// The 32 bits the FUSE protocol has for a device number: 12 of the major between the minor's 8 and 12.
+fn encode_device(device: u64) -> u32 {
+    let (major, minor) = (sys::major(device), sys::minor(device));
+    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
+}
+
+fn decode_device(device: u32) -> u64 {
+    sys::makedev(
+        (device >> 8) & 0xfff,
+        (device & 0xff) | (device >> 12) & !0xff,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_survive_the_protocol() {
+        for (major, minor) in [
+            (0, 0),
+            (1, 3),
+            (8, 255),
+            (8, 256),
+            (259, 0xf_ffff),
+            (4095, 1),
+        ] {
+            let device = sys::makedev(major, minor);
+            assert_eq!(
+                decode_device(encode_device(device)),
+                device,
+                "{major}:{minor}"
+            );
+        }
+    }
+
+    #[test]
+    fn times_before_the_epoch_survive() {
+        for time in [(0, 0), (-1, 0), (-1, 999_999_999), (-2, 1), (1 << 33, 5)] {
+            let time = Time {
+                sec: time.0,
+                nsec: time.1,
+            };
+            assert_eq!(from_system_time(to_system_time(time)), time);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The handle table: `fh` numbers to the state of one open.
+
+use crate::mapping::Mapping;
+use crate::sys::identity::Caller;
+use parking_lot::RwLock;
+use rustix::io::{Errno, Result};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// One open of a regular file.
+#[derive(Debug)]
+pub struct FileHandle {
+    /// Its node id.
+    pub node: u64,
+    /// The file's bytes, shared by all its handles.
+    pub mapping: Arc<Mapping>,
+    /// A writable handle's own open file description: lost writes are reported to each, once.
+    pub fd: Option<Arc<OwnedFd>>,
+    /// Who opened it.
+    pub opener: Caller,
+    /// Whether something was read already.
+    pub was_read: AtomicBool,
+}
+
+impl FileHandle {
+    /// The description to write, sync or allocate through.
+    ///
+    /// # Errors
+    /// EBADF on a read-only handle.
+    pub fn writable(&self) -> Result<&Arc<OwnedFd>> {
+        self.fd.as_ref().ok_or(Errno::BADF)
+    }
+
+    /// Any descriptor on the file.
+    ///
+    /// # Errors
+    /// EBADF when the mapping has none, which an open handle rules out.
+    pub fn any(&self) -> Result<Arc<OwnedFd>> {
+        self.fd
+            .clone()
+            .or_else(|| self.mapping.descriptor())
+            .ok_or(Errno::BADF)
+    }
+}
+
+/// Handles of one kind by number. Numbers are never used twice.
+#[derive(Debug)]
+pub struct HandleTable<T> {
+    open: RwLock<HashMap<u64, Arc<T>>>,
+    last: AtomicU64,
+}
+
+impl<T> Default for HandleTable<T> {
+    fn default() -> Self {
+        HandleTable {
+            open: RwLock::default(),
+            last: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<T> HandleTable<T> {
+    /// Adds a handle; also says whether it is the only one.
+    pub fn insert(&self, handle: T) -> (u64, bool) {
+        let fh = self.last.fetch_add(1, Relaxed) + 1;
+        let mut open = self.open.write();
+        open.insert(fh, Arc::new(handle));
+        (fh, open.len() == 1)
+    }
+
+    /// The handle numbered `fh`.
+    ///
+    /// # Errors
+    /// EBADF when there is none.
+    pub fn get(&self, fh: u64) -> Result<Arc<T>> {
+        self.open.read().get(&fh).cloned().ok_or(Errno::BADF)
+    }
+
+    /// Takes the handle out of the table.
+    ///
+    /// # Errors
+    /// EBADF when there is none.
+    pub fn remove(&self, fh: u64) -> Result<Arc<T>> {
+        self.open.write().remove(&fh).ok_or(Errno::BADF)
+    }
+
+    /// Whether nothing is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.read().is_empty()
+    }
+}

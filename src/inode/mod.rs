@@ -1,0 +1,419 @@
+//! What the kernel currently remembers: node ids, the inodes of the source they stand for, and how to
+//! find each again in bounded memory and with bounded descriptors.
+
+mod descriptors;
+mod node;
+
+use crate::attr::Attr;
+use crate::mapping::Mapping;
+use crate::source::{self, Found, SourceDir, Sources};
+use descriptors::DescriptorCache;
+use node::{Key, Life, Locator, Node, Numbers};
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::{Errno, Result};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+/// The node id of the root, fixed by the FUSE protocol.
+pub const ROOT: u64 = 1;
+
+const SHARDS: usize = 32;
+
+/// An inode as the kernel is told of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Its attributes, `ino` being the node id.
+    pub attr: Attr,
+    /// Tells two lives of one node id apart.
+    pub generation: u32,
+}
+
+/// An inode that can be worked on.
+#[derive(Debug, Clone)]
+pub struct Located {
+    /// A descriptor on it, O_PATH or better.
+    pub fd: Arc<OwnedFd>,
+    /// Its filesystem.
+    pub source: Arc<SourceDir>,
+    /// Its mapping, while somebody has it open.
+    pub mapping: Option<Arc<Mapping>>,
+    /// Its type.
+    pub kind: FileType,
+}
+
+impl AsFd for Located {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// All inodes the kernel holds references to.
+#[derive(Debug)]
+pub struct InodeTable {
+    /// Lock order: a shard is taken after `cache`'s lock or without it, never two shards at once.
+    shards: [Mutex<HashMap<u64, Node>>; SHARDS],
+    numbers: Numbers,
+    cache: DescriptorCache,
+    sources: Sources,
+}
+
+impl InodeTable {
+    /// A table that knows the root, the directory at `root`, and keeps at most `descriptors` of others open.
+    ///
+    /// # Errors
+    /// Those of opening the root.
+    pub fn open(root: &Path, descriptors: usize) -> Result<Self> {
+        let (sources, found) = Sources::open(root)?;
+        let numbers = Numbers::new(found.attr.ino);
+        let table = InodeTable {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            numbers,
+            cache: DescriptorCache::new(descriptors),
+            sources,
+        };
+        let mut node = Node::new(&found, 0, OsStr::new(""));
+        node.pin(found.fd);
+        node.lookups = 1;
+        table.shard(ROOT).insert(ROOT, node);
+        Ok(table)
+    }
+
+    /// The filesystems met so far.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Finds `name` in the directory `parent` and counts one lookup of it.
+    ///
+    /// # Errors
+    /// ENOENT when there is none; ESTALE when the parent is gone.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
+        let dir = self.directory(parent)?;
+        let found = self.with_room(|| self.sources.find(dir.as_fd(), name))?;
+        Ok(self.remember(found, parent, name))
+    }
+
+    /// Counts one lookup of an inode just found under `name` in `parent`.
+    pub fn remember(&self, found: Found, parent: u64, name: &OsStr) -> Entry {
+        let life = Life::of(&found);
+        let id = self.numbers.id(life.key);
+        let mut attr = found.attr;
+        attr.ino = id;
+        let entry = Entry {
+            attr,
+            generation: life.generation,
+        };
+        if id == ROOT {
+            return entry;
+        }
+        let keep = attr.is_dir() && !found.veiled;
+        let mut shard = self.shard(id);
+        let node = match shard.get_mut(&id) {
+            Some(node) if node.is(&life, &found) => {
+                node.found_again(parent, name);
+                node
+            }
+            Some(node) => {
+                // Another life of a reused number: the kernel forgets the old one after this lookup.
+                let lookups = node.lookups;
+                *node = Node::new(&found, parent, name);
+                node.lookups = lookups;
+                node
+            }
+            None => shard.entry(id).or_insert(Node::new(&found, parent, name)),
+        };
+        node.lookups += 1;
+        if keep && node.descriptor.is_none() {
+            node.descriptor = Some(found.fd);
+            drop(shard);
+            self.cached(id);
+        }
+        entry
+    }
+
+    /// Takes back `count` lookups; at none the inode is forgotten.
+    pub fn forget(&self, id: u64, count: u64) {
+        let mut shard = self.shard(id);
+        let Some(node) = shard.get_mut(&id) else {
+            return;
+        };
+        node.lookups = node.lookups.saturating_sub(count);
+        if node.lookups == 0 && id != ROOT {
+            let gone = shard.remove(&id);
+            drop(shard);
+            if let Some(node) = gone {
+                self.numbers.release(id, node.key);
+            }
+        }
+    }
+
+    /// Counts a lookup that was shown to the kernel without the inode having been looked at. An inode that
+    /// is not remembered needs no count: forgetting it later is no news.
+    pub fn count(&self, id: u64) {
+        if let Some(node) = self.shard(id).get_mut(&id) {
+            node.lookups += 1;
+        }
+    }
+
+    /// How many inodes are remembered.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().len()).sum()
+    }
+
+    /// Whether only the root is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() <= 1
+    }
+
+    /// The number a directory entry of `source` with inode number `ino` is shown with.
+    pub fn number(&self, source: &SourceDir, ino: u64) -> u64 {
+        self.numbers.shown(Key {
+            source: source.index,
+            ino,
+        })
+    }
+
+    /// An inode to work on.
+    ///
+    /// # Errors
+    /// ESTALE when it cannot be found any more, EPERM for a veiled mount of mmfs.
+    pub fn locate(&self, id: u64) -> Result<Located> {
+        let (known, place) = {
+            let mut shard = self.shard(id);
+            let node = shard.get_mut(&id).ok_or(Errno::STALE)?;
+            if node.veiled {
+                return Err(Errno::PERM);
+            }
+            node.used = true;
+            (node.known(), node.place())
+        };
+        let source = self.sources.at(place.life.key.source).ok_or(Errno::STALE)?;
+        let (fd, mapping) = known;
+        let held = fd.or_else(|| mapping.as_ref().and_then(|m| m.descriptor()));
+        let fd = match held {
+            Some(fd) => fd,
+            None => self.find_again(id, &source, &place)?,
+        };
+        Ok(Located {
+            fd,
+            source,
+            mapping,
+            kind: place.kind,
+        })
+    }
+
+    /// A directory to look names up in.
+    ///
+    /// # Errors
+    /// ENOENT for a veiled mount of mmfs, which is empty; ESTALE when it is gone.
+    pub fn directory(&self, id: u64) -> Result<Located> {
+        if self.is_veiled(id) {
+            Err(Errno::NOENT)
+        } else {
+            self.locate(id)
+        }
+    }
+
+    /// Whether `id` is the root of a mount of mmfs's own below the source.
+    pub fn is_veiled(&self, id: u64) -> bool {
+        self.shard(id).get(&id).is_some_and(|n| n.veiled)
+    }
+
+    /// Opens the inode with an open file description of its own.
+    ///
+    /// # Errors
+    /// ESTALE when it cannot be found any more; those of open(2).
+    pub fn open_inode(&self, id: u64, flags: OFlags) -> Result<OwnedFd> {
+        let place = self
+            .shard(id)
+            .get(&id)
+            .ok_or(Errno::STALE)?
+            .place_if_unheld();
+        if let Some(place) = place
+            && let Locator::Exported(handle) = &place.locator
+        {
+            let source = self.sources.at(place.life.key.source).ok_or(Errno::STALE)?;
+            return self.with_room(|| source.open_exported(handle, flags));
+        }
+        let located = self.locate(id)?;
+        self.with_room(|| source::reopen(&located, flags))
+    }
+
+    fn find_again(&self, id: u64, source: &SourceDir, place: &node::Place) -> Result<Arc<OwnedFd>> {
+        let fd = match &place.locator {
+            Locator::Exported(handle) => {
+                let fd = self.with_room(|| source.open_exported(handle, OFlags::PATH))?;
+                let attr = source.stat(fd.as_fd())?;
+                if attr.ino == place.life.key.ino {
+                    Arc::new(fd)
+                } else {
+                    return Err(Errno::STALE);
+                }
+            }
+            Locator::Named { parent, name } => self.find_by_name(*parent, name, &place.life)?,
+        };
+        if place.kind == FileType::Directory
+            && let Some(node) = self.shard(id).get_mut(&id)
+            && node.descriptor.is_none()
+        {
+            node.descriptor = Some(fd.clone());
+        }
+        if place.kind == FileType::Directory {
+            self.cached(id);
+        }
+        Ok(fd)
+    }
+
+    fn find_by_name(&self, parent: u64, name: &OsStr, life: &Life) -> Result<Arc<OwnedFd>> {
+        let dir = self.locate(parent).map_err(|_| Errno::STALE)?;
+        let found = self
+            .with_room(|| self.sources.find(dir.as_fd(), name))
+            .map_err(stale_if_absent)?;
+        if Life::of(&found) == *life {
+            Ok(found.fd)
+        } else {
+            Err(Errno::STALE)
+        }
+    }
+
+    /// Keeps an inode reachable whose name is about to go: `name` in `parent` is being removed or replaced.
+    /// Inodes the kernel does not know need no keeping.
+    pub fn keep_reachable(&self, dir: &Located, name: &OsStr) {
+        let Ok(found) = self.with_room(|| self.sources.find(dir.as_fd(), name)) else {
+            return;
+        };
+        let life = Life::of(&found);
+        let id = self.numbers.id(life.key);
+        let mut shard = self.shard(id);
+        let Some(node) = shard.get_mut(&id).filter(|node| node.is(&life, &found)) else {
+            return;
+        };
+        let last_name = found.attr.nlink <= 1 || found.attr.is_dir();
+        if last_name || matches!(node.locator, Locator::Named { .. }) {
+            node.pin(found.fd);
+        }
+    }
+
+    /// Learns the new name of an inode that was found by its old one.
+    pub fn renamed(&self, parent: u64, dir: &Located, name: &OsStr) {
+        if dir.source.by_handle {
+            return;
+        }
+        let Ok(found) = self.with_room(|| self.sources.find(dir.as_fd(), name)) else {
+            return;
+        };
+        let life = Life::of(&found);
+        let id = self.numbers.id(life.key);
+        if let Some(node) = self
+            .shard(id)
+            .get_mut(&id)
+            .filter(|node| node.is(&life, &found))
+        {
+            node.found_again(parent, name);
+        }
+    }
+
+    /// The mapping of an inode, made by `make` when nobody has the inode open.
+    ///
+    /// # Errors
+    /// ESTALE when the inode is not remembered; those of `make`.
+    pub fn mapping(
+        &self,
+        id: u64,
+        make: impl FnOnce(u64) -> Result<Arc<Mapping>>,
+    ) -> Result<Arc<Mapping>> {
+        let mut shard = self.shard(id);
+        let node = shard.get_mut(&id).ok_or(Errno::STALE)?;
+        if let Some(mapping) = node.mapping.upgrade() {
+            return Ok(mapping);
+        }
+        let mapping = make(node.stamp)?;
+        node.mapping = Arc::downgrade(&mapping);
+        Ok(mapping)
+    }
+
+    /// The mapping of an inode that somebody has open.
+    pub fn open_mapping(&self, id: u64) -> Option<Arc<Mapping>> {
+        self.shard(id).get(&id)?.mapping.upgrade()
+    }
+
+    /// The mappings of all inodes that somebody has open.
+    pub fn open_mappings(&self) -> Vec<Arc<Mapping>> {
+        self.shards
+            .iter()
+            .flat_map(|shard| {
+                shard
+                    .lock()
+                    .values()
+                    .filter_map(|n| n.mapping.upgrade())
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Gives back a mapping; with the last one the inode remembers as of when the kernel's cache is valid.
+    pub fn close_mapping(&self, id: u64, mapping: Arc<Mapping>) {
+        let mut shard = self.shard(id);
+        if let Some(node) = shard.get_mut(&id)
+            && std::ptr::eq(node.mapping.as_ptr(), Arc::as_ptr(&mapping))
+        {
+            node.stamp = mapping.stamp();
+            if Arc::strong_count(&mapping) == 1 {
+                node.mapping = Weak::new();
+            }
+        }
+        drop(shard);
+        drop(mapping); // the windows go here, outside the lock
+    }
+
+    /// Notes that an own operation on an inode nobody has open moved its stamp from `before` to `after`.
+    pub fn restamp(&self, id: u64, before: u64, after: u64) {
+        if let Some(node) = self.shard(id).get_mut(&id)
+            && node.stamp == before
+        {
+            node.stamp = after;
+        }
+    }
+
+    /// Runs `call`; when descriptors have run out, closes cached ones and runs it again.
+    pub fn with_room<T>(&self, call: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            match call() {
+                Err(Errno::MFILE | Errno::NFILE)
+                    if self.cache.shrink(|id| self.drop_descriptor(id)) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn cached(&self, id: u64) {
+        self.cache.insert(id, |id| self.drop_descriptor(id));
+    }
+
+    /// Closes the cached descriptor of `id`, unless it was used since it was last asked for.
+    fn drop_descriptor(&self, id: u64) -> descriptors::Verdict {
+        match self.shard(id).get_mut(&id) {
+            Some(node) => node.give_up_descriptor(),
+            None => descriptors::Verdict::Gone,
+        }
+    }
+
+    fn shard(&self, id: u64) -> MutexGuard<'_, HashMap<u64, Node>> {
+        // Neighbouring numbers are created together and used together: spread them.
+        let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        self.shards[hash as usize % SHARDS].lock()
+    }
+}
+
+/// A name that vanished makes the inode known by it stale, not absent.
+fn stale_if_absent(errno: Errno) -> Errno {
+    if errno == Errno::NOENT {
+        Errno::STALE
+    } else {
+        errno
+    }
+}

@@ -1,0 +1,145 @@
+use super::*;
+use crate::mapping::window::Advice;
+use crate::mapping::windows::tests::{O, PAGE, W, space, sparse};
+use std::os::fd::AsFd;
+use std::process::Command;
+
+#[test]
+fn a_random_load_of_four_threads_stays_within_the_budget() {
+    let seed: u64 =
+        std::env::var("MMFS_SEED").map_or(0x9E37_79B9_7F4A_7C15, |seed| seed.parse().unwrap());
+    println!("MMFS_SEED={seed}");
+    for clearing in [false, true] {
+        let space = space(8);
+        let sets = [WindowSet::new(&space), WindowSet::new(&space)];
+        std::thread::scope(|scope| {
+            for thread in 1..=4u64 {
+                let (space, sets) = (&space, &sets);
+                scope.spawn(move || {
+                    random_pins(space, sets, seed.wrapping_mul(thread) | 1, clearing)
+                });
+            }
+        });
+        assert_eq!(
+            sets[0].mapped_bytes() + sets[1].mapped_bytes(),
+            space.used()
+        );
+    }
+}
+
+/// Pins here and there. While others clear sets, room may be full of windows about to be unmapped: only
+/// then is ENOMEM an answer, as each of four threads holds two of eight windows at most.
+fn random_pins(space: &AddressSpace, sets: &[Arc<WindowSet>; 2], mut seed: u64, clearing: bool) {
+    let file = sparse(1 << 40);
+    for round in 0..5_000u64 {
+        seed ^= seed << 13; // xorshift64
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        // Half of them crowd a few windows.
+        let span = if round % 2 == 0 { 1 << 40 } else { 6 * W };
+        let (offset, len) = (seed % (span - O), 1 + (seed >> 40) % O);
+        let set = &sets[(seed >> 33) as usize % 2];
+        match set.pin(file.as_fd(), offset, len as usize, 1 << 40) {
+            Ok(pin) if round % 16 == 0 => {
+                pin.advise(Advice::Random, 0..1).unwrap(); // Or a fault reads megabytes of hole.
+                let mut first = [1];
+                pin.read(&mut first).unwrap();
+                assert_eq!(first, [0]);
+            }
+            Ok(_) => {}
+            Err(e) => assert!(
+                clearing && Errno::from_io_error(&e) == Some(Errno::NOMEM),
+                "{e}"
+            ),
+        }
+        assert!(space.used() <= space.budget());
+        if clearing && round % 100 == 0 {
+            set.clear();
+        }
+    }
+}
+
+#[test]
+fn the_number_of_windows_is_bounded() {
+    let file = sparse(1 << 40);
+    let space = AddressSpace::with_limits(
+        u64::MAX / 2,
+        5,
+        Geometry {
+            window: W,
+            overlap: O,
+        },
+    )
+    .unwrap();
+    let set = WindowSet::new(&space);
+    for index in 0..50 {
+        set.pin(file.as_fd(), index * W, 1, 1 << 40).unwrap();
+    }
+    assert_eq!((set.window_count(), space.windows()), (5, 5));
+}
+
+#[test]
+fn half_of_max_map_count_is_left_alone() {
+    let limit: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let (file, space) = (sparse(1 << 40), AddressSpace::new(1 << 45, W, O).unwrap());
+    let set = WindowSet::new(&space);
+    for index in 0..(limit as u64 / 2 + 500).min(40_000) {
+        set.pin(file.as_fd(), index * W, 1, 1 << 40).unwrap();
+    }
+    assert!(set.window_count() <= limit / 2);
+}
+
+#[test]
+fn a_small_address_space_is_shared_by_eviction_and_then_enomem() {
+    const NAME: &str = "a_small_address_space_is_shared_by_eviction_and_then_enomem";
+    if std::env::var_os("MMFS_CHILD").is_none() {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args([
+            "--exact",
+            &format!("mapping::budget::tests::{NAME}"),
+            "--test-threads=1",
+        ]);
+        let output = child.env("MMFS_CHILD", "1").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let geometry = Geometry {
+        window: 16 << 20,
+        overlap: 1 << 20,
+    };
+    let (file, space) = (
+        sparse(1 << 40),
+        AddressSpace::with_limits(1 << 40, 1000, geometry).unwrap(),
+    );
+    let set = WindowSet::new(&space);
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let used = statm.split(' ').next().unwrap().parse::<u64>().unwrap() * PAGE;
+    let limit = Some(used + (100 << 20));
+    rustix::process::setrlimit(
+        rustix::process::Resource::As,
+        rustix::process::Rlimit {
+            current: limit,
+            maximum: limit,
+        },
+    )
+    .unwrap();
+    assert!(default_budget() <= 50 << 20);
+    let pin = |index: u64| set.pin(file.as_fd(), index << 24, 1, 1 << 40);
+    for index in 0..100 {
+        pin(index).unwrap();
+    }
+    assert!((1..=5).contains(&set.window_count()));
+    let mut pins = Vec::new();
+    let refused = (0..10)
+        .find_map(|index| pin(index).map(|pin| pins.push(pin)).err())
+        .unwrap();
+    assert_eq!(Errno::from_io_error(&refused), Some(Errno::NOMEM));
+    assert!(pins.len() >= 3);
+    assert_eq!(space.windows(), pins.len() as u64);
+    pins.clear();
+    pin(50).unwrap();
+}

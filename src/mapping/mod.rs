@@ -1,0 +1,514 @@
+//! One source file's view in our address space, and the only way to its bytes: read, write, resize, sync.
+
+mod backing;
+pub mod budget;
+mod freshness;
+pub mod guard;
+mod times;
+pub mod window;
+pub mod windows;
+
+use crate::attr::Attr;
+use crate::config::WritePath;
+use crate::source::{AtimeRule, SourceDir};
+use crate::sys::identity::{self, Caller};
+use backing::Backing;
+use budget::AddressSpace;
+use freshness::Freshness;
+use parking_lot::{Mutex, RwLock};
+use rustix::io::{Errno, ReadWriteFlags, Result};
+use std::cell::RefCell;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
+use times::Times;
+use windows::WindowSet;
+
+/// In-place writes of up to this many bytes take the region when nothing else is asked for.
+const REGION_MAX: usize = 64 << 10;
+
+/// What a mapping asks the session's housekeeping thread to do.
+#[derive(Debug)]
+pub enum Chore {
+    /// The source changed behind the mount: the kernel's cache of this node must go.
+    Invalidate(u64),
+    /// Time stamps of this mapping wait to be applied.
+    Settle(Weak<Mapping>),
+    /// A file was opened where none was: watch open files from now on.
+    Watch,
+}
+
+/// What all mappings of one session share.
+#[derive(Debug)]
+pub struct Context {
+    /// The address space that windows live in.
+    pub space: Arc<AddressSpace>,
+    /// Which way in-place writes take.
+    pub write_path: WritePath,
+    /// Whether reading leaves access times alone.
+    pub no_atime: bool,
+    /// Where chores go.
+    pub chores: Sender<Chore>,
+}
+
+/// How far a write must have got before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Into the source's page cache.
+    Cached,
+    /// The bytes on the device (O_DSYNC).
+    Data,
+    /// The bytes and all attributes on the device (O_SYNC).
+    Full,
+}
+
+/// One write as it was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteRequest<'a> {
+    /// Where; of no meaning to an append.
+    pub offset: u64,
+    /// What.
+    pub data: &'a [u8],
+    /// At the source's real end.
+    pub append: bool,
+    /// The kernel writes back a client's mapping: never beyond the end, no privilege is dropped.
+    pub from_mapping: bool,
+    /// Whether suid and sgid bits stay, as they do for root.
+    pub keeps_setid: bool,
+    /// For whom blocks are allocated.
+    pub caller: Caller,
+    /// How durable before the answer.
+    pub durability: Durability,
+}
+
+/// One source file while somebody has it open, shared by all its handles.
+#[derive(Debug)]
+pub struct Mapping {
+    /// Itself, for chores that outlive the request.
+    me: Weak<Mapping>,
+    id: u64,
+    context: Arc<Context>,
+    source: Arc<SourceDir>,
+    windows: Arc<WindowSet>,
+    /// Held shared while bytes are copied or lent, exclusively while the file is resized or its windows
+    /// are replaced. Lock order: before `backing`, `times` and the window table.
+    gate: RwLock<()>,
+    backing: Mutex<Backing>,
+    times: Times,
+    freshness: Freshness,
+    /// The stamp as of which the file is known to carry no security.capability; 0 when unknown.
+    unprivileged: AtomicU64,
+    unmappable: AtomicBool,
+}
+
+impl Mapping {
+    /// The view of node `id`; `stamp` says as of when the kernel's cache of it is valid (0: it is not).
+    pub fn new(id: u64, source: Arc<SourceDir>, stamp: u64, context: Arc<Context>) -> Arc<Self> {
+        let windows = WindowSet::new(&context.space);
+        Arc::new_cyclic(|me| Mapping {
+            me: me.clone(),
+            id,
+            source,
+            windows,
+            gate: RwLock::new(()),
+            backing: Mutex::default(),
+            times: Times::default(),
+            freshness: Freshness::new(stamp),
+            unprivileged: AtomicU64::new(0),
+            unmappable: AtomicBool::new(false),
+            context,
+        })
+    }
+
+    /// The node id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A descriptor on the inode, for whatever does not touch its bytes.
+    pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
+        self.backing.lock().any()
+    }
+
+    /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. `first` says that this
+    /// is the first read of its open, which moves the access time.
+    pub fn read_at<R>(
+        &self,
+        offset: u64,
+        len: usize,
+        first: bool,
+        lend: impl FnOnce(Result<&[u8]>) -> R,
+    ) -> R {
+        let _open = self.gate.read();
+        let Some(fd) = self.backing.lock().readable() else {
+            return lend(Err(Errno::BADF));
+        };
+        let attr = match self.source.stat(fd.as_fd()) {
+            Ok(attr) => attr,
+            Err(errno) => return lend(Err(errno)),
+        };
+        self.compare(&attr);
+        if self.source.synthetic {
+            return self.read_copied(fd.as_fd(), offset, len, lend);
+        }
+        let len = len.min(usize::try_from(attr.size.saturating_sub(offset)).unwrap_or(usize::MAX));
+        if len == 0 {
+            return lend(Ok(&[]));
+        }
+        if first {
+            self.touch(fd.as_fd(), &attr);
+        }
+        match self.pin(fd.as_fd(), offset, len, attr.size) {
+            Some(pin) => pin.with_bytes(|bytes| lend(Ok(bytes))),
+            None => self.read_copied(fd.as_fd(), offset, len, lend),
+        }
+    }
+
+    /// Writes, and returns how many bytes were written: fewer than asked for when an error came after them.
+    ///
+    /// # Errors
+    /// What pwrite(2) on the source says, when nothing was written.
+    pub fn write_at(&self, fd: &OwnedFd, request: &WriteRequest<'_>) -> Result<usize> {
+        let _open = self.gate.read();
+        identity::act_for(request.caller, request.keeps_setid)?;
+        let _writing = self.freshness.change();
+        let before = self.source.stat(fd.as_fd())?;
+        self.compare_within(&before);
+        let written = self.put(fd, request, &before);
+        if let Ok(after) = self.source.stat(fd.as_fd()) {
+            self.freshness.set(after.stamp());
+            self.unprivileged.store(after.stamp(), Relaxed);
+            if request.append && !request.from_mapping && before.size != request.offset {
+                // The kernel cached these bytes where it believed the end to be.
+                self.chore(Chore::Invalidate(self.id));
+            }
+        }
+        let written = written?;
+        match request.durability {
+            Durability::Cached => {}
+            Durability::Data => self.sync(fd, true)?,
+            Durability::Full => self.sync(fd, false)?,
+        }
+        Ok(written)
+    }
+
+    fn put(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> Result<usize> {
+        if request.append {
+            return rustix::io::pwritev2(
+                fd,
+                &[IoSlice::new(request.data)],
+                0,
+                ReadWriteFlags::APPEND,
+            );
+        }
+        let mut request = *request;
+        let asked = request.data.len();
+        if request.from_mapping {
+            // Late writeback must not bring truncated bytes back.
+            let room = before.size.saturating_sub(request.offset);
+            request.data = &request.data[..asked.min(usize::try_from(room).unwrap_or(usize::MAX))];
+        }
+        let done = if self.takes_region(fd, &request, before) {
+            self.store(fd, &request, before)?
+        } else {
+            pwrite_all(fd.as_fd(), request.data, request.offset)?
+        };
+        // What lies beyond the end is gone for good, and the kernel need not try again.
+        Ok(if done == request.data.len() {
+            asked
+        } else {
+            done
+        })
+    }
+
+    /// Whether a write goes through the region: in place, mappable, and where its side effects can be had.
+    fn takes_region(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> bool {
+        let end = request.offset.saturating_add(request.data.len() as u64);
+        let in_place = !request.data.is_empty() && end <= before.size;
+        let possible = guard::AVAILABLE
+            && in_place
+            && !self.unmappable.load(Relaxed)
+            && self.backing.lock().writable()
+            && times::may_set(before);
+        if !possible {
+            return false;
+        }
+        let wanted = match self.context.write_path {
+            WritePath::Region => true,
+            // Stores into holes fault once per page and allocate: pwrite does that several times faster.
+            WritePath::Auto => {
+                request.data.len() <= REGION_MAX && before.blocks.saturating_mul(512) >= before.size
+            }
+        };
+        // A store drops no privilege; a client's store through its own mapping drops none natively either.
+        request.from_mapping || (wanted && !self.drops_privilege(fd, request, before))
+    }
+
+    fn drops_privilege(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> bool {
+        const SETID: u32 = 0o6000;
+        if before.mode & SETID != 0 && !request.keeps_setid {
+            return true;
+        }
+        let stamp = before.stamp();
+        if self.unprivileged.load(Relaxed) == stamp {
+            return false;
+        }
+        let mut none = [0u8; 0];
+        rustix::fs::fgetxattr(fd, c"security.capability", &mut none).is_ok()
+    }
+
+    /// Copies into the region; what it cannot take goes through pwrite(2), whose answer is the truth.
+    fn store(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> Result<usize> {
+        let WriteRequest { offset, data, .. } = *request;
+        let Some(writer) = self.backing.lock().readable() else {
+            return pwrite_all(fd.as_fd(), data, offset);
+        };
+        let stored = match self.pin(writer.as_fd(), offset, data.len(), before.size) {
+            Some(pin) => pin
+                .write(data)
+                .map_or_else(|failed| failed.copied(), |()| data.len()),
+            None => 0,
+        };
+        if stored < data.len() {
+            let rest = pwrite_all(fd.as_fd(), &data[stored..], offset + stored as u64);
+            return match rest {
+                Err(errno) if stored == 0 => Err(errno),
+                rest => Ok(stored + rest.unwrap_or(0)),
+            };
+        }
+        if self.times.written(fd.as_fd()) {
+            self.chore(Chore::Settle(self.me.clone()));
+        }
+        Ok(stored)
+    }
+
+    /// Changes the length, as ftruncate(2).
+    ///
+    /// # Errors
+    /// Those of ftruncate(2).
+    pub fn resize(&self, fd: &OwnedFd, len: u64) -> Result<()> {
+        let _closed = self.gate.write();
+        self.times.cancel();
+        self.restamping(fd.as_fd(), || {
+            rustix::fs::ftruncate(fd, len)?;
+            self.windows.resize(len);
+            Ok(())
+        })
+    }
+
+    /// Makes durable what was written: the pages of the region, then the file; with `data_only` as fdatasync(2).
+    ///
+    /// # Errors
+    /// Those of msync(2) and fsync(2): a write that was lost since `fd` was opened or last synced.
+    pub fn sync(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
+        self.settle();
+        let pages = self.windows.sync().map_err(|e| errno_of(&e));
+        let file = if data_only {
+            rustix::fs::fdatasync(fd)
+        } else {
+            rustix::fs::fsync(fd)
+        };
+        file.and(pages)
+    }
+
+    /// Runs an operation of ours that changes the file by other means than writing, so that it is not taken
+    /// for a change behind the mount.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn altering<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _open = self.gate.read();
+        match self.descriptor() {
+            Some(fd) => self.restamping(fd.as_fd(), change),
+            None => change(),
+        }
+    }
+
+    fn restamping<T>(&self, fd: BorrowedFd<'_>, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _changing = self.freshness.change();
+        if let Ok(before) = self.source.stat(fd) {
+            self.compare_within(&before);
+        }
+        let outcome = change();
+        if let Ok(after) = self.source.stat(fd) {
+            self.freshness.set(after.stamp());
+        }
+        outcome
+    }
+
+    /// Forgets times that wait to be applied: the caller is about to set others.
+    pub fn cancel_times(&self) {
+        self.times.cancel();
+    }
+
+    /// Applies times that wait, so that attributes can be shown; says whether any did.
+    pub fn settle(&self) -> bool {
+        if !self.times.wait_to_be_applied() {
+            return false;
+        }
+        let Some(fd) = self.descriptor() else {
+            return false;
+        };
+        // Sole effect of an error here is a modification time that stays behind by milliseconds.
+        let _ = self.restamping(fd.as_fd(), || self.times.apply(fd.as_fd(), &self.source));
+        true
+    }
+
+    /// The attributes behind a descriptor on the file; a change behind the mount is noticed.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn stat(&self, fd: BorrowedFd<'_>) -> Result<Attr> {
+        let attr = self.source.stat(fd)?;
+        self.compare(&attr);
+        Ok(attr)
+    }
+
+    /// Looks whether the source changed behind the mount; if so the kernel's cache goes. Sources that would
+    /// have to be asked over a network are left alone: they may never answer.
+    pub fn check(&self) {
+        if let Some(fd) = self.descriptor().filter(|_| !self.source.remote) {
+            // What cannot be looked at now is noticed by whoever reads next.
+            let _ = self.stat(fd.as_fd());
+        }
+    }
+
+    /// The stamp as of which the kernel's cache of the contents is valid.
+    pub fn stamp(&self) -> u64 {
+        self.freshness.stamp()
+    }
+
+    /// Whether the kernel may keep what it has cached, now that the file is opened once more.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn may_keep_cache(&self) -> Result<bool> {
+        let fd = self.descriptor().ok_or(Errno::BADF)?;
+        let attr = self.source.stat(fd.as_fd())?;
+        Ok(self.freshness.renew(attr.stamp()))
+    }
+
+    /// Whether the file's length says nothing of what a read returns, as on procfs.
+    pub fn is_synthetic(&self) -> bool {
+        self.source.synthetic
+    }
+
+    /// Notices a change behind the mount in attributes just read from the source.
+    pub fn compare(&self, attr: &Attr) {
+        if self.freshness.differs(attr.stamp()) {
+            self.chore(Chore::Invalidate(self.id));
+        }
+    }
+
+    /// As `compare`, from within a change of our own.
+    fn compare_within(&self, attr: &Attr) {
+        if self.freshness.differs_but_for_one(attr.stamp()) {
+            self.chore(Chore::Invalidate(self.id));
+        }
+    }
+
+    fn chore(&self, chore: Chore) {
+        // The session is ending when nobody listens any more.
+        let _ = self.context.chores.send(chore);
+    }
+
+    fn pin(
+        &self,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        file_len: u64,
+    ) -> Option<windows::Pin> {
+        if self.unmappable.load(Relaxed) || len as u64 > self.context.space.geometry().overlap {
+            return None;
+        }
+        match self.windows.pin(fd, offset, len, file_len) {
+            Ok(pin) => Some(pin),
+            Err(error) => {
+                if errno_of(&error) != Errno::NOMEM && !self.unmappable.swap(true, Relaxed) {
+                    log::info!(
+                        "node {} cannot be mapped ({error}): it is served by pread and pwrite",
+                        self.id
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    fn read_copied<R>(
+        &self,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        lend: impl FnOnce(Result<&[u8]>) -> R,
+    ) -> R {
+        thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(len, 0);
+            match pread_all(fd, buffer, offset) {
+                Ok(n) => lend(Ok(&buffer[..n])),
+                Err(errno) => lend(Err(errno)),
+            }
+        })
+    }
+
+    /// Moves the access time as a read(2) of the source would: mapping a page is what the source's kernel
+    /// takes for one.
+    fn touch(&self, fd: BorrowedFd<'_>, attr: &Attr) {
+        const DAY: i64 = 24 * 60 * 60;
+        let due = match self.source.atime {
+            AtimeRule::Never => false,
+            AtimeRule::Strict => true,
+            AtimeRule::Relative => {
+                attr.atime <= attr.mtime
+                    || attr.atime <= attr.ctime
+                    || times::now().sec - attr.atime.sec >= DAY
+            }
+        };
+        if due && !self.context.no_atime {
+            let page = rustix::param::page_size() as u64;
+            let _ = self
+                .context
+                .space
+                .reserve(page)
+                .and_then(|lease| window::Window::map(fd, 0, lease));
+        }
+    }
+}
+
+/// Reads until `buffer` is full or the file ends.
+fn pread_all(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::io::pread(fd, &mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// Writes until all is written or an error comes; an error after some bytes is for the next write to meet.
+fn pwrite_all(fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    while done < data.len() {
+        match rustix::io::pwrite(fd, &data[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

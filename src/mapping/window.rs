@@ -1,0 +1,260 @@
+//! One page-aligned `mmap`ed range of a source file.
+#![allow(unsafe_code)] // Raw pointers into a mapping, argued at each use.
+
+use super::budget::Lease;
+use super::guard::{self, Fault};
+use memmap2::{MmapOptions, MmapRaw, RemapOptions};
+use parking_lot::RwLock;
+use rustix::mm::MprotectFlags;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// What readers are about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// Nothing in particular, for the whole window.
+    Normal,
+    /// Jump about: no read-ahead, for the whole window.
+    Random,
+    /// Read this range soon.
+    WillNeed,
+}
+
+/// Why a write through a window failed.
+#[derive(Debug)]
+pub enum WriteError {
+    /// A page could not be had; the same bytes through pwrite(2) tell why.
+    Fault(Fault),
+    /// The window could not be made writable: EACCES if it was mapped from a read-only descriptor.
+    Protect(io::Error),
+}
+
+impl WriteError {
+    /// Bytes at the front that were written for certain.
+    pub fn copied(&self) -> usize {
+        match self {
+            WriteError::Fault(fault) => fault.copied,
+            WriteError::Protect(_) => 0,
+        }
+    }
+}
+
+/// One page-aligned `mmap`ed range of a source file: `MAP_SHARED`, and `PROT_READ` until written to.
+///
+/// Its fields are dropped in order: the address space is given back after the unmapping.
+#[derive(Debug)]
+pub struct Window {
+    map: MmapRaw,
+    lease: Lease,
+    /// Written through since the last sync.
+    dirty: AtomicBool,
+    /// Whether pages are `PROT_WRITE`. Read-locked during each write, so that nobody takes the permission
+    /// away under the copy. Lock order: none is taken with it held, and it is not taken with others held.
+    writable: RwLock<bool>,
+    last_used: AtomicU64,
+}
+
+impl Window {
+    /// Maps as many bytes as were leased, from `offset`, a multiple of the page.
+    pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, lease: Lease) -> io::Result<Window> {
+        let len = usize::try_from(lease.bytes()).map_err(|_| rustix::io::Errno::NOMEM)?;
+        let map = MmapOptions::new()
+            .offset(offset)
+            .len(len)
+            .map_raw_read_only(fd.as_raw_fd())?;
+        let (dirty, writable, last_used) = (
+            AtomicBool::new(false),
+            RwLock::new(false),
+            AtomicU64::new(0),
+        );
+        Ok(Window {
+            map,
+            lease,
+            dirty,
+            writable,
+            last_used,
+        })
+    }
+
+    /// Grows or shrinks to `len` bytes, wherever there is room; keeps protection and advice, and on
+    /// failure itself.
+    pub(super) fn remap(&mut self, len: u64) -> io::Result<()> {
+        let new_len = usize::try_from(len).map_err(|_| rustix::io::Errno::NOMEM)?;
+        if len > self.lease.bytes() {
+            self.lease.resize(len)?;
+        }
+        // SAFETY:
+        // - `&mut self`: no pointer into the mapping is in use;
+        // - bytes beyond the end of file are touched by the kernel and the guarded copy only.
+        let remapped = unsafe { self.map.remap(new_len, RemapOptions::new().may_move(true)) };
+        self.lease.resize(self.map.len() as u64)?;
+        remapped
+    }
+
+    /// The bytes mapped, a multiple of the page.
+    pub fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Never: a window of nothing is not mapped.
+    pub fn is_empty(&self) -> bool {
+        self.map.len() == 0
+    }
+
+    /// The stamp of the last use.
+    pub(super) fn last_used(&self) -> u64 {
+        self.last_used.load(Relaxed)
+    }
+
+    /// Notes a use. Readers of one window share its cache line: store only what is new.
+    pub(super) fn touch(&self, now: u64) {
+        if self.last_used() != now {
+            self.last_used.store(now, Relaxed);
+        }
+    }
+
+    /// Written through since the last sync.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Relaxed)
+    }
+
+    /// Has the next sync include this window.
+    pub(super) fn mark_dirty(&self) {
+        self.dirty.store(true, Relaxed);
+    }
+
+    /// Allows stores; EACCES if the window was mapped from a read-only descriptor.
+    pub fn make_writable(&self) -> io::Result<()> {
+        self.protect(true)
+    }
+
+    /// Forbids stores, after those under way.
+    pub fn make_read_only(&self) -> io::Result<()> {
+        self.protect(false)
+    }
+
+    fn protect(&self, writable: bool) -> io::Result<()> {
+        let mut now = self.writable.write();
+        if *now != writable {
+            let flags = if writable {
+                MprotectFlags::READ | MprotectFlags::WRITE
+            } else {
+                MprotectFlags::READ
+            };
+            // SAFETY:
+            // - the range is exactly our own mapping, page-aligned and still mapped;
+            // - reading stays allowed; stores are made under `writable` read-locked only, which excludes us.
+            unsafe { rustix::mm::mprotect(self.map.as_mut_ptr().cast(), self.map.len(), flags) }?;
+            *now = writable;
+        }
+        Ok(())
+    }
+
+    /// madvise(2). `Normal` and `Random` apply to the whole window whatever the range: on a part they would
+    /// split it into several kernel mappings, which mremap refuses and max_map_count counts.
+    pub fn advise(&self, advice: Advice, range: Range<u64>) -> io::Result<()> {
+        match advice {
+            Advice::Normal => self.map.advise(memmap2::Advice::Normal),
+            Advice::Random => self.map.advise(memmap2::Advice::Random),
+            Advice::WillNeed => {
+                let end = range.end.min(self.len());
+                let len = end.saturating_sub(range.start);
+                if len == 0 {
+                    return Ok(());
+                }
+                self.map.advise_range(
+                    memmap2::Advice::WillNeed,
+                    range.start as usize,
+                    len as usize,
+                )
+            }
+        }
+    }
+
+    /// msync(`MS_SYNC`) if written through since the last sync.
+    pub fn sync(&self) -> io::Result<()> {
+        if !self.dirty.swap(false, Relaxed) {
+            return Ok(());
+        }
+        self.map.flush().inspect_err(|_| self.mark_dirty())
+    }
+
+    /// msync(`MS_ASYNC`) if written through since the last sync; what is written stays to be synced.
+    pub fn start_writeback(&self) -> io::Result<()> {
+        if self.is_dirty() {
+            self.map.flush_async()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The address of `len` bytes at `start`.
+    ///
+    /// # Panics
+    /// If they are not within the window.
+    fn at(&self, start: usize, len: usize) -> *mut u8 {
+        let end = start.checked_add(len).expect("range overflows");
+        assert!(
+            end <= self.map.len(),
+            "{start}+{len} is beyond a window of {}",
+            self.map.len()
+        );
+        self.map.as_mut_ptr().wrapping_add(start)
+    }
+
+    /// Lends bytes to `f` for exactly one writev(2): `f` must hand the slice to the kernel and do nothing
+    /// else with it. A byte that cannot be had is then EFAULT to that call, where a load of ours would raise
+    /// SIGBUS; and a byte that others change meanwhile is read by the kernel only, once.
+    ///
+    /// # Panics
+    /// If the range is not within the window.
+    pub fn with_bytes<R>(&self, start: usize, len: usize, f: impl FnOnce(&[u8]) -> R) -> R {
+        let data = self.at(start, len);
+        // SAFETY: of from_raw_parts' conditions
+        // - non-null, aligned, one allocation of `len` bytes: `at` checked it against the mapping, which
+        //   lives and stays in place as long as `&self`, which outlives the slice;
+        // - `len` is no more than the mapping's length, which fits isize;
+        // - immutable while lent: not so, as the file can change; but no code of ours loads from the slice,
+        //   it is an address and a length on their way to a system call, and `f` is held to that above.
+        f(unsafe { std::slice::from_raw_parts(data, len) })
+    }
+
+    /// Guarded copy out of the window.
+    ///
+    /// # Panics
+    /// If the range is not within the window.
+    pub fn read(&self, start: usize, into: &mut [u8]) -> Result<(), Fault> {
+        let from = self.at(start, into.len());
+        // SAFETY:
+        // - a Lease comes from an AddressSpace, which installed the handler first;
+        // - `from` was checked against the mapping, readable throughout its life; `into` is a live slice;
+        // - they do not overlap: a slice of ours is never in a mapping;
+        // - `into` is borrowed by us alone, and references to mapped bytes are never loaded from.
+        unsafe { guard::copy(into.as_mut_ptr(), from, into.len()) }
+    }
+
+    /// Guarded copy into the window, which is made writable first if it is not.
+    ///
+    /// # Panics
+    /// If the range is not within the window.
+    pub fn write(&self, start: usize, bytes: &[u8]) -> Result<(), WriteError> {
+        let to = self.at(start, bytes.len());
+        let mut writable = self.writable.read();
+        while !*writable {
+            drop(writable);
+            self.make_writable().map_err(WriteError::Protect)?;
+            writable = self.writable.read();
+        }
+        // SAFETY:
+        // - a Lease comes from an AddressSpace, which installed the handler first;
+        // - `to` was checked against the mapping, writable as long as `writable` is read-locked: until the end;
+        // - `bytes` is a live slice; they do not overlap: a slice of ours is never in a mapping;
+        // - references to mapped bytes are never loaded from, so none is contradicted.
+        let result = unsafe { guard::copy(to, bytes.as_ptr(), bytes.len()) };
+        // After the copy, as a sync meanwhile may miss it; a fault may have come after some pages.
+        self.mark_dirty();
+        result.map_err(WriteError::Fault)
+    }
+}

@@ -1,0 +1,382 @@
+//! The windows of one file.
+
+use super::budget::{AddressSpace, Ticket};
+use super::guard::Fault;
+use super::window::{Advice, Window, WriteError};
+use parking_lot::RwLock;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Weak};
+
+/// The windows of one file, found by their index, mapped as requests come and evicted as room is needed.
+///
+/// A window leaves the table by being taken out of it, and is unmapped when its last pin is dropped: never
+/// under a reader. To change a window one takes it out as its only owner, so a remapping needs no lock.
+#[derive(Debug)]
+pub struct WindowSet {
+    this: Weak<WindowSet>,
+    space: Arc<AddressSpace>,
+    /// Lock order: after `AddressSpace::eviction`, before `AddressSpace::queue`. Held for look-up and change of
+    /// the table only: never while mapping, unmapping, copying or replying.
+    table: RwLock<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    slots: BTreeMap<u64, Slot>,
+    /// The greatest length of file that windows were cut to since `resize` last said it.
+    file_len: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    window: Arc<Window>,
+    ticket: Ticket,
+}
+
+/// A range of a file, mapped as long as this lives.
+#[derive(Debug)]
+pub struct Pin {
+    window: Arc<Window>,
+    /// The file offset at which the window begins.
+    base: u64,
+    start: usize,
+    len: usize,
+}
+
+impl WindowSet {
+    /// A file without windows yet.
+    pub fn new(space: &Arc<AddressSpace>) -> Arc<WindowSet> {
+        let (space, table) = (Arc::clone(space), RwLock::default());
+        Arc::new_cyclic(|this| WindowSet {
+            this: Weak::clone(this),
+            space,
+            table,
+        })
+    }
+
+    /// Pins `[offset, offset + len)`, mapping its window from `fd` if there is none or it is too short.
+    ///
+    /// EINVAL if the range is empty, longer than the overlap, or not within `file_len`, the length that the file
+    /// has right now; ENOMEM if there is no address space for it; otherwise what mmap(2) says (ENODEV: the
+    /// file cannot be mapped).
+    pub fn pin(
+        &self,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        file_len: u64,
+    ) -> io::Result<Pin> {
+        let geometry = self.space.geometry();
+        let end = offset.checked_add(len as u64).ok_or(Errno::INVAL)?;
+        if len == 0 || len as u64 > geometry.overlap || end > file_len {
+            return Err(Errno::INVAL.into());
+        }
+        let index = geometry.index(offset);
+        let base = geometry.start(index);
+        let window = match self.present(index) {
+            Some(window) if window.len() >= end - base => window,
+            present => {
+                let len = present.map_or(0, |short| short.len()); // The short one is unpinned here.
+                self.cover(fd, index, len, file_len)?
+            }
+        };
+        Ok(Pin {
+            window,
+            base,
+            start: (offset - base) as usize,
+            len,
+        })
+    }
+
+    fn present(&self, index: u64) -> Option<Arc<Window>> {
+        let table = self.table.read();
+        let window = &table.slots.get(&index)?.window;
+        window.touch(self.space.now());
+        Some(Arc::clone(window))
+    }
+
+    /// A window that reaches the end of file or its full extent, in place of one of `len` bytes: the same one
+    /// grown if nobody pins it, otherwise a new one.
+    fn cover(
+        &self,
+        fd: BorrowedFd<'_>,
+        index: u64,
+        len: u64,
+        file_len: u64,
+    ) -> io::Result<Arc<Window>> {
+        let geometry = self.space.geometry();
+        let goal = geometry.grown(index, len, file_len);
+        let same = self
+            .take_short(index, goal)
+            .and_then(|window| self.remapped(window, goal));
+        let window = match same {
+            Some(window) => window,
+            None => {
+                let start = geometry.start(index);
+                self.space
+                    .with_room(|| Window::map(fd, start, self.space.reserve(goal)?))?
+            }
+        };
+        Ok(self.insert(index, window, file_len))
+    }
+
+    /// Takes a window shorter than `len` out of the table, if nobody pins it.
+    fn take_short(&self, index: u64, len: u64) -> Option<Window> {
+        let mut table = self.table.write();
+        let slot = table.slots.get_mut(&index)?;
+        if slot.window.len() >= len || Arc::get_mut(&mut slot.window).is_none() {
+            return None;
+        }
+        let slot = self.remove(&mut table, index)?;
+        Arc::into_inner(slot.window)
+    }
+
+    fn remapped(&self, mut window: Window, len: u64) -> Option<Window> {
+        self.space
+            .with_room(|| window.remap(len))
+            .ok()
+            .map(|()| window)
+    }
+
+    /// Puts a window in its place, unless another thread has put one there that is no shorter; returns the one
+    /// that is there then. The other one is unmapped with its last pin.
+    fn insert(&self, index: u64, window: Window, file_len: u64) -> Arc<Window> {
+        let window = Arc::new(window);
+        let mut table = self.table.write();
+        if let Some(slot) = table.slots.get(&index)
+            && slot.window.len() >= window.len()
+        {
+            let winner = Arc::clone(&slot.window);
+            drop(table);
+            return winner;
+        }
+        let old = self.remove(&mut table, index);
+        if old.as_ref().is_some_and(|old| old.window.is_dirty()) {
+            window.mark_dirty();
+        }
+        let ticket = self.space.enqueue(Weak::clone(&self.this), index);
+        table.slots.insert(
+            index,
+            Slot {
+                window: Arc::clone(&window),
+                ticket,
+            },
+        );
+        table.file_len = table.file_len.max(file_len);
+        drop(table);
+        drop(old); // Unmapped with the table unlocked.
+        window
+    }
+
+    fn remove(&self, table: &mut Table, index: u64) -> Option<Slot> {
+        let slot = table.slots.remove(&index)?;
+        self.space.dequeue(slot.ticket);
+        Some(slot)
+    }
+
+    /// Unmaps a window that came to the front of the queue; false if it is gone, used since, or pinned.
+    /// A dirty one may go: its pages stay dirty in the page cache, where fsync(2) finds them.
+    pub(super) fn evict(&self, index: u64, ticket: Ticket) -> bool {
+        let mut table = self.table.write();
+        let Some(slot) = table
+            .slots
+            .get_mut(&index)
+            .filter(|slot| slot.ticket == ticket)
+        else {
+            return false;
+        };
+        let pinned = Arc::get_mut(&mut slot.window).is_none();
+        let stamp = if pinned {
+            self.space.now()
+        } else {
+            slot.window.last_used()
+        };
+        if pinned || stamp > ticket.0 {
+            slot.ticket = self
+                .space
+                .requeue(ticket, stamp, Weak::clone(&self.this), index);
+            return false;
+        }
+        let victim = table.slots.remove(&index);
+        drop(table);
+        drop(victim); // Unmapped with the table unlocked.
+        true
+    }
+
+    /// Follows a change of the file's length to `file_len`: drops windows beyond the end, cuts those that
+    /// reach beyond it, lengthens those that stopped at the old end. The caller excludes pins meanwhile; a
+    /// window that is pinned nevertheless is dropped from the table and mapped again when needed.
+    pub fn resize(&self, file_len: u64) {
+        let geometry = self.space.geometry();
+        let (beyond, wrong) = {
+            let mut table = self.table.write();
+            let shrunk = file_len < table.file_len;
+            table.file_len = file_len;
+            let beyond = table.slots.split_off(&file_len.div_ceil(geometry.window));
+            beyond
+                .values()
+                .for_each(|slot| self.space.dequeue(slot.ticket));
+            // Only the last windows can have the wrong length: those cut at an end of file, then or now.
+            let ends = |index, len| len < geometry.full() || geometry.start(index) + len > file_len;
+            let last = table
+                .slots
+                .iter()
+                .rev()
+                .map(|(&index, slot)| (index, slot.window.len()));
+            let wrong: Vec<_> = last
+                .take_while(|&(index, len)| ends(index, len))
+                .filter_map(|(index, len)| {
+                    let extent = geometry.extent(index, file_len);
+                    let goal = match shrunk {
+                        true => len.min(extent),
+                        false if len < extent => geometry.grown(index, len, file_len),
+                        false => len,
+                    };
+                    (goal != len).then_some((index, goal))
+                })
+                .collect();
+            let take = |(index, goal)| Some((index, goal, self.remove(&mut table, index)?.window));
+            (
+                beyond,
+                wrong.into_iter().filter_map(take).collect::<Vec<_>>(),
+            )
+        };
+        drop(beyond); // Unmapped with the table unlocked.
+        for (index, goal, window) in wrong {
+            if let Some(window) =
+                Arc::into_inner(window).and_then(|window| self.remapped(window, goal))
+            {
+                self.insert(index, window, file_len);
+            }
+        }
+    }
+
+    /// msync(`MS_SYNC`) over the windows written through since the last sync; the first error, after all were
+    /// tried. Windows evicted or replaced since they were written to are not seen here: their pages are dirty
+    /// in the page cache, and the fsync(2) on the descriptor that follows covers those.
+    pub fn sync(&self) -> io::Result<()> {
+        self.select(Window::is_dirty)
+            .iter()
+            .map(|(_, window)| window.sync())
+            .fold(Ok(()), io::Result::and)
+    }
+
+    /// msync(`MS_ASYNC`) over the windows written through since the last sync.
+    pub fn start_writeback(&self) {
+        for (_, window) in self.select(Window::is_dirty) {
+            let _ = window.start_writeback(); // A hint; the next sync reports what went wrong.
+        }
+    }
+
+    /// Forbids stores through any window; one that refuses is dropped instead.
+    pub fn protect(&self) {
+        for (index, window) in self.select(|_| true) {
+            if window.make_read_only().is_err() {
+                let refused = self.remove(&mut self.table.write(), index);
+                drop(refused);
+            }
+        }
+    }
+
+    /// The windows that `wanted` picks, pinned by the answer, for work that the table must not be locked for.
+    fn select(&self, wanted: impl Fn(&Window) -> bool) -> Vec<(u64, Arc<Window>)> {
+        let table = self.table.read();
+        let picked = table.slots.iter().filter(|(_, slot)| wanted(&slot.window));
+        picked
+            .map(|(&index, slot)| (index, Arc::clone(&slot.window)))
+            .collect()
+    }
+
+    /// Drops all windows, those pinned with their last pin.
+    pub fn clear(&self) {
+        let slots = {
+            let mut table = self.table.write();
+            let slots = std::mem::take(&mut table.slots);
+            slots
+                .values()
+                .for_each(|slot| self.space.dequeue(slot.ticket));
+            slots
+        };
+        drop(slots); // Unmapped with the table unlocked.
+    }
+
+    /// The bytes mapped by windows in the table.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.table
+            .read()
+            .slots
+            .values()
+            .map(|slot| slot.window.len())
+            .sum()
+    }
+
+    /// The windows in the table.
+    pub fn window_count(&self) -> usize {
+        self.table.read().slots.len()
+    }
+}
+
+impl Drop for WindowSet {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Pin {
+    /// The bytes pinned.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: nothing cannot be pinned.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Lends the pinned bytes for exactly one writev(2); see [`Window::with_bytes`] for what `f` may do.
+    pub fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
+        self.window.with_bytes(self.start, self.len, f)
+    }
+
+    /// Guarded copy of the first `into.len()` bytes pinned.
+    ///
+    /// # Panics
+    /// If more are asked for than are pinned.
+    pub fn read(&self, into: &mut [u8]) -> Result<(), Fault> {
+        assert!(
+            into.len() <= self.len,
+            "reading {} of {} bytes pinned",
+            into.len(),
+            self.len
+        );
+        self.window.read(self.start, into)
+    }
+
+    /// Guarded copy over the first `bytes.len()` bytes pinned; makes the window writable first if it is not.
+    ///
+    /// # Panics
+    /// If there are more than are pinned.
+    pub fn write(&self, bytes: &[u8]) -> Result<(), WriteError> {
+        assert!(
+            bytes.len() <= self.len,
+            "writing {} of {} bytes pinned",
+            bytes.len(),
+            self.len
+        );
+        self.window.write(self.start, bytes)
+    }
+
+    /// madvise(2) on the part of the window that holds `range`, given in file offsets; `Normal` and `Random`
+    /// act on the whole window, see [`Window::advise`].
+    pub fn advise(&self, advice: Advice, range: Range<u64>) -> io::Result<()> {
+        let [start, end] = [range.start, range.end].map(|offset| offset.saturating_sub(self.base));
+        self.window.advise(advice, start..end)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

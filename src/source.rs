@@ -1,0 +1,360 @@
+//! The tree being served: finding names in it without ever leaving it, one `SourceDir` per filesystem.
+
+use crate::attr::Attr;
+use crate::sys::exported::{self, ExportedHandle};
+use parking_lot::RwLock;
+use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode, StatVfsMountFlags};
+use rustix::io::{Errno, Result};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// When reading moves access times on a filesystem; mount(8) has the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtimeRule {
+    /// Never.
+    Never,
+    /// When it is not newer than the last change, or a day old.
+    Relative,
+    /// With every read.
+    Strict,
+}
+
+/// One filesystem of the source.
+#[derive(Debug)]
+pub struct SourceDir {
+    /// A directory of it, for `open_by_handle_at(2)`; `None` where none could be opened.
+    root: Option<OwnedFd>,
+    /// Its device number.
+    pub dev: u64,
+    /// Its place among the filesystems met, 0 for the one of the source's root.
+    pub index: u16,
+    /// Whether a forgotten inode can be opened by its exported handle.
+    pub by_handle: bool,
+    /// Whether attributes may change on another machine, so that statx(2) must ask.
+    pub remote: bool,
+    /// Whether lengths say nothing of what a read returns, as on procfs.
+    pub synthetic: bool,
+    /// When reading moves access times.
+    pub atime: AtimeRule,
+}
+
+/// An inode met under a name.
+#[derive(Debug)]
+pub struct Found {
+    /// A descriptor on it, O_PATH unless it was opened for more.
+    pub fd: Arc<OwnedFd>,
+    /// Its attributes.
+    pub attr: Attr,
+    /// The filesystem it lives on.
+    pub source: Arc<SourceDir>,
+    /// What tells it from every other inode, where its filesystem can say so.
+    pub handle: Option<ExportedHandle>,
+    /// Whether it is the root of a mount of mmfs's, which is shown as an empty directory: walking it
+    /// would make the daemon wait for itself.
+    pub veiled: bool,
+}
+
+impl Found {
+    /// Tells two lives of a reused inode number apart; constant where nothing can.
+    pub fn generation(&self) -> u32 {
+        match (&self.handle, self.attr.btime) {
+            (Some(handle), _) => handle.generation(),
+            // overlayfs changes the birth time on copy-up while the inode lives on.
+            (None, Some(born)) if self.source.dev_has_lives() => {
+                (born.sec as u32).rotate_left(16) ^ born.nsec
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// All filesystems met below the source.
+#[derive(Debug)]
+pub struct Sources {
+    met: RwLock<Vec<Arc<SourceDir>>>,
+    /// The device number of our own mount, 0 while unknown.
+    own: AtomicU64,
+}
+
+impl Sources {
+    /// Starts with the filesystem of the directory `root`.
+    ///
+    /// # Errors
+    /// Those of open(2) and statx(2).
+    pub fn open(root: &Path) -> Result<(Self, Found)> {
+        let fd = fs::open(
+            root,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let attr = stat(fd.as_fd(), AtFlags::empty())?;
+        let sources = Sources {
+            met: RwLock::default(),
+            own: AtomicU64::new(0),
+        };
+        let source = sources.of_device(&attr, fd.as_fd());
+        let handle = exported::name_to_handle_at(&fd).ok();
+        let root = Found {
+            fd: Arc::new(fd),
+            attr,
+            source,
+            handle,
+            veiled: false,
+        };
+        Ok((sources, root))
+    }
+
+    /// Tells which device number is our own mount's, so that it is never entered.
+    pub fn set_own_device(&self, dev: u64) {
+        self.own.store(dev, Relaxed);
+    }
+
+    /// The filesystem of the source's root.
+    pub fn first(&self) -> Arc<SourceDir> {
+        self.met.read()[0].clone()
+    }
+
+    /// The filesystem met as number `index`.
+    pub fn at(&self, index: u16) -> Option<Arc<SourceDir>> {
+        self.met.read().get(usize::from(index)).cloned()
+    }
+
+    /// Finds `name` in the directory `dir`, following nothing.
+    ///
+    /// # Errors
+    /// ENOENT and the others of openat(2); EINVAL for what is not a single name.
+    pub fn find(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Found> {
+        check_name(name)?;
+        let fd = fs::openat(
+            dir,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        self.identify(fd)
+    }
+
+    /// Says which inode a descriptor is on.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn identify(&self, fd: OwnedFd) -> Result<Found> {
+        // Without DONT_SYNC, statx on our own mount would wait for ourselves.
+        let mut attr = stat(fd.as_fd(), AtFlags::STATX_DONT_SYNC)?;
+        let veiled = attr.mount_root && self.is_mmfs(&attr);
+        if veiled {
+            let source = self.first();
+            attr.mode = fs::FileType::Directory.as_raw_mode() | 0o555;
+            return Ok(Found {
+                fd: Arc::new(fd),
+                attr,
+                source,
+                handle: None,
+                veiled,
+            });
+        }
+        let source = self.of_device(&attr, fd.as_fd());
+        if source.remote {
+            attr = stat(fd.as_fd(), AtFlags::empty())?;
+        }
+        let handle = exported::name_to_handle_at(&fd).ok();
+        Ok(Found {
+            fd: Arc::new(fd),
+            attr,
+            source,
+            handle,
+            veiled,
+        })
+    }
+
+    fn is_mmfs(&self, attr: &Attr) -> bool {
+        attr.dev == self.own.load(Relaxed) || mounted_by_mmfs(attr.dev)
+    }
+
+    fn of_device(&self, attr: &Attr, fd: BorrowedFd<'_>) -> Arc<SourceDir> {
+        if let Some(known) = self.met.read().iter().find(|s| s.dev == attr.dev) {
+            return known.clone();
+        }
+        let mut met = self.met.write();
+        if let Some(known) = met.iter().find(|s| s.dev == attr.dev) {
+            return known.clone();
+        }
+        let new = Arc::new(SourceDir::new(attr, fd, met.len() as u16));
+        log::debug!("filesystem {:x} of the source: {new:?}", attr.dev);
+        met.push(new.clone());
+        new
+    }
+}
+
+impl SourceDir {
+    fn new(attr: &Attr, fd: BorrowedFd<'_>, index: u16) -> Self {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = attr
+            .is_dir()
+            .then(|| fs::openat(fd, c".", flags, Mode::empty()).ok())
+            .flatten();
+        let handle = exported::name_to_handle_at(fd).ok();
+        let by_handle = root.as_ref().zip(handle).is_some_and(|(root, handle)| {
+            exported::open_by_handle_at(root.as_fd(), &handle, OFlags::PATH).is_ok()
+        });
+        let kind = fs::fstatfs(fd).map_or(0, |s| s.f_type as u64);
+        let flags = fs::fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |s| s.f_flag);
+        let atime = match flags {
+            f if f.intersects(StatVfsMountFlags::NOATIME | StatVfsMountFlags::RDONLY) => {
+                AtimeRule::Never
+            }
+            f if f.contains(StatVfsMountFlags::RELATIME) => AtimeRule::Relative,
+            _ => AtimeRule::Strict,
+        };
+        let (remote, synthetic) = (REMOTE.contains(&kind), SYNTHETIC.contains(&kind));
+        SourceDir {
+            root,
+            dev: attr.dev,
+            index,
+            by_handle,
+            remote,
+            synthetic,
+            atime,
+        }
+    }
+
+    fn dev_has_lives(&self) -> bool {
+        let kind = self
+            .root
+            .as_ref()
+            .and_then(|root| fs::fstatfs(root).ok())
+            .map_or(OVERLAY, |s| s.f_type as u64);
+        kind != OVERLAY
+    }
+
+    /// Opens an inode by its exported handle.
+    ///
+    /// # Errors
+    /// ESTALE when it is gone; the others of open_by_handle_at(2).
+    pub fn open_exported(&self, handle: &ExportedHandle, flags: OFlags) -> Result<OwnedFd> {
+        let root = self.root.as_ref().ok_or(Errno::STALE)?;
+        exported::open_by_handle_at(root.as_fd(), handle, flags)
+    }
+
+    /// The attributes behind a descriptor of this filesystem.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn stat(&self, fd: BorrowedFd<'_>) -> Result<Attr> {
+        stat(
+            fd,
+            if self.remote {
+                AtFlags::empty()
+            } else {
+                AtFlags::STATX_DONT_SYNC
+            },
+        )
+    }
+}
+
+// Magic numbers from statfs(2).
+const OVERLAY: u64 = 0x794c_7630;
+const REMOTE: [u64; 8] = [
+    0x6573_5546,
+    0x6969,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x517b,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+];
+const SYNTHETIC: [u64; 8] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x7363_6673, // securityfs
+    0xcafe_4a11, // bpf
+];
+
+/// The attributes of the inode a descriptor is on; it may be O_PATH.
+fn stat(fd: BorrowedFd<'_>, sync: AtFlags) -> Result<Attr> {
+    fs::statx(fd, c"", AtFlags::EMPTY_PATH | sync, Attr::MASK).map(Attr::from)
+}
+
+/// A single component, as the kernel sends them.
+///
+/// # Errors
+/// EINVAL for `.`, `..`, the empty name and whatever holds a slash.
+pub fn check_name(name: &OsStr) -> Result<()> {
+    match name.as_bytes() {
+        b"" | b"." | b".." => Err(Errno::INVAL),
+        bytes if bytes.contains(&b'/') => Err(Errno::INVAL),
+        _ => Ok(()),
+    }
+}
+
+/// The path under which a descriptor, O_PATH ones included, can be opened again and named in calls that
+/// take no descriptor.
+pub fn proc_path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Opens the inode behind `fd` once more, with an open file description of its own.
+///
+/// # Errors
+/// Those of open(2).
+pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+    fs::open(
+        proc_path(fd),
+        flags | OFlags::CLOEXEC | OFlags::NOCTTY,
+        Mode::from_raw_mode(0 as RawMode),
+    )
+}
+
+/// Whether the mount table says that `dev` is a mount made by mmfs.
+fn mounted_by_mmfs(dev: u64) -> bool {
+    let wanted = format!("{}:{}", fs::major(dev), fs::minor(dev));
+    let Ok(table) = std::fs::read("/proc/self/mountinfo") else {
+        return false;
+    };
+    table
+        .split(|&b| b == b'\n')
+        .any(|line| is_mmfs_line(&String::from_utf8_lossy(line), &wanted))
+}
+
+/// Reads one line of proc_pid_mountinfo(5): the device is field 3, the type follows the lone dash.
+fn is_mmfs_line(line: &str, device: &str) -> bool {
+    line.split(' ').nth(2) == Some(device)
+        && line
+            .split_once(" - ")
+            .is_some_and(|(_, rest)| rest.starts_with("fuse.mmfs "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_single_components_are_names() {
+        for bad in ["", ".", "..", "a/b", "/"] {
+            assert_eq!(check_name(OsStr::new(bad)), Err(Errno::INVAL), "{bad:?}");
+        }
+        for good in ["a", "...", ".hidden", "new\nline"] {
+            assert_eq!(check_name(OsStr::new(good)), Ok(()), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn mount_table_lines_are_told_apart() {
+        let line = "40 30 0:52 / /mnt rw,nosuid - fuse.mmfs /src rw,user_id=0";
+        assert!(is_mmfs_line(line, "0:52"));
+        assert!(!is_mmfs_line(line, "0:5"));
+        assert!(!is_mmfs_line(
+            &line.replace("fuse.mmfs", "fuse.sshfs"),
+            "0:52"
+        ));
+    }
+}

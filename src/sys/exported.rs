@@ -1,0 +1,116 @@
+//! Exported handles: `name_to_handle_at(2)` and `open_by_handle_at(2)`.
+
+use rustix::fs::OFlags;
+use rustix::io::{Errno, Result};
+use std::ffi::{CStr, c_int};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// `MAX_HANDLE_SZ` of open_by_handle_at(2): no filesystem's handle is longer.
+const MAX_BYTES: usize = 128;
+
+/// The layout of `struct file_handle`, with room for the longest.
+#[repr(C)]
+struct FileHandle {
+    handle_bytes: u32,
+    handle_type: c_int,
+    f_handle: [u8; MAX_BYTES],
+}
+
+/// What `name_to_handle_at(2)` says of an inode: the same for its whole life, and no other's ever.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ExportedHandle(Box<[u8]>);
+
+impl ExportedHandle {
+    /// A 32-bit hash that tells two lives of one inode number apart.
+    pub fn generation(&self) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish() as u32
+    }
+
+    fn pack(raw: &FileHandle) -> Self {
+        let bytes = &raw.f_handle[..(raw.handle_bytes as usize).min(MAX_BYTES)];
+        ExportedHandle(
+            raw.handle_type
+                .to_ne_bytes()
+                .iter()
+                .chain(bytes)
+                .copied()
+                .collect(),
+        )
+    }
+
+    fn unpack(&self) -> FileHandle {
+        let (kind, bytes) = self.0.split_at(size_of::<c_int>());
+        let mut f_handle = [0; MAX_BYTES];
+        f_handle[..bytes.len()].copy_from_slice(bytes);
+        let handle_type = c_int::from_ne_bytes([kind[0], kind[1], kind[2], kind[3]]);
+        FileHandle {
+            handle_bytes: bytes.len() as u32,
+            handle_type,
+            f_handle,
+        }
+    }
+}
+
+/// The exported handle of the inode behind `fd`, which may be O_PATH.
+///
+/// # Errors
+/// EOPNOTSUPP where the filesystem exports none; see name_to_handle_at(2).
+pub fn name_to_handle_at(fd: impl AsFd) -> Result<ExportedHandle> {
+    let mut raw = FileHandle {
+        handle_bytes: MAX_BYTES as u32,
+        handle_type: 0,
+        f_handle: [0; MAX_BYTES],
+    };
+    let mut mount_id: c_int = 0;
+    const EMPTY: &CStr = c"";
+    // SAFETY: the path is a C string; `raw` is a `struct file_handle` whose `handle_bytes` states the
+    // room behind it; `mount_id` is a live int; the kernel keeps none of the pointers.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_fd().as_raw_fd(),
+            EMPTY.as_ptr(),
+            &raw mut raw,
+            &raw mut mount_id,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    if status < 0 {
+        return Err(last_errno());
+    }
+    Ok(ExportedHandle::pack(&raw))
+}
+
+/// Opens the inode of an exported handle; `mount` is any descriptor on its filesystem but an O_PATH one.
+///
+/// # Errors
+/// ESTALE when the inode is gone, EPERM without CAP_DAC_READ_SEARCH; see open_by_handle_at(2).
+pub fn open_by_handle_at(
+    mount: BorrowedFd<'_>,
+    handle: &ExportedHandle,
+    flags: OFlags,
+) -> Result<OwnedFd> {
+    let mut raw = handle.unpack();
+    let flags = flags | OFlags::CLOEXEC;
+    // SAFETY: `raw` is a `struct file_handle` whose `handle_bytes` lie within it; the kernel only reads it.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_raw_fd(),
+            &raw mut raw,
+            flags.bits(),
+        )
+    };
+    if fd < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the call just returned this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,144 @@
+//! Processes, signals and inherited descriptors: the calls that neither std nor rustix wraps.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+
+/// fork(2): the child's id in the parent, `None` in the child.
+///
+/// # Errors
+/// EINVAL once there is a second thread; otherwise fork's own.
+pub fn fork() -> io::Result<Option<Pid>> {
+    require_single_thread()?;
+    // SAFETY: fork has no condition on memory; what a child may do is limited only when other
+    // threads held locks at that moment, and `require_single_thread` has just shown there are none.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        child => Ok(Pid::from_raw(child)),
+    }
+}
+
+/// The kernel's own answer: unshare(CLONE_THREAD) does nothing in a process with one thread and
+/// is EINVAL in any other. (A sandbox that forbids unshare answers EPERM, which tells nothing.)
+fn require_single_thread() -> io::Result<()> {
+    // SAFETY: unshare takes no pointer, and this flag changes nothing whatever the outcome.
+    match unsafe { libc::unshare(libc::CLONE_THREAD) } {
+        -1 => Some(io::Error::last_os_error()),
+        _ => None,
+    }
+    .filter(|error| error.raw_os_error() == Some(libc::EINVAL))
+    .map_or(Ok(()), Err)
+}
+
+/// Asks `question` in a child process, so that a system call that hangs (in a kernel wait that no
+/// signal ends) hangs there. `None`: no answer within `limit`; the child is killed, not awaited.
+///
+/// # Errors
+/// What fork, pidfd_open, poll or waitpid say.
+pub fn ask_in_child(limit: Duration, question: impl FnOnce() -> u8) -> io::Result<Option<u8>> {
+    let Some(child) = fork()? else {
+        let answer = question();
+        // SAFETY: _exit takes no pointer and does not return.
+        unsafe { libc::_exit(answer.into()) }
+    };
+    let pidfd = rustix::process::pidfd_open(child, PidfdFlags::empty())?;
+    let limit = Timespec::try_from(limit).map_err(|_| rustix::io::Errno::INVAL)?;
+    let exited = |fd| {
+        retry_on_intr(|| {
+            poll(
+                &mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)],
+                Some(&limit),
+            )
+        })
+    };
+    if exited(pidfd.as_fd())? == 0 {
+        rustix::process::pidfd_send_signal(&pidfd, Signal::KILL)?;
+        return Ok(None);
+    }
+    let status = retry_on_intr(|| rustix::process::waitpid(Some(child), WaitOptions::empty()))?;
+    Ok(status
+        .and_then(|(_, status)| status.exit_status())
+        .map(|code| code as u8))
+}
+
+/// Signals as the daemon needs them, whatever its parent left it: SIGXFSZ ignored (a write past
+/// RLIMIT_FSIZE is EFBIG for the caller), and none blocked that ends the session or that the
+/// guarded copy lives on. (SIGPIPE is ignored by Rust's runtime.)
+///
+/// # Errors
+/// What signal(2) and sigprocmask(2) say.
+pub fn prepare_signals() -> io::Result<()> {
+    // SAFETY: SIG_IGN is a disposition every signal but SIGKILL and SIGSTOP accepts; no handler
+    // of ours is replaced, since none has been set for SIGXFSZ.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a sigset_t is plain data for which all zeroes is a valid value; sigemptyset and
+    // sigaddset write only to the set they are given; the old mask is not asked for (null).
+    let blocked = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in [libc::SIGBUS, libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&mut set, signal);
+        }
+        libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut())
+    };
+    if blocked == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A duplicate of a descriptor known by number only, because another program left it open for us.
+///
+/// # Errors
+/// EBADF when nothing is open under that number.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes integers only and leaves the original as it is.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// ioctl(FUSE_DEV_IOC_CLONE): makes `fresh`, a newly opened /dev/fuse, serve `session`'s connection.
+///
+/// # Errors
+/// EINVAL when the two come from different user namespaces, or `fresh` is connected already.
+pub fn clone_fuse_device(fresh: impl AsFd, session: impl AsFd) -> io::Result<()> {
+    /// `_IOR(229, 0, uint32_t)` of linux/fuse.h.
+    const FUSE_DEV_IOC_CLONE: libc::Ioctl = 0x8004_e500_u32 as libc::Ioctl;
+    let session = session.as_fd().as_raw_fd() as u32;
+    // SAFETY: this request reads one u32 through the pointer, which is valid for the call.
+    match unsafe { libc::ioctl(fresh.as_fd().as_raw_fd(), FUSE_DEV_IOC_CLONE, &session) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forking_beside_other_threads_is_refused() {
+        // The test harness runs every test in a thread of its own.
+        assert_eq!(fork().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn a_closed_descriptor_cannot_be_duplicated() {
+        assert_eq!(
+            duplicate(987_654).unwrap_err().raw_os_error(),
+            Some(libc::EBADF)
+        );
+    }
+}
