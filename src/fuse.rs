@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::fs::{Asker, Fs, Listed, MAX_REQUEST, Opened, SetAttr, SetTime};
 use crate::inode::Entry;
 use crate::sys::identity::Caller;
+use crate::sys::inode_flags::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
     Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
@@ -517,19 +518,20 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        match (u64::from(cmd), in_data.first_chunk()) {
-            (libc::FS_IOC_GETFLAGS, _) => match self.fs.inode_flags(fh.0) {
-                Ok(flags) => reply.ioctl(0, &flags.bits().to_ne_bytes()),
-                Err(errno) => reply.error(fuse_errno(errno)),
-            },
-            (libc::FS_IOC_SETFLAGS, Some(bytes)) => {
-                let flags = IFlags::from_bits_retain(u32::from_ne_bytes(*bytes));
-                match self.fs.set_inode_flags(fh.0, flags) {
-                    Ok(()) => reply.ioctl(0, &[]),
-                    Err(errno) => reply.error(fuse_errno(errno)),
-                }
-            }
-            _ => reply.error(Errno::ENOTTY),
+        let outcome = match cmd {
+            GETFLAGS => self.fs.inode_flags(fh.0).map(|flags| flags.bits().to_ne_bytes().to_vec()),
+            FS_IOC_FSGETXATTR => self.fs.extended_flags(fh.0).map(|attr| attr.to_vec()),
+            SETFLAGS => argument(in_data)
+                .and_then(|bytes| self.fs.set_inode_flags(fh.0, IFlags::from_bits_retain(u32::from_ne_bytes(*bytes))))
+                .map(|()| Vec::new()),
+            FS_IOC_FSSETXATTR => argument(in_data)
+                .and_then(|attr| self.fs.set_extended_flags(fh.0, attr))
+                .map(|()| Vec::new()),
+            _ => Err(rustix::io::Errno::NOTTY),
+        };
+        match outcome {
+            Ok(data) => reply.ioctl(0, &data),
+            Err(errno) => reply.error(fuse_errno(errno)),
         }
     }
 
@@ -550,6 +552,15 @@ impl Filesystem for Adapter {
     fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
         reply.error(Errno::ENOSYS);
     }
+}
+
+// In 32 bits, as the protocol has them.
+const GETFLAGS: u32 = libc::FS_IOC_GETFLAGS as u32;
+const SETFLAGS: u32 = libc::FS_IOC_SETFLAGS as u32;
+
+/// The argument of an ioctl(2), which the kernel has copied as far as the request's number says.
+fn argument<const N: usize>(in_data: &[u8]) -> rustix::io::Result<&[u8; N]> {
+    in_data.first_chunk().ok_or(rustix::io::Errno::INVAL)
 }
 
 fn asker(req: &Request) -> Asker {

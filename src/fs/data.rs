@@ -5,6 +5,7 @@ use crate::handle::FileHandle;
 use crate::mapping::{Chore, Durability, Mapping, WriteRequest};
 use crate::source::SourceDir;
 use crate::sys::identity;
+use crate::sys::inode_flags::{FsXattr, fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
 use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, Result};
 use std::os::fd::OwnedFd;
@@ -285,7 +286,7 @@ impl Fs {
         Ok(copied as u32)
     }
 
-    /// The inode flags that chattr(1) shows.
+    /// The inode flags that lsattr(1) shows, and the extended ones.
     ///
     /// # Errors
     /// ENOTTY where the source has none; EBADF for an unknown handle.
@@ -293,12 +294,37 @@ impl Fs {
         sys::ioctl_getflags(self.descriptor_of(fh)?)
     }
 
+    /// As `inode_flags`, in the extended form.
+    ///
+    /// # Errors
+    /// Those of `inode_flags`.
+    pub fn extended_flags(&self, fh: u64) -> Result<FsXattr> {
+        fs_ioc_fsgetxattr(self.descriptor_of(fh)?)
+    }
+
     /// Sets the inode flags; the kernel has checked that the caller may.
     ///
     /// # Errors
     /// Those of ioctl_iflags(2).
     pub fn set_inode_flags(&self, fh: u64, flags: IFlags) -> Result<()> {
-        sys::ioctl_setflags(self.descriptor_of(fh)?, flags)
+        let fd = self.descriptor_of(fh)?;
+        self.altering(fh, || sys::ioctl_setflags(&fd, flags))
+    }
+
+    /// As `set_inode_flags`, in the extended form.
+    ///
+    /// # Errors
+    /// Those of `set_inode_flags`.
+    pub fn set_extended_flags(&self, fh: u64, attr: &FsXattr) -> Result<()> {
+        let fd = self.descriptor_of(fh)?;
+        self.altering(fh, || fs_ioc_fssetxattr(&fd, attr))
+    }
+
+    fn altering(&self, fh: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        match self.files.get(fh) {
+            Ok(handle) => handle.mapping.altering(change),
+            Err(_) => change(),
+        }
     }
 
     fn descriptor_of(&self, fh: u64) -> Result<Arc<OwnedFd>> {

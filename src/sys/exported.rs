@@ -1,7 +1,8 @@
 //! Exported handles: `name_to_handle_at(2)` and `open_by_handle_at(2)`.
 
 use rustix::fs::OFlags;
-use rustix::io::{Errno, Result};
+use super::last_errno;
+use rustix::io::Result;
 use std::ffi::{CStr, c_int};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -109,8 +110,4 @@ pub fn open_by_handle_at(
     }
     // SAFETY: the call just returned this descriptor, and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

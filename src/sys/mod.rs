@@ -4,4 +4,11 @@
 
 pub mod exported;
 pub mod identity;
+pub mod inode_flags;
 pub mod process;
+
+use rustix::io::Errno;
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
