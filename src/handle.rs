@@ -22,6 +22,8 @@ pub struct FileHandle {
     pub opener: Caller,
     /// Whether something was read already.
     pub was_read: AtomicBool,
+    /// How many of the mapping's losses its fsync has reported, or came before it.
+    pub known_losses: AtomicU64,
 }
 
 impl FileHandle {

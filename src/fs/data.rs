@@ -3,14 +3,14 @@
 use super::{Asker, Fs};
 use crate::handle::FileHandle;
 use crate::mapping::{Chore, Durability, Mapping, WriteRequest};
-use crate::source::SourceDir;
+use crate::source::{self, SourceDir};
 use crate::sys::identity;
 use crate::sys::inode_flags::{FsXattr, fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
 use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, Result};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// What the kernel is told of a new handle.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,17 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Closing it needs no word: nothing can have been written.
     pub read_only: bool,
+}
+
+/// What the kernel says of a write.
+#[derive(Debug, Clone, Copy)]
+pub struct Writing {
+    /// The flags its descriptor has now.
+    pub flags: OFlags,
+    /// It writes back a client's mapping; who that was nobody knows.
+    pub from_mapping: bool,
+    /// suid and sgid bits must go.
+    pub drop_setid: bool,
 }
 
 impl Fs {
@@ -95,7 +106,14 @@ impl Fs {
             mapping.open_reader(fd);
             self.register(asker, node, mapping, None)
         } else {
-            mapping.open_writer(&fd, access);
+            let own = match access == OFlags::RDWR && !mapping.has_writer() {
+                true => self
+                    .inodes
+                    .with_room(|| source::reopen(&fd, OFlags::RDWR))
+                    .ok(),
+                false => None,
+            };
+            mapping.open_writer(&fd, own, access);
             self.register(asker, node, mapping, Some(fd))
         }
     }
@@ -111,12 +129,14 @@ impl Fs {
         let keep_cache = mapping.may_keep_cache()?;
         let direct_io = self.direct_io || mapping.is_synthetic();
         let read_only = fd.is_none();
+        let known_losses = AtomicU64::new(mapping.losses());
         let handle = FileHandle {
             node,
             mapping,
             fd,
             opener: asker.caller,
             was_read: AtomicBool::new(false),
+            known_losses,
         };
         let (fh, first) = self.files.insert(handle);
         if first {
@@ -148,28 +168,20 @@ impl Fs {
         }
     }
 
-    /// Writes to an open file; `drop_setid` is the kernel's word that suid and sgid bits must go.
+    /// Writes to an open file.
     ///
     /// # Errors
     /// Those of pwrite(2).
-    pub fn write(
-        &self,
-        fh: u64,
-        offset: u64,
-        data: &[u8],
-        flags: OFlags,
-        from_mapping: bool,
-        drop_setid: bool,
-    ) -> Result<usize> {
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8], how: Writing) -> Result<usize> {
         let handle = self.files.get(fh)?;
         let request = WriteRequest {
             offset,
             data,
-            append: flags.contains(OFlags::APPEND) && !from_mapping,
-            from_mapping,
-            keeps_setid: !drop_setid,
+            append: how.flags.contains(OFlags::APPEND) && !how.from_mapping,
+            from_mapping: how.from_mapping,
+            keeps_setid: !how.drop_setid,
             caller: handle.opener,
-            durability: self.durability(flags),
+            durability: self.durability(how.flags),
         };
         handle.mapping.write_at(handle.writable()?, &request)
     }
@@ -187,13 +199,15 @@ impl Fs {
     /// A descriptor of the file was closed, perhaps not the last one.
     ///
     /// # Errors
-    /// With `--sync-on-close`, those of fsync(2).
+    /// A write that was lost since the handle was opened or last synced, however often it is asked; with
+    /// `--sync-on-close` those of fsync(2).
     pub fn flush(&self, fh: u64) -> Result<()> {
         let handle = self.files.get(fh)?;
         handle.mapping.settle();
         match &handle.fd {
             Some(fd) if self.sync_on_close => handle.mapping.sync(fd, false),
-            _ => Ok(()),
+            Some(_) => handle.mapping.lost_since(handle.known_losses.load(Relaxed)),
+            None => Ok(()),
         }
     }
 
@@ -203,7 +217,9 @@ impl Fs {
     /// Those of fsync(2): a lost write is reported to each handle that was open for writing, once.
     pub fn fsync(&self, fh: u64, data_only: bool) -> Result<()> {
         let handle = self.files.get(fh)?;
-        handle.mapping.sync(&*handle.any()?, data_only)
+        let outcome = handle.mapping.sync(&*handle.any()?, data_only);
+        handle.known_losses.store(handle.mapping.losses(), Relaxed);
+        outcome
     }
 
     /// Ends a handle.
@@ -266,7 +282,7 @@ impl Fs {
         from: (u64, u64),
         to: (u64, u64),
         len: u64,
-    ) -> Result<u32> {
+    ) -> Result<usize> {
         // What fits into the reply, and keeps the request short enough to be waited for.
         const MOST: usize = 1 << 30;
         let (input, output) = (self.files.get(from.0)?, self.files.get(to.0)?);
@@ -274,7 +290,7 @@ impl Fs {
         identity::act_for(asker.caller, asker.keeps_setid())?;
         let len = usize::try_from(len).unwrap_or(MOST).min(MOST);
         let (mut offset_in, mut offset_out) = (from.1, to.1);
-        let copied = output.mapping.altering(|| {
+        output.mapping.altering(|| {
             sys::copy_file_range(
                 &*source,
                 Some(&mut offset_in),
@@ -282,8 +298,7 @@ impl Fs {
                 Some(&mut offset_out),
                 len,
             )
-        })?;
-        Ok(copied as u32)
+        })
     }
 
     /// The inode flags that lsattr(1) shows, and the extended ones.

@@ -8,7 +8,7 @@ mod names;
 mod xattrs;
 
 pub use attributes::{SetAttr, SetTime};
-pub use data::Opened;
+pub use data::{Opened, Writing};
 pub use directories::Listed;
 
 use crate::config::{Config, MountFlags};

@@ -10,11 +10,18 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Backing {
     reader: Option<Arc<OwnedFd>>,
-    /// Opened O_RDWR; there only while a writable handle is.
-    writer: Option<Arc<OwnedFd>>,
+    /// Opened O_RDWR; there only while a writable handle is. A description of its own where one could be
+    /// had: whoever asks it for lost writes takes the answer from nobody else.
+    writer: Option<Writer>,
     /// Opened O_WRONLY, where the source allows no more: it cannot be mapped.
     write_only: Option<Arc<OwnedFd>>,
     writers: usize,
+}
+
+#[derive(Debug)]
+struct Writer {
+    fd: Arc<OwnedFd>,
+    shared: bool,
 }
 
 impl Backing {
@@ -25,12 +32,28 @@ impl Backing {
 
     /// The descriptor that windows are mapped from.
     pub fn readable(&self) -> Option<Arc<OwnedFd>> {
-        self.writer.clone().or_else(|| self.reader.clone())
+        self.writer
+            .as_ref()
+            .map(|w| w.fd.clone())
+            .or_else(|| self.reader.clone())
     }
 
     /// Whether windows can be made writable.
     pub fn writable(&self) -> bool {
         self.writer.is_some()
+    }
+
+    /// A description that may be asked for lost writes.
+    pub fn probe(&self) -> Option<Arc<OwnedFd>> {
+        self.writer
+            .as_ref()
+            .filter(|w| !w.shared)
+            .map(|w| w.fd.clone())
+    }
+
+    /// Whether msync(2) takes a report of lost writes from the handle whose description the windows share.
+    pub fn shared(&self) -> bool {
+        self.writer.as_ref().is_some_and(|w| w.shared)
     }
 }
 
@@ -45,16 +68,26 @@ impl Mapping {
         self.backing.lock().reader.get_or_insert(fd);
     }
 
+    /// Whether there is a description that windows can be made writable with.
+    pub fn has_writer(&self) -> bool {
+        self.backing.lock().writable()
+    }
+
     /// Counts a writable handle that works on `fd`. With the first one the windows give way to such as can
-    /// be made writable (and, on overlayfs, to such as show the copy that the open has just made).
-    pub fn open_writer(&self, fd: &Arc<OwnedFd>, access: OFlags) {
+    /// be made writable (and, on overlayfs, to such as show the copy that the open has just made); `own` is a
+    /// second description of the file for them.
+    pub fn open_writer(&self, fd: &Arc<OwnedFd>, own: Option<OwnedFd>, access: OFlags) {
         let _closed = self.gate.write();
         let mut backing = self.backing.lock();
         backing.writers += 1;
         if access == OFlags::WRONLY {
             backing.write_only.get_or_insert_with(|| fd.clone());
         } else if backing.writer.is_none() {
-            backing.writer = Some(fd.clone());
+            let shared = own.is_none();
+            backing.writer = Some(Writer {
+                fd: own.map_or_else(|| fd.clone(), Arc::new),
+                shared,
+            });
             self.windows.clear();
         }
     }

@@ -4,30 +4,31 @@ mod backing;
 pub mod budget;
 mod freshness;
 pub mod guard;
+mod losses;
 mod times;
 pub mod window;
 pub mod windows;
+mod write;
+
+pub use write::{Durability, WriteRequest};
 
 use crate::attr::Attr;
 use crate::config::WritePath;
 use crate::source::{AtimeRule, SourceDir};
-use crate::sys::identity::{self, Caller};
+use crate::sys::writeback::writeback_error;
 use backing::Backing;
 use budget::AddressSpace;
 use freshness::Freshness;
+use losses::Losses;
 use parking_lot::{Mutex, RwLock};
-use rustix::io::{Errno, ReadWriteFlags, Result};
+use rustix::io::{Errno, Result};
 use std::cell::RefCell;
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 use times::Times;
 use windows::WindowSet;
-
-/// In-place writes of up to this many bytes take the region when nothing else is asked for.
-const REGION_MAX: usize = 64 << 10;
 
 /// What a mapping asks the session's housekeeping thread to do.
 #[derive(Debug)]
@@ -53,36 +54,6 @@ pub struct Context {
     pub chores: Sender<Chore>,
 }
 
-/// How far a write must have got before it is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Into the source's page cache.
-    Cached,
-    /// The bytes on the device (O_DSYNC).
-    Data,
-    /// The bytes and all attributes on the device (O_SYNC).
-    Full,
-}
-
-/// One write as it was asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct WriteRequest<'a> {
-    /// Where; of no meaning to an append.
-    pub offset: u64,
-    /// What.
-    pub data: &'a [u8],
-    /// At the source's real end.
-    pub append: bool,
-    /// The kernel writes back a client's mapping: never beyond the end, no privilege is dropped.
-    pub from_mapping: bool,
-    /// Whether suid and sgid bits stay, as they do for root.
-    pub keeps_setid: bool,
-    /// For whom blocks are allocated.
-    pub caller: Caller,
-    /// How durable before the answer.
-    pub durability: Durability,
-}
-
 /// One source file while somebody has it open, shared by all its handles.
 #[derive(Debug)]
 pub struct Mapping {
@@ -98,6 +69,7 @@ pub struct Mapping {
     backing: Mutex<Backing>,
     times: Times,
     freshness: Freshness,
+    losses: Losses,
     /// The stamp as of which the file is known to carry no security.capability; 0 when unknown.
     unprivileged: AtomicU64,
     unmappable: AtomicBool,
@@ -116,6 +88,7 @@ impl Mapping {
             backing: Mutex::default(),
             times: Times::default(),
             freshness: Freshness::new(stamp),
+            losses: Losses::default(),
             unprivileged: AtomicU64::new(0),
             unmappable: AtomicBool::new(false),
             context,
@@ -166,124 +139,6 @@ impl Mapping {
         }
     }
 
-    /// Writes, and returns how many bytes were written: fewer than asked for when an error came after them.
-    ///
-    /// # Errors
-    /// What pwrite(2) on the source says, when nothing was written.
-    pub fn write_at(&self, fd: &OwnedFd, request: &WriteRequest<'_>) -> Result<usize> {
-        let _open = self.gate.read();
-        identity::act_for(request.caller, request.keeps_setid)?;
-        let _writing = self.freshness.change();
-        let before = self.source.stat(fd.as_fd())?;
-        self.compare_within(&before);
-        let written = self.put(fd, request, &before);
-        if let Ok(after) = self.source.stat(fd.as_fd()) {
-            self.freshness.set(after.stamp());
-            self.unprivileged.store(after.stamp(), Relaxed);
-            if request.append && !request.from_mapping && before.size != request.offset {
-                // The kernel cached these bytes where it believed the end to be.
-                self.chore(Chore::Invalidate(self.id));
-            }
-        }
-        let written = written?;
-        match request.durability {
-            Durability::Cached => {}
-            Durability::Data => self.sync(fd, true)?,
-            Durability::Full => self.sync(fd, false)?,
-        }
-        Ok(written)
-    }
-
-    fn put(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> Result<usize> {
-        if request.append {
-            return rustix::io::pwritev2(
-                fd,
-                &[IoSlice::new(request.data)],
-                0,
-                ReadWriteFlags::APPEND,
-            );
-        }
-        let mut request = *request;
-        let asked = request.data.len();
-        if request.from_mapping {
-            // Late writeback must not bring truncated bytes back.
-            let room = before.size.saturating_sub(request.offset);
-            request.data = &request.data[..asked.min(usize::try_from(room).unwrap_or(usize::MAX))];
-        }
-        let done = if self.takes_region(fd, &request, before) {
-            self.store(fd, &request, before)?
-        } else {
-            pwrite_all(fd.as_fd(), request.data, request.offset)?
-        };
-        // What lies beyond the end is gone for good, and the kernel need not try again.
-        Ok(if done == request.data.len() {
-            asked
-        } else {
-            done
-        })
-    }
-
-    /// Whether a write goes through the region: in place, mappable, and where its side effects can be had.
-    fn takes_region(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> bool {
-        let end = request.offset.saturating_add(request.data.len() as u64);
-        let in_place = !request.data.is_empty() && end <= before.size;
-        let possible = guard::AVAILABLE
-            && in_place
-            && !self.unmappable.load(Relaxed)
-            && self.backing.lock().writable()
-            && times::may_set(before);
-        if !possible {
-            return false;
-        }
-        let wanted = match self.context.write_path {
-            WritePath::Region => true,
-            // Stores into holes fault once per page and allocate: pwrite does that several times faster.
-            WritePath::Auto => {
-                request.data.len() <= REGION_MAX && before.blocks.saturating_mul(512) >= before.size
-            }
-        };
-        // A store drops no privilege; a client's store through its own mapping drops none natively either.
-        request.from_mapping || (wanted && !self.drops_privilege(fd, request, before))
-    }
-
-    fn drops_privilege(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> bool {
-        const SETID: u32 = 0o6000;
-        if before.mode & SETID != 0 && !request.keeps_setid {
-            return true;
-        }
-        let stamp = before.stamp();
-        if self.unprivileged.load(Relaxed) == stamp {
-            return false;
-        }
-        let mut none = [0u8; 0];
-        rustix::fs::fgetxattr(fd, c"security.capability", &mut none).is_ok()
-    }
-
-    /// Copies into the region; what it cannot take goes through pwrite(2), whose answer is the truth.
-    fn store(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> Result<usize> {
-        let WriteRequest { offset, data, .. } = *request;
-        let Some(writer) = self.backing.lock().readable() else {
-            return pwrite_all(fd.as_fd(), data, offset);
-        };
-        let stored = match self.pin(writer.as_fd(), offset, data.len(), before.size) {
-            Some(pin) => pin
-                .write(data)
-                .map_or_else(|failed| failed.copied(), |()| data.len()),
-            None => 0,
-        };
-        if stored < data.len() {
-            let rest = pwrite_all(fd.as_fd(), &data[stored..], offset + stored as u64);
-            return match rest {
-                Err(errno) if stored == 0 => Err(errno),
-                rest => Ok(stored + rest.unwrap_or(0)),
-            };
-        }
-        if self.times.written(fd.as_fd()) {
-            self.chore(Chore::Settle(self.me.clone()));
-        }
-        Ok(stored)
-    }
-
     /// Changes the length, as ftruncate(2).
     ///
     /// # Errors
@@ -301,16 +156,44 @@ impl Mapping {
     /// Makes durable what was written: the pages of the region, then the file; with `data_only` as fdatasync(2).
     ///
     /// # Errors
-    /// Those of msync(2) and fsync(2): a write that was lost since `fd` was opened or last synced.
+    /// Those of fsync(2): a write that was lost since `fd` was opened or last synced.
     pub fn sync(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
         self.settle();
         let pages = self.windows.sync().map_err(|e| errno_of(&e));
+        let shared = self.backing.lock().shared();
         let file = if data_only {
             rustix::fs::fdatasync(fd)
         } else {
             rustix::fs::fsync(fd)
         };
-        file.and(pages)
+        if let Err(errno) = if shared { pages.and(file) } else { pages } {
+            self.losses.add(errno);
+        }
+        self.ask_for_losses();
+        // What msync says of a description of our own is for every handle's own fsync to say again.
+        if shared { file.and(pages) } else { file }
+    }
+
+    /// Counts a loss that our own description has not been told of yet; every loss counts once.
+    fn ask_for_losses(&self) {
+        let probe = self.backing.lock().probe();
+        if let Some(Err(errno)) = probe.map(writeback_error) {
+            self.losses.add(errno);
+        }
+    }
+
+    /// How many times writes were found lost so far.
+    pub fn losses(&self) -> u64 {
+        self.losses.count()
+    }
+
+    /// Whether a write was lost since there were `known` losses. Asking takes the report from no handle.
+    ///
+    /// # Errors
+    /// EIO, ENOSPC or EDQUOT when one was.
+    pub fn lost_since(&self, known: u64) -> Result<()> {
+        self.ask_for_losses();
+        self.losses.since(known)
     }
 
     /// Runs an operation of ours that changes the file by other means than writing, so that it is not taken
@@ -484,21 +367,6 @@ fn pread_all(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize
     let mut done = 0;
     while done < buffer.len() {
         match rustix::io::pread(fd, &mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(Errno::INTR) => {}
-            Err(errno) if done == 0 => return Err(errno),
-            Err(_) => break,
-        }
-    }
-    Ok(done)
-}
-
-/// Writes until all is written or an error comes; an error after some bytes is for the next write to meet.
-fn pwrite_all(fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<usize> {
-    let mut done = 0;
-    while done < data.len() {
-        match rustix::io::pwrite(fd, &data[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(Errno::INTR) => {}

@@ -1,7 +1,7 @@
 //! Exported handles: `name_to_handle_at(2)` and `open_by_handle_at(2)`.
 
-use rustix::fs::OFlags;
 use super::last_errno;
+use rustix::fs::OFlags;
 use rustix::io::Result;
 use std::ffi::{CStr, c_int};
 use std::hash::{DefaultHasher, Hash, Hasher};

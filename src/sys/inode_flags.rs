@@ -20,8 +20,18 @@ pub const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 pub fn fs_ioc_fsgetxattr(fd: impl AsFd) -> Result<FsXattr> {
     let mut attr: FsXattr = [0; 28];
     // SAFETY: the request writes one `struct fsxattr`, 28 bytes without need for alignment, to the pointer.
-    let status = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), FS_IOC_FSGETXATTR.into(), attr.as_mut_ptr()) };
-    if status < 0 { Err(last_errno()) } else { Ok(attr) }
+    let status = unsafe {
+        libc::ioctl(
+            fd.as_fd().as_raw_fd(),
+            FS_IOC_FSGETXATTR.into(),
+            attr.as_mut_ptr(),
+        )
+    };
+    if status < 0 {
+        Err(last_errno())
+    } else {
+        Ok(attr)
+    }
 }
 
 /// Sets the extended inode flags.
@@ -30,6 +40,16 @@ pub fn fs_ioc_fsgetxattr(fd: impl AsFd) -> Result<FsXattr> {
 /// EPERM for who may not; those of `fs_ioc_fsgetxattr`.
 pub fn fs_ioc_fssetxattr(fd: impl AsFd, attr: &FsXattr) -> Result<()> {
     // SAFETY: the request reads one `struct fsxattr`, 28 bytes without need for alignment, from the pointer.
-    let status = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), FS_IOC_FSSETXATTR.into(), attr.as_ptr()) };
-    if status < 0 { Err(last_errno()) } else { Ok(()) }
+    let status = unsafe {
+        libc::ioctl(
+            fd.as_fd().as_raw_fd(),
+            FS_IOC_FSSETXATTR.into(),
+            attr.as_ptr(),
+        )
+    };
+    if status < 0 {
+        Err(last_errno())
+    } else {
+        Ok(())
+    }
 }

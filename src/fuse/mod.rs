@@ -1,29 +1,37 @@
 //! The FUSE adapter: decodes a request, calls `Fs`, replies. No decision is taken here.
 
-use crate::attr::{Attr, Time};
+mod convert;
+mod lanes;
+
+use crate::attr::Attr;
 use crate::config::Config;
-use crate::fs::{Asker, Fs, Listed, MAX_REQUEST, Opened, SetAttr, SetTime};
+use crate::fs::{Fs, Listed, MAX_REQUEST, SetAttr, Writing};
 use crate::inode::Entry;
-use crate::sys::identity::Caller;
 use crate::sys::inode_flags::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
-use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+use convert::{
+    GETFLAGS, SETFLAGS, argument, asker, bare_attr, decode_device, empty, file_attr, file_type,
+    fopen_flags, fuse_errno, open_flags, set_time, written, xattr,
 };
-use rustix::fs::{self as sys, IFlags, OFlags};
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use lanes::Lanes;
+use rustix::fs::{self as sys, IFlags};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// Serves one `Fs` to the kernel.
 #[derive(Debug)]
 pub struct Adapter {
     fs: Arc<Fs>,
+    lanes: Lanes<Fs>,
     attr_timeout: Duration,
     entry_timeout: Duration,
 }
@@ -52,6 +60,7 @@ impl Adapter {
     pub fn new(fs: Arc<Fs>, config: &Config) -> Self {
         Adapter {
             fs,
+            lanes: Lanes::new(config.threads),
             attr_timeout: config.attr_timeout,
             entry_timeout: config.entry_timeout,
         }
@@ -69,11 +78,33 @@ impl Adapter {
         }
     }
 
-    fn attr(&self, outcome: rustix::io::Result<Attr>, reply: ReplyAttr) {
-        match outcome {
-            Ok(attr) => reply.attr(&self.attr_timeout, &file_attr(&attr)),
+    /// Answers with attributes, from the inode's lane.
+    fn attr(
+        &self,
+        node: INodeNo,
+        reply: ReplyAttr,
+        op: impl FnOnce(&Fs) -> rustix::io::Result<Attr> + Send + 'static,
+    ) {
+        let timeout = self.attr_timeout;
+        self.in_lane(node, move |fs| match op(fs) {
+            Ok(attr) => reply.attr(&timeout, &file_attr(&attr)),
             Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        });
+    }
+
+    /// Answers with nothing but success, from the inode's lane.
+    fn empty(
+        &self,
+        node: INodeNo,
+        reply: ReplyEmpty,
+        op: impl FnOnce(&Fs) -> rustix::io::Result<()> + Send + 'static,
+    ) {
+        self.in_lane(node, move |fs| empty(op(fs), reply));
+    }
+
+    /// Whatever may wait for one file's bytes goes through here.
+    fn in_lane(&self, node: INodeNo, op: impl FnOnce(&Fs) + Send + 'static) {
+        self.lanes.run(node.0, &self.fs, op);
     }
 }
 
@@ -101,7 +132,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.attr(self.fs.getattr(node.0, fh.map(|fh| fh.0)), reply);
+        self.attr(node, reply, move |fs| fs.getattr(node.0, fh.map(|fh| fh.0)));
     }
 
     fn setattr(
@@ -130,11 +161,10 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        self.attr(
-            self.fs
-                .setattr(&asker(req), node.0, fh.map(|fh| fh.0), &set),
-            reply,
-        );
+        let asker = asker(req);
+        self.attr(node, reply, move |fs| {
+            fs.setattr(&asker, node.0, fh.map(|fh| fh.0), &set)
+        });
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
@@ -219,10 +249,13 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.open(&asker(req), node.0, open_flags(flags.0)) {
-            Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened)),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        let asker = asker(req);
+        self.in_lane(node, move |fs| {
+            match fs.open(&asker, node.0, open_flags(flags.0)) {
+                Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened)),
+                Err(errno) => reply.error(fuse_errno(errno)),
+            }
+        });
     }
 
     fn create(
@@ -253,7 +286,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -261,16 +294,18 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.fs.read(fh.0, offset, size, |outcome| match outcome {
-            Ok(bytes) => reply.data(bytes),
-            Err(errno) => reply.error(fuse_errno(errno)),
+        self.in_lane(node, move |fs| {
+            fs.read(fh.0, offset, size, |outcome| match outcome {
+                Ok(bytes) => reply.data(bytes),
+                Err(errno) => reply.error(fuse_errno(errno)),
+            });
         });
     }
 
     fn write(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -279,40 +314,48 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let drop_setid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self.fs.write(
-            fh.0,
-            offset,
-            data,
-            open_flags(flags.0),
-            from_mapping,
-            drop_setid,
-        ) {
-            Ok(written) => reply.written(written as u32),
-            Err(errno) => reply.error(fuse_errno(errno)),
+        let how = Writing {
+            flags: open_flags(flags.0),
+            from_mapping: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            drop_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        match self.lanes.enter(node.0, &self.fs) {
+            Some(_place) => written(self.fs.write(fh.0, offset, data, how), reply),
+            None => {
+                let data = data.to_vec();
+                self.in_lane(node, move |fs| {
+                    written(fs.write(fh.0, offset, &data, how), reply)
+                });
+            }
         }
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        empty(self.fs.flush(fh.0), reply);
+    fn flush(&self, _: &Request, node: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.empty(node, reply, move |fs| fs.flush(fh.0));
     }
 
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        empty(self.fs.release(fh.0), reply);
+        self.empty(node, reply, move |fs| fs.release(fh.0));
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        empty(self.fs.fsync(fh.0, data_only), reply);
+    fn fsync(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.empty(node, reply, move |fs| fs.fsync(fh.0, data_only));
     }
 
     fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -451,36 +494,35 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         req: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        empty(
-            self.fs
-                .fallocate(&asker(req), fh.0, offset, length, mode as u32),
-            reply,
-        );
+        let asker = asker(req);
+        self.empty(node, reply, move |fs| {
+            fs.fallocate(&asker, fh.0, offset, length, mode as u32)
+        });
     }
 
     fn lseek(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match u64::try_from(offset)
-            .map_err(|_| rustix::io::Errno::NXIO)
-            .and_then(|o| self.fs.lseek(fh.0, o, whence))
-        {
-            Ok(offset) => reply.offset(offset as i64),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        self.in_lane(node, move |fs| {
+            let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO);
+            match offset.and_then(|offset| fs.lseek(fh.0, offset, whence)) {
+                Ok(found) => reply.offset(found as i64),
+                Err(errno) => reply.error(fuse_errno(errno)),
+            }
+        });
     }
 
     fn copy_file_range(
@@ -489,22 +531,18 @@ impl Filesystem for Adapter {
         _: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _: INodeNo,
+        node_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        match self.fs.copy_file_range(
-            &asker(req),
-            (fh_in.0, offset_in),
-            (fh_out.0, offset_out),
-            len,
-        ) {
-            Ok(copied) => reply.written(copied),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        let asker = asker(req);
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        self.in_lane(node_out, move |fs| {
+            written(fs.copy_file_range(&asker, from, to, len), reply)
+        });
     }
 
     fn ioctl(
@@ -519,10 +557,16 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         let outcome = match cmd {
-            GETFLAGS => self.fs.inode_flags(fh.0).map(|flags| flags.bits().to_ne_bytes().to_vec()),
+            GETFLAGS => self
+                .fs
+                .inode_flags(fh.0)
+                .map(|flags| flags.bits().to_ne_bytes().to_vec()),
             FS_IOC_FSGETXATTR => self.fs.extended_flags(fh.0).map(|attr| attr.to_vec()),
             SETFLAGS => argument(in_data)
-                .and_then(|bytes| self.fs.set_inode_flags(fh.0, IFlags::from_bits_retain(u32::from_ne_bytes(*bytes))))
+                .and_then(|bytes| {
+                    self.fs
+                        .set_inode_flags(fh.0, IFlags::from_bits_retain(u32::from_ne_bytes(*bytes)))
+                })
                 .map(|()| Vec::new()),
             FS_IOC_FSSETXATTR => argument(in_data)
                 .and_then(|attr| self.fs.set_extended_flags(fh.0, attr))
@@ -551,196 +595,5 @@ impl Filesystem for Adapter {
 
     fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
         reply.error(Errno::ENOSYS);
-    }
-}
-
-// In 32 bits, as the protocol has them.
-const GETFLAGS: u32 = libc::FS_IOC_GETFLAGS as u32;
-const SETFLAGS: u32 = libc::FS_IOC_SETFLAGS as u32;
-
-/// The argument of an ioctl(2), which the kernel has copied as far as the request's number says.
-fn argument<const N: usize>(in_data: &[u8]) -> rustix::io::Result<&[u8; N]> {
-    in_data.first_chunk().ok_or(rustix::io::Errno::INVAL)
-}
-
-fn asker(req: &Request) -> Asker {
-    Asker {
-        caller: Caller {
-            uid: req.uid(),
-            gid: req.gid(),
-        },
-        pid: req.pid(),
-    }
-}
-
-fn open_flags(flags: i32) -> OFlags {
-    OFlags::from_bits_retain(flags as u32)
-}
-
-fn fopen_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
-        opened.direct_io,
-    );
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.read_only);
-    flags
-}
-
-fn empty(outcome: rustix::io::Result<()>, reply: ReplyEmpty) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(fuse_errno(errno)),
-    }
-}
-
-fn xattr(outcome: rustix::io::Result<(usize, Vec<u8>)>, size: u32, reply: ReplyXattr) {
-    match outcome {
-        Ok((len, _)) if size == 0 => reply.size(len as u32),
-        Ok((len, _)) if len > size as usize => reply.error(Errno::ERANGE),
-        Ok((_, bytes)) => reply.data(&bytes),
-        Err(errno) => reply.error(fuse_errno(errno)),
-    }
-}
-
-fn fuse_errno(errno: rustix::io::Errno) -> Errno {
-    Errno::from_i32(errno.raw_os_error())
-}
-
-fn set_time(time: TimeOrNow) -> SetTime {
-    match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::To(from_system_time(at)),
-    }
-}
-
-fn from_system_time(at: SystemTime) -> Time {
-    match at.duration_since(UNIX_EPOCH) {
-        Ok(since) => Time {
-            sec: since.as_secs() as i64,
-            nsec: since.subsec_nanos(),
-        },
-        Err(before) => {
-            let before = before.duration();
-            let (sec, nsec) = (-(before.as_secs() as i64), before.subsec_nanos());
-            if nsec == 0 {
-                Time { sec, nsec }
-            } else {
-                Time {
-                    sec: sec - 1,
-                    nsec: 1_000_000_000 - nsec,
-                }
-            }
-        }
-    }
-}
-
-fn to_system_time(time: Time) -> SystemTime {
-    let whole = match u64::try_from(time.sec) {
-        Ok(sec) => UNIX_EPOCH + Duration::from_secs(sec),
-        Err(_) => UNIX_EPOCH - Duration::from_secs(time.sec.unsigned_abs()),
-    };
-    whole + Duration::from_nanos(time.nsec.into())
-}
-
-fn file_type(kind: sys::FileType) -> FileType {
-    match kind {
-        sys::FileType::Directory => FileType::Directory,
-        sys::FileType::Symlink => FileType::Symlink,
-        sys::FileType::Fifo => FileType::NamedPipe,
-        sys::FileType::Socket => FileType::Socket,
-        sys::FileType::CharacterDevice => FileType::CharDevice,
-        sys::FileType::BlockDevice => FileType::BlockDevice,
-        sys::FileType::RegularFile | sys::FileType::Unknown => FileType::RegularFile,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: to_system_time(attr.atime),
-        mtime: to_system_time(attr.mtime),
-        ctime: to_system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind()),
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: encode_device(attr.rdev),
-        blksize: attr.blksize,
-        flags: 0,
-    }
-}
-
-/// An entry of which only number and type are known.
-fn bare_attr(e: &Listed<'_>) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(e.ino),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: file_type(e.kind),
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-/// The 32 bits the FUSE protocol has for a device number: 12 of the major between the minor's 8 and 12.
-fn encode_device(device: u64) -> u32 {
-    let (major, minor) = (sys::major(device), sys::minor(device));
-    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
-}
-
-fn decode_device(device: u32) -> u64 {
-    sys::makedev(
-        (device >> 8) & 0xfff,
-        (device & 0xff) | (device >> 12) & !0xff,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_numbers_survive_the_protocol() {
-        for (major, minor) in [
-            (0, 0),
-            (1, 3),
-            (8, 255),
-            (8, 256),
-            (259, 0xf_ffff),
-            (4095, 1),
-        ] {
-            let device = sys::makedev(major, minor);
-            assert_eq!(
-                decode_device(encode_device(device)),
-                device,
-                "{major}:{minor}"
-            );
-        }
-    }
-
-    #[test]
-    fn times_before_the_epoch_survive() {
-        for time in [(0, 0), (-1, 0), (-1, 999_999_999), (-2, 1), (1 << 33, 5)] {
-            let time = Time {
-                sec: time.0,
-                nsec: time.1,
-            };
-            assert_eq!(from_system_time(to_system_time(time)), time);
-        }
     }
 }

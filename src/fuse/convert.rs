@@ -1,0 +1,209 @@
+//! Between the FUSE library's types and ours.
+
+use crate::attr::{Attr, Time};
+use crate::fs::{Asker, Listed, Opened, SetTime};
+use crate::sys::identity::Caller;
+use fuser::{
+    Errno, FileAttr, FileType, FopenFlags, INodeNo, ReplyEmpty, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow,
+};
+use rustix::fs::{self as sys, OFlags};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+// In 32 bits, as the protocol has them.
+pub const GETFLAGS: u32 = libc::FS_IOC_GETFLAGS as u32;
+pub const SETFLAGS: u32 = libc::FS_IOC_SETFLAGS as u32;
+
+/// The argument of an ioctl(2), which the kernel has copied as far as the request's number says.
+pub fn argument<const N: usize>(in_data: &[u8]) -> rustix::io::Result<&[u8; N]> {
+    in_data.first_chunk().ok_or(rustix::io::Errno::INVAL)
+}
+
+pub fn asker(req: &Request) -> Asker {
+    Asker {
+        caller: Caller {
+            uid: req.uid(),
+            gid: req.gid(),
+        },
+        pid: req.pid(),
+    }
+}
+
+pub fn open_flags(flags: i32) -> OFlags {
+    OFlags::from_bits_retain(flags as u32)
+}
+
+pub fn fopen_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
+        opened.direct_io,
+    );
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.read_only);
+    flags
+}
+
+pub fn empty(outcome: rustix::io::Result<()>, reply: ReplyEmpty) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(fuse_errno(errno)),
+    }
+}
+
+pub fn written(outcome: rustix::io::Result<usize>, reply: ReplyWrite) {
+    match outcome {
+        Ok(count) => reply.written(count as u32),
+        Err(errno) => reply.error(fuse_errno(errno)),
+    }
+}
+
+pub fn xattr(outcome: rustix::io::Result<(usize, Vec<u8>)>, size: u32, reply: ReplyXattr) {
+    match outcome {
+        Ok((len, _)) if size == 0 => reply.size(len as u32),
+        Ok((len, _)) if len > size as usize => reply.error(Errno::ERANGE),
+        Ok((_, bytes)) => reply.data(&bytes),
+        Err(errno) => reply.error(fuse_errno(errno)),
+    }
+}
+
+pub fn fuse_errno(errno: rustix::io::Errno) -> Errno {
+    Errno::from_i32(errno.raw_os_error())
+}
+
+pub fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::To(from_system_time(at)),
+    }
+}
+
+pub fn from_system_time(at: SystemTime) -> Time {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(since) => Time {
+            sec: since.as_secs() as i64,
+            nsec: since.subsec_nanos(),
+        },
+        Err(before) => {
+            let before = before.duration();
+            let (sec, nsec) = (-(before.as_secs() as i64), before.subsec_nanos());
+            if nsec == 0 {
+                Time { sec, nsec }
+            } else {
+                Time {
+                    sec: sec - 1,
+                    nsec: 1_000_000_000 - nsec,
+                }
+            }
+        }
+    }
+}
+
+pub fn to_system_time(time: Time) -> SystemTime {
+    let whole = match u64::try_from(time.sec) {
+        Ok(sec) => UNIX_EPOCH + Duration::from_secs(sec),
+        Err(_) => UNIX_EPOCH - Duration::from_secs(time.sec.unsigned_abs()),
+    };
+    whole + Duration::from_nanos(time.nsec.into())
+}
+
+pub fn file_type(kind: sys::FileType) -> FileType {
+    match kind {
+        sys::FileType::Directory => FileType::Directory,
+        sys::FileType::Symlink => FileType::Symlink,
+        sys::FileType::Fifo => FileType::NamedPipe,
+        sys::FileType::Socket => FileType::Socket,
+        sys::FileType::CharacterDevice => FileType::CharDevice,
+        sys::FileType::BlockDevice => FileType::BlockDevice,
+        sys::FileType::RegularFile | sys::FileType::Unknown => FileType::RegularFile,
+    }
+}
+
+pub fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: to_system_time(attr.atime),
+        mtime: to_system_time(attr.mtime),
+        ctime: to_system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind()),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: encode_device(attr.rdev),
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+/// An entry of which only number and type are known.
+pub fn bare_attr(e: &Listed<'_>) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(e.ino),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: file_type(e.kind),
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// The 32 bits the FUSE protocol has for a device number: 12 of the major between the minor's 8 and 12.
+pub fn encode_device(device: u64) -> u32 {
+    let (major, minor) = (sys::major(device), sys::minor(device));
+    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
+}
+
+pub fn decode_device(device: u32) -> u64 {
+    sys::makedev(
+        (device >> 8) & 0xfff,
+        (device & 0xff) | (device >> 12) & !0xff,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_survive_the_protocol() {
+        for (major, minor) in [
+            (0, 0),
+            (1, 3),
+            (8, 255),
+            (8, 256),
+            (259, 0xf_ffff),
+            (4095, 1),
+        ] {
+            let device = sys::makedev(major, minor);
+            assert_eq!(
+                decode_device(encode_device(device)),
+                device,
+                "{major}:{minor}"
+            );
+        }
+    }
+
+    #[test]
+    fn times_before_the_epoch_survive() {
+        for time in [(0, 0), (-1, 0), (-1, 999_999_999), (-2, 1), (1 << 33, 5)] {
+            let time = Time {
+                sec: time.0,
+                nsec: time.1,
+            };
+            assert_eq!(from_system_time(to_system_time(time)), time);
+        }
+    }
+}

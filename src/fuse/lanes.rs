@@ -1,0 +1,168 @@
+//! Keeps one file from taking all event loops: at most half of them work on one inode at a time, its other
+//! requests queue aside. A file whose source never answers holds up its own clients only.
+
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+
+/// Work on one inode, with the reply it owes.
+type Job<T> = Box<dyn FnOnce(&T) + Send>;
+
+const SHARDS: usize = 16;
+
+/// The lanes of all inodes that are being worked on.
+pub struct Lanes<T> {
+    width: usize,
+    busy: [Mutex<HashMap<u64, Lane<T>>>; SHARDS],
+}
+
+/// A place in a lane, given back when dropped.
+pub struct Place<'a, T> {
+    lanes: &'a Lanes<T>,
+    node: u64,
+    on: &'a T,
+}
+
+impl<T> Drop for Place<'_, T> {
+    fn drop(&mut self) {
+        self.lanes.leave(self.node, self.on);
+    }
+}
+
+struct Lane<T> {
+    inside: usize,
+    waiting: VecDeque<Job<T>>,
+}
+
+impl<T> std::fmt::Debug for Lanes<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lanes")
+            .field("width", &self.width)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Lanes<T> {
+    /// Lanes for so many event loops.
+    pub fn new(threads: usize) -> Self {
+        Lanes {
+            width: (threads / 2).max(1),
+            busy: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    /// Runs `job` now, or lets whoever works on `node` run it when there is room.
+    pub fn run(&self, node: u64, on: &T, job: impl FnOnce(&T) + Send + 'static) {
+        if let Some(job) = self.enter_or_queue(node, job) {
+            let _place = Place {
+                lanes: self,
+                node,
+                on,
+            };
+            job(on);
+        }
+    }
+
+    /// Enters if there is room, for a job that borrows what would have to be copied before it could wait.
+    pub fn enter<'a>(&'a self, node: u64, on: &'a T) -> Option<Place<'a, T>> {
+        let mut busy = self.shard(node).lock();
+        let lane = busy.entry(node).or_default();
+        if lane.inside == self.width {
+            return None;
+        }
+        lane.inside += 1;
+        Some(Place {
+            lanes: self,
+            node,
+            on,
+        })
+    }
+
+    /// Gives the job back when there is room for it.
+    fn enter_or_queue<J: FnOnce(&T) + Send + 'static>(&self, node: u64, job: J) -> Option<J> {
+        let mut busy = self.shard(node).lock();
+        let lane = busy.entry(node).or_default();
+        if lane.inside < self.width {
+            lane.inside += 1;
+            return Some(job);
+        }
+        lane.waiting.push_back(Box::new(job));
+        None
+    }
+
+    /// Runs what has queued up meanwhile, then gives the place back.
+    fn leave(&self, node: u64, on: &T) {
+        loop {
+            let next = {
+                let mut busy = self.shard(node).lock();
+                let Some(lane) = busy.get_mut(&node) else {
+                    return;
+                };
+                match lane.waiting.pop_front() {
+                    Some(job) => job,
+                    None => {
+                        lane.inside -= 1;
+                        if lane.inside == 0 {
+                            busy.remove(&node);
+                        }
+                        return;
+                    }
+                }
+            };
+            next(on);
+        }
+    }
+
+    fn shard(&self, node: u64) -> &Mutex<HashMap<u64, Lane<T>>> {
+        &self.busy[(node % SHARDS as u64) as usize]
+    }
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Lane {
+            inside: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::{Arc, Barrier};
+
+    #[test]
+    fn half_the_threads_wait_and_the_rest_is_queued() {
+        let lanes = Arc::new(Lanes::new(4));
+        let (gate, done) = (Arc::new(Barrier::new(3)), Arc::new(AtomicUsize::new(0)));
+        let inside: Vec<_> = (0..2)
+            .map(|_| {
+                let (lanes, gate, done) = (lanes.clone(), gate.clone(), done.clone());
+                std::thread::spawn(move || {
+                    lanes.run(7, &(), move |()| {
+                        gate.wait();
+                        done.fetch_add(1, SeqCst);
+                    })
+                })
+            })
+            .collect();
+        while lanes.busy[7]
+            .lock()
+            .get(&7)
+            .is_none_or(|lane| lane.inside < 2)
+        {
+            std::thread::yield_now();
+        }
+        for _ in 0..64 {
+            let done = done.clone();
+            lanes.run(7, &(), move |()| drop(done.fetch_add(1, SeqCst))); // returns at once
+        }
+        assert_eq!(done.load(SeqCst), 0);
+        lanes.run(8, &(), |()| ()); // another file is served
+        gate.wait();
+        inside.into_iter().for_each(|t| t.join().expect("a worker"));
+        assert_eq!(done.load(SeqCst), 66);
+        assert!(lanes.busy[7].lock().is_empty(), "nothing is left behind");
+    }
+}
