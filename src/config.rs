@@ -1,5 +1,6 @@
 //! What was meant: the checked form of the command line, which the rest of the program reads.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use std::time::Duration;
 pub struct Config {
     /// The tree being served, absolute.
     pub source: PathBuf,
-    /// Where it is shown, absolute.
+    /// Where it is shown, absolute; `/dev/fd/N` for a mounted /dev/fuse that was left open for us.
     pub mount_point: PathBuf,
     /// Stay attached to the terminal and run in the foreground.
     pub foreground: bool,
@@ -35,9 +36,9 @@ pub struct Config {
     /// mount(8)'s generic flags.
     pub flags: MountFlags,
     /// First column of /proc/mounts.
-    pub fsname: String,
+    pub fsname: OsString,
     /// The type shows as `fuse.<subtype>`.
-    pub subtype: String,
+    pub subtype: OsString,
     /// Where log lines go, and how many of them.
     pub log: LogConfig,
 }
@@ -74,7 +75,7 @@ pub enum Access {
 }
 
 /// Which way in-place writes take to the source.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum WritePath {
     /// The mapped region or pwrite(2), whichever is measured to be faster for the size.
     #[default]

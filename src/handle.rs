@@ -1,13 +1,13 @@
 //! The handle table: `fh` numbers to the state of one open.
 
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, ReadPattern};
 use crate::sys::identity::Caller;
 use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One open of a regular file.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub struct FileHandle {
     pub fd: Option<Arc<OwnedFd>>,
     /// Who opened it.
     pub opener: Caller,
-    /// Whether something was read already.
-    pub was_read: AtomicBool,
+    /// How it was read so far.
+    pub pattern: ReadPattern,
     /// How many of the mapping's losses its fsync has reported, or came before it.
     pub known_losses: AtomicU64,
 }

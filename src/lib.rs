@@ -5,11 +5,16 @@
 //! `mapping::window`, `mapping::guard` and `sys` only.
 
 pub mod attr;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod fs;
 pub mod fuse;
 pub mod handle;
 pub mod inode;
+pub mod logging;
 pub mod mapping;
+pub mod refusal;
+pub mod session;
 pub mod source;
 pub mod sys;

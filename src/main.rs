@@ -1,1 +1,37 @@
-fn main() {}
+//! `mmfs SRC MNT`.
+
+use std::process::ExitCode;
+
+use mmfs::fs::Fs;
+use mmfs::fuse::Adapter;
+use mmfs::refusal::{ExitCode as Code, StartError};
+use mmfs::{cli, daemon, logging, session};
+
+fn main() -> ExitCode {
+    let code = run().map_or_else(
+        |error| {
+            error.print();
+            error.exit_code()
+        },
+        |()| Code::Success,
+    );
+    code.into()
+}
+
+fn run() -> Result<(), StartError> {
+    let options = cli::Options::read(std::env::args_os())?;
+    logging::start(&options.log())?;
+    let config = options.resolve()?;
+    daemon::start(&config, |ready| {
+        let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
+        let fs = Fs::new(&config).map_err(unreadable)?;
+        session::serve(&config, Adapter::new(fs.clone(), &config), |answering| {
+            if let Some(device) = answering.device {
+                fs.set_own_device(device);
+            }
+            fs.keep_house(move |node| answering.invalidate(node))
+                .map_err(|error| StartError::System("start a thread", error))?;
+            ready.announce()
+        })
+    })
+}

@@ -2,7 +2,7 @@
 
 use super::{Asker, Fs};
 use crate::handle::FileHandle;
-use crate::mapping::{Chore, Durability, Mapping, WriteRequest};
+use crate::mapping::{Chore, Durability, Mapping, ReadPattern, WriteRequest};
 use crate::source::{self, SourceDir};
 use crate::sys::identity;
 use crate::sys::inode_flags::{FsXattr, fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
@@ -10,7 +10,7 @@ use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, Result};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What the kernel is told of a new handle.
 #[derive(Debug, Clone, Copy)]
@@ -135,7 +135,7 @@ impl Fs {
             mapping,
             fd,
             opener: asker.caller,
-            was_read: AtomicBool::new(false),
+            pattern: ReadPattern::default(),
             known_losses,
         };
         let (fh, first) = self.files.insert(handle);
@@ -161,8 +161,10 @@ impl Fs {
     ) -> R {
         match self.files.get(fh) {
             Ok(handle) => {
-                let first = !handle.was_read.swap(true, Relaxed);
-                handle.mapping.read_at(offset, size as usize, first, lend)
+                let FileHandle {
+                    mapping, pattern, ..
+                } = &*handle;
+                mapping.read_at(offset, size as usize, pattern, lend)
             }
             Err(errno) => lend(Err(errno)),
         }

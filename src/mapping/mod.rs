@@ -5,11 +5,13 @@ pub mod budget;
 mod freshness;
 pub mod guard;
 mod losses;
+mod readahead;
 mod times;
 pub mod window;
 pub mod windows;
 mod write;
 
+pub use readahead::ReadPattern;
 pub use write::{Durability, WriteRequest};
 
 use crate::attr::Attr;
@@ -105,13 +107,13 @@ impl Mapping {
         self.backing.lock().any()
     }
 
-    /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. `first` says that this
-    /// is the first read of its open, which moves the access time.
+    /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` is the handle's:
+    /// its first read moves the access time, the later ones tell what to read ahead.
     pub fn read_at<R>(
         &self,
         offset: u64,
         len: usize,
-        first: bool,
+        pattern: &ReadPattern,
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
         let _open = self.gate.read();
@@ -130,11 +132,17 @@ impl Mapping {
         if len == 0 {
             return lend(Ok(&[]));
         }
-        if first {
+        if pattern.is_first() {
             self.touch(fd.as_fd(), &attr);
         }
         match self.pin(fd.as_fd(), offset, len, attr.size) {
-            Some(pin) => pin.with_bytes(|bytes| lend(Ok(bytes))),
+            Some(pin) => {
+                if let Some(range) = pattern.fetch(offset, len) {
+                    // Advice that is not taken costs speed only.
+                    let _ = pin.will_need(range);
+                }
+                pin.with_bytes(|bytes| lend(Ok(bytes)))
+            }
             None => self.read_copied(fd.as_fd(), offset, len, lend),
         }
     }

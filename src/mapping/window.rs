@@ -3,24 +3,13 @@
 
 use super::budget::Lease;
 use super::guard::{self, Fault};
-use memmap2::{MmapOptions, MmapRaw, RemapOptions};
+use memmap2::{Advice, MmapOptions, MmapRaw, RemapOptions};
 use parking_lot::RwLock;
 use rustix::mm::MprotectFlags;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-
-/// What readers are about to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Advice {
-    /// Nothing in particular, for the whole window.
-    Normal,
-    /// Jump about: no read-ahead, for the whole window.
-    Random,
-    /// Read this range soon.
-    WillNeed,
-}
 
 /// Why a write through a window failed.
 #[derive(Debug)]
@@ -64,6 +53,9 @@ impl Window {
             .offset(offset)
             .len(len)
             .map_raw_read_only(fd.as_raw_fd())?;
+        // A fault reads what it needs and no more: readers say what else they want. Left to itself the
+        // kernel reads the device's whole read-ahead around every fault, megabytes on some.
+        map.advise(Advice::Random)?;
         let (dirty, writable, last_used) = (
             AtomicBool::new(false),
             RwLock::new(false),
@@ -152,25 +144,14 @@ impl Window {
         Ok(())
     }
 
-    /// madvise(2). `Normal` and `Random` apply to the whole window whatever the range: on a part they would
-    /// split it into several kernel mappings, which mremap refuses and max_map_count counts.
-    pub fn advise(&self, advice: Advice, range: Range<u64>) -> io::Result<()> {
-        match advice {
-            Advice::Normal => self.map.advise(memmap2::Advice::Normal),
-            Advice::Random => self.map.advise(memmap2::Advice::Random),
-            Advice::WillNeed => {
-                let end = range.end.min(self.len());
-                let len = end.saturating_sub(range.start);
-                if len == 0 {
-                    return Ok(());
-                }
-                self.map.advise_range(
-                    memmap2::Advice::WillNeed,
-                    range.start as usize,
-                    len as usize,
-                )
-            }
+    /// Has the kernel start reading `range`, cut to the window; madvise(2), MADV_WILLNEED.
+    pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
+        let len = range.end.min(self.len()).saturating_sub(range.start);
+        if len == 0 {
+            return Ok(());
         }
+        self.map
+            .advise_range(Advice::WillNeed, range.start as usize, len as usize)
     }
 
     /// msync(`MS_SYNC`) if written through since the last sync.

@@ -2,7 +2,7 @@
 
 use super::budget::{AddressSpace, Ticket};
 use super::guard::Fault;
-use super::window::{Advice, Window, WriteError};
+use super::window::{Window, WriteError};
 use parking_lot::RwLock;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -370,11 +370,10 @@ impl Pin {
         self.window.write(self.start, bytes)
     }
 
-    /// madvise(2) on the part of the window that holds `range`, given in file offsets; `Normal` and `Random`
-    /// act on the whole window, see [`Window::advise`].
-    pub fn advise(&self, advice: Advice, range: Range<u64>) -> io::Result<()> {
+    /// Has the kernel start reading `range`, given in file offsets, as far as the window goes.
+    pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
         let [start, end] = [range.start, range.end].map(|offset| offset.saturating_sub(self.base));
-        self.window.advise(advice, start..end)
+        self.window.will_need(start..end)
     }
 }
 

@@ -12,27 +12,23 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 /// fork(2): the child's id in the parent, `None` in the child.
 ///
 /// # Errors
-/// EINVAL once there is a second thread; otherwise fork's own.
+/// EINVAL once there is a second thread; what reading /proc says; otherwise fork's own.
 pub fn fork() -> io::Result<Option<Pid>> {
     require_single_thread()?;
-    // SAFETY: fork has no condition on memory; what a child may do is limited only when other
-    // threads held locks at that moment, and `require_single_thread` has just shown there are none.
+    // SAFETY: fork has no condition on memory. What a child may do is limited only when another
+    // thread may have held a lock at that moment: `require_single_thread` has just seen that this
+    // thread is the only one, and only this thread could start another.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         child => Ok(Pid::from_raw(child)),
     }
 }
 
-/// The kernel's own answer: unshare(CLONE_THREAD) does nothing in a process with one thread and
-/// is EINVAL in any other. (A sandbox that forbids unshare answers EPERM, which tells nothing.)
 fn require_single_thread() -> io::Result<()> {
-    // SAFETY: unshare takes no pointer, and this flag changes nothing whatever the outcome.
-    match unsafe { libc::unshare(libc::CLONE_THREAD) } {
-        -1 => Some(io::Error::last_os_error()),
-        _ => None,
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        _ => Err(rustix::io::Errno::INVAL.into()),
     }
-    .filter(|error| error.raw_os_error() == Some(libc::EINVAL))
-    .map_or(Ok(()), Err)
 }
 
 /// Asks `question` in a child process, so that a system call that hangs (in a kernel wait that no

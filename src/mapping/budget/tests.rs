@@ -1,5 +1,4 @@
 use super::*;
-use crate::mapping::window::Advice;
 use crate::mapping::windows::tests::{O, PAGE, W, space, sparse};
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -41,7 +40,6 @@ fn random_pins(space: &AddressSpace, sets: &[Arc<WindowSet>; 2], mut seed: u64, 
         let set = &sets[(seed >> 33) as usize % 2];
         match set.pin(file.as_fd(), offset, len as usize, 1 << 40) {
             Ok(pin) if round % 16 == 0 => {
-                pin.advise(Advice::Random, 0..1).unwrap(); // Or a fault reads megabytes of hole.
                 let mut first = [1];
                 pin.read(&mut first).unwrap();
                 assert_eq!(first, [0]);

@@ -345,18 +345,15 @@ fn a_pin_outlives_its_window_in_the_table() {
 fn advice_leaves_a_window_in_one_piece() {
     let (file, set) = (sparse(PAGE * 4), WindowSet::new(&space(4)));
     let pin = set.pin(file.as_fd(), PAGE, 1, 4 * PAGE).unwrap();
-    for advice in [Advice::Random, Advice::WillNeed, Advice::Normal] {
-        for range in [
-            0..1,
-            0..u64::MAX,
-            PAGE..2 * PAGE,
-            5 * PAGE..9 * PAGE,
-            1..PAGE + 1,
-        ] {
-            pin.advise(advice, range).unwrap();
-        }
+    for range in [
+        0..1,
+        0..u64::MAX,
+        PAGE..2 * PAGE,
+        5 * PAGE..9 * PAGE,
+        1..PAGE + 1,
+    ] {
+        pin.will_need(range).unwrap();
     }
-    pin.advise(Advice::Random, PAGE..2 * PAGE).unwrap();
     drop(pin);
     let before = set.present(0).unwrap().len();
     file.set_len(W).unwrap();

@@ -1,0 +1,250 @@
+//! The command line: argv → [`Options`] (as typed) → [`Config`] (as meant, checked).
+
+mod mount_options;
+mod size;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
+
+use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
+use crate::refusal::StartError;
+use crate::session::preflight;
+
+const AFTER_HELP: &str = "\
+Every long option can also be given as -o NAME[=VALUE], spelled with _ or -, and mount's own:
+  ro rw exec noexec suid nosuid dev nodev atime noatime sync async dirsync
+nosuid and nodev are on unless suid and dev ask otherwise; of options that disagree, the last wins.
+In a value, \\, is a comma and \\\\ a backslash. What fstab says to others is ignored:
+  defaults nofail auto noauto user nouser users owner group relatime diratime nodiratime _netdev
+  comment= x-* default_permissions (which is always on)
+
+MNT may be /dev/fd/N, a mounted /dev/fuse left open for mmfs (mount.fuse3 -o drop_privileges).
+SIGINT and SIGTERM unmount; files still open are then served for 30 s more, or until a second signal.
+SIGHUP opens the log file anew. Exit codes: 0 done, 1 refused or failed, 2 usage.";
+
+/// The command line as typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mmfs",
+    version,
+    about = "Show the directory SRC at MNT, its files served from memory maps",
+    override_usage = "mmfs [OPTIONS] <SRC> <MNT>",
+    after_help = AFTER_HELP,
+    args_override_self = true,
+    term_width = 100
+)]
+pub struct Options {
+    /// Directory to show
+    #[arg(value_name = "SRC")]
+    source: PathBuf,
+    /// Directory to show it at
+    #[arg(value_name = "MNT")]
+    mount_point: PathBuf,
+    /// Stay in the foreground, log to standard error
+    #[arg(short, long)]
+    foreground: bool,
+    /// Mount options, as mount(8) gives them
+    #[arg(short = 'o', value_name = "NAME[=VALUE],...")]
+    mount_options: Option<OsString>,
+    /// Change nothing through the mount
+    #[arg(short, long, overrides_with = "read_write")]
+    read_only: bool,
+    #[arg(long, hide = true, overrides_with = "read_only")]
+    read_write: bool,
+    #[arg(long, hide = true, value_enum, action = ArgAction::Append)]
+    mount_flag: Vec<MountFlag>,
+    /// Let everybody in, under the files' own permissions
+    #[arg(long, conflicts_with = "allow_root")]
+    allow_other: bool,
+    /// Let root in besides the mounting user
+    #[arg(long)]
+    allow_root: bool,
+    /// Unmount even if mmfs is killed (through fusermount3)
+    #[arg(long)]
+    auto_unmount: bool,
+    /// Requests served at once, 1 to 256 [default: processors, 4 to 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Bytes of a file in one map, whole pages from 64K (K M G T)
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "1G",
+        allow_negative_numbers = true,
+        value_parser = size::window_size
+    )]
+    window_size: u64,
+    /// Bytes of address space for maps (K M G T) [default: by machine]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size::size)]
+    map_budget: Option<u64>,
+    /// How writes in place travel: the faster way, or always the map
+    #[arg(
+        long,
+        value_name = "auto|region",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    write_path: WritePath,
+    /// Wait for the device at the last close of a written file
+    #[arg(long)]
+    sync_on_close: bool,
+    /// Seconds for which the kernel may believe attributes
+    #[arg(
+        long,
+        value_name = "S",
+        default_value = "1",
+        allow_negative_numbers = true,
+        value_parser = size::seconds
+    )]
+    attr_timeout: Duration,
+    /// Seconds for which the kernel may believe names
+    #[arg(
+        long,
+        value_name = "S",
+        default_value = "1",
+        allow_negative_numbers = true,
+        value_parser = size::seconds
+    )]
+    entry_timeout: Duration,
+    /// Bypass the kernel's page cache
+    #[arg(long)]
+    direct_io: bool,
+    /// First column of /proc/mounts [default: SRC]
+    #[arg(long, value_name = "NAME", value_parser = not_empty())]
+    fsname: Option<OsString>,
+    /// The type shows as fuse.NAME
+    #[arg(long, value_name = "NAME", default_value = "mmfs", value_parser = not_empty())]
+    subtype: OsString,
+    /// Append log lines to FILE
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Log more: -v information, -vv debugging, -vvv everything
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log less: -q errors, -qq nothing (RUST_LOG overrides both)
+    #[arg(short, long, action = ArgAction::Count)]
+    quiet: u8,
+}
+
+/// mount(8)'s switches with two positions.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "lower")]
+enum MountFlag {
+    Exec,
+    NoExec,
+    Suid,
+    NoSuid,
+    Dev,
+    NoDev,
+    Atime,
+    NoAtime,
+    Sync,
+    Async,
+    DirSync,
+}
+
+/// Any bytes but none at all.
+fn not_empty() -> impl clap::builder::TypedValueParser<Value = OsString> {
+    use clap::builder::{OsStringValueParser, TypedValueParser};
+    OsStringValueParser::new().try_map(|value| match value.is_empty() {
+        true => Err("a name has at least one character"),
+        false => Ok(value),
+    })
+}
+
+impl Options {
+    /// Reads argv (program name first).
+    ///
+    /// # Errors
+    /// [`StartError::Usage`], which also carries the answers to `--help` and `--version`.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, StartError> {
+        let mut command = Self::command();
+        let args = mount_options::expand(&mut command, args)?;
+        Ok(Self::from_arg_matches(
+            &command.try_get_matches_from(args)?,
+        )?)
+    }
+
+    /// Where log lines go, wherever the working directory moves later.
+    pub fn log(&self) -> LogConfig {
+        let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        LogConfig {
+            file: self.log.as_ref().map(absolute),
+            verbosity: (i16::from(self.verbose) - i16::from(self.quiet)).clamp(-9, 9) as i8,
+        }
+    }
+
+    /// What was meant. Looks at both paths, and clears a dead mount of ours off the mount point.
+    ///
+    /// # Errors
+    /// The sentence for whatever is wrong with either path.
+    pub fn resolve(self) -> Result<Config, StartError> {
+        let source = preflight::source(&self.source)?;
+        let mount_point = preflight::mount_point(&self.mount_point)?;
+        Ok(Config {
+            access: self.access(),
+            flags: self.flags(),
+            log: self.log(),
+            foreground: self.foreground,
+            auto_unmount: self.auto_unmount,
+            threads: self.threads.map_or_else(default_threads, usize::from),
+            window_size: self.window_size,
+            map_budget: self.map_budget,
+            write_path: self.write_path,
+            sync_on_close: self.sync_on_close,
+            attr_timeout: self.attr_timeout,
+            entry_timeout: self.entry_timeout,
+            direct_io: self.direct_io,
+            fsname: self.fsname.unwrap_or_else(|| source.clone().into()),
+            subtype: self.subtype,
+            source,
+            mount_point,
+        })
+    }
+
+    fn access(&self) -> Access {
+        match (self.allow_other, self.allow_root) {
+            (true, _) => Access::Everyone,
+            (_, true) => Access::OwnerAndRoot,
+            _ => Access::Owner,
+        }
+    }
+
+    /// Later flags win. Like libfuse, nosuid and nodev unless asked otherwise.
+    fn flags(&self) -> MountFlags {
+        let mut flags = MountFlags {
+            no_suid: true,
+            no_dev: true,
+            ..MountFlags::default()
+        };
+        flags.read_only = self.read_only;
+        for flag in &self.mount_flag {
+            match flag {
+                MountFlag::Exec => flags.no_exec = false,
+                MountFlag::NoExec => flags.no_exec = true,
+                MountFlag::Suid => flags.no_suid = false,
+                MountFlag::NoSuid => flags.no_suid = true,
+                MountFlag::Dev => flags.no_dev = false,
+                MountFlag::NoDev => flags.no_dev = true,
+                MountFlag::Atime => flags.no_atime = false,
+                MountFlag::NoAtime => flags.no_atime = true,
+                MountFlag::Sync => flags.sync = true,
+                MountFlag::Async => flags.sync = false,
+                MountFlag::DirSync => flags.dir_sync = true,
+            }
+        }
+        flags
+    }
+}
+
+/// As many as there are processors, but enough that slow requests do not hold up quick ones.
+fn default_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(4, usize::from)
+        .clamp(4, 16)
+}

@@ -1,0 +1,167 @@
+//! `-o name[=value],...`: mount(8)'s way to say what long options say, translated before clap reads
+//! anything. So both ways have one meaning, one check and one order (the later one wins).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use clap::Command;
+use clap::error::ErrorKind;
+
+/// mount(8)'s own options, and what they are called here.
+const GENERIC: [(&str, &str); 13] = [
+    ("ro", "--read-only"),
+    ("rw", "--read-write"),
+    ("exec", "--mount-flag=exec"),
+    ("noexec", "--mount-flag=noexec"),
+    ("suid", "--mount-flag=suid"),
+    ("nosuid", "--mount-flag=nosuid"),
+    ("dev", "--mount-flag=dev"),
+    ("nodev", "--mount-flag=nodev"),
+    ("atime", "--mount-flag=atime"),
+    ("noatime", "--mount-flag=noatime"),
+    ("sync", "--mount-flag=sync"),
+    ("async", "--mount-flag=async"),
+    ("dirsync", "--mount-flag=dirsync"),
+];
+
+/// What /etc/fstab says to others than us, and `default_permissions`, which is always on.
+const IGNORED: [&str; 15] = [
+    "defaults",
+    "nofail",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "relatime",
+    "diratime",
+    "nodiratime",
+    "_netdev",
+    "default_permissions",
+    "comment",
+];
+
+/// `args` with every `-o list` replaced by the long options it stands for.
+///
+/// # Errors
+/// A usage error that names the option nobody knows.
+pub fn expand(
+    command: &mut Command,
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<Vec<OsString>, clap::Error> {
+    let mut args = args.into_iter();
+    let mut expanded: Vec<OsString> = args.next().into_iter().collect();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            expanded.push(arg);
+            expanded.extend(args.by_ref());
+        } else if awaits_value(command, &arg) {
+            expanded.push(arg);
+            expanded.extend(args.next());
+        } else if let Some((flags, list)) = split_cluster(&arg) {
+            expanded.extend(flags);
+            match list.or_else(|| args.next()) {
+                Some(list) => translate(command, list.as_bytes(), &mut expanded)?,
+                None => expanded.push("-o".into()),
+            }
+        } else {
+            expanded.push(arg);
+        }
+    }
+    Ok(expanded)
+}
+
+/// Whether `arg` is a long option whose value is the next argument.
+fn awaits_value(command: &Command, arg: &OsStr) -> bool {
+    let long = arg.to_str().and_then(|arg| arg.strip_prefix("--"));
+    let mut known = command
+        .get_arguments()
+        .filter(|known| known.get_action().takes_values());
+    long.is_some_and(|long| known.any(|known| known.get_long() == Some(long)))
+}
+
+/// `-fo list`, `-olist`: the flags before the `o`, and the list if it is in the same argument.
+fn split_cluster(arg: &OsStr) -> Option<(Option<OsString>, Option<OsString>)> {
+    let letters = arg
+        .as_bytes()
+        .strip_prefix(b"-")
+        .filter(|letters| !letters.starts_with(b"-"))?;
+    let at = letters.iter().position(|&letter| letter == b'o')?;
+    let (flags, list) = (&letters[..at], &letters[at + 1..]);
+    let flags = (!flags.is_empty()).then(|| OsString::from_vec([b"-", flags].concat()));
+    Some((
+        flags,
+        (!list.is_empty()).then(|| OsStr::from_bytes(list).into()),
+    ))
+}
+
+fn translate(
+    command: &mut Command,
+    list: &[u8],
+    expanded: &mut Vec<OsString>,
+) -> Result<(), clap::Error> {
+    for option in split_list(list)
+        .into_iter()
+        .filter(|option| !option.is_empty())
+    {
+        let end = option
+            .iter()
+            .position(|&byte| byte == b'=')
+            .unwrap_or(option.len());
+        let (name, value) = option.split_at(end);
+        let name = String::from_utf8_lossy(name);
+        if is_ignored(&name) {
+            continue;
+        }
+        let Some(long) = long_option(command, &name) else {
+            return Err(unknown(command, &name));
+        };
+        expanded.push(OsString::from_vec([long.as_bytes(), value].concat()));
+    }
+    Ok(())
+}
+
+/// The items between commas; a backslash makes the byte after it an ordinary one (as libfuse does).
+fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
+    let mut items = vec![Vec::new()];
+    let mut bytes = list.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b',' => items.push(Vec::new()),
+            b'\\' => items
+                .last_mut()
+                .expect("never empty")
+                .push(bytes.next().unwrap_or(b'\\')),
+            _ => items.last_mut().expect("never empty").push(byte),
+        }
+    }
+    items
+}
+
+fn is_ignored(name: &str) -> bool {
+    IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+}
+
+/// `--map-budget` for `map_budget` and `map-budget` alike.
+fn long_option(command: &Command, name: &str) -> Option<String> {
+    if let Some((_, long)) = GENERIC.iter().find(|(generic, _)| *generic == name) {
+        return Some((*long).into());
+    }
+    let name = name.replace('_', "-");
+    let mut known = command.get_arguments().filter(|known| !known.is_hide_set());
+    known
+        .any(|known| known.get_long() == Some(&name))
+        .then(|| format!("--{name}"))
+}
+
+fn unknown(command: &mut Command, name: &str) -> clap::Error {
+    let sentence = match name {
+        "remount" => {
+            "-o remount: a mounted mmfs cannot be changed; unmount it and mount it again".into()
+        }
+        _ => format!("-o {name}: no such mount option; --help lists them"),
+    };
+    command.error(ErrorKind::UnknownArgument, sentence)
+}

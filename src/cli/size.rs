@@ -1,0 +1,157 @@
+//! Sizes and times as people type them.
+
+use std::time::Duration;
+
+/// The smallest window: one request of the oldest kernels is 128 KiB, half of that is the floor.
+const LEAST_WINDOW: u64 = 64 << 10;
+
+/// `4096`, `64K`, `1g`, `2MiB`: bytes, with K, M, G and T as powers of 1024.
+///
+/// # Errors
+/// A phrase for the person who typed it.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let (number, unit) = text.split_at(text.len() - digits.len());
+    let unit = unit.to_ascii_lowercase();
+    let shift = match unit
+        .strip_suffix("ib")
+        .or(unit.strip_suffix('b'))
+        .unwrap_or(&unit)
+    {
+        "" if unit != "ib" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err("give a whole number of bytes, or one with K, M, G or T".into()),
+    };
+    match number.parse::<u64>() {
+        Ok(number) => number
+            .checked_mul(1 << shift)
+            .ok_or_else(|| "more than 2^64 bytes".into()),
+        Err(_) if number.is_empty() => Err("a size begins with a number".into()),
+        Err(_) => Err("more than 2^64 bytes".into()),
+    }
+}
+
+/// A size that a window can have.
+///
+/// # Errors
+/// A phrase for the person who typed it.
+pub fn window_size(text: &str) -> Result<u64, String> {
+    let page = rustix::param::page_size() as u64;
+    match size(text)? {
+        size if size < LEAST_WINDOW => Err("a window is at least 64K".into()),
+        size if size % page != 0 => Err(format!("a window is a multiple of the page size, {page}")),
+        size if size > i64::MAX as u64 => Err("a window is less than 2^63 bytes".into()),
+        size => Ok(size),
+    }
+}
+
+/// `1`, `0.25`, `.5`: seconds, never negative, down to nanoseconds.
+///
+/// # Errors
+/// A phrase for the person who typed it.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let decimal = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !decimal(whole) || !decimal(part) || (whole.is_empty() && part.is_empty()) {
+        return Err("give seconds as a decimal number, not negative".into());
+    }
+    let seconds = format!("0{whole}")
+        .parse::<u32>()
+        .map_err(|_| "more than 2^32 seconds")?;
+    let nanos = part.bytes().chain(std::iter::repeat(b'0')).take(9);
+    let nanos = nanos.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+    Ok(Duration::new(seconds.into(), nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_take_units_in_either_case() {
+        let good = [
+            ("0", 0),
+            ("4096", 4096),
+            ("4096B", 4096),
+            ("64K", 64 << 10),
+            ("64k", 64 << 10),
+            ("3KiB", 3 << 10),
+            ("2mb", 2 << 20),
+            ("1G", 1 << 30),
+            ("5TIB", 5 << 40),
+        ];
+        for (text, bytes) in good {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "K",
+            "iB",
+            "1iB",
+            "1.5G",
+            "-1",
+            "1 K",
+            "1P",
+            "1KK",
+            "1BB",
+            "16777216T",
+            "é",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn windows_are_whole_pages_from_64k() {
+        assert_eq!(window_size("64K"), Ok(64 << 10));
+        for text in ["63K", "65537", "0", "9T9", "8388608T"] {
+            assert!(window_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_decimal_and_not_negative() {
+        let good = [
+            ("0", Duration::ZERO),
+            ("1", Duration::from_secs(1)),
+            ("1.", Duration::from_secs(1)),
+            (".5", Duration::from_millis(500)),
+            ("0.25", Duration::from_millis(250)),
+            ("2.0000000019", Duration::new(2, 1)),
+        ];
+        for (text, time) in good {
+            assert_eq!(seconds(text), Ok(time), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "-1",
+            "+1",
+            "inf",
+            "nan",
+            "1e3",
+            "1.5s",
+            "1.2.3",
+            "4294967296",
+        ] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsers_never_panic(text in ".{0,24}") {
+            let _ = (size(&text), window_size(&text), seconds(&text));
+        }
+
+        #[test]
+        fn whole_numbers_mean_themselves(number in any::<u64>(), short in any::<u32>()) {
+            prop_assert_eq!(size(&number.to_string()), Ok(number));
+            prop_assert_eq!(seconds(&short.to_string()), Ok(Duration::from_secs(short.into())));
+        }
+    }
+}

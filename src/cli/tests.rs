@@ -1,0 +1,214 @@
+//! What argv means: the tables, and that no argv makes the reader panic.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::refusal::ExitCode;
+
+fn read(args: &[&str]) -> Result<Options, StartError> {
+    let args = ["mmfs", "/src", "/mnt"].iter().chain(args);
+    Options::read(args.map(OsString::from))
+}
+
+fn meant(args: &[&str]) -> Options {
+    read(args).unwrap_or_else(|error| panic!("{args:?}: {error}"))
+}
+
+fn refusal(args: &[&str]) -> String {
+    let error = read(args).expect_err("refused");
+    assert_eq!(error.exit_code(), ExitCode::Usage, "{args:?}");
+    error.to_string()
+}
+
+#[test]
+fn every_option_means_the_same_in_both_spellings() {
+    let same = [
+        (vec!["--read-only"], vec!["read_only", "read-only", "ro"]),
+        (vec!["--allow-other"], vec!["allow_other", "allow-other"]),
+        (vec!["--allow-root"], vec!["allow_root", "allow-root"]),
+        (vec!["--auto-unmount"], vec!["auto_unmount", "auto-unmount"]),
+        (vec!["--threads", "4"], vec!["threads=4"]),
+        (
+            vec!["--window-size", "128K"],
+            vec!["window_size=128k", "window-size=131072"],
+        ),
+        (
+            vec!["--map-budget=64M"],
+            vec!["map_budget=64M", "map-budget=64MiB"],
+        ),
+        (vec!["--write-path", "region"], vec!["write_path=region"]),
+        (vec!["--sync-on-close"], vec!["sync_on_close"]),
+        (vec!["--attr-timeout", "0.5"], vec!["attr_timeout=.5"]),
+        (vec!["--entry-timeout", "2"], vec!["entry_timeout=2.0"]),
+        (vec!["--direct-io"], vec!["direct_io", "direct-io"]),
+        (vec!["--fsname", "a,b\\c"], vec![r"fsname=a\,b\\c"]),
+        (vec!["--subtype", "x=y"], vec!["subtype=x=y"]),
+        (vec!["--log", "/l"], vec!["log=/l"]),
+        (vec!["-vv"], vec!["verbose,verbose"]),
+        (vec!["-q"], vec!["quiet"]),
+        (vec!["-f"], vec!["foreground"]),
+    ];
+    for (long, spellings) in same {
+        let expected = format!("{:?}", meant(&long));
+        assert_ne!(
+            expected,
+            format!("{:?}", meant(&[])),
+            "{long:?} has no effect"
+        );
+        for spelling in spellings {
+            assert_eq!(
+                format!("{:?}", meant(&["-o", spelling])),
+                expected,
+                "-o {spelling}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_generic_flags_have_their_effect() {
+    let flags = |change: fn(&mut MountFlags)| {
+        let mut flags = meant(&[]).flags();
+        change(&mut flags);
+        flags
+    };
+    assert!(flags(|_| ()).no_suid && flags(|_| ()).no_dev);
+    let table = [
+        ("", flags(|_| ())),
+        ("ro", flags(|flags| flags.read_only = true)),
+        ("ro,rw", flags(|_| ())),
+        ("rw,ro", flags(|flags| flags.read_only = true)),
+        ("noexec", flags(|flags| flags.no_exec = true)),
+        ("noexec,exec", flags(|_| ())),
+        ("suid", flags(|flags| flags.no_suid = false)),
+        (
+            "nosuid,nodev,dev,suid,nosuid",
+            flags(|flags| flags.no_dev = false),
+        ),
+        ("noatime", flags(|flags| flags.no_atime = true)),
+        ("noatime,atime", flags(|_| ())),
+        ("sync", flags(|flags| flags.sync = true)),
+        ("dirsync", flags(|flags| flags.dir_sync = true)),
+        ("sync,async", flags(|_| ())),
+    ];
+    for (list, flags) in table {
+        assert_eq!(meant(&["-o", list]).flags(), flags, "-o {list}");
+    }
+}
+
+#[test]
+fn the_last_one_wins_across_both_spellings() {
+    assert!(!meant(&["-r", "-o", "rw"]).flags().read_only);
+    assert!(meant(&["-o", "rw", "-r", "-r"]).flags().read_only);
+    assert_eq!(meant(&["-o", "threads=8", "--threads=2"]).threads, Some(2));
+    assert_eq!(meant(&["--threads=2", "-o", "threads=8"]).threads, Some(8));
+}
+
+#[test]
+fn lists_may_be_repeated_joined_and_empty() {
+    let expected = format!(
+        "{:?}",
+        meant(&["--foreground", "--read-only", "--allow-other"])
+    );
+    for args in [
+        vec!["-f", "-o", "ro", "-o", "allow_other"],
+        vec!["-fo", "ro,,allow_other,"],
+        vec!["-foro", "-o", "", "-oallow_other"],
+    ] {
+        assert_eq!(format!("{:?}", meant(&args)), expected, "{args:?}");
+    }
+}
+
+#[test]
+fn what_fstab_says_to_others_is_ignored() {
+    let ignored = "defaults,nofail,auto,noauto,user,user=joe,nouser,users,owner,group,relatime,\
+                   nodiratime,diratime,async,_netdev,comment=a b,x-systemd.automount,\
+                   x-gvfs-name=n,default_permissions";
+    let meant_nothing = meant(&["-o", ignored]);
+    assert_eq!(meant_nothing.flags(), meant(&[]).flags());
+    assert!(!meant_nothing.allow_other && meant_nothing.fsname.is_none());
+}
+
+#[test]
+fn usage_errors_name_what_is_wrong() {
+    let table = [
+        (vec!["-o", "remount,ro"], "-o remount"),
+        (vec!["-o", "ro,fancy=1"], "-o fancy"),
+        (vec!["-o", "help"], "-o help"),
+        (vec!["-o", "mount_flag=exec"], "-o mount_flag"),
+        (vec!["-o", "ro=1"], "--read-only"),
+        (vec!["-o", "threads"], "--threads"),
+        (vec!["-o", "threads=0"], "--threads"),
+        (vec!["-o", "window_size=4K"], "at least 64K"),
+        (vec!["-o", "window_size=65537"], "multiple of the page size"),
+        (vec!["-o", "map_budget=lots"], "--map-budget"),
+        (vec!["-o", "attr_timeout=-1"], "not negative"),
+        (vec!["--entry-timeout", "-1"], "not negative"),
+        (vec!["-o", "write_path=fast"], "--write-path"),
+        (vec!["-o", "fsname="], "--fsname"),
+        (vec!["-o", "subtype="], "--subtype"),
+        (vec!["-o", "allow_other,allow_root"], "--allow-root"),
+        (vec!["-o"], "-o"),
+        (vec!["--fancy"], "--fancy"),
+        (vec!["/third"], "/third"),
+    ];
+    for (args, words) in table {
+        let sentence = refusal(&args);
+        assert!(sentence.contains(words), "{args:?}: {sentence}");
+    }
+}
+
+#[test]
+fn names_are_bytes() {
+    let odd = OsString::from_vec(b"/a\xff,\n".to_vec());
+    let list = OsString::from_vec(b"log=/a\xff\\,\n,fsname=\xfe".to_vec());
+    let args = [
+        "mmfs".into(),
+        "-o".into(),
+        list,
+        "--".into(),
+        odd.clone(),
+        odd.clone(),
+    ];
+    let options = Options::read(args).unwrap();
+    assert_eq!(
+        (options.source.as_os_str(), options.mount_point.as_os_str()),
+        (&*odd, &*odd)
+    );
+    assert_eq!(options.log().file.unwrap().as_os_str(), odd);
+    assert_eq!(options.fsname.unwrap(), OsStr::from_bytes(b"\xfe"));
+}
+
+#[test]
+fn verbosity_is_what_is_left_of_both() {
+    let verbosity = |args: &[&str]| meant(args).log().verbosity;
+    assert_eq!(
+        (verbosity(&[]), verbosity(&["-vvq"]), verbosity(&["-qq"])),
+        (0, 1, -2)
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_list_makes_the_reader_panic(list in prop::collection::vec(1..=255_u8, 0..40)) {
+        let args = ["mmfs".into(), "-o".into(), OsString::from_vec(list), "s".into(), "m".into()];
+        let _ = Options::read(args);
+    }
+
+    #[test]
+    fn no_argv_makes_the_reader_panic(args in prop::collection::vec("[-ofrv=,a-z\\\\]{0,9}", 0..6)) {
+        let args = args.into_iter().map(OsString::from);
+        let _ = Options::read(["mmfs".into()].into_iter().chain(args));
+    }
+
+    #[test]
+    fn every_value_survives_escaping(value in prop::collection::vec(1..=255_u8, 1..40)) {
+        let escape = |&byte| matches!(byte, b',' | b'\\').then_some(b'\\').into_iter().chain([byte]);
+        let list = [b"fsname=".to_vec(), value.iter().flat_map(escape).collect()].concat();
+        let args = ["mmfs".into(), "-o".into(), OsString::from_vec(list), "s".into(), "m".into()];
+        prop_assert_eq!(Options::read(args).unwrap().fsname.unwrap().into_vec(), value);
+    }
+}

@@ -1,0 +1,127 @@
+//! Background start: the parent exits when the mount answers, or prints why it does not.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+
+use crate::config::Config;
+use crate::refusal::{ExitCode, StartError};
+use crate::sys::process;
+
+/// What the child sends once the mount answers. A refusal is sent as its sentence instead.
+const ANSWERS: u8 = 0;
+
+/// The way back to whoever waits for the mount.
+#[derive(Debug)]
+pub struct Ready {
+    parent: Option<PipeWriter>,
+}
+
+impl Ready {
+    /// Says that the mount answers. From here on nothing of ours reaches the terminal.
+    ///
+    /// # Errors
+    /// Whoever started the mount has gone, and takes it for failed.
+    pub fn announce(&mut self) -> Result<(), StartError> {
+        let Some(mut parent) = self.parent.take() else {
+            return Ok(());
+        };
+        let quiet = open_null().and_then(|null| Ok(rustix::stdio::dup2_stderr(null)?));
+        quiet.map_err(|error| StartError::System("leave the terminal", error))?;
+        let gone = |_| StartError::Background("interrupted before the mount answered".into());
+        parent.write_all(&[ANSWERS]).map_err(gone)
+    }
+}
+
+/// Runs `serve` in the foreground, or in a background process while we wait for its mount to answer.
+/// No thread may exist yet.
+///
+/// # Errors
+/// What `serve` says in the foreground; what the background process said before its mount answered.
+pub fn start(
+    config: &Config,
+    serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
+) -> Result<(), StartError> {
+    if config.foreground {
+        return serve(&mut Ready { parent: None });
+    }
+    let failed = |error: io::Error| StartError::System("go to the background", error);
+    let (listener, speaker) = io::pipe().map_err(failed)?;
+    match process::fork().map_err(failed)? {
+        Some(child) => {
+            drop(speaker);
+            wait_for(child, listener)
+        }
+        None => {
+            drop(listener);
+            be_the_daemon(speaker, serve)
+        }
+    }
+}
+
+fn wait_for(child: Pid, mut listener: PipeReader) -> Result<(), StartError> {
+    let mut first = [0];
+    match listener.read(&mut first) {
+        Ok(1) if first[0] == ANSWERS => return Ok(()),
+        Ok(1) => {}
+        _ => return Err(StartError::Background(epitaph(child))),
+    }
+    let mut sentence = first.to_vec();
+    // What has come of the sentence until an error is better than none.
+    let _ = listener.read_to_end(&mut sentence);
+    Err(StartError::Background(
+        String::from_utf8_lossy(&sentence).into_owned(),
+    ))
+}
+
+/// How a child ended that said nothing.
+fn epitaph(child: Pid) -> String {
+    let waited =
+        rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(child), WaitOptions::empty()));
+    let signal = waited
+        .ok()
+        .flatten()
+        .and_then(|(_, status): (_, WaitStatus)| status.terminating_signal());
+    match signal {
+        Some(signal) => format!("killed by signal {signal} before the mount answered"),
+        None => "the background process ended before the mount answered".into(),
+    }
+}
+
+/// The child: it never returns to `main`, for what it has to say goes to its parent or to the log.
+fn be_the_daemon(
+    speaker: PipeWriter,
+    serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
+) -> Result<(), StartError> {
+    let mut ready = Ready {
+        parent: Some(speaker),
+    };
+    let result = detach()
+        .map_err(|error| StartError::System("go to the background", error))
+        .and_then(|()| serve(&mut ready));
+    let Err(error) = result else {
+        std::process::exit(ExitCode::Success as i32);
+    };
+    match ready.parent {
+        // A parent that is gone cannot be told.
+        Some(mut parent) => drop(parent.write_all(error.to_string().as_bytes())),
+        None => log::error!("{error}"),
+    }
+    std::process::exit(error.exit_code() as i32)
+}
+
+/// Out of the terminal's session and of the working directory. Standard error stays until the mount
+/// answers.
+fn detach() -> io::Result<()> {
+    rustix::process::setsid()?;
+    rustix::process::chdir("/")?;
+    let null = open_null()?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok(())
+}
+
+fn open_null() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
+}

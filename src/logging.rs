@@ -1,0 +1,194 @@
+//! Log lines: to standard error, or to a file that SIGHUP opens anew. A flood is cut to a trickle,
+//! and a stream that nobody reads is no reason to fail.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use env_logger::{Builder, Logger, Target};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
+
+use crate::config::LogConfig;
+use crate::refusal::StartError;
+
+/// Warnings and errors that one module may utter within [`PERIOD`].
+const MOST: u32 = 10;
+const PERIOD: Duration = Duration::from_secs(1);
+
+static FILE: OnceLock<LogFile> = OnceLock::new();
+
+struct LogFile {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+/// Starts logging. A daemon without a log file logs to /dev/null once the mount answers, for that is
+/// where its standard error goes then.
+///
+/// # Errors
+/// The log file cannot be opened.
+pub fn start(config: &LogConfig) -> Result<(), StartError> {
+    let mut builder = Builder::new();
+    builder
+        .filter_level(level(config.verbosity))
+        .filter_module("fuser", LevelFilter::Error);
+    if config.verbosity <= -2 {
+        builder.filter_module("fuser", LevelFilter::Off);
+    }
+    builder.parse_env("RUST_LOG").target(Target::Stderr);
+    if let Some(path) = &config.file {
+        let file = append(path).map_err(|error| StartError::Log(path.clone(), error))?;
+        // Set twice only if the program started logging twice; the first file stays then.
+        let _ = FILE.set(LogFile {
+            path: path.clone(),
+            file: Mutex::new(file),
+        });
+        builder.target(Target::Pipe(Box::new(ToFile)));
+    }
+    let logger = builder.build();
+    log::set_max_level(logger.filter());
+    // Fails only when a logger is set already (in tests): that one does as well.
+    let _ = log::set_boxed_logger(Box::new(Trickle {
+        logger,
+        taps: Mutex::default(),
+    }));
+    Ok(())
+}
+
+/// Opens the log file anew, after it has been renamed by whoever rotates logs. The old one stays in
+/// use when that fails.
+pub fn reopen() {
+    let Some(log) = FILE.get() else { return };
+    match append(&log.path) {
+        Ok(fresh) => *log.file.lock() = fresh,
+        Err(error) => log::error!("cannot open {:?} anew: {error}", log.path),
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
+fn level(verbosity: i8) -> LevelFilter {
+    match verbosity {
+        ..=-2 => LevelFilter::Off,
+        -1 => LevelFilter::Error,
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        3.. => LevelFilter::Trace,
+    }
+}
+
+/// Writes to the log file as it is at the moment.
+struct ToFile;
+
+impl Write for ToFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        FILE.get()
+            .map_or(Ok(bytes.len()), |log| log.file.lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lets [`MOST`] warnings and errors per [`PERIOD`] and module through, and counts the rest.
+struct Trickle {
+    logger: Logger,
+    taps: Mutex<HashMap<String, Tap>>,
+}
+
+/// What one module has said in the period that began at `since`.
+struct Tap {
+    since: Instant,
+    said: u32,
+}
+
+impl Tap {
+    /// Whether one more line may be said now, and how many were kept back before it.
+    fn admit(&mut self, now: Instant) -> (bool, u32) {
+        let mut kept_back = 0;
+        if now.duration_since(self.since) >= PERIOD {
+            kept_back = self.said.saturating_sub(MOST);
+            *self = Self {
+                since: now,
+                said: 0,
+            };
+        }
+        self.said = self.said.saturating_add(1);
+        (self.said <= MOST, kept_back)
+    }
+}
+
+impl Log for Trickle {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.logger.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if record.level() > Level::Warn || !self.logger.matches(record) {
+            return self.logger.log(record);
+        }
+        let now = Instant::now();
+        let fresh = || Tap {
+            since: now,
+            said: 0,
+        };
+        let mut taps = self.taps.lock();
+        let (admitted, kept_back) = taps
+            .entry(record.target().into())
+            .or_insert_with(fresh)
+            .admit(now);
+        drop(taps);
+        if kept_back > 0 {
+            self.logger.log(
+                &Record::builder()
+                    .metadata(record.metadata().clone())
+                    .args(format_args!(
+                        "{kept_back} more lines like these were kept back"
+                    ))
+                    .build(),
+            );
+        }
+        if admitted {
+            self.logger.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.logger.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_becomes_a_trickle_with_a_count() {
+        let start = Instant::now();
+        let mut tap = Tap {
+            since: start,
+            said: 0,
+        };
+        let said = (0..100).filter(|_| tap.admit(start).0).count();
+        assert_eq!(said, MOST as usize);
+        assert_eq!(tap.admit(start + PERIOD), (true, 90));
+        assert_eq!(tap.admit(start + PERIOD * 2), (true, 0));
+    }
+
+    #[test]
+    fn quiet_and_verbose_move_the_level_either_way() {
+        assert_eq!(level(0), LevelFilter::Warn);
+        assert_eq!(
+            (level(-9), level(9)),
+            (LevelFilter::Off, LevelFilter::Trace)
+        );
+    }
+}

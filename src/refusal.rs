@@ -1,0 +1,217 @@
+//! Why a mount does not come about: one sentence for the person at the terminal, and an exit code.
+
+use std::fmt::{Display, Formatter, Result as Formatted};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitCode {
+    /// The mount answers (background) or has ended cleanly (foreground).
+    Success = 0,
+    /// Refused or failed; one sentence has been printed.
+    Failure = 1,
+    /// The command line was not understood.
+    Usage = 2,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// Which of the two paths of the command line a sentence is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The tree being served.
+    Source,
+    /// Where it is shown.
+    MountPoint,
+}
+
+/// Why a mount does not come about. `Display` is the one sentence for the person at the terminal.
+#[derive(Debug)]
+pub enum StartError {
+    /// The command line was not understood, or asked for help.
+    Usage(clap::Error),
+    /// A path of the command line cannot be reached.
+    Unreachable(Role, PathBuf, Errno),
+    /// The filesystem a path lies on does not answer.
+    Silent(Role, PathBuf),
+    /// The source may not be read or searched.
+    SourceForbidden(PathBuf),
+    /// fusermount3 would refuse this mount point to an ordinary user.
+    MountPointForbidden(PathBuf),
+    /// The mount point carries a FUSE mount without a daemon, which is not provably ours.
+    DeadMount(PathBuf),
+    /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
+    Descriptor(PathBuf, String),
+    /// /dev/fuse cannot be opened.
+    Device(Errno),
+    /// fusermount3, which mounts for ordinary users, is not installed.
+    HelperMissing,
+    /// /etc/fuse.conf keeps ordinary users from admitting others.
+    OthersForbidden,
+    /// fusermount3 refused, in its own words.
+    Helper(String),
+    /// mount(2) failed.
+    Mount(PathBuf, Errno),
+    /// The kernel and we did not agree after the mount.
+    Handshake(io::Error),
+    /// The log file cannot be opened.
+    Log(PathBuf, io::Error),
+    /// The filesystem over the source cannot be set up.
+    Filesystem(PathBuf, io::Error),
+    /// No background process came about.
+    Background(String),
+    /// A system call that always works did not: what was being done, and its error.
+    System(&'static str, io::Error),
+    /// The event loops failed after the mount had answered.
+    Session(io::Error),
+}
+
+impl StartError {
+    /// The exit code that goes with the sentence.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(error) if error.exit_code() == 0 => ExitCode::Success,
+            Self::Usage(_) => ExitCode::Usage,
+            _ => ExitCode::Failure,
+        }
+    }
+
+    /// Says it: help to standard output, everything else to standard error. A closed stream is
+    /// nobody listening, so errors of printing are ignored.
+    pub fn print(&self) {
+        match self {
+            Self::Usage(error) => drop(error.print()),
+            _ => drop(io::Write::write_fmt(
+                &mut io::stderr(),
+                format_args!("mmfs: {self}\n"),
+            )),
+        }
+    }
+}
+
+impl From<clap::Error> for StartError {
+    fn from(error: clap::Error) -> Self {
+        Self::Usage(error)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl Display for Role {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Formatted {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::MountPoint => "mount point",
+        })
+    }
+}
+
+impl Display for StartError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Formatted {
+        match self {
+            Self::Usage(error) => write!(f, "{error}"),
+            Self::Unreachable(role, path, errno) => write_unreachable(f, *role, path, *errno),
+            Self::Silent(role, path) => write!(
+                f,
+                "{role} {path:?} lies on a filesystem that does not answer; \
+                 unmount that or mend its server first"
+            ),
+            Self::SourceForbidden(path) => write!(
+                f,
+                "source {path:?} may not be read and searched by you; \
+                 ask its owner for r-x, or run mmfs as one who may"
+            ),
+            Self::MountPointForbidden(path) => write!(
+                f,
+                "mount point {path:?} is not yours to mount on: \
+                 an ordinary user needs a directory that is writable, and owned where it is sticky"
+            ),
+            Self::DeadMount(path) => write!(
+                f,
+                "mount point {path:?} is covered by a FUSE mount whose daemon has died \
+                 (Transport endpoint is not connected); clear it with: fusermount3 -u {path:?}"
+            ),
+            Self::Descriptor(path, why) => write!(f, "{path:?} is no mounted /dev/fuse: {why}"),
+            Self::Device(errno) => write_device(f, *errno),
+            Self::HelperMissing | Self::OthersForbidden | Self::Helper(_) => write_helper(f, self),
+            Self::Mount(path, Errno::NODEV) => write!(
+                f,
+                "cannot mount on {path:?}: this kernel has no FUSE; load it with: modprobe fuse"
+            ),
+            Self::Mount(path, errno) => write!(f, "cannot mount on {path:?}: {errno}"),
+            Self::Handshake(error) => write!(f, "the kernel refused the session: {error}"),
+            Self::Log(path, error) => write!(f, "cannot open the log file {path:?}: {error}"),
+            Self::Filesystem(path, error) => write!(f, "cannot serve source {path:?}: {error}"),
+            Self::Background(why) => f.write_str(why),
+            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+            Self::Session(error) => write!(f, "the session broke off: {error}"),
+        }
+    }
+}
+
+fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errno) -> Formatted {
+    match errno {
+        Errno::NOENT if role == Role::MountPoint => write!(
+            f,
+            "mount point {path:?} does not exist; make it with: mkdir {path:?} \
+             (the order is mmfs SRC MNT)"
+        ),
+        Errno::NOENT => write!(
+            f,
+            "source {path:?} does not exist (the order is mmfs SRC MNT)"
+        ),
+        Errno::NOTDIR => write!(f, "{role} {path:?} is not a directory"),
+        Errno::ACCESS if rustix::process::geteuid().is_root() => write!(
+            f,
+            "{role} {path:?} is out of reach: permission denied even to root \
+             (another user's FUSE mount admits its owner only)"
+        ),
+        Errno::ACCESS => write!(
+            f,
+            "{role} {path:?} is out of reach: permission denied for you"
+        ),
+        Errno::NOTCONN => write!(
+            f,
+            "{role} {path:?} lies in a FUSE mount whose daemon has died \
+             (Transport endpoint is not connected); clear that mount with: fusermount3 -u"
+        ),
+        _ => write!(f, "{role} {path:?} is out of reach: {errno}"),
+    }
+}
+
+fn write_device(f: &mut Formatter<'_>, errno: Errno) -> Formatted {
+    match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => f.write_str(
+            "/dev/fuse is missing; load the kernel's FUSE with: modprobe fuse \
+             (in a container: start it with --device /dev/fuse)",
+        ),
+        Errno::ACCESS if !rustix::process::geteuid().is_root() => f.write_str(
+            "/dev/fuse may not be opened by you; ask the administrator for: chmod 666 /dev/fuse",
+        ),
+        _ => write!(
+            f,
+            "/dev/fuse cannot be opened: {errno}; in a container, start it with --device /dev/fuse"
+        ),
+    }
+}
+
+fn write_helper(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
+    match error {
+        StartError::Helper(words) => write!(f, "fusermount3 refused to mount: {words}"),
+        StartError::OthersForbidden => f.write_str(
+            "allow_other and allow_root are open to ordinary users only when /etc/fuse.conf has a \
+             line user_allow_other; ask the administrator to add it",
+        ),
+        _ => f.write_str(
+            "fusermount3 is not installed, and without it only root can mount here; \
+             install the package fuse3",
+        ),
+    }
+}
