@@ -132,6 +132,9 @@ impl Log for Trickle {
     }
 
     fn log(&self, record: &Record<'_>) {
+        if is_cancelled_request(record) {
+            return;
+        }
         if record.level() > Level::Warn || !self.logger.matches(record) {
             return self.logger.log(record);
         }
@@ -164,6 +167,11 @@ impl Log for Trickle {
     fn flush(&self) {
         self.logger.flush();
     }
+}
+
+/// A reply to a request whose caller was killed meanwhile finds nobody (ENOENT), which is no news.
+fn is_cancelled_request(record: &Record<'_>) -> bool {
+    record.target() == "fuser::reply" && record.args().to_string().ends_with("(os error 2)")
 }
 
 #[cfg(test)]

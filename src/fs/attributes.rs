@@ -22,7 +22,7 @@ pub enum SetTime {
 }
 
 /// What a SETATTR asks for; `None` leaves alone.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits.
     pub mode: Option<u32>,
@@ -36,6 +36,12 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// Last change of the contents.
     pub mtime: Option<SetTime>,
+}
+
+impl SetAttr {
+    fn is_nothing(&self) -> bool {
+        *self == SetAttr::default()
+    }
 }
 
 impl Fs {
@@ -77,8 +83,9 @@ impl Fs {
         set: &SetAttr,
     ) -> Result<Attr> {
         let inode = self.inodes.locate(node)?;
+        let takes_setid = set.is_nothing() && owns(asker, &inode.source.stat(inode.as_fd())?);
         self.unchanged_in_bytes(node, &inode, || {
-            if set.uid.is_some() || set.gid.is_some() {
+            if set.uid.is_some() || set.gid.is_some() || takes_setid {
                 let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
                 sys::chownat(&inode, c"", uid, gid, AtFlags::EMPTY_PATH)?;
             }
@@ -148,6 +155,12 @@ impl Fs {
     pub fn statfs(&self, node: u64) -> Result<StatVfs> {
         sys::fstatvfs(&self.inodes.locate(node)?.fd)
     }
+}
+
+/// A request to change nothing is what remains of two things: chown(2) to -1, -1, which takes suid and sgid
+/// from a file of the caller's own, and of a write by anybody, which says so itself once more.
+fn owns(asker: &Asker, attr: &Attr) -> bool {
+    asker.caller.uid == 0 || asker.caller.uid == attr.uid
 }
 
 /// A mount of mmfs's own below the source: an empty directory nobody can write to.

@@ -271,14 +271,15 @@ impl Mapping {
         self.freshness.stamp()
     }
 
-    /// Whether the kernel may keep what it has cached, now that the file is opened once more.
+    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not
+    /// when the next read is due to move the access time: that read has to reach us.
     ///
     /// # Errors
     /// Those of statx(2).
     pub fn may_keep_cache(&self) -> Result<bool> {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
-        Ok(self.freshness.renew(attr.stamp()))
+        Ok(self.freshness.renew(attr.stamp()) && !self.is_access_time_due(&attr))
     }
 
     /// Whether the file's length says nothing of what a read returns, as on procfs.
@@ -349,24 +350,25 @@ impl Mapping {
     /// Moves the access time as a read(2) of the source would: mapping a page is what the source's kernel
     /// takes for one.
     fn touch(&self, fd: BorrowedFd<'_>, attr: &Attr) {
-        const DAY: i64 = 24 * 60 * 60;
-        let due = match self.source.atime {
-            AtimeRule::Never => false,
-            AtimeRule::Strict => true,
-            AtimeRule::Relative => {
-                attr.atime <= attr.mtime
-                    || attr.atime <= attr.ctime
-                    || times::now().sec - attr.atime.sec >= DAY
-            }
-        };
-        if due && !self.context.no_atime {
+        if self.is_access_time_due(attr) {
             let page = rustix::param::page_size() as u64;
-            let _ = self
-                .context
-                .space
-                .reserve(page)
-                .and_then(|lease| window::Window::map(fd, 0, lease));
+            let lease = self.context.space.reserve(page);
+            let _ = lease.and_then(|lease| window::Window::map(fd, 0, lease));
         }
+    }
+
+    fn is_access_time_due(&self, attr: &Attr) -> bool {
+        const DAY: i64 = 24 * 60 * 60;
+        !self.context.no_atime
+            && match self.source.atime {
+                AtimeRule::Never => false,
+                AtimeRule::Strict => true,
+                AtimeRule::Relative => {
+                    attr.atime <= attr.mtime
+                        || attr.atime <= attr.ctime
+                        || times::now().sec - attr.atime.sec >= DAY
+                }
+            }
     }
 }
 

@@ -1,0 +1,150 @@
+# What the scripts share. Sourced, never run.
+# shellcheck shell=bash
+
+root_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target_dir=${CARGO_TARGET_DIR:-$root_dir/target}
+tools_dir=$root_dir/target/tools
+mmfs=${MMFS_BIN:-$target_dir/release/mmfs}
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+# Runs a command as root: directly, or through sudo.
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "needs root for '$*', and there is no sudo: run this script as root"
+    fi
+}
+
+have() { command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 || -x /sbin/$1 ]]; }
+
+# install_missing command:package... : installs the packages whose command is missing, and nothing else.
+install_missing() {
+    local pair packages=()
+    for pair; do
+        have "${pair%%:*}" || packages+=("${pair##*:}")
+    done
+    ((${#packages[@]})) || return 0
+    command -v apt-get >/dev/null || die "please install: ${packages[*]}"
+    say "installing ${packages[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+        >/dev/null
+}
+
+# The device every mount needs: made available, or a sentence why nothing can work.
+require_fuse() {
+    [[ -e /dev/fuse ]] || as_root modprobe fuse 2>/dev/null || true
+    [[ -e /dev/fuse ]] || die "/dev/fuse is missing, and 'modprobe fuse' did not bring it"
+}
+
+# Debian's rustup and the plain installer both leave cargo here.
+require_cargo() {
+    export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
+    command -v cargo >/dev/null || die "Rust is missing: see https://rustup.rs"
+}
+
+build_release() {
+    cargo build --release --locked --quiet --manifest-path "$root_dir/Cargo.toml"
+}
+
+# The program under test: MMFS_BIN, or this source built for release.
+ensure_mmfs() { [[ -n ${MMFS_BIN:-} ]] || build_release; }
+
+# Goes on as root, with the same tools and the same build. What cargo makes is made before, as the user.
+become_root() {
+    ((EUID == 0)) && return
+    command -v sudo >/dev/null || die "needs root, and there is no sudo: run this script as root"
+    exec sudo env "PATH=$PATH" "HOME=$HOME" "MMFS_BIN=$mmfs" "CARGO_TARGET_DIR=$target_dir" \
+        ${MMFS_SEED:+"MMFS_SEED=$MMFS_SEED"} "$0" "$@"
+}
+
+# cargo_tool crate version: builds it once, into target/tools.
+cargo_tool() {
+    [[ -x $tools_dir/bin/$1 ]] && grep -qF "\"$1 $2 " "$tools_dir/.crates.toml" 2>/dev/null && return
+    say "building $1 $2"
+    cargo install --quiet --locked --root "$tools_dir" "$1@$2"
+}
+
+# ---- mounts of the suites: taken down again, last first, whatever happens
+
+work=
+suite_mounts=()
+suite_daemons=()
+
+# Makes $work, a directory that goes again with everything mounted in it.
+start_work() {
+    work=$(mktemp -d "${TMPDIR:-/tmp}/mmfs-$1.XXXXXX")
+    chmod 755 "$work"
+    trap clean_up EXIT
+    trap 'exit 130' INT TERM
+}
+
+clean_up() {
+    local status=$? at pid
+    for ((at = ${#suite_mounts[@]} - 1; at >= 0; at--)); do
+        mountpoint -q "${suite_mounts[at]}" || continue
+        umount "${suite_mounts[at]}" 2>/dev/null || umount --lazy "${suite_mounts[at]}" || status=1
+    done
+    for pid in "${suite_daemons[@]}"; do
+        end_daemon "$pid" || status=1
+    done
+    if [[ -n $work ]] && ! grep -qF " $work/" /proc/self/mountinfo; then
+        rm -rf --one-file-system "$work"
+    elif [[ -n $work ]]; then
+        say "still mounted below $work" >&2
+        status=1
+    fi
+    exit "$status"
+}
+
+# Waits ten seconds for a daemon whose mount is gone.
+end_daemon() {
+    local tick
+    for ((tick = 0; tick < 100; tick++)); do
+        [[ -d /proc/$1 ]] || return 0
+        sleep 0.1
+    done
+    say "the daemon $1 does not end: killed" >&2
+    kill -KILL "$1"
+    return 1
+}
+
+# mount_image name size mkfs-arguments... : an ext4 filesystem of its own at $work/name.
+mount_image() {
+    local name=$1 size=$2
+    shift 2
+    truncate -s "$size" "$work/$name.img"
+    mkfs.ext4 -q "$@" "$work/$name.img"
+    mkdir "$work/$name"
+    mount -o loop "$work/$name.img" "$work/$name"
+    suite_mounts+=("$work/$name")
+}
+
+# mount_mmfs source point options... : waits until it answers.
+mount_mmfs() {
+    local source=$1 point=$2 tick
+    shift 2
+    mkdir -p "$point"
+    "$mmfs" -f "$@" "$source" "$point" 2>>"$work/mmfs.log" &
+    suite_daemons+=($!)
+    suite_mounts+=("$point")
+    for ((tick = 0; tick < 100; tick++)); do
+        mountpoint -q "$point" && return
+        kill -0 "${suite_daemons[-1]}" 2>/dev/null || break
+        sleep 0.1
+    done
+    cat "$work/mmfs.log" >&2
+    die "mmfs $* does not mount"
+}
+
+# Takes the last mount of mmfs down again; a daemon that ends with an error fails.
+unmount_mmfs() {
+    umount "${suite_mounts[-1]}"
+    wait "${suite_daemons[-1]}" || { cat "$work/mmfs.log" >&2; die "the daemon ended with an error"; }
+    unset 'suite_mounts[-1]' 'suite_daemons[-1]'
+}
