@@ -25,13 +25,16 @@ fn run() -> Result<(), StartError> {
     daemon::start(&config, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
         let fs = Fs::new(&config).map_err(unreadable)?;
-        session::serve(&config, Adapter::new(fs.clone(), &config), |answering| {
+        let outcome = session::serve(&config, Adapter::new(fs.clone(), &config), |answering| {
             if let Some(device) = answering.device {
                 fs.set_own_device(device);
             }
-            fs.keep_house(move |node| answering.invalidate(node))
+            fs.keep_house(answering.into_invalidator())
                 .map_err(|error| StartError::System("start a thread", error))?;
             ready.announce()
-        })
+        });
+        // Event loops may still be waiting for a source that never answers.
+        fs.settle();
+        outcome
     })
 }

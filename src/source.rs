@@ -236,8 +236,19 @@ impl SourceDir {
     /// # Errors
     /// ESTALE when it is gone; the others of open_by_handle_at(2).
     pub fn open_exported(&self, handle: &ExportedHandle, flags: OFlags) -> Result<OwnedFd> {
+        /// A number is being given to a new inode for microseconds only.
+        const TRIES: usize = 16;
         let root = self.root.as_ref().ok_or(Errno::STALE)?;
-        exported::open_by_handle_at(root.as_fd(), handle, flags)
+        let open = || exported::open_by_handle_at(root.as_fd(), handle, flags);
+        // The kernel also says ENOMEM while the number of an inode that is gone is being given to a new one
+        // (iget_locked finds it I_CREATING). A moment later the truth is ESTALE; real want of memory stays.
+        for _ in 1..TRIES {
+            match open() {
+                Err(Errno::NOMEM) => std::thread::yield_now(),
+                outcome => return outcome,
+            }
+        }
+        open()
     }
 
     /// The attributes behind a descriptor of this filesystem.

@@ -5,9 +5,8 @@ use crate::attr::{Attr, Time};
 use crate::inode::Located;
 use crate::source::proc_path;
 use crate::sys::identity;
-use rustix::fs::{
-    self as sys, AtFlags, Gid, Mode, OFlags, StatVfs, Timespec, Timestamps, UTIME_NOW,
-};
+use crate::sys::truncate::truncate;
+use rustix::fs::{self as sys, AtFlags, Gid, Mode, StatVfs, Timespec, Timestamps, UTIME_NOW};
 use rustix::fs::{UTIME_OMIT, Uid};
 use rustix::io::Result;
 use std::os::fd::AsFd;
@@ -119,12 +118,14 @@ impl Fs {
             .filter(|h| h.fd.is_some());
         identity::act_for(asker.caller, asker.keeps_setid())?;
         if let Some(handle) = handle {
-            return handle.mapping.resize(handle.writable()?, size);
+            let fd = handle.writable()?;
+            return handle.mapping.resize(size, || sys::ftruncate(fd, size));
         }
-        let fd = self.inodes.open_inode(node, OFlags::WRONLY)?;
+        // truncate(2) and not ftruncate(2): to the length a file has already, only the latter is a change.
+        let path = proc_path(&self.inodes.locate(node)?);
         match self.inodes.open_mapping(node) {
-            Some(mapping) => mapping.resize(&fd, size),
-            None => sys::ftruncate(fd, size),
+            Some(mapping) => mapping.resize(size, || truncate(&path, size)),
+            None => truncate(&path, size),
         }
     }
 

@@ -147,15 +147,18 @@ impl Mapping {
         }
     }
 
-    /// Changes the length, as ftruncate(2).
+    /// Changes the length to `len` bytes, which `truncate` does to the file.
     ///
     /// # Errors
-    /// Those of ftruncate(2).
-    pub fn resize(&self, fd: &OwnedFd, len: u64) -> Result<()> {
+    /// Those of `truncate`.
+    pub fn resize(&self, len: u64, truncate: impl FnOnce() -> Result<()>) -> Result<()> {
         let _closed = self.gate.write();
-        self.times.cancel();
+        self.settle();
+        let Some(fd) = self.descriptor() else {
+            return truncate();
+        };
         self.restamping(fd.as_fd(), || {
-            rustix::fs::ftruncate(fd, len)?;
+            truncate()?;
             self.windows.resize(len);
             Ok(())
         })

@@ -49,16 +49,6 @@ impl Answering {
     }
 }
 
-impl Answering {
-    /// Makes the kernel drop what it has cached of a node. Not for event loops: the kernel may wait for
-    /// a read that one of them has to answer.
-    pub fn invalidate(&self, node: u64) {
-        if let Err(error) = self.notifier.inval_inode(INodeNo(node), 0, 0) {
-            log::debug!("node {node} is not invalidated: {error}");
-        }
-    }
-}
-
 enum Event {
     /// A person wants the session to end.
     Terminate,

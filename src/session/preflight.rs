@@ -82,16 +82,11 @@ fn check_descriptor(path: &Path, number: RawFd) -> Result<PathBuf, StartError> {
 fn ask(
     role: Role,
     path: &Path,
-    question: impl Fn(&Path) -> Result<(), Errno>,
+    question: fn(&Path) -> Result<(), Errno>,
 ) -> Result<Result<(), Errno>, StartError> {
-    let code = |answer: Result<(), Errno>| answer.map_or_else(|errno| errno.raw_os_error(), |()| 0);
-    // Every errno of Linux is below 134.
-    match process::ask_in_child(PATIENCE, || code(question(path)) as u8) {
-        Ok(Some(0)) => Ok(Ok(())),
-        Ok(Some(errno)) => Ok(Err(Errno::from_raw_os_error(errno.into()))),
-        Ok(None) => Err(StartError::Silent(role, path.into())),
-        Err(error) => Err(StartError::System("start a child process", error)),
-    }
+    process::ask_in_child(PATIENCE, path, question)
+        .map_err(|error| StartError::System("start a child process", error))?
+        .ok_or_else(|| StartError::Silent(role, path.into()))
 }
 
 fn canonical(role: Role, path: &Path) -> Result<PathBuf, StartError> {

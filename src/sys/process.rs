@@ -3,10 +3,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 /// fork(2): the child's id in the parent, `None` in the child.
@@ -27,23 +28,32 @@ pub fn fork() -> io::Result<Option<Pid>> {
 fn require_single_thread() -> io::Result<()> {
     match std::fs::read_dir("/proc/self/task")?.count() {
         1 => Ok(()),
-        _ => Err(rustix::io::Errno::INVAL.into()),
+        _ => Err(Errno::INVAL.into()),
     }
 }
 
-/// Asks `question` in a child process, so that a system call that hangs (in a kernel wait that no
-/// signal ends) hangs there. `None`: no answer within `limit`; the child is killed, not awaited.
+/// Asks `question` about `path` in a child process, so that a system call that hangs (in a kernel
+/// wait that no signal ends) hangs there. `None`: no answer within `limit`; the child is killed, not
+/// awaited. It holds none of our descriptors, so nobody waits for the end of our output on its account.
 ///
 /// # Errors
 /// What fork, pidfd_open, poll or waitpid say.
-pub fn ask_in_child(limit: Duration, question: impl FnOnce() -> u8) -> io::Result<Option<u8>> {
+pub fn ask_in_child(
+    limit: Duration,
+    path: &Path,
+    question: fn(&Path) -> Result<(), Errno>,
+) -> io::Result<Option<Result<(), Errno>>> {
     let Some(child) = fork()? else {
-        let answer = question();
+        // SAFETY: close_range takes no pointer. Nothing below uses a descriptor opened before:
+        // `question` is a plain function, so it has captured none, and the child ends with it.
+        unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
+        // Every errno of Linux is below 134, so it fits an exit status.
+        let answer = question(path).map_or_else(Errno::raw_os_error, |()| 0);
         // SAFETY: _exit takes no pointer and does not return.
-        unsafe { libc::_exit(answer.into()) }
+        unsafe { libc::_exit(answer) }
     };
     let pidfd = rustix::process::pidfd_open(child, PidfdFlags::empty())?;
-    let limit = Timespec::try_from(limit).map_err(|_| rustix::io::Errno::INVAL)?;
+    let limit = Timespec::try_from(limit).map_err(|_| Errno::INVAL)?;
     let exited = |fd| {
         retry_on_intr(|| {
             poll(
@@ -57,9 +67,11 @@ pub fn ask_in_child(limit: Duration, question: impl FnOnce() -> u8) -> io::Resul
         return Ok(None);
     }
     let status = retry_on_intr(|| rustix::process::waitpid(Some(child), WaitOptions::empty()))?;
-    Ok(status
-        .and_then(|(_, status)| status.exit_status())
-        .map(|code| code as u8))
+    match status.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(Some(Ok(()))),
+        Some(errno) => Ok(Some(Err(Errno::from_raw_os_error(errno)))),
+        None => Ok(None),
+    }
 }
 
 /// Signals as the daemon needs them, whatever its parent left it: SIGXFSZ ignored (a write past

@@ -1,0 +1,230 @@
+//! The life of a mount: how it starts, and the ways it ends.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process};
+
+use crate::place::{MMFS, Place, eventually, said};
+
+#[test]
+fn the_parent_exits_when_the_mount_answers_and_nothing_is_printed() {
+    let place = Place::new();
+    place.start(&[]);
+    assert_eq!(place.kind(), "fuse.mmfs");
+    let daemon = place.daemon();
+    let link = |name| fs::read_link(format!("/proc/{}/{name}", daemon.as_raw_pid())).unwrap();
+    assert_eq!(link("cwd"), Path::new("/"));
+    for stream in ["fd/0", "fd/1", "fd/2"] {
+        assert_eq!(link(stream), Path::new("/dev/null"));
+    }
+    kill_process(daemon, Signal::TERM).unwrap();
+    eventually("a signal unmounts", || place.is_quiet());
+}
+
+#[test]
+fn closed_standard_streams_are_no_obstacle() {
+    let place = Place::new();
+    assert_eq!(place.sh("$MMFS $S $M <&- >&- 2>&-").status.code(), Some(0));
+    assert_eq!(fs::read(place.mount().join("hello")).unwrap(), b"hello\n");
+    place.umount();
+    eventually("it ends", || place.is_quiet());
+    assert_eq!(
+        place.sh("$MMFS -f missing $M <&- >&- 2>&-").status.code(),
+        Some(1)
+    );
+}
+
+#[test]
+fn signals_and_outside_unmounts_end_it_with_exit_code_0() {
+    let place = Place::new();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut daemon = place.foreground(&[]);
+        daemon.signal(signal);
+        daemon.ends_well();
+        assert_eq!(place.layers(), 0);
+    }
+    for program in [&["umount"][..], &["fusermount3", "-u"], &["umount", "-l"]] {
+        let mut daemon = place.foreground(&[]);
+        let unmount = place.run(
+            Command::new(program[0])
+                .args(&program[1..])
+                .arg(place.mount()),
+        );
+        assert!(unmount.status.success());
+        daemon.ends_well();
+    }
+}
+
+#[test]
+fn an_aborted_connection_ends_it_and_leaves_no_dead_mount() {
+    let place = Place::new();
+    let mut daemon = place.foreground(&[]);
+    let device = fs::metadata(place.mount()).unwrap().dev();
+    let abort =
+        format!("mkdir $T/ctl; mount -t fusectl ctl $T/ctl; echo 1 > $T/ctl/{device}/abort");
+    assert!(
+        place
+            .sh(&format!("unshare --mount sh -c '{abort}'"))
+            .status
+            .success()
+    );
+    daemon.ends_well();
+    assert_eq!(place.layers(), 0);
+}
+
+#[test]
+fn a_busy_mount_is_detached_and_its_open_files_are_served() {
+    let place = Place::new();
+    let mut daemon = place.foreground(&["--direct-io"]);
+    let mut file = File::open(place.mount().join("hello")).unwrap();
+    daemon.signal(Signal::TERM);
+    eventually("the mount is detached", || place.layers() == 0);
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(
+        (text.as_str(), daemon.child.try_wait().unwrap()),
+        ("hello\n", None)
+    );
+    drop(file);
+    daemon.ends_well();
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let place = Place::new();
+    let mut daemon = place.foreground(&[]);
+    let _file = File::open(place.mount().join("hello")).unwrap();
+    daemon.signal(Signal::INT);
+    eventually("the mount is detached", || place.layers() == 0);
+    daemon.signal(Signal::TERM);
+    daemon.ends_well();
+}
+
+#[test]
+fn what_lies_below_stays() {
+    let place = Place::new();
+    assert!(
+        place
+            .sh("mount -t tmpfs below $M && echo below > $M/below")
+            .status
+            .success()
+    );
+    for end in [
+        "umount $M",
+        "fusermount3 -u $M",
+        "umount -l $M",
+        "kill $P",
+        "kill -INT $P",
+    ] {
+        let mut daemon = place.foreground(&[]);
+        assert!(
+            place
+                .sh(&format!("P={}; {end}", daemon.child.id()))
+                .status
+                .success(),
+            "{end}"
+        );
+        daemon.ends_well();
+        assert_eq!(
+            (
+                place.layers(),
+                fs::read(place.mount().join("below")).unwrap()
+            ),
+            (1, b"below\n".into())
+        );
+    }
+    place.umount();
+    // Two of ours on each other, and the lower one's end leaves the upper one alone.
+    place.start(&[]);
+    let lower = place.daemon();
+    let mut upper = place.foreground(&[]);
+    kill_process(lower, Signal::TERM).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(place.layers(), 2);
+    upper.signal(Signal::TERM);
+    upper.ends_well();
+    assert_eq!(place.layers(), 1);
+    kill_process(lower, Signal::TERM).unwrap();
+    eventually("the second signal ends the lower one too", || {
+        place.is_quiet()
+    });
+}
+
+#[test]
+fn a_directory_can_be_mounted_on_itself_and_inside_itself() {
+    let place = Place::new();
+    for source in [place.mount(), place.dir.path().into(), "/".into()] {
+        let output = place.run(Command::new(MMFS).arg(&source).arg(place.mount()));
+        assert_eq!(said(&output), (Some(0), String::new()), "{source:?}");
+        assert!(fs::metadata(place.mount()).unwrap().is_dir());
+        place.umount();
+        eventually("it ends", || place.is_quiet());
+    }
+}
+
+#[test]
+fn sighup_opens_the_log_file_anew() {
+    let place = Place::new();
+    place.start(&["-vv", "--log", "log"]);
+    let log = place.path("log");
+    assert!(!fs::read(&log).unwrap().is_empty());
+    fs::rename(&log, place.path("log.1")).unwrap();
+    kill_process(place.daemon(), Signal::HUP).unwrap();
+    eventually("the new log file appears", || log.exists());
+    place.umount();
+    eventually("it ends", || place.is_quiet());
+    assert!(
+        fs::read_to_string(&log)
+            .unwrap()
+            .contains("the session has ended")
+    );
+}
+
+#[test]
+fn auto_unmount_clears_up_after_a_killed_daemon() {
+    let place = Place::new();
+    for access in [&[][..], &["--allow-other"]] {
+        let mut daemon = place.foreground(&[&["--auto-unmount"], access].concat());
+        assert_eq!(place.kind(), "fuse.mmfs");
+        daemon.signal(Signal::KILL);
+        daemon.end();
+        eventually("fusermount3 unmounts", || place.is_quiet());
+        let mut daemon = place.foreground(&[&["-o", "auto_unmount"], access].concat());
+        daemon.signal(Signal::TERM);
+        daemon.ends_well();
+        eventually("fusermount3 ends too", || place.is_quiet());
+    }
+}
+
+#[test]
+fn mount_fuse3_can_start_it() {
+    let place = Place::new();
+    let path = format!("PATH={}:$PATH", Path::new(MMFS).parent().unwrap().display());
+    for options in [
+        "rw,noatime,nofail,x-y",
+        "drop_privileges,default_permissions,allow_other",
+    ] {
+        let mount = format!("{path} mount.fuse3 mmfs#$S $M -o {options}");
+        assert_eq!(
+            said(&place.sh(&mount)),
+            (Some(0), String::new()),
+            "{options}"
+        );
+        assert_eq!(fs::read(place.mount().join("hello")).unwrap(), b"hello\n");
+        place.umount();
+        eventually("it ends", || place.processes().is_empty());
+    }
+    let unchecked = place.sh(&format!("{path} mount.fuse3 mmfs#$S $M -o drop_privileges"));
+    assert!(
+        said(&unchecked)
+            .1
+            .contains("it was mounted without default_permissions")
+    );
+    eventually("nothing is left", || place.processes().is_empty());
+    place.umount();
+}

@@ -1,0 +1,187 @@
+//! Command lines that are refused: the sentence and the exit code of each.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::process::Signal;
+
+use crate::place::{MMFS, Place, refuses, said};
+
+#[test]
+fn paths_that_cannot_be_used_are_refused() {
+    let place = Place::new();
+    fs::write(place.path("file"), "").unwrap();
+    let table = [
+        (
+            "missing",
+            "mount",
+            "source \"missing\" does not exist (the order is mmfs SRC MNT)",
+        ),
+        (
+            "source",
+            "missing",
+            "mount point \"missing\" does not exist; make it with: mkdir",
+        ),
+        ("file", "mount", "source \"file\" is not a directory"),
+        ("source", "file", "mount point \"file\" is not a directory"),
+        ("file/x", "mount", "source \"file/x\" is not a directory"),
+        (
+            "source",
+            "/dev/fd/987",
+            "\"/dev/fd/987\" is no mounted /dev/fuse: Bad file descriptor",
+        ),
+        (
+            "source",
+            "/dev/fd/0",
+            "\"/dev/fd/0\" is no mounted /dev/fuse: it is open on something",
+        ),
+    ];
+    for (source, mount, words) in table {
+        refuses(
+            &place.run(Command::new(MMFS).args(["--", source, mount])),
+            words,
+        );
+        refuses(
+            &place.run(Command::new(MMFS).args(["-f", "--", source, mount])),
+            words,
+        );
+    }
+    refuses(
+        &place.mmfs(&["--log", "no/file"]),
+        "cannot open the log file",
+    );
+}
+
+#[test]
+fn usage_errors_exit_2_and_help_exits_0() {
+    let place = Place::new();
+    for (args, words) in [
+        (&["source"][..], "<MNT>"),
+        (&["source", "mount", "-o", "fancy"], "-o fancy"),
+        (&["source", "mount", "-o", "remount"], "-o remount"),
+        (&["source", "mount", "--window-size", "1K"], "--window-size"),
+    ] {
+        let output = place.run(Command::new(MMFS).args(args));
+        let (code, text) = said(&output);
+        assert_eq!(code, Some(2), "{args:?}: {text}");
+        assert!(
+            output.stdout.is_empty() && text.contains(words),
+            "{args:?}: {text}"
+        );
+    }
+    for option in ["--help", "--version"] {
+        let output = place.run(Command::new(MMFS).arg(option));
+        assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty());
+    }
+    assert_eq!(
+        place.sh("$MMFS --help >&-").status.code(),
+        Some(0),
+        "a closed stream is no reason"
+    );
+}
+
+#[test]
+fn a_background_process_that_dies_early_is_reported() {
+    let place = Place::new();
+    fs::create_dir(place.path("bin")).unwrap();
+    let helper = place.path("bin/fusermount3");
+    let table = [
+        (
+            "kill -9 $PPID",
+            "killed by signal 9 before the mount answered",
+        ),
+        (
+            "echo 'fusermount3: too many FUSE mounts' >&2; exit 1",
+            "refused to mount: too many FUSE",
+        ),
+        ("exit 1", "fusermount3 refused to mount: it gave no reason"),
+    ];
+    for (body, words) in table {
+        fs::write(&helper, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+        refuses(&place.sh("PATH=$T/bin $MMFS --auto-unmount $S $M"), words);
+    }
+    refuses(
+        &place.sh("PATH=/nowhere $MMFS --auto-unmount $S $M"),
+        "fusermount3 is not installed",
+    );
+}
+
+#[test]
+fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
+    let place = Place::new();
+    for _ in 0..2 {
+        assert!(place.sh("mount -t tmpfs below $M").status.success());
+        let mut dead = place.foreground(&[]);
+        dead.signal(Signal::KILL);
+        dead.end();
+    }
+    assert_eq!(place.layers(), 4);
+    let (code, text) = said(&place.mmfs(&[]));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("cleared a dead mount of mmfs off"), "{text}");
+    assert_eq!(place.layers(), 4, "what lay below is still there");
+    (0..4).for_each(|_| place.umount());
+
+    let mut dead = place.foreground(&["-o", "subtype=other"]);
+    dead.signal(Signal::KILL);
+    dead.end();
+    refuses(&place.mmfs(&[]), "clear it with: fusermount3 -u");
+    let below = Command::new(MMFS)
+        .arg(place.source())
+        .arg(place.mount().join("x"))
+        .output();
+    refuses(
+        &below.unwrap(),
+        "lies in a FUSE mount whose daemon has died",
+    );
+    refuses(&place.sh("$MMFS $M $S"), "source");
+    place.umount();
+}
+
+/// Mounts a FUSE server on `mount` that answers INIT, and reads one more request without answering:
+/// whoever sent that waits in the kernel, beyond the reach of SIGKILL, until the result is dropped.
+fn mute_server(mount: &Path) -> Arc<File> {
+    let device = Arc::new(
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .unwrap(),
+    );
+    let fd = device.as_raw_fd();
+    let data = CString::new(format!("fd={fd},rootmode=40000,user_id=0,group_id=0")).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("mute", mount, "fuse.mute", flags, data.as_c_str()).unwrap();
+    let mut request = vec![0; 1 << 17];
+    assert!((&*device).read(&mut request).unwrap() >= 16);
+    // fuse_out_header (length, error, the request's number), fuse_init_out (version, max_write).
+    let mut reply = [0_u8; 80];
+    reply[0] = 80;
+    reply[8..16].copy_from_slice(&request[8..16]);
+    (reply[16], reply[20], reply[37]) = (7, 31, 0x10);
+    (&*device).write_all(&reply).unwrap();
+    let reader = Arc::clone(&device);
+    std::thread::spawn(move || (&*reader).read(&mut request));
+    device
+}
+
+#[test]
+fn a_mount_point_that_does_not_answer_is_refused() {
+    let place = Place::new();
+    let device = mute_server(&place.mount());
+    refuses(
+        &place.mmfs(&[]),
+        "lies on a filesystem that does not answer",
+    );
+    assert_eq!((place.layers(), place.kind()), (1, "fuse.mute".into()));
+    // The server dies, so whoever still waits for it is told, and its mount can go.
+    drop(device);
+    place.run(Command::new("umount").arg("-l").arg(place.mount()));
+}
