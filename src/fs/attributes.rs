@@ -122,7 +122,8 @@ impl Fs {
             return handle.mapping.resize(size, || sys::ftruncate(fd, size));
         }
         // truncate(2) and not ftruncate(2): to the length a file has already, only the latter is a change.
-        let path = proc_path(&self.inodes.locate(node)?);
+        let inode = self.inodes.locate(node)?;
+        let path = proc_path(&inode);
         match self.inodes.open_mapping(node) {
             Some(mapping) => mapping.resize(size, || truncate(&path, size)),
             None => truncate(&path, size),
