@@ -192,8 +192,8 @@ impl Fs {
     fn remove(&self, parent: u64, name: &OsStr, how: AtFlags) -> Result<()> {
         let dir = self.inodes.directory(parent)?;
         check_name(name)?;
-        self.inodes.keep_reachable(&dir, name);
-        sys::unlinkat(&dir, name, how)?;
+        self.inodes
+            .keep_reachable(&dir, name, || sys::unlinkat(&dir, name, how))?;
         self.directory_changed(&dir)
     }
 
@@ -205,13 +205,12 @@ impl Fs {
         let (old_dir, new_dir) = (self.inodes.directory(from.0)?, self.inodes.directory(to.0)?);
         check_name(from.1)?;
         check_name(to.1)?;
-        if flags
-            .intersection(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE)
-            .is_empty()
-        {
-            self.inodes.keep_reachable(&new_dir, to.1);
+        let rename = || sys::renameat_with(&old_dir, from.1, &new_dir, to.1, flags);
+        if flags.intersects(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE) {
+            rename()?;
+        } else {
+            self.inodes.keep_reachable(&new_dir, to.1, rename)?;
         }
-        sys::renameat_with(&old_dir, from.1, &new_dir, to.1, flags)?;
         self.inodes.renamed(to.0, &new_dir, to.1);
         if flags.contains(RenameFlags::EXCHANGE) {
             self.inodes.renamed(from.0, &old_dir, from.1);

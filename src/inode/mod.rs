@@ -280,12 +280,26 @@ impl InodeTable {
         }
     }
 
-    /// Keeps an inode reachable whose name is about to go: `name` in `parent` is being removed or replaced.
-    /// Inodes the kernel does not know need no keeping.
-    pub fn keep_reachable(&self, dir: &Located, name: &OsStr) {
-        let Ok(found) = self.with_room(|| self.sources.find(dir.as_fd(), name)) else {
-            return;
-        };
+    /// Runs `change`, which removes or replaces `name` in `dir`, and keeps the inode of that name reachable
+    /// afterwards. Inodes the kernel does not know need no keeping.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn keep_reachable(
+        &self,
+        dir: &Located,
+        name: &OsStr,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let found = self.with_room(|| self.sources.find(dir.as_fd(), name));
+        change()?;
+        if let Ok(found) = found {
+            self.pin_unless_findable(found);
+        }
+        Ok(())
+    }
+
+    fn pin_unless_findable(&self, found: Found) {
         let life = Life::of(&found);
         let id = self.numbers.id(life.key);
         let mut shard = self.shard(id);
