@@ -1,10 +1,10 @@
 //! What has to be done without anybody asking: times that wait are applied, and open files are watched for
-//! changes behind the mount. One thread, which sleeps while nothing is open.
+//! changes behind the mount, the kernel's caches of what changed are dropped. Asleep while nothing is open.
 
 use super::Fs;
 use crate::mapping::{Chore, Mapping};
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
@@ -29,36 +29,57 @@ impl Fs {
             return Ok(());
         };
         let fs = Arc::downgrade(self);
+        let (stale, inbox) = channel();
         Builder::new()
             .name("housekeeping".into())
-            .spawn(move || House::new(fs, chores).keep(invalidate))?;
+            .spawn(move || House::new(fs, chores, stale).keep())?;
+        // The kernel may wait here for reads of one file that never end; times must not wait with it.
+        Builder::new().name("invalidation".into()).spawn(move || {
+            for Stale { node, mapping } in inbox {
+                invalidate(node);
+                if let Some(mapping) = mapping.upgrade() {
+                    mapping.cache_dropped();
+                }
+            }
+        })?;
         Ok(())
     }
+}
+
+/// A node whose bytes the kernel must forget, and the mapping that waits to hear of it.
+struct Stale {
+    node: u64,
+    mapping: Weak<Mapping>,
 }
 
 struct House {
     fs: Weak<Fs>,
     chores: Receiver<Chore>,
+    stale: Sender<Stale>,
     waiting: Vec<Weak<Mapping>>,
     settle_at: Option<Instant>,
     watch_at: Option<Instant>,
 }
 
 impl House {
-    fn new(fs: Weak<Fs>, chores: Receiver<Chore>) -> Self {
+    fn new(fs: Weak<Fs>, chores: Receiver<Chore>, stale: Sender<Stale>) -> Self {
         House {
             fs,
             chores,
+            stale,
             waiting: Vec::new(),
             settle_at: None,
             watch_at: None,
         }
     }
 
-    fn keep(mut self, invalidate: impl Fn(u64)) {
+    fn keep(mut self) {
         loop {
             match self.next() {
-                Ok(Chore::Invalidate(node)) => invalidate(node),
+                Ok(Chore::Invalidate(node, mapping)) => {
+                    // Its thread lives as long as this one.
+                    let _ = self.stale.send(Stale { node, mapping });
+                }
                 Ok(Chore::Settle(mapping)) => {
                     self.waiting.push(mapping);
                     self.settle_at

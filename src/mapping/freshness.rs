@@ -10,6 +10,9 @@ pub struct Freshness {
     stamp: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
+    /// How often the kernel's cache was found out of date, and how often it was dropped since.
+    doubts: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// A change of our own under way.
@@ -28,11 +31,32 @@ impl Freshness {
             stamp: AtomicU64::new(stamp),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
         }
     }
 
+    /// The stamp as of which the kernel's cache is valid; 0 while it is in doubt.
     pub fn stamp(&self) -> u64 {
-        self.stamp.load(SeqCst)
+        if self.in_doubt() {
+            0
+        } else {
+            self.stamp.load(SeqCst)
+        }
+    }
+
+    /// The kernel's cache is out of date: no open may keep it until it was dropped.
+    pub fn doubt(&self) {
+        self.doubts.fetch_add(1, SeqCst);
+    }
+
+    /// The kernel's cache was dropped because of one doubt.
+    pub fn dropped(&self) {
+        self.dropped.fetch_add(1, SeqCst);
+    }
+
+    fn in_doubt(&self) -> bool {
+        self.dropped.load(SeqCst) != self.doubts.load(SeqCst)
     }
 
     /// Sets the stamp that a change of our own has led to.
@@ -58,7 +82,7 @@ impl Freshness {
     }
 
     fn differs_while(&self, now: u64, own: u64) -> bool {
-        let (begun, known) = (self.begun.load(SeqCst), self.stamp());
+        let (begun, known) = (self.begun.load(SeqCst), self.stamp.load(SeqCst));
         if known == now
             || begun - self.ended.load(SeqCst).min(begun) != own
             || begun != self.begun.load(SeqCst)
@@ -71,9 +95,9 @@ impl Freshness {
             && known != 0
     }
 
-    /// Takes `now` for the new stamp; true when it is the old one.
+    /// Takes `now` for the new stamp; true when it is the old one and that was never in doubt.
     pub fn renew(&self, now: u64) -> bool {
-        self.stamp.swap(now, SeqCst) == now
+        self.stamp.swap(now, SeqCst) == now && !self.in_doubt()
     }
 }
 
@@ -99,6 +123,15 @@ mod tests {
         assert!(!fresh.differs(2));
         assert!(fresh.renew(2));
         assert!(!fresh.renew(3));
+    }
+
+    #[test]
+    fn nothing_is_kept_while_it_is_in_doubt() {
+        let fresh = Freshness::new(1);
+        fresh.doubt();
+        assert_eq!((fresh.stamp(), fresh.renew(1)), (0, false));
+        fresh.dropped();
+        assert_eq!((fresh.stamp(), fresh.renew(1)), (1, true));
     }
 
     #[test]

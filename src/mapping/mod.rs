@@ -35,8 +35,8 @@ use windows::WindowSet;
 /// What a mapping asks the session's housekeeping thread to do.
 #[derive(Debug)]
 pub enum Chore {
-    /// The source changed behind the mount: the kernel's cache of this node must go.
-    Invalidate(u64),
+    /// The kernel's cache of this node is out of date and must go; the mapping waits to hear of it.
+    Invalidate(u64, Weak<Mapping>),
     /// Time stamps of this mapping wait to be applied.
     Settle(Weak<Mapping>),
     /// A file was opened where none was: watch open files from now on.
@@ -293,15 +293,25 @@ impl Mapping {
     /// Notices a change behind the mount in attributes just read from the source.
     pub fn compare(&self, attr: &Attr) {
         if self.freshness.differs(attr.stamp()) {
-            self.chore(Chore::Invalidate(self.id));
+            self.distrust_cache();
         }
     }
 
     /// As `compare`, from within a change of our own.
     fn compare_within(&self, attr: &Attr) {
         if self.freshness.differs_but_for_one(attr.stamp()) {
-            self.chore(Chore::Invalidate(self.id));
+            self.distrust_cache();
         }
+    }
+
+    fn distrust_cache(&self) {
+        self.freshness.doubt();
+        self.chore(Chore::Invalidate(self.id, self.me.clone()));
+    }
+
+    /// Hears that the kernel has dropped its cache of the file.
+    pub fn cache_dropped(&self) {
+        self.freshness.dropped();
     }
 
     fn chore(&self, chore: Chore) {

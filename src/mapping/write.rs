@@ -59,7 +59,7 @@ impl Mapping {
             self.unprivileged.store(after.stamp(), Relaxed);
             if request.append && !request.from_mapping && before.size != request.offset {
                 // The kernel cached these bytes where it believed the end to be.
-                self.chore(Chore::Invalidate(self.id));
+                self.distrust_cache();
             }
         }
         let written = written?;
