@@ -4,9 +4,9 @@
 
 use super::Fs;
 use crate::inode::{Entry, ROOT};
-use crate::source::SourceDir;
+use crate::source::{SourceDir, reopen};
 use parking_lot::Mutex;
-use rustix::fs::{self as sys, FileType, Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{self as sys, FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
@@ -93,16 +93,13 @@ impl Fs {
 
     fn open_stream(&self, node: u64) -> Result<Stream> {
         let dir = self.inodes.locate(node)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = match self.flags.no_atime {
-            true => sys::openat(&dir, c".", flags | OFlags::NOATIME, Mode::empty()).ok(),
-            false => None,
-        };
-        let fd = match fd {
-            Some(fd) => fd,
-            None => self
-                .inodes
-                .with_room(|| sys::openat(&dir, c".", flags, Mode::empty()))?,
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        // Through its descriptor: the name "." inside takes permission to search.
+        let open = |flags| self.inodes.with_room(|| reopen(&dir, flags));
+        let quiet = self.flags.no_atime.then(|| open(flags | OFlags::NOATIME));
+        let fd = match quiet {
+            Some(Ok(fd)) => fd,
+            _ => open(flags)?,
         };
         Ok(Stream {
             fd: Arc::new(fd),

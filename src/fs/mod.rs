@@ -16,10 +16,11 @@ use crate::handle::{FileHandle, HandleTable};
 use crate::inode::{InodeTable, Located};
 use crate::mapping::budget::{AddressSpace, default_budget};
 use crate::mapping::{Chore, Context, guard};
+use crate::source::reopen;
 use crate::sys::identity::Caller;
 use directories::DirHandle;
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Result;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
@@ -98,12 +99,7 @@ impl Fs {
         if !self.flags.dir_sync && !self.flags.sync {
             return Ok(());
         }
-        let fd = rustix::fs::openat(
-            dir,
-            c".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let fd = reopen(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
         rustix::fs::fsync(fd)
     }
 }

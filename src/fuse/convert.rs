@@ -78,24 +78,16 @@ pub fn set_time(time: TimeOrNow) -> SetTime {
     }
 }
 
+/// The time a request carries. fuser 0.18 takes seconds before the epoch and the nanoseconds after them both
+/// off the epoch, so that is what is undone here.
 pub fn from_system_time(at: SystemTime) -> Time {
-    match at.duration_since(UNIX_EPOCH) {
-        Ok(since) => Time {
-            sec: since.as_secs() as i64,
-            nsec: since.subsec_nanos(),
-        },
-        Err(before) => {
-            let before = before.duration();
-            let (sec, nsec) = (-(before.as_secs() as i64), before.subsec_nanos());
-            if nsec == 0 {
-                Time { sec, nsec }
-            } else {
-                Time {
-                    sec: sec - 1,
-                    nsec: 1_000_000_000 - nsec,
-                }
-            }
-        }
+    let (sign, distance) = match at.duration_since(UNIX_EPOCH) {
+        Ok(since) => (1, since),
+        Err(before) => (-1, before.duration()),
+    };
+    Time {
+        sec: sign * distance.as_secs() as i64,
+        nsec: distance.subsec_nanos(),
     }
 }
 
@@ -198,12 +190,15 @@ mod tests {
 
     #[test]
     fn times_before_the_epoch_survive() {
-        for time in [(0, 0), (-1, 0), (-1, 999_999_999), (-2, 1), (1 << 33, 5)] {
-            let time = Time {
-                sec: time.0,
-                nsec: time.1,
-            };
-            assert_eq!(from_system_time(to_system_time(time)), time);
+        for (sec, nsec) in [(0, 0), (-1, 0), (-1, 999_999_999), (-2, 1), (1 << 33, 5)] {
+            let shown = to_system_time(Time { sec, nsec });
+            let before = UNIX_EPOCH.duration_since(shown).unwrap_or_default();
+            let after = shown.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let nanos = after.as_nanos() as i128 - before.as_nanos() as i128;
+            assert_eq!(nanos, i128::from(sec) * 1_000_000_000 + i128::from(nsec));
         }
+        let asked = UNIX_EPOCH - Duration::new(1, 200_000_000); // fuser's form of -1 s + 0.2 s
+        let (sec, nsec) = (-1, 200_000_000);
+        assert_eq!(from_system_time(asked), Time { sec, nsec });
     }
 }

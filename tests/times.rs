@@ -1,0 +1,361 @@
+//! Modification, change and access times of the source, moved by what happens on the mount.
+
+mod common;
+mod stage;
+
+use std::fs::{self, File, FileTimes, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use stage::{CLOCK_STEP, KIB, PAGE, Stage, changed, noise, on_mount, printed};
+
+const FILE: &str = "file";
+/// Both write paths, with and without the kernel's page cache.
+const MODES: [&[&str]; 3] = [&[], &["--write-path", "region"], &["--direct-io"]];
+/// A time record may wait this long before it is applied to the source.
+const RECORD: Duration = Duration::from_millis(1500);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A file of three pages, untouched for a day, open for writing on the mount.
+fn open_old_file(stage: &Stage) -> File {
+    fs::write(stage.source(FILE), noise(3 * PAGE, 1)).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(stage.mount(FILE))
+        .unwrap();
+    file.set_modified(SystemTime::now() - DAY).unwrap();
+    file
+}
+
+/// The source's mtime and ctime.
+fn times(stage: &Stage) -> (SystemTime, SystemTime) {
+    let meta = fs::metadata(stage.source(FILE)).unwrap();
+    (meta.modified().unwrap(), changed(&meta))
+}
+
+/// Writes ten bytes and returns the earliest and latest moment that may be taken for it.
+fn write_ten(file: &File, offset: u64) -> (SystemTime, SystemTime) {
+    let begin = SystemTime::now() - CLOCK_STEP;
+    file.write_all_at(b"ten bytes.", offset).unwrap();
+    (begin, SystemTime::now())
+}
+
+/// "Two 10-byte writes to one page, 20 ms apart, move mtime and ctime in the source each time": through one open
+/// file, with a look through the mount after each.
+/// (proves: S19)
+#[test]
+fn each_of_two_writes_to_one_page_moves_the_times() {
+    for mode in MODES {
+        on_mount(mode, |stage| {
+            let file = open_old_file(stage);
+            let mut last = times(stage);
+            for round in 0..4 {
+                let (begin, end) = write_ten(&file, 10 * round);
+                let shown = file.metadata().unwrap();
+                let (mtime, ctime) = times(stage);
+                assert!(
+                    mtime > last.0 && ctime > last.1,
+                    "{mode:?}, write {round}: {last:?} to {:?}",
+                    (mtime, ctime)
+                );
+                assert!(
+                    (begin..=end).contains(&mtime),
+                    "{mode:?}, write {round}: {mtime:?} not in {begin:?}..{end:?}"
+                );
+                assert_eq!(
+                    (shown.modified().unwrap(), changed(&shown)),
+                    (mtime, ctime),
+                    "{mode:?}: shown and true"
+                );
+                last = (mtime, ctime);
+                sleep(2 * CLOCK_STEP);
+            }
+        });
+    }
+}
+
+/// The same with nobody looking through the mount: within a second or so the source shows the second write's time,
+/// not the first's, while the file stays open.
+/// (proves: S19)
+#[test]
+fn the_times_arrive_without_anybody_asking() {
+    for mode in MODES {
+        on_mount(mode, |stage| {
+            let file = open_old_file(stage);
+            let (_, first) = write_ten(&file, 0);
+            sleep(2 * CLOCK_STEP);
+            let (begin, end) = write_ten(&file, 10);
+            sleep(RECORD);
+            let (mtime, ctime) = times(stage);
+            assert!(
+                mtime > first && ctime > first,
+                "{mode:?}: the second write moved nothing"
+            );
+            assert!(
+                (begin..=end).contains(&mtime),
+                "{mode:?}: {mtime:?} not in {begin:?}..{end:?}"
+            );
+        });
+    }
+}
+
+/// The time of a write is when it was written, not when the file was closed.
+/// (proves: S19)
+#[test]
+fn closing_does_not_move_the_times() {
+    for mode in MODES {
+        on_mount(mode, |stage| {
+            let file = open_old_file(stage);
+            let (begin, end) = write_ten(&file, 0);
+            sleep(Duration::from_millis(300));
+            drop(file);
+            sleep(RECORD);
+            let mtime = times(stage).0;
+            assert!(
+                (begin..=end).contains(&mtime),
+                "{mode:?}: {mtime:?} not in {begin:?}..{end:?}"
+            );
+        });
+    }
+}
+
+/// A program that writes and then sets the time, as cp -p, tar and rsync do, keeps the time it has set.
+/// (proves: S21)
+#[test]
+fn a_time_set_after_a_write_stays() {
+    for mode in MODES {
+        on_mount(mode, |stage| {
+            let file = open_old_file(stage);
+            let wanted = SystemTime::UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_789);
+            write_ten(&file, 0);
+            file.set_times(FileTimes::new().set_modified(wanted).set_accessed(wanted))
+                .unwrap();
+            assert_eq!(times(stage).0, wanted, "{mode:?}, at once");
+            sleep(RECORD);
+            assert_eq!(times(stage).0, wanted, "{mode:?}, after the record's time");
+            drop(file);
+            sleep(Duration::from_millis(100));
+            assert_eq!(times(stage).0, wanted, "{mode:?}, after the close");
+            assert_eq!(
+                fs::metadata(stage.mount(FILE)).unwrap().modified().unwrap(),
+                wanted,
+                "{mode:?}, on the mount"
+            );
+        });
+    }
+}
+
+/// Times have nanoseconds, and exist before 1970 and after 2038: set on the mount, they are in the source to the last
+/// digit, and shown as they are.
+/// (proves: S21)
+#[test]
+fn times_are_exact_in_any_century() {
+    let seconds = [-2_000_000_000, -149_551_140, -1, 0, 1, 1 << 31, 1 << 33];
+    on_mount(&[], |stage| {
+        stage.twins("utimensat", |dir| {
+            fs::write(dir.join(FILE), "x").unwrap();
+            seconds.map(|tv_sec| {
+                let time = |tv_nsec| Timespec { tv_sec, tv_nsec };
+                let both = Timestamps {
+                    last_access: time(1),
+                    last_modification: time(999_999_999),
+                };
+                let set = utimensat(CWD, dir.join(FILE), &both, AtFlags::empty());
+                let meta = fs::metadata(dir.join(FILE)).unwrap();
+                (
+                    set,
+                    meta.atime(),
+                    meta.atime_nsec(),
+                    meta.mtime(),
+                    meta.mtime_nsec(),
+                )
+            })
+        });
+        let [shown, there] =
+            [stage.mount(FILE), stage.source(FILE)].map(|path| fs::metadata(path).unwrap());
+        assert_eq!(
+            (shown.mtime(), shown.mtime_nsec()),
+            (there.mtime(), there.mtime_nsec())
+        );
+    });
+}
+
+/// Truncation, growth and fallocate move the times where the source's filesystem moves them.
+/// (proves: S19)
+#[test]
+fn resizing_moves_the_times_as_natively() {
+    let calls = [
+        "truncate",
+        "truncate_same",
+        "ftruncate",
+        "grow",
+        "fallocate",
+        "keep_size",
+        "punch",
+        "zero",
+        "copy",
+    ];
+    on_mount(&[], |stage| {
+        for call in calls {
+            stage.twins(call, |dir| {
+                let file = dir.join(call);
+                fs::write(&file, noise(2 * PAGE, 1)).unwrap();
+                File::open(&file)
+                    .unwrap()
+                    .set_modified(SystemTime::now() - DAY)
+                    .unwrap();
+                let before = fs::metadata(&file).unwrap();
+                sleep(2 * CLOCK_STEP);
+                let answer = printed(Command::new(stage.program("one_call")).arg(call).arg(&file));
+                let after = fs::metadata(&file).unwrap();
+                let moved = after.modified().unwrap() > before.modified().unwrap();
+                (
+                    answer,
+                    moved,
+                    changed(&after) > changed(&before),
+                    after.size(),
+                )
+            });
+            let (mount, source) = (
+                fs::metadata(stage.mount(call)).unwrap(),
+                fs::metadata(stage.source(call)).unwrap(),
+            );
+            assert_eq!(
+                mount.modified().unwrap(),
+                source.modified().unwrap(),
+                "{call}"
+            );
+        }
+    });
+}
+
+/// Sets both times of a path, symbolic links not followed, `atime` and `mtime` before now.
+fn set_back(path: &Path, atime: Duration, mtime: Duration) {
+    let ago = |age: Duration| {
+        let time = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            - age;
+        Timespec {
+            tv_sec: time.as_secs().cast_signed(),
+            tv_nsec: time.subsec_nanos().into(),
+        }
+    };
+    let both = Timestamps {
+        last_access: ago(atime),
+        last_modification: ago(mtime),
+    };
+    utimensat(CWD, path, &both, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// Ways of reading: what is read, and the command that reads it.
+const READERS: [(&str, &str); 4] = [
+    ("file", "cat"),
+    ("mapped", ""),
+    ("directory", "ls"),
+    ("link", "readlink"),
+];
+
+/// Ages of access and modification times, so that relatime (the usual rule) moves the first for one reason, for
+/// another, for both, and for none.
+const AGES: [(Duration, Duration); 4] = [
+    (DAY.saturating_mul(5), DAY.saturating_mul(6)),
+    (HOUR.saturating_mul(2), HOUR),
+    (DAY.saturating_mul(5), DAY.saturating_mul(4)),
+    (HOUR, HOUR.saturating_mul(2)),
+];
+
+/// Makes a file, a directory and a link in one place, reads them in another, and tells which access times moved.
+fn accessed(
+    stage: &Stage,
+    made: &Path,
+    read: &Path,
+    (atime, mtime): (Duration, Duration),
+) -> [String; 4] {
+    fs::write(made.join("file"), noise(200 * KIB, 1)).unwrap();
+    fs::write(made.join("mapped"), noise(200 * KIB, 2)).unwrap();
+    fs::create_dir_all(made.join("directory/below")).unwrap();
+    std::os::unix::fs::symlink("file", made.join("link")).unwrap();
+    let moved = READERS.map(|(name, program)| {
+        set_back(&made.join(name), atime, mtime);
+        let time = || {
+            fs::symlink_metadata(read.join(name))
+                .unwrap()
+                .accessed()
+                .unwrap()
+        };
+        let before = time();
+        let mapped = stage.program("print_mapped");
+        let program = if program.is_empty() {
+            mapped.as_os_str()
+        } else {
+            program.as_ref()
+        };
+        printed(Command::new(program).arg(read.join(name)));
+        let moved = if time() > before { "moved" } else { "stayed" };
+        format!("atime of {name} {moved}")
+    });
+    for name in ["file", "mapped", "link"] {
+        fs::remove_file(made.join(name)).unwrap();
+    }
+    fs::remove_dir_all(made.join("directory")).unwrap();
+    moved
+}
+
+/// "atime by the source's rule": it moves where it moves natively, for a file read, a file mapped, a directory and
+/// a symbolic link.
+/// (proves: S20)
+#[test]
+fn access_times_follow_the_sources_rule() {
+    for mode in MODES {
+        // A place for each age: names removed behind the mount are remembered for a second.
+        for ages in AGES {
+            on_mount(mode, |stage| {
+                let natively = accessed(stage, &stage.plain(""), &stage.plain(""), ages);
+                let mounted = accessed(stage, &stage.source(""), &stage.mount(""), ages);
+                stage.expect_same(
+                    &format!("{mode:?}, atime and mtime {ages:?} old"),
+                    &natively,
+                    &mounted,
+                );
+            });
+        }
+    }
+}
+
+/// The same for bytes that the kernel's page cache still has from their writing on the mount.
+/// (proves: S20)
+#[test]
+fn access_times_of_cached_files_follow_the_sources_rule() {
+    for mode in MODES {
+        on_mount(mode, |stage| {
+            for ages in AGES {
+                stage.twins(&format!("{mode:?}, atime and mtime {ages:?} old"), |dir| {
+                    accessed(stage, dir, dir, ages)
+                });
+            }
+        });
+    }
+}
+
+/// `noatime` reads the source without moving its access times.
+/// (proves: S20)
+#[test]
+fn noatime_leaves_the_source_alone() {
+    for options in [&["-o", "noatime"][..], &["-o", "noatime", "--direct-io"]] {
+        on_mount(options, |stage| {
+            let moved = accessed(stage, &stage.source(""), &stage.mount(""), AGES[0]);
+            // Nothing opens a symbolic link O_NOATIME: readlink(2) has no such flag.
+            assert!(
+                moved[..3].iter().all(|answer| answer.ends_with("stayed")),
+                "{options:?}: {moved:?}"
+            );
+        });
+    }
+}
