@@ -29,6 +29,7 @@ fn a_plain_directory_is_what_the_reference_says() {
     Stage::new(directory.path(), directory.path(), Against::Reference).run(200, Kinds::default());
 }
 
+/// (proves: S37)
 #[test]
 fn a_mount_is_what_the_reference_says() {
     play(200, Kinds::default(), &[]);

@@ -29,6 +29,7 @@ fn play(options: &[&str]) {
     });
 }
 
+/// (proves: S37)
 #[test]
 fn a_mount_is_like_a_plain_directory() {
     play(&[]);

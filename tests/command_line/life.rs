@@ -39,6 +39,7 @@ fn closed_standard_streams_are_no_obstacle() {
     );
 }
 
+/// (proves: S27)
 #[test]
 fn signals_and_outside_unmounts_end_it_with_exit_code_0() {
     let place = Place::new();
@@ -77,6 +78,7 @@ fn an_aborted_connection_ends_it_and_leaves_no_dead_mount() {
     assert_eq!(place.layers(), 0);
 }
 
+/// (proves: S27)
 #[test]
 fn a_busy_mount_is_detached_and_its_open_files_are_served() {
     let place = Place::new();
@@ -105,6 +107,7 @@ fn a_second_signal_ends_it_at_once() {
     daemon.ends_well();
 }
 
+/// (proves: S28)
 #[test]
 fn what_lies_below_stays() {
     let place = Place::new();

@@ -113,6 +113,7 @@ fn a_background_process_that_dies_early_is_reported() {
     );
 }
 
+/// (proves: S29)
 #[test]
 fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
     let place = Place::new();
