@@ -40,6 +40,8 @@ pub struct SourceDir {
     pub synthetic: bool,
     /// When reading moves access times.
     pub atime: AtimeRule,
+    /// Whether the birth time of an inode never changes.
+    born_once: bool,
 }
 
 /// An inode met under a name.
@@ -64,7 +66,7 @@ impl Found {
         match (&self.handle, self.attr.btime) {
             (Some(handle), _) => handle.generation(),
             // overlayfs changes the birth time on copy-up while the inode lives on.
-            (None, Some(born)) if self.source.dev_has_lives() => {
+            (None, Some(born)) if self.source.born_once => {
                 (born.sec as u32).rotate_left(16) ^ born.nsec
             }
             _ => 0,
@@ -97,7 +99,7 @@ impl Sources {
             own: AtomicU64::new(0),
         };
         let source = sources.of_device(&attr, fd.as_fd());
-        let handle = exported::name_to_handle_at(&fd).ok();
+        let handle = exported::name_to_handle_at(&fd)?;
         let root = Found {
             fd: Arc::new(fd),
             attr,
@@ -161,7 +163,8 @@ impl Sources {
         if source.remote {
             attr = stat(fd.as_fd(), AtFlags::empty())?;
         }
-        let handle = exported::name_to_handle_at(&fd).ok();
+        // An error taken for «has none» would give a living inode another generation.
+        let handle = exported::name_to_handle_at(&fd)?;
         Ok(Found {
             fd: Arc::new(fd),
             attr,
@@ -193,15 +196,15 @@ impl Sources {
 impl SourceDir {
     fn new(attr: &Attr, fd: BorrowedFd<'_>, index: u16) -> Self {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = attr
-            .is_dir()
+        // A descriptor on another filesystem would keep it from being unmounted for as long as we live.
+        let root = (index == 0 && attr.is_dir())
             .then(|| fs::openat(fd, c".", flags, Mode::empty()).ok())
             .flatten();
-        let handle = exported::name_to_handle_at(fd).ok();
+        let handle = exported::name_to_handle_at(fd).ok().flatten();
         let by_handle = root.as_ref().zip(handle).is_some_and(|(root, handle)| {
             exported::open_by_handle_at(root.as_fd(), &handle, OFlags::PATH).is_ok()
         });
-        let kind = fs::fstatfs(fd).map_or(0, |s| s.f_type as u64);
+        let kind = fs::fstatfs(fd).map_or(OVERLAY, |s| s.f_type as u64);
         let flags = fs::fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |s| s.f_flag);
         let atime = match flags {
             f if f.intersects(StatVfsMountFlags::NOATIME | StatVfsMountFlags::RDONLY) => {
@@ -219,16 +222,8 @@ impl SourceDir {
             remote,
             synthetic,
             atime,
+            born_once: kind != OVERLAY,
         }
-    }
-
-    fn dev_has_lives(&self) -> bool {
-        let kind = self
-            .root
-            .as_ref()
-            .and_then(|root| fs::fstatfs(root).ok())
-            .map_or(OVERLAY, |s| s.f_type as u64);
-        kind != OVERLAY
     }
 
     /// Opens an inode by its exported handle.

@@ -86,6 +86,8 @@ impl Fs {
         self.unchanged_in_bytes(node, &inode, || {
             if set.uid.is_some() || set.gid.is_some() || takes_setid {
                 let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
+                // Whether sgid survives depends on who acts, which else would be whoever this thread served last.
+                identity::act_for(asker.caller, asker.keeps_setid())?;
                 sys::chownat(&inode, c"", uid, gid, AtFlags::EMPTY_PATH)?;
             }
             if let Some(mode) = set.mode {

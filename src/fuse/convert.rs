@@ -131,11 +131,13 @@ pub fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// An entry of which only number and type are known.
+/// An entry of which only number and type are known. Its size is one no file can have: the kernel then lists
+/// the name and forgets the entry. With any other it would take generation 0 and these attributes for the
+/// inode's own, and an inode that is open would go bad under its users.
 pub fn bare_attr(e: &Listed<'_>) -> FileAttr {
     FileAttr {
         ino: INodeNo(e.ino),
-        size: 0,
+        size: u64::MAX,
         blocks: 0,
         atime: UNIX_EPOCH,
         mtime: UNIX_EPOCH,

@@ -168,10 +168,10 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(node.0) {
+        self.in_lane(node, move |fs| match fs.readlink(node.0) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        });
     }
 
     fn mknod(
@@ -272,8 +272,9 @@ impl Filesystem for Adapter {
             .fs
             .create(&asker(req), parent.0, name, mode, umask, open_flags(flags))
         {
+            // One timeout serves name and attributes here, as in readdirplus.
             Ok((e, opened)) => reply.created(
-                &self.attr_timeout,
+                &self.attr_timeout.min(self.entry_timeout),
                 &file_attr(&e.attr),
                 Generation(e.generation.into()),
                 FileHandle(opened.fh),
@@ -359,10 +360,10 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(node.0) {
+        self.in_lane(node, move |fs| match fs.opendir(node.0) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        });
     }
 
     fn readdir(
@@ -417,12 +418,12 @@ impl Filesystem for Adapter {
     fn fsyncdir(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        empty(self.fs.fsyncdir(fh.0, data_only), reply);
+        self.empty(node, reply, move |fs| fs.fsyncdir(fh.0, data_only));
     }
 
     fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
@@ -451,39 +452,36 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        empty(
-            self.fs
-                .setxattr(&asker(req), node.0, name, value, flags as u32),
-            reply,
-        );
+        let (asker, name, value) = (asker(req), name.to_owned(), value.to_owned());
+        self.empty(node, reply, move |fs| {
+            fs.setxattr(&asker, node.0, &name, &value, flags as u32)
+        });
     }
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let outcome = match size {
-            0 => self
-                .fs
-                .getxattr_size(node.0, name)
-                .map(|len| (len, Vec::new())),
-            _ => self
-                .fs
-                .getxattr(node.0, name, size as usize)
-                .map(|value| (value.len(), value)),
-        };
-        xattr(outcome, size, reply);
+        let name = name.to_owned();
+        self.in_lane(node, move |fs| {
+            let outcome = match size {
+                0 => fs.getxattr_size(node.0, &name).map(|len| (len, Vec::new())),
+                _ => fs
+                    .getxattr(node.0, &name, size as usize)
+                    .map(|value| (value.len(), value)),
+            };
+            xattr(outcome, size, reply);
+        });
     }
 
     fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr(
-            self.fs
-                .listxattr(&asker(req), node.0)
-                .map(|list| (list.len(), list)),
-            size,
-            reply,
-        );
+        let asker = asker(req);
+        self.in_lane(node, move |fs| {
+            let list = fs.listxattr(&asker, node.0);
+            xattr(list.map(|list| (list.len(), list)), size, reply);
+        });
     }
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.fs.removexattr(&asker(req), node.0, name), reply);
+        let (asker, name) = (asker(req), name.to_owned());
+        self.empty(node, reply, move |fs| fs.removexattr(&asker, node.0, &name));
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {

@@ -12,7 +12,7 @@ use node::{Key, Life, Locator, Node, Numbers};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::{Errno, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -110,7 +110,8 @@ impl InodeTable {
         if id == ROOT {
             return entry;
         }
-        let keep = attr.is_dir() && !found.veiled;
+        // A descriptor kept on another filesystem would keep it from being unmounted.
+        let keep = attr.is_dir() && !found.veiled && found.source.index == 0;
         let mut shard = self.shard(id);
         let node = match shard.get_mut(&id) {
             Some(node) if node.is(&life, &found) => {
@@ -256,28 +257,55 @@ impl InodeTable {
             }
             Locator::Named { parent, name } => self.find_by_name(*parent, name, &place.life)?,
         };
-        if place.kind == FileType::Directory
+        let keep = place.kind == FileType::Directory && source.index == 0;
+        if keep
             && let Some(node) = self.shard(id).get_mut(&id)
             && node.descriptor.is_none()
         {
             node.descriptor = Some(fd.clone());
         }
-        if place.kind == FileType::Directory {
+        if keep {
             self.cached(id);
         }
         Ok(fd)
     }
 
+    /// Goes up to the nearest ancestor that has a descriptor or a handle, then down name by name: without
+    /// recursion, for a tree may be deeper than a stack, and names remembered across renames behind the
+    /// mount may run in a circle.
     fn find_by_name(&self, parent: u64, name: &OsStr, life: &Life) -> Result<Arc<OwnedFd>> {
-        let dir = self.locate(parent).map_err(|_| Errno::STALE)?;
-        let found = self
-            .with_room(|| self.sources.find(dir.as_fd(), name))
-            .map_err(stale_if_absent)?;
-        if Life::of(&found) == *life {
-            Ok(found.fd)
-        } else {
-            Err(Errno::STALE)
+        let mut way = vec![(Box::from(name), *life)];
+        let (mut at, mut passed) = (parent, HashSet::new());
+        let mut fd = loop {
+            if !passed.insert(at) {
+                return Err(Errno::STALE);
+            }
+            let ((fd, _), place) = {
+                let shard = self.shard(at);
+                let node = shard.get(&at).ok_or(Errno::STALE)?;
+                (node.known(), node.place())
+            };
+            match (fd, place.locator) {
+                (Some(fd), _) => break fd,
+                (None, Locator::Exported(_)) => {
+                    break self.locate(at).map_err(|_| Errno::STALE)?.fd;
+                }
+                (None, Locator::Named { parent, name }) => {
+                    way.push((name, place.life));
+                    at = parent;
+                }
+            }
+        };
+        while let Some((name, life)) = way.pop() {
+            let found = self
+                .with_room(|| self.sources.find(fd.as_fd(), &name))
+                .map_err(stale_if_absent)?;
+            if Life::of(&found) != life {
+                return Err(Errno::STALE);
+            }
+            fd = found.fd;
         }
+        Ok(fd)
     }
 
     /// Runs `change`, which removes or replaces `name` in `dir`, and keeps the inode of that name reachable
@@ -307,8 +335,13 @@ impl InodeTable {
             return;
         };
         let last_name = found.attr.nlink <= 1 || found.attr.is_dir();
-        if last_name || matches!(node.locator, Locator::Named { .. }) {
+        if last_name {
             node.pin(found.fd);
+        } else if matches!(node.locator, Locator::Named { .. }) {
+            // Looking up another of its names finds it again, so this one counts among those that may go.
+            node.descriptor.get_or_insert(found.fd);
+            drop(shard);
+            self.cached(id);
         }
     }
 

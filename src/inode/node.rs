@@ -26,6 +26,8 @@ const VEILED: u16 = 0x7ffe;
 pub struct Life {
     pub key: Key,
     pub generation: u32,
+    /// Where generations cannot tell (overlayfs), at least a FIFO is never opened for a file.
+    pub kind: FileType,
 }
 
 impl Life {
@@ -43,6 +45,7 @@ impl Life {
         Life {
             key,
             generation: found.generation(),
+            kind: found.attr.kind(),
         }
     }
 }
@@ -87,7 +90,11 @@ pub struct Node {
 
 impl Node {
     pub fn new(found: &Found, parent: u64, name: &OsStr) -> Self {
-        let Life { key, generation } = Life::of(found);
+        let Life {
+            key,
+            generation,
+            kind,
+        } = Life::of(found);
         let locator = match &found.handle {
             Some(handle) if found.source.by_handle => Locator::Exported(handle.clone()),
             _ => Locator::Named {
@@ -103,7 +110,7 @@ impl Node {
             mapping: Weak::new(),
             stamp: 0,
             generation,
-            kind: found.attr.kind(),
+            kind,
             veiled: found.veiled,
             pinned: false,
             used: false,
@@ -119,7 +126,7 @@ impl Node {
         self.key == life.key
             && self.generation == life.generation
             && same_handle
-            && self.kind == found.attr.kind()
+            && self.kind == life.kind
     }
 
     /// Takes the name it was just met under, where names are what finds it again.
@@ -156,6 +163,7 @@ impl Node {
         let life = Life {
             key: self.key,
             generation: self.generation,
+            kind: self.kind,
         };
         Place {
             life,

@@ -3,7 +3,8 @@
 //! `Attr::stamp` moves with every change. A change of our own is bracketed by `change()` and ends by setting
 //! the new stamp; a stamp that differs while no change of ours was under way was moved behind the mount.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub struct Freshness {
@@ -13,15 +14,37 @@ pub struct Freshness {
     /// How often the kernel's cache was found out of date, and how often it was dropped since.
     doubts: AtomicU64,
     dropped: AtomicU64,
+    /// Somebody changes the file behind the mount.
+    contended: AtomicBool,
+    /// A change behind the mount may hide in a stamp that was set after one of our own.
+    mixed: AtomicBool,
 }
+
+/// A change of our own that takes longer than this may have had company.
+const BRIEF: Duration = Duration::from_millis(2);
 
 /// A change of our own under way.
 #[derive(Debug)]
-pub struct Changing<'a>(&'a Freshness);
+pub struct Changing<'a> {
+    freshness: &'a Freshness,
+    since: Instant,
+}
+
+impl Changing<'_> {
+    /// Sets the stamp that the change has led to. A change behind the mount at the same moment is in it,
+    /// unseen: where that is likely, the kernel's cache is trusted no further than the next open.
+    pub fn led_to(&self, stamp: u64) {
+        let fresh = self.freshness;
+        if fresh.contended.load(SeqCst) || self.since.elapsed() > BRIEF {
+            fresh.mixed.store(true, SeqCst);
+        }
+        fresh.stamp.store(stamp, SeqCst);
+    }
+}
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, SeqCst);
+        self.freshness.ended.fetch_add(1, SeqCst);
     }
 }
 
@@ -33,12 +56,14 @@ impl Freshness {
             ended: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            contended: AtomicBool::new(false),
+            mixed: AtomicBool::new(false),
         }
     }
 
     /// The stamp as of which the kernel's cache is valid; 0 while it is in doubt.
     pub fn stamp(&self) -> u64 {
-        if self.in_doubt() {
+        if self.in_doubt() || self.mixed.load(SeqCst) {
             0
         } else {
             self.stamp.load(SeqCst)
@@ -59,15 +84,14 @@ impl Freshness {
         self.dropped.load(SeqCst) != self.doubts.load(SeqCst)
     }
 
-    /// Sets the stamp that a change of our own has led to.
-    pub fn set(&self, stamp: u64) {
-        self.stamp.store(stamp, SeqCst);
-    }
-
     /// Begins a change of our own.
     pub fn change(&self) -> Changing<'_> {
         self.begun.fetch_add(1, SeqCst);
-        Changing(self)
+        let since = Instant::now();
+        Changing {
+            freshness: self,
+            since,
+        }
     }
 
     /// Whether `now`, read from the source just before, was moved behind the mount; the new stamp is taken.
@@ -89,15 +113,18 @@ impl Freshness {
         {
             return false;
         }
-        self.stamp
-            .compare_exchange(known, now, SeqCst, SeqCst)
-            .is_ok()
-            && known != 0
+        let taken = self.stamp.compare_exchange(known, now, SeqCst, SeqCst);
+        let moved = taken.is_ok() && known != 0;
+        if moved {
+            self.contended.store(true, SeqCst);
+        }
+        moved
     }
 
     /// Takes `now` for the new stamp; true when it is the old one and that was never in doubt.
     pub fn renew(&self, now: u64) -> bool {
-        self.stamp.swap(now, SeqCst) == now && !self.in_doubt()
+        let mixed = self.mixed.swap(false, SeqCst);
+        self.stamp.swap(now, SeqCst) == now && !mixed && !self.in_doubt()
     }
 }
 
@@ -118,11 +145,20 @@ mod tests {
         let fresh = Freshness::new(1);
         let changing = fresh.change();
         assert!(!fresh.differs(2), "nothing can be told meanwhile");
-        fresh.set(2);
+        changing.led_to(2);
         drop(changing);
         assert!(!fresh.differs(2));
         assert!(fresh.renew(2));
         assert!(!fresh.renew(3));
+    }
+
+    #[test]
+    fn where_others_write_too_our_own_changes_are_not_trusted() {
+        let fresh = Freshness::new(1);
+        assert!(fresh.differs(2));
+        fresh.change().led_to(3);
+        assert_eq!((fresh.stamp(), fresh.renew(3)), (0, false));
+        assert!(fresh.renew(3), "the cache is a new one since");
     }
 
     #[test]

@@ -221,13 +221,13 @@ impl Mapping {
     }
 
     fn restamping<T>(&self, fd: BorrowedFd<'_>, change: impl FnOnce() -> Result<T>) -> Result<T> {
-        let _changing = self.freshness.change();
+        let changing = self.freshness.change();
         if let Ok(before) = self.source.stat(fd) {
             self.compare_within(&before);
         }
         let outcome = change();
         if let Ok(after) = self.source.stat(fd) {
-            self.freshness.set(after.stamp());
+            changing.led_to(after.stamp());
         }
         outcome
     }

@@ -50,14 +50,21 @@ impl Mapping {
     pub fn write_at(&self, fd: &OwnedFd, request: &WriteRequest<'_>) -> Result<usize> {
         let _open = self.gate.read();
         identity::act_for(request.caller, request.keeps_setid)?;
-        let _writing = self.freshness.change();
+        let writing = self.freshness.change();
         let before = self.source.stat(fd.as_fd())?;
         self.compare_within(&before);
         let written = self.put(fd, request, &before);
         if let Ok(after) = self.source.stat(fd.as_fd()) {
-            self.freshness.set(after.stamp());
-            self.unprivileged.store(after.stamp(), Relaxed);
-            if request.append && !request.from_mapping && before.size != request.offset {
+            writing.led_to(after.stamp());
+            // Neither a failed write nor a store for a client's mapping takes security.capability away.
+            let dropped = !request.from_mapping && written.as_ref().is_ok_and(|&n| n > 0);
+            if dropped || self.unprivileged.load(Relaxed) == before.stamp() {
+                self.unprivileged.store(after.stamp(), Relaxed);
+            }
+            let end = written
+                .as_ref()
+                .map_or(before.size, |&n| request.offset + n as u64);
+            if request.append && !request.from_mapping && after.size != end {
                 // The kernel cached these bytes where it believed the end to be.
                 self.distrust_cache();
             }

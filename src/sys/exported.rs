@@ -2,7 +2,7 @@
 
 use super::last_errno;
 use rustix::fs::OFlags;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::ffi::{CStr, c_int};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -58,8 +58,8 @@ impl ExportedHandle {
 /// The exported handle of the inode behind `fd`, which may be O_PATH.
 ///
 /// # Errors
-/// EOPNOTSUPP where the filesystem exports none; see name_to_handle_at(2).
-pub fn name_to_handle_at(fd: impl AsFd) -> Result<ExportedHandle> {
+/// Want of memory and the like; `None` where the filesystem exports none. See name_to_handle_at(2).
+pub fn name_to_handle_at(fd: impl AsFd) -> Result<Option<ExportedHandle>> {
     let mut raw = FileHandle {
         handle_bytes: MAX_BYTES as u32,
         handle_type: 0,
@@ -80,9 +80,12 @@ pub fn name_to_handle_at(fd: impl AsFd) -> Result<ExportedHandle> {
         )
     };
     if status < 0 {
-        return Err(last_errno());
+        return match last_errno() {
+            errno @ (Errno::NOMEM | Errno::STALE | Errno::IO | Errno::INTR) => Err(errno),
+            _ => Ok(None),
+        };
     }
-    Ok(ExportedHandle::pack(&raw))
+    Ok(Some(ExportedHandle::pack(&raw)))
 }
 
 /// Opens the inode of an exported handle; `mount` is any descriptor on its filesystem but an O_PATH one.

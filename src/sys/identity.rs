@@ -34,7 +34,14 @@ thread_local! {
 /// Whether this process may act for others, found out once.
 pub fn privileged() -> bool {
     static PRIVILEGED: OnceLock<bool> = OnceLock::new();
-    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::FSETID;
+    // The overriding ones too: most requests run as whoever the thread served last, which is harmless with
+    // them only.
+    let needed = CapabilitySet::SETUID
+        | CapabilitySet::SETGID
+        | CapabilitySet::FSETID
+        | CapabilitySet::CHOWN
+        | CapabilitySet::FOWNER
+        | CapabilitySet::DAC_OVERRIDE;
     *PRIVILEGED.get_or_init(|| capabilities(None).is_ok_and(|sets| sets.effective.contains(needed)))
 }
 
