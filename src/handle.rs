@@ -88,6 +88,11 @@ impl<T> HandleTable<T> {
         self.open.write().remove(&fh).ok_or(Errno::BADF)
     }
 
+    /// All handles, as they are now.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.open.read().values().cloned().collect()
+    }
+
     /// Whether nothing is open.
     pub fn is_empty(&self) -> bool {
         self.open.read().is_empty()

@@ -65,8 +65,11 @@ impl Found {
     pub fn generation(&self) -> u32 {
         match (&self.handle, self.attr.btime) {
             (Some(handle), _) => handle.generation(),
-            // overlayfs changes the birth time on copy-up while the inode lives on.
-            (None, Some(born)) if self.source.born_once => {
+            // overlayfs changes the birth time on copy-up while the inode lives on. A symbolic link has no
+            // descriptors to lose by that, and the kernel caches its target.
+            (None, Some(born))
+                if self.source.born_once || self.attr.kind() == fs::FileType::Symlink =>
+            {
                 (born.sec as u32).rotate_left(16) ^ born.nsec
             }
             _ => 0,

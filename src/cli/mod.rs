@@ -67,7 +67,7 @@ pub struct Options {
     /// Unmount even if mmfs is killed (through fusermount3)
     #[arg(long)]
     auto_unmount: bool,
-    /// Requests served at once, 1 to 256 [default: processors, 4 to 16]
+    /// Requests served at once, 1 to 256 [default: processors, 5 to 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// Bytes of a file in one map, whole pages from 64K (K M G T)
@@ -246,5 +246,5 @@ impl Options {
 fn default_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(4, usize::from)
-        .clamp(4, 16)
+        .clamp(5, 16)
 }

@@ -351,15 +351,10 @@ impl Fs {
         }
     }
 
-    /// Whether something of the mount is still open.
-    pub fn is_busy(&self) -> bool {
-        !self.files.is_empty() || !self.dirs.is_empty()
-    }
-
-    /// Applies what waits, before the daemon ends.
+    /// Applies what waits, before the daemon ends; not where that might wait for another machine.
     pub fn settle(&self) {
-        for mapping in self.inodes.open_mappings() {
-            mapping.settle();
+        for handle in self.files.all().iter().filter(|h| !h.mapping.is_remote()) {
+            handle.mapping.settle();
         }
     }
 }

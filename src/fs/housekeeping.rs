@@ -123,8 +123,8 @@ impl House {
     fn watch(&mut self) {
         self.watch_at = None;
         let Some(fs) = self.fs.upgrade() else { return };
-        for mapping in fs.inodes.open_mappings() {
-            mapping.check();
+        for handle in fs.files.all() {
+            handle.mapping.check();
         }
         if !fs.files.is_empty() {
             self.watch_at = Some(Instant::now() + WATCH);

@@ -1,4 +1,4 @@
-//! Keeps one file from taking all event loops: at most half of them work on one inode at a time, its other
+//! Keeps one file from taking all event loops: it and its directory together leave one free, each one's other
 //! requests queue aside. A file whose source never answers holds up its own clients only.
 
 use parking_lot::Mutex;
@@ -45,7 +45,7 @@ impl<T> Lanes<T> {
     /// Lanes for so many event loops.
     pub fn new(threads: usize) -> Self {
         Lanes {
-            width: (threads / 2).max(1),
+            width: (threads.saturating_sub(1) / 2).max(1),
             busy: std::array::from_fn(|_| Mutex::default()),
         }
     }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn half_the_threads_wait_and_the_rest_is_queued() {
-        let lanes = Arc::new(Lanes::new(4));
+        let lanes = Arc::new(Lanes::new(5));
         let (gate, done) = (Arc::new(Barrier::new(3)), Arc::new(AtomicUsize::new(0)));
         let inside: Vec<_> = (0..2)
             .map(|_| {

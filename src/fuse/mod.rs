@@ -67,15 +67,12 @@ impl Adapter {
     }
 
     fn entry(&self, outcome: rustix::io::Result<Entry>, reply: ReplyEntry) {
-        match outcome {
-            Ok(e) => reply.entry_with_ttls(
-                &self.attr_timeout,
-                &self.entry_timeout,
-                &file_attr(&e.attr),
-                Generation(e.generation.into()),
-            ),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        entry(outcome, self.timeouts(), reply);
+    }
+
+    /// For attributes, and for names.
+    fn timeouts(&self) -> (Duration, Duration) {
+        (self.attr_timeout, self.entry_timeout)
     }
 
     /// Answers with attributes, from the inode's lane.
@@ -108,6 +105,18 @@ impl Adapter {
     }
 }
 
+fn entry(outcome: rustix::io::Result<Entry>, timeouts: (Duration, Duration), reply: ReplyEntry) {
+    match outcome {
+        Ok(e) => reply.entry_with_ttls(
+            &timeouts.0,
+            &timeouts.1,
+            &file_attr(&e.attr),
+            Generation(e.generation.into()),
+        ),
+        Err(errno) => reply.error(fuse_errno(errno)),
+    }
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for flag in WANTED {
@@ -124,7 +133,11 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(self.fs.lookup(parent.0, name), reply);
+        // What the name leads to may never answer, and is not known yet: the directory's lane is taken.
+        let (timeouts, name) = (self.timeouts(), name.to_owned());
+        self.in_lane(parent, move |fs| {
+            entry(fs.lookup(parent.0, &name), timeouts, reply);
+        });
     }
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
@@ -384,31 +397,33 @@ impl Filesystem for Adapter {
     fn readdirplus(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         // One timeout serves name and attributes here: the shorter keeps both promises.
         let timeout = self.attr_timeout.min(self.entry_timeout);
-        let take = |e: &Listed<'_>| {
-            let (attr, timeout, generation) = match &e.entry {
-                Some(entry) => (file_attr(&entry.attr), timeout, entry.generation),
-                None => (bare_attr(e), Duration::ZERO, 0),
+        self.in_lane(node, move |fs| {
+            let take = |e: &Listed<'_>| {
+                let (attr, timeout, generation) = match &e.entry {
+                    Some(entry) => (file_attr(&entry.attr), timeout, entry.generation),
+                    None => (bare_attr(e), Duration::ZERO, 0),
+                };
+                !reply.add(
+                    INodeNo(e.ino),
+                    e.offset,
+                    e.name,
+                    &timeout,
+                    &attr,
+                    Generation(generation.into()),
+                )
             };
-            !reply.add(
-                INodeNo(e.ino),
-                e.offset,
-                e.name,
-                &timeout,
-                &attr,
-                Generation(generation.into()),
-            )
-        };
-        match self.fs.readdirplus(fh.0, offset, take) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        }
+            match fs.readdirplus(fh.0, offset, take) {
+                Ok(()) => reply.ok(),
+                Err(errno) => reply.error(fuse_errno(errno)),
+            }
+        });
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {

@@ -160,16 +160,6 @@ impl InodeTable {
         }
     }
 
-    /// How many inodes are remembered.
-    pub fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().len()).sum()
-    }
-
-    /// Whether only the root is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.len() <= 1
-    }
-
     /// The number a directory entry of `source` with inode number `ino` is shown with.
     pub fn number(&self, source: &SourceDir, ino: u64) -> u64 {
         self.numbers.shown(Key {
@@ -386,20 +376,6 @@ impl InodeTable {
     /// The mapping of an inode that somebody has open.
     pub fn open_mapping(&self, id: u64) -> Option<Arc<Mapping>> {
         self.shard(id).get(&id)?.mapping.upgrade()
-    }
-
-    /// The mappings of all inodes that somebody has open.
-    pub fn open_mappings(&self) -> Vec<Arc<Mapping>> {
-        self.shards
-            .iter()
-            .flat_map(|shard| {
-                shard
-                    .lock()
-                    .values()
-                    .filter_map(|n| n.mapping.upgrade())
-                    .collect::<Vec<_>>()
-            })
-            .collect()
     }
 
     /// Gives back a mapping; with the last one the inode remembers as of when the kernel's cache is valid.

@@ -97,11 +97,6 @@ impl Mapping {
         })
     }
 
-    /// The node id.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
     /// A descriptor on the inode, for whatever does not touch its bytes.
     pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
         self.backing.lock().any()
@@ -283,6 +278,11 @@ impl Mapping {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
         Ok(self.freshness.renew(attr.stamp()) && !self.is_access_time_due(&attr))
+    }
+
+    /// Whether the source has to ask another machine, which may never answer.
+    pub fn is_remote(&self) -> bool {
+        self.source.remote
     }
 
     /// Whether the file's length says nothing of what a read returns, as on procfs.

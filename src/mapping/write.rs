@@ -90,9 +90,7 @@ impl Mapping {
         let mut request = *request;
         let asked = request.data.len();
         if request.from_mapping {
-            // Late writeback must not bring truncated bytes back.
-            let room = before.size.saturating_sub(request.offset);
-            request.data = &request.data[..asked.min(usize::try_from(room).unwrap_or(usize::MAX))];
+            request.data = cut_at_end(request.data, request.offset, before.size);
         }
         let done = if self.takes_region(fd, &request, before) {
             self.store(fd, &request, before)?
@@ -156,8 +154,15 @@ impl Mapping {
             None => 0,
         };
         if stored < data.len() {
-            let rest = pwrite_all(fd.as_fd(), &data[stored..], offset + stored as u64);
-            return match rest {
+            let (mut rest, offset) = (&data[stored..], offset + stored as u64);
+            if request.from_mapping {
+                // What has faulted may have been truncated meanwhile.
+                rest = cut_at_end(rest, offset, self.source.stat(fd.as_fd())?.size);
+                if rest.is_empty() {
+                    return Ok(data.len());
+                }
+            }
+            return match pwrite_all(fd.as_fd(), rest, offset) {
                 Err(errno) if stored == 0 => Err(errno),
                 rest => Ok(stored + rest.unwrap_or(0)),
             };
@@ -167,6 +172,12 @@ impl Mapping {
         }
         Ok(stored)
     }
+}
+
+/// What of a late writeback still lies within the file: it must not bring truncated bytes back.
+fn cut_at_end(data: &[u8], offset: u64, end: u64) -> &[u8] {
+    let room = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
+    &data[..data.len().min(room)]
 }
 
 /// Writes until all is written or an error comes; an error after some bytes is for the next write to meet.

@@ -233,7 +233,8 @@ impl Generator {
             },
             17 => Command::Mkdir { path, mode: 0o755 },
             18 => self.touch(path),
-            _ => Command::Chmod { path, mode: 0o640 },
+            // With x: an ordinary user looks at what is in it afterwards.
+            _ => Command::Chmod { path, mode: 0o750 },
         };
         Command::Behind(Box::new(command))
     }
