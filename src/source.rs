@@ -5,12 +5,13 @@ use crate::sys::exported::{self, ExportedHandle};
 use parking_lot::RwLock;
 use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode, StatVfsMountFlags};
 use rustix::io::{Errno, Result};
+use rustix::path::Arg;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// When reading moves access times on a filesystem; mount(8) has the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +43,15 @@ pub struct SourceDir {
     pub atime: AtimeRule,
     /// Whether the birth time of an inode never changes.
     born_once: bool,
+    /// Whether its exported handles have told the inode's number so far.
+    telling_handles: AtomicBool,
 }
 
 /// An inode met under a name.
 #[derive(Debug)]
 pub struct Found {
-    /// A descriptor on it, O_PATH unless it was opened for more.
-    pub fd: Arc<OwnedFd>,
+    /// A descriptor on it, O_PATH unless it was opened for more; none where looking was enough.
+    pub fd: Option<Arc<OwnedFd>>,
     /// Its attributes.
     pub attr: Attr,
     /// The filesystem it lives on.
@@ -58,6 +61,15 @@ pub struct Found {
     /// Whether it is the root of a mount of mmfs's, which is shown as an empty directory: walking it
     /// would make the daemon wait for itself.
     pub veiled: bool,
+}
+
+/// An inode met under a name without being opened.
+#[derive(Debug)]
+pub struct Glimpse {
+    /// Its attributes.
+    pub attr: Attr,
+    /// What tells it from every other inode.
+    pub handle: ExportedHandle,
 }
 
 impl Found {
@@ -104,7 +116,7 @@ impl Sources {
         let source = sources.of_device(&attr, fd.as_fd());
         let handle = exported::name_to_handle_at(&fd)?;
         let root = Found {
-            fd: Arc::new(fd),
+            fd: Some(Arc::new(fd)),
             attr,
             source,
             handle,
@@ -143,6 +155,37 @@ impl Sources {
         self.identify(fd)
     }
 
+    /// Looks at `name` in a directory of `source` without opening it; `None` for whatever needs a descriptor
+    /// or a second look: directories, mounts, and filesystems whose handles do not tell the inode number.
+    pub fn glimpse(
+        &self,
+        dir: BorrowedFd<'_>,
+        source: &Arc<SourceDir>,
+        name: &OsStr,
+    ) -> Option<Glimpse> {
+        let quick = source.by_handle && !source.remote && source.telling_handles.load(Relaxed);
+        if !quick || check_name(name).is_err() {
+            return None;
+        }
+        name.into_with_c_str(|name| {
+            let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+            let attr = Attr::from(fs::statx(dir, name, how, Attr::MASK)?);
+            if attr.is_dir() || attr.mount_root || attr.dev != source.dev {
+                return Ok(None);
+            }
+            // Another inode may have taken the name between the two calls.
+            let handle = exported::name_to_handle_in(dir, name)?;
+            let same = handle.filter(|handle| handle.ino() == Some(attr.ino));
+            if same.is_none() {
+                // As a rule that is the filesystem's form of handles, and it is no use to ask again.
+                source.telling_handles.store(false, Relaxed);
+            }
+            Ok(same.map(|handle| Glimpse { attr, handle }))
+        })
+        .ok()
+        .flatten()
+    }
+
     /// Says which inode a descriptor is on.
     ///
     /// # Errors
@@ -155,7 +198,7 @@ impl Sources {
             let source = self.first();
             attr.mode = fs::FileType::Directory.as_raw_mode() | 0o555;
             return Ok(Found {
-                fd: Arc::new(fd),
+                fd: Some(Arc::new(fd)),
                 attr,
                 source,
                 handle: None,
@@ -169,7 +212,7 @@ impl Sources {
         // An error taken for «has none» would give a living inode another generation.
         let handle = exported::name_to_handle_at(&fd)?;
         Ok(Found {
-            fd: Arc::new(fd),
+            fd: Some(Arc::new(fd)),
             attr,
             source,
             handle,
@@ -226,6 +269,7 @@ impl SourceDir {
             synthetic,
             atime,
             born_once: kind != OVERLAY,
+            telling_handles: AtomicBool::new(true),
         }
     }
 

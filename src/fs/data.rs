@@ -3,7 +3,7 @@
 use super::{Asker, Fs};
 use crate::handle::FileHandle;
 use crate::mapping::{Chore, Durability, Mapping, ReadPattern, WriteRequest};
-use crate::source::{self, SourceDir};
+use crate::source::SourceDir;
 use crate::sys::identity;
 use crate::sys::inode_flags::{FsXattr, fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
 use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
@@ -42,7 +42,7 @@ impl Fs {
     /// # Errors
     /// Those of open(2).
     pub fn open(&self, asker: &Asker, node: u64, flags: OFlags) -> Result<Opened> {
-        let source = self.inodes.locate(node)?.source;
+        let source = self.inodes.source(node)?;
         if flags & OFlags::RWMODE == OFlags::RDONLY {
             if let Some(mapping) = self.inodes.open_mapping(node).filter(|m| m.has_reader()) {
                 return self.register(asker, node, mapping, None);
@@ -106,14 +106,7 @@ impl Fs {
             mapping.open_reader(fd);
             self.register(asker, node, mapping, None)
         } else {
-            let own = match access == OFlags::RDWR && !mapping.has_writer() {
-                true => self
-                    .inodes
-                    .with_room(|| source::reopen(&fd, OFlags::RDWR))
-                    .ok(),
-                false => None,
-            };
-            mapping.open_writer(&fd, own, access);
+            mapping.open_writer(&fd, access);
             self.register(asker, node, mapping, Some(fd))
         }
     }

@@ -158,7 +158,8 @@ impl Fs {
             other => other?,
         };
         let found = self.inodes.sources().identify(fd)?;
-        let (fd, attr, source) = (found.fd.clone(), found.attr, found.source.clone());
+        let (attr, source) = (found.attr, found.source.clone());
+        let fd = found.fd.clone().ok_or(Errno::BADF)?;
         let entry = self.inodes.remember(found, parent, name);
         let node = entry.attr.ino;
         let opened = self

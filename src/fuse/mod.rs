@@ -2,10 +2,13 @@
 
 mod convert;
 mod lanes;
+mod negotiation;
+
+pub use negotiation::negotiate;
 
 use crate::attr::Attr;
 use crate::config::Config;
-use crate::fs::{Fs, Listed, MAX_REQUEST, SetAttr, Writing};
+use crate::fs::{Fs, Listed, SetAttr, Writing};
 use crate::inode::Entry;
 use crate::sys::inode_flags::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
 use convert::{
@@ -14,10 +17,10 @@ use convert::{
 };
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use lanes::Lanes;
 use rustix::fs::{self as sys, IFlags};
@@ -35,25 +38,6 @@ pub struct Adapter {
     attr_timeout: Duration,
     entry_timeout: Duration,
 }
-
-/// What is asked of the kernel, where it knows it.
-const WANTED: [InitFlags; 13] = [
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-    InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    // Without it every write(2) costs a request for security.capability.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_MAX_PAGES,
-    // A node id and a generation cannot find a forgotten inode again.
-    InitFlags::FUSE_NO_EXPORT_SUPPORT,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_POSIX_ACL,
-    InitFlags::FUSE_ABORT_ERROR,
-    InitFlags::FUSE_BIG_WRITES,
-];
 
 impl Adapter {
     /// Serves `fs` with the timeouts of `config`.
@@ -119,12 +103,7 @@ fn entry(outcome: rustix::io::Result<Entry>, timeouts: (Duration, Duration), rep
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in WANTED {
-            // One the kernel does not know is done without.
-            let _ = config.add_capabilities(flag);
-        }
-        let _ = config.set_max_write(MAX_REQUEST);
-        let _ = config.set_max_background(64);
+        negotiate(config);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ mod node;
 
 use crate::attr::Attr;
 use crate::mapping::Mapping;
-use crate::source::{self, Found, SourceDir, Sources};
+use crate::source::{self, Found, Glimpse, SourceDir, Sources};
 use descriptors::DescriptorCache;
 use node::{Key, Life, Locator, Node, Numbers};
 use parking_lot::{Mutex, MutexGuard};
@@ -76,7 +76,7 @@ impl InodeTable {
             sources,
         };
         let mut node = Node::new(&found, 0, OsStr::new(""));
-        node.pin(found.fd);
+        found.fd.into_iter().for_each(|fd| node.pin(fd));
         node.lookups = 1;
         table.shard(ROOT).insert(ROOT, node);
         Ok(table)
@@ -93,7 +93,16 @@ impl InodeTable {
     /// ENOENT when there is none; ESTALE when the parent is gone.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
         let dir = self.directory(parent)?;
-        let found = self.with_room(|| self.sources.find(dir.as_fd(), name))?;
+        let found = match self.sources.glimpse(dir.as_fd(), &dir.source, name) {
+            Some(Glimpse { attr, handle }) => Found {
+                fd: None,
+                attr,
+                source: dir.source.clone(),
+                handle: Some(handle),
+                veiled: false,
+            },
+            None => self.with_room(|| self.sources.find(dir.as_fd(), name))?,
+        };
         Ok(self.remember(found, parent, name))
     }
 
@@ -129,7 +138,7 @@ impl InodeTable {
         };
         node.lookups += 1;
         if keep && node.descriptor.is_none() {
-            node.descriptor = Some(found.fd);
+            node.descriptor = found.fd;
             drop(shard);
             self.cached(id);
         }
@@ -197,6 +206,22 @@ impl InodeTable {
         })
     }
 
+    /// The filesystem an inode lives on.
+    ///
+    /// # Errors
+    /// As `locate`, but for what only opening it would tell.
+    pub fn source(&self, id: u64) -> Result<Arc<SourceDir>> {
+        let index = {
+            let shard = self.shard(id);
+            let node = shard.get(&id).ok_or(Errno::STALE)?;
+            if node.veiled {
+                return Err(Errno::PERM);
+            }
+            node.key.source
+        };
+        self.sources.at(index).ok_or(Errno::STALE)
+    }
+
     /// A directory to look names up in.
     ///
     /// # Errors
@@ -236,14 +261,9 @@ impl InodeTable {
 
     fn find_again(&self, id: u64, source: &SourceDir, place: &node::Place) -> Result<Arc<OwnedFd>> {
         let fd = match &place.locator {
+            // An exported handle opens the inode it was made of, in that life, or nothing.
             Locator::Exported(handle) => {
-                let fd = self.with_room(|| source.open_exported(handle, OFlags::PATH))?;
-                let attr = source.stat(fd.as_fd())?;
-                if attr.ino == place.life.key.ino {
-                    Arc::new(fd)
-                } else {
-                    return Err(Errno::STALE);
-                }
+                Arc::new(self.with_room(|| source.open_exported(handle, OFlags::PATH))?)
             }
             Locator::Named { parent, name } => self.find_by_name(*parent, name, &place.life)?,
         };
@@ -293,7 +313,7 @@ impl InodeTable {
             if Life::of(&found) != life {
                 return Err(Errno::STALE);
             }
-            fd = found.fd;
+            fd = found.fd.ok_or(Errno::STALE)?;
         }
         Ok(fd)
     }
@@ -324,12 +344,12 @@ impl InodeTable {
         let Some(node) = shard.get_mut(&id).filter(|node| node.is(&life, &found)) else {
             return;
         };
-        let last_name = found.attr.nlink <= 1 || found.attr.is_dir();
-        if last_name {
-            node.pin(found.fd);
+        let Some(fd) = found.fd else { return };
+        if found.attr.nlink <= 1 || found.attr.is_dir() {
+            node.pin(fd);
         } else if matches!(node.locator, Locator::Named { .. }) {
             // Looking up another of its names finds it again, so this one counts among those that may go.
-            node.descriptor.get_or_insert(found.fd);
+            node.descriptor.get_or_insert(fd);
             drop(shard);
             self.cached(id);
         }

@@ -30,6 +30,17 @@ impl ExportedHandle {
         hasher.finish() as u32
     }
 
+    /// The inode number it holds, for the two kinds that most filesystems use: FILEID_INO32_GEN and its
+    /// XFS variety with 64 bits.
+    pub fn ino(&self) -> Option<u64> {
+        let (kind, bytes) = self.0.split_first_chunk::<4>()?;
+        match c_int::from_ne_bytes(*kind) {
+            1 => Some(u32::from_ne_bytes(*bytes.first_chunk()?).into()),
+            0x81 => Some(u64::from_ne_bytes(*bytes.first_chunk()?)),
+            _ => None,
+        }
+    }
+
     fn pack(raw: &FileHandle) -> Self {
         let bytes = &raw.f_handle[..(raw.handle_bytes as usize).min(MAX_BYTES)];
         ExportedHandle(
@@ -60,23 +71,34 @@ impl ExportedHandle {
 /// # Errors
 /// Want of memory and the like; `None` where the filesystem exports none. See name_to_handle_at(2).
 pub fn name_to_handle_at(fd: impl AsFd) -> Result<Option<ExportedHandle>> {
+    handle_of(fd.as_fd(), c"", libc::AT_EMPTY_PATH)
+}
+
+/// The exported handle of `name` in the directory `dir`, following nothing.
+///
+/// # Errors
+/// As `name_to_handle_at`.
+pub fn name_to_handle_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<ExportedHandle>> {
+    handle_of(dir, name, 0)
+}
+
+fn handle_of(dir: BorrowedFd<'_>, path: &CStr, flags: c_int) -> Result<Option<ExportedHandle>> {
     let mut raw = FileHandle {
         handle_bytes: MAX_BYTES as u32,
         handle_type: 0,
         f_handle: [0; MAX_BYTES],
     };
     let mut mount_id: c_int = 0;
-    const EMPTY: &CStr = c"";
     // SAFETY: the path is a C string; `raw` is a `struct file_handle` whose `handle_bytes` states the
     // room behind it; `mount_id` is a live int; the kernel keeps none of the pointers.
     let status = unsafe {
         libc::syscall(
             libc::SYS_name_to_handle_at,
-            fd.as_fd().as_raw_fd(),
-            EMPTY.as_ptr(),
+            dir.as_raw_fd(),
+            path.as_ptr(),
             &raw mut raw,
             &raw mut mount_id,
-            libc::AT_EMPTY_PATH,
+            flags,
         )
     };
     if status < 0 {

@@ -1,0 +1,36 @@
+//! What mmfs asks of the kernel when a session begins.
+
+use crate::fs::MAX_REQUEST;
+use fuser::{InitFlags, KernelConfig};
+
+/// Requests that may be under way in the background; a file that never answers keeps some of them for good.
+const MAX_BACKGROUND: u16 = 64;
+
+/// What is asked of the kernel, where it knows it.
+const WANTED: [InitFlags; 13] = [
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_DONT_MASK,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    // Without it every write(2) costs a request for security.capability.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_MAX_PAGES,
+    // A node id and a generation cannot find a forgotten inode again.
+    InitFlags::FUSE_NO_EXPORT_SUPPORT,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_ABORT_ERROR,
+    InitFlags::FUSE_BIG_WRITES,
+];
+
+/// Asks for what mmfs wants, as far as the kernel has it.
+pub fn negotiate(config: &mut KernelConfig) {
+    for flag in WANTED {
+        // One the kernel does not know is done without.
+        let _ = config.add_capabilities(flag);
+    }
+    let _ = config.set_max_write(MAX_REQUEST);
+    let _ = config.set_max_background(MAX_BACKGROUND);
+}
