@@ -21,6 +21,8 @@ const BUFFER: usize = 32 << 10;
 #[derive(Debug)]
 pub struct DirHandle {
     node: u64,
+    /// The directory's stamp when it was opened.
+    stamp: u64,
     /// `None` for a veiled mount of mmfs's own.
     stream: Option<Stream>,
 }
@@ -78,17 +80,33 @@ impl DirHandle {
 }
 
 impl Fs {
-    /// Opens a directory for listing.
+    /// Opens a directory for listing; also says whether the kernel's memory of its last listing is true.
     ///
     /// # Errors
     /// Those of open(2).
-    pub fn opendir(&self, node: u64) -> Result<u64> {
-        let stream = if self.inodes.is_veiled(node) {
-            None
-        } else {
-            Some(self.open_stream(node)?)
+    pub fn opendir(&self, node: u64) -> Result<(u64, bool)> {
+        if self.inodes.is_veiled(node) {
+            let stream = None;
+            let stamp = 0;
+            let handle = DirHandle {
+                node,
+                stamp,
+                stream,
+            };
+            return Ok((self.dirs.insert(handle).0, false));
+        }
+        let stream = self.open_stream(node)?;
+        let stamp = stream.source.stat(stream.fd.as_fd())?.stamp();
+        let fresh = self
+            .inodes
+            .is_listing_fresh(node, stamp, self.listing_timeout);
+        let stream = Some(stream);
+        let handle = DirHandle {
+            node,
+            stamp,
+            stream,
         };
-        Ok(self.dirs.insert(DirHandle { node, stream }).0)
+        Ok((self.dirs.insert(handle).0, fresh))
     }
 
     fn open_stream(&self, node: u64) -> Result<Stream> {
@@ -200,7 +218,10 @@ impl Fs {
             }
             match ahead.refill(&stream.fd) {
                 Ok(true) => {}
-                Ok(false) => return Ok(()),
+                Ok(false) => {
+                    self.inodes.listed(handle.node, handle.stamp);
+                    return Ok(());
+                }
                 Err(_) if any => return Ok(()),
                 Err(errno) => return Err(errno),
             }

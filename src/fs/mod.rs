@@ -26,6 +26,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 /// The largest READ or WRITE the kernel may send, in bytes.
 pub const MAX_REQUEST: u32 = 1 << 20;
@@ -57,6 +58,8 @@ pub struct Fs {
     flags: MountFlags,
     direct_io: bool,
     sync_on_close: bool,
+    /// How long a listing may be believed.
+    listing_timeout: Duration,
     chores: Mutex<Option<Receiver<Chore>>>,
 }
 
@@ -85,6 +88,7 @@ impl Fs {
             flags: config.flags,
             direct_io: config.direct_io,
             sync_on_close: config.sync_on_close,
+            listing_timeout: config.attr_timeout.min(config.entry_timeout),
             chores: Mutex::new(Some(receiver)),
         }))
     }

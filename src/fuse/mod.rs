@@ -353,7 +353,11 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         self.in_lane(node, move |fs| match fs.opendir(node.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Ok((fh, fresh)) => {
+                let mut flags = FopenFlags::FOPEN_CACHE_DIR;
+                flags.set(FopenFlags::FOPEN_KEEP_CACHE, fresh);
+                reply.opened(FileHandle(fh), flags);
+            }
             Err(errno) => reply.error(fuse_errno(errno)),
         });
     }

@@ -17,6 +17,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 /// The node id of the root, fixed by the FUSE protocol.
 pub const ROOT: u64 = 1;
@@ -59,6 +60,7 @@ pub struct InodeTable {
     numbers: Numbers,
     cache: DescriptorCache,
     sources: Sources,
+    made: Instant,
 }
 
 impl InodeTable {
@@ -74,6 +76,7 @@ impl InodeTable {
             numbers,
             cache: DescriptorCache::new(descriptors),
             sources,
+            made: Instant::now(),
         };
         let mut node = Node::new(&found, 0, OsStr::new(""));
         found.fd.into_iter().for_each(|fd| node.pin(fd));
@@ -167,6 +170,30 @@ impl InodeTable {
         if let Some(node) = self.shard(id).get_mut(&id) {
             node.lookups += 1;
         }
+    }
+
+    /// Whether the last complete listing of a directory was made less than `timeout` ago and with the same
+    /// stamp. Kept longer than its entries may be believed, a listing would have the kernel look each of them
+    /// up again, one by one.
+    pub fn is_listing_fresh(&self, id: u64, stamp: u64, timeout: Duration) -> bool {
+        let now = self.now();
+        let shard = self.shard(id);
+        shard.get(&id).is_some_and(|node| {
+            let age = Duration::from_millis(now.wrapping_sub(node.listed).into());
+            node.stamp == stamp && age < timeout
+        })
+    }
+
+    /// Notes that a directory was listed to its end, having had `stamp` when it was opened.
+    pub fn listed(&self, id: u64, stamp: u64) {
+        let now = self.now();
+        if let Some(node) = self.shard(id).get_mut(&id) {
+            (node.stamp, node.listed) = (stamp, now);
+        }
+    }
+
+    fn now(&self) -> u32 {
+        self.made.elapsed().as_millis() as u32
     }
 
     /// The number a directory entry of `source` with inode number `ino` is shown with.

@@ -77,8 +77,11 @@ pub struct Node {
     pub descriptor: Option<Arc<OwnedFd>>,
     /// Alive while somebody has the inode open.
     pub mapping: Weak<Mapping>,
-    /// `Attr::stamp` as of which the kernel's cache of the contents is valid; 0 when it is not.
+    /// `Attr::stamp` as of which the kernel's cache of the contents, or of a directory's listing, is valid; 0
+    /// when it is not.
     pub stamp: u64,
+    /// When a directory was last listed, in milliseconds since the table was made.
+    pub listed: u32,
     generation: u32,
     kind: FileType,
     pub veiled: bool,
@@ -109,6 +112,7 @@ impl Node {
             descriptor: None,
             mapping: Weak::new(),
             stamp: 0,
+            listed: 0,
             generation,
             kind,
             veiled: found.veiled,
