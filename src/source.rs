@@ -3,7 +3,7 @@
 use crate::attr::Attr;
 use crate::sys::exported::{self, ExportedHandle};
 use parking_lot::RwLock;
-use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode, StatVfsMountFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode, StatVfsMountFlags, StatxFlags};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use std::ffi::OsStr;
@@ -153,6 +153,12 @@ impl Sources {
             Mode::empty(),
         )?;
         self.identify(fd)
+    }
+
+    /// Whether `name` in `dir` is a directory, as far as a look can tell.
+    pub fn is_dir(&self, dir: BorrowedFd<'_>, name: &OsStr) -> bool {
+        let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        fs::statx(dir, name, how, StatxFlags::TYPE).is_ok_and(|s| Attr::from(s).is_dir())
     }
 
     /// Looks at `name` in a directory of `source` without opening it; `None` for whatever needs a descriptor

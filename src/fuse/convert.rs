@@ -4,8 +4,8 @@ use crate::attr::{Attr, Time};
 use crate::fs::{Asker, Listed, Opened, SetTime};
 use crate::sys::identity::Caller;
 use fuser::{
-    Errno, FileAttr, FileType, FopenFlags, INodeNo, ReplyEmpty, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow,
+    Errno, FileAttr, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyEmpty, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow,
 };
 use rustix::fs::{self as sys, OFlags};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,6 +47,29 @@ pub fn fopen_flags(opened: &Opened) -> FopenFlags {
 pub fn empty(outcome: rustix::io::Result<()>, reply: ReplyEmpty) {
     match outcome {
         Ok(()) => reply.ok(),
+        Err(errno) => reply.error(fuse_errno(errno)),
+    }
+}
+
+pub fn attr(outcome: rustix::io::Result<Attr>, timeout: Duration, reply: ReplyAttr) {
+    match outcome {
+        Ok(attr) => reply.attr(&timeout, &file_attr(&attr)),
+        Err(errno) => reply.error(fuse_errno(errno)),
+    }
+}
+
+pub fn statfs(outcome: rustix::io::Result<sys::StatVfs>, reply: ReplyStatfs) {
+    match outcome {
+        Ok(s) => reply.statfs(
+            s.f_blocks,
+            s.f_bfree,
+            s.f_bavail,
+            s.f_files,
+            s.f_ffree,
+            s.f_bsize as u32,
+            s.f_namemax as u32,
+            s.f_frsize as u32,
+        ),
         Err(errno) => reply.error(fuse_errno(errno)),
     }
 }

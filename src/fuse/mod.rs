@@ -6,14 +6,13 @@ mod negotiation;
 
 pub use negotiation::negotiate;
 
-use crate::attr::Attr;
 use crate::config::Config;
 use crate::fs::{Fs, Listed, SetAttr, Writing};
 use crate::inode::Entry;
 use crate::sys::inode_flags::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
 use convert::{
-    GETFLAGS, SETFLAGS, argument, asker, bare_attr, decode_device, empty, file_attr, file_type,
-    fopen_flags, fuse_errno, open_flags, set_time, written, xattr,
+    GETFLAGS, SETFLAGS, argument, asker, attr, bare_attr, decode_device, empty, file_attr,
+    file_type, fopen_flags, fuse_errno, open_flags, set_time, statfs, written, xattr,
 };
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -23,7 +22,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use lanes::Lanes;
-use rustix::fs::{self as sys, IFlags};
+use rustix::fs::{self as sys, IFlags, OFlags};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -34,7 +33,10 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug)]
 pub struct Adapter {
     fs: Arc<Fs>,
-    lanes: Lanes<Fs>,
+    /// A file's bytes, and whatever has to wait for them.
+    bytes: Lanes<Fs>,
+    /// Everything else about an inode.
+    rest: Lanes<Fs>,
     attr_timeout: Duration,
     entry_timeout: Duration,
 }
@@ -44,7 +46,8 @@ impl Adapter {
     pub fn new(fs: Arc<Fs>, config: &Config) -> Self {
         Adapter {
             fs,
-            lanes: Lanes::new(config.threads),
+            bytes: Lanes::new(config.threads),
+            rest: Lanes::new(config.threads),
             attr_timeout: config.attr_timeout,
             entry_timeout: config.entry_timeout,
         }
@@ -59,33 +62,20 @@ impl Adapter {
         (self.attr_timeout, self.entry_timeout)
     }
 
-    /// Answers with attributes, from the inode's lane.
-    fn attr(
-        &self,
-        node: INodeNo,
-        reply: ReplyAttr,
-        op: impl FnOnce(&Fs) -> rustix::io::Result<Attr> + Send + 'static,
-    ) {
-        let timeout = self.attr_timeout;
-        self.in_lane(node, move |fs| match op(fs) {
-            Ok(attr) => reply.attr(&timeout, &file_attr(&attr)),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        });
-    }
-
-    /// Answers with nothing but success, from the inode's lane.
+    /// Answers with nothing but success, in the lane of the file's bytes.
     fn empty(
         &self,
         node: INodeNo,
         reply: ReplyEmpty,
         op: impl FnOnce(&Fs) -> rustix::io::Result<()> + Send + 'static,
     ) {
-        self.in_lane(node, move |fs| empty(op(fs), reply));
+        self.bytes
+            .run(node.0, &self.fs, move |fs| empty(op(fs), reply));
     }
 
-    /// Whatever may wait for one file's bytes goes through here.
+    /// Whatever might wait for one inode, but not for its bytes.
     fn in_lane(&self, node: INodeNo, op: impl FnOnce(&Fs) + Send + 'static) {
-        self.lanes.run(node.0, &self.fs, op);
+        self.rest.run(node.0, &self.fs, op);
     }
 }
 
@@ -124,7 +114,10 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.attr(node, reply, move |fs| fs.getattr(node.0, fh.map(|fh| fh.0)));
+        let timeout = self.attr_timeout;
+        self.in_lane(node, move |fs| {
+            attr(fs.getattr(node.0, fh.map(|fh| fh.0)), timeout, reply)
+        });
     }
 
     fn setattr(
@@ -154,8 +147,15 @@ impl Filesystem for Adapter {
             mtime: mtime.map(set_time),
         };
         let asker = asker(req);
-        self.attr(node, reply, move |fs| {
-            fs.setattr(&asker, node.0, fh.map(|fh| fh.0), &set)
+        let timeout = self.attr_timeout;
+        let lanes = if size.is_some() {
+            &self.bytes
+        } else {
+            &self.rest
+        };
+        lanes.run(node.0, &self.fs, move |fs| {
+            let changed = fs.setattr(&asker, node.0, fh.map(|fh| fh.0), &set);
+            attr(changed, timeout, reply);
         });
     }
 
@@ -241,9 +241,12 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let asker = asker(req);
-        self.in_lane(node, move |fs| {
-            match fs.open(&asker, node.0, open_flags(flags.0)) {
+        let (asker, flags) = (asker(req), open_flags(flags.0));
+        // The first writer waits for readers, to change the windows under them.
+        let writes = flags & OFlags::RWMODE != OFlags::RDONLY;
+        let lanes = if writes { &self.bytes } else { &self.rest };
+        lanes.run(node.0, &self.fs, move |fs| {
+            match fs.open(&asker, node.0, flags) {
                 Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened)),
                 Err(errno) => reply.error(fuse_errno(errno)),
             }
@@ -287,7 +290,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.in_lane(node, move |fs| {
+        self.bytes.run(node.0, &self.fs, move |fs| {
             fs.read(fh.0, offset, size, |outcome| match outcome {
                 Ok(bytes) => reply.data(bytes),
                 Err(errno) => reply.error(fuse_errno(errno)),
@@ -312,11 +315,11 @@ impl Filesystem for Adapter {
             from_mapping: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             drop_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        match self.lanes.enter(node.0, &self.fs) {
+        match self.bytes.enter(node.0, &self.fs) {
             Some(_place) => written(self.fs.write(fh.0, offset, data, how), reply),
             None => {
                 let data = data.to_vec();
-                self.in_lane(node, move |fs| {
+                self.bytes.run(node.0, &self.fs, move |fs| {
                     written(fs.write(fh.0, offset, &data, how), reply)
                 });
             }
@@ -421,23 +424,11 @@ impl Filesystem for Adapter {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.empty(node, reply, move |fs| fs.fsyncdir(fh.0, data_only));
+        self.in_lane(node, move |fs| empty(fs.fsyncdir(fh.0, data_only), reply));
     }
 
     fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
-        match self.fs.statfs(node.0) {
-            Ok(s) => reply.statfs(
-                s.f_blocks,
-                s.f_bfree,
-                s.f_bavail,
-                s.f_files,
-                s.f_ffree,
-                s.f_bsize as u32,
-                s.f_namemax as u32,
-                s.f_frsize as u32,
-            ),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        statfs(self.fs.statfs(node.0), reply);
     }
 
     fn setxattr(
@@ -451,8 +442,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (asker, name, value) = (asker(req), name.to_owned(), value.to_owned());
-        self.empty(node, reply, move |fs| {
-            fs.setxattr(&asker, node.0, &name, &value, flags as u32)
+        self.in_lane(node, move |fs| {
+            empty(
+                fs.setxattr(&asker, node.0, &name, &value, flags as u32),
+                reply,
+            );
         });
     }
 
@@ -479,7 +473,9 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (asker, name) = (asker(req), name.to_owned());
-        self.empty(node, reply, move |fs| fs.removexattr(&asker, node.0, &name));
+        self.in_lane(node, move |fs| {
+            empty(fs.removexattr(&asker, node.0, &name), reply)
+        });
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -512,7 +508,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.in_lane(node, move |fs| {
+        self.bytes.run(node.0, &self.fs, move |fs| {
             let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO);
             match offset.and_then(|offset| fs.lseek(fh.0, offset, whence)) {
                 Ok(found) => reply.offset(found as i64),
@@ -536,7 +532,7 @@ impl Filesystem for Adapter {
     ) {
         let asker = asker(req);
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        self.in_lane(node_out, move |fs| {
+        self.bytes.run(node_out.0, &self.fs, move |fs| {
             written(fs.copy_file_range(&asker, from, to, len), reply)
         });
     }

@@ -56,7 +56,8 @@ impl AsFd for Located {
 #[derive(Debug)]
 pub struct InodeTable {
     /// Lock order: a shard is taken after `cache`'s lock or without it, never two shards at once.
-    shards: [Mutex<HashMap<u64, Node>>; SHARDS],
+    /// Boxed: a table is half empty after it has grown.
+    shards: [Mutex<HashMap<u64, Box<Node>>>; SHARDS],
     numbers: Numbers,
     cache: DescriptorCache,
     sources: Sources,
@@ -81,7 +82,7 @@ impl InodeTable {
         let mut node = Node::new(&found, 0, OsStr::new(""));
         found.fd.into_iter().for_each(|fd| node.pin(fd));
         node.lookups = 1;
-        table.shard(ROOT).insert(ROOT, node);
+        table.shard(ROOT).insert(ROOT, Box::new(node));
         Ok(table)
     }
 
@@ -133,11 +134,13 @@ impl InodeTable {
             Some(node) => {
                 // Another life of a reused number: the kernel forgets the old one after this lookup.
                 let lookups = node.lookups;
-                *node = Node::new(&found, parent, name);
+                **node = Node::new(&found, parent, name);
                 node.lookups = lookups;
                 node
             }
-            None => shard.entry(id).or_insert(Node::new(&found, parent, name)),
+            None => shard
+                .entry(id)
+                .or_insert(Box::new(Node::new(&found, parent, name))),
         };
         node.lookups += 1;
         if keep && node.descriptor.is_none() {
@@ -346,7 +349,8 @@ impl InodeTable {
     }
 
     /// Runs `change`, which removes or replaces `name` in `dir`, and keeps the inode of that name reachable
-    /// afterwards. Inodes the kernel does not know need no keeping.
+    /// afterwards where somebody may still stand on it: a directory, and what only names lead to. A file that
+    /// is open has its mapping; one that is not gives its blocks back at once.
     ///
     /// # Errors
     /// Those of `change`.
@@ -356,15 +360,18 @@ impl InodeTable {
         name: &OsStr,
         change: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let found = self.with_room(|| self.sources.find(dir.as_fd(), name));
+        let found = match dir.source.by_handle && !self.sources.is_dir(dir.as_fd(), name) {
+            true => None,
+            false => self.with_room(|| self.sources.find(dir.as_fd(), name)).ok(),
+        };
         change()?;
-        if let Ok(found) = found {
-            self.pin_unless_findable(found);
+        if let Some(found) = found {
+            self.keep(found);
         }
         Ok(())
     }
 
-    fn pin_unless_findable(&self, found: Found) {
+    fn keep(&self, found: Found) {
         let life = Life::of(&found);
         let id = self.numbers.id(life.key);
         let mut shard = self.shard(id);
@@ -372,9 +379,9 @@ impl InodeTable {
             return;
         };
         let Some(fd) = found.fd else { return };
-        if found.attr.nlink <= 1 || found.attr.is_dir() {
+        if found.attr.is_dir() {
             node.pin(fd);
-        } else if matches!(node.locator, Locator::Named { .. }) {
+        } else if found.attr.nlink > 1 {
             // Looking up another of its names finds it again, so this one counts among those that may go.
             node.descriptor.get_or_insert(fd);
             drop(shard);
@@ -472,7 +479,7 @@ impl InodeTable {
         }
     }
 
-    fn shard(&self, id: u64) -> MutexGuard<'_, HashMap<u64, Node>> {
+    fn shard(&self, id: u64) -> MutexGuard<'_, HashMap<u64, Box<Node>>> {
         // Neighbouring numbers are created together and used together: spread them.
         let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         self.shards[hash as usize % SHARDS].lock()

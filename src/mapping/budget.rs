@@ -168,6 +168,11 @@ impl AddressSpace {
         self.clock.load(Relaxed)
     }
 
+    /// Whether a window of `bytes` fits without another one having to go.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.used().saturating_add(bytes) <= self.budget()
+    }
+
     /// Reserves room for one window of `bytes`, evicting others as needed; ENOMEM if that does not help.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> io::Result<Lease> {
         self.admit(0, bytes, 1)?;

@@ -75,6 +75,8 @@ pub struct Mapping {
     /// The stamp as of which the file is known to carry no security.capability; 0 when unknown.
     unprivileged: AtomicU64,
     unmappable: AtomicBool,
+    /// Reads that were not worth a window.
+    declined: AtomicU64,
 }
 
 impl Mapping {
@@ -93,6 +95,7 @@ impl Mapping {
             losses: Losses::default(),
             unprivileged: AtomicU64::new(0),
             unmappable: AtomicBool::new(false),
+            declined: AtomicU64::new(0),
             context,
         })
     }
@@ -130,7 +133,11 @@ impl Mapping {
         if pattern.is_first() {
             self.touch(fd.as_fd(), &attr);
         }
-        match self.pin(fd.as_fd(), offset, len, attr.size) {
+        let pin = match self.is_worth_a_window(offset, len, pattern) {
+            true => self.pin(fd.as_fd(), offset, len, attr.size),
+            false => None,
+        };
+        match pin {
             Some(pin) => {
                 if let Some(range) = pattern.fetch(offset, len) {
                     // Advice that is not taken costs speed only.
@@ -317,6 +324,19 @@ impl Mapping {
     fn chore(&self, chore: Chore) {
         // The session is ending when nobody listens any more.
         let _ = self.context.chores.send(chore);
+    }
+
+    /// Whether a read is to map its window: not when another one would have to go for a few bytes of a reader
+    /// that jumps about, but for one time in so many, so that windows move to where the reading is.
+    fn is_worth_a_window(&self, offset: u64, len: usize, pattern: &ReadPattern) -> bool {
+        const FEW: usize = 64 << 10;
+        const ONE_IN: u64 = 64;
+        let space = &self.context.space;
+        len > FEW
+            || !pattern.jumps_to(offset)
+            || self.windows.holds(offset)
+            || space.has_room(space.geometry().full())
+            || self.declined.fetch_add(1, Relaxed).is_multiple_of(ONE_IN)
     }
 
     fn pin(

@@ -29,6 +29,11 @@ impl ReadPattern {
         !self.started.load(Relaxed) && !self.started.swap(true, Relaxed)
     }
 
+    /// Whether a read at `offset` is far from where the last one ended.
+    pub fn jumps_to(&self, offset: u64) -> bool {
+        self.end.load(Relaxed).abs_diff(offset) > DISORDER
+    }
+
     /// Notes a read of `len` bytes and says which range to fetch now.
     pub fn fetch(&self, offset: u64, len: usize) -> Option<Range<u64>> {
         let (len, end) = (len as u64, offset.saturating_add(len as u64));

@@ -92,6 +92,12 @@ impl WindowSet {
         })
     }
 
+    /// Whether the window of `offset` is mapped.
+    pub fn holds(&self, offset: u64) -> bool {
+        let index = self.space.geometry().index(offset);
+        self.table.read().slots.contains_key(&index)
+    }
+
     fn present(&self, index: u64) -> Option<Arc<Window>> {
         let table = self.table.read();
         let window = &table.slots.get(&index)?.window;

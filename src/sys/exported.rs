@@ -3,6 +3,7 @@
 use super::last_errno;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
+use smallvec::SmallVec;
 use std::ffi::{CStr, c_int};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -20,7 +21,7 @@ struct FileHandle {
 
 /// What `name_to_handle_at(2)` says of an inode: the same for its whole life, and no other's ever.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ExportedHandle(Box<[u8]>);
+pub struct ExportedHandle(SmallVec<[u8; 16]>);
 
 impl ExportedHandle {
     /// A 32-bit hash that tells two lives of one inode number apart.

@@ -28,10 +28,16 @@ impl LoopFs {
     /// The same with arguments for mkfs and options for mount.
     #[track_caller]
     pub fn with_options(fs_type: &str, size: u64, mkfs: &[&str], mount: &str) -> Self {
+        Self::inside(&std::env::temp_dir(), fs_type, size, mkfs, mount)
+    }
+
+    /// The same with its image in a directory of our choice.
+    #[track_caller]
+    pub fn inside(parent: &Path, fs_type: &str, size: u64, mkfs: &[&str], mount: &str) -> Self {
         assert!(is_root(), "a loop mount of {fs_type} needs root");
         let base = tempfile::Builder::new()
             .prefix("mmfs-loop-")
-            .tempdir()
+            .tempdir_in(parent)
             .expect("a temporary directory");
         let (image, point) = (base.path().join("image"), base.path().join("fs"));
         File::create(&image)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -178,12 +179,13 @@ impl Call {
         number(self.argument(place))
     }
 
-    /// Is one of the arguments a descriptor of this file?
+    /// Is one of the arguments a descriptor of this file? One opened by an exported handle may have no path; no test
+    /// here has another such file.
     pub fn names(&self, file: &Path) -> bool {
         let path = format!("<{}>", file.display());
         self.arguments
             .iter()
-            .any(|argument| argument.ends_with(&path))
+            .any(|argument| argument.ends_with(&path) || argument.ends_with("</>"))
     }
 }
 
@@ -247,7 +249,7 @@ pub fn moved_by_descriptor<'a>(calls: &'a [Call], file: &Path) -> Vec<&'a Call> 
         .collect()
 }
 
-/// One line of the process's maps that shows this file.
+/// One line of a process's maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Area {
     /// Its address range.
@@ -256,17 +258,40 @@ pub struct Area {
     pub protection: String,
     /// Where in the file it starts.
     pub offset: u64,
+    /// Whose it is: major and minor number of the device, number of the inode.
+    pub file: (u32, u32, u64),
 }
 
-/// What the process has mapped now of this file, or of the files below this directory.
-pub fn areas_of(pid: u32, file: &Path) -> Vec<Area> {
+/// What the process has mapped of these files, once it does not change any more: maps is read piece by piece, and a
+/// window that moves meanwhile may be missed or found twice.
+pub fn areas_of(pid: u32, files: &[&Path]) -> Vec<Area> {
+    let mut areas = areas_now(pid, files);
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(2));
+        let again = areas_now(pid, files);
+        if again == areas {
+            break;
+        }
+        areas = again;
+    }
+    areas
+}
+
+/// The same as it looks at first sight.
+pub fn areas_now(pid: u32, files: &[&Path]) -> Vec<Area> {
+    // By number: what was opened by an exported handle has no path.
+    let identity = |file: &&Path| {
+        let meta = fs::metadata(file).unwrap();
+        (
+            rustix::fs::major(meta.dev()),
+            rustix::fs::minor(meta.dev()),
+            meta.ino(),
+        )
+    };
+    let wanted: Vec<_> = files.iter().map(identity).collect();
     let text = text_of(&PathBuf::from(format!("/proc/{pid}/maps")));
-    let path = file.display().to_string();
-    let lines = text.lines().filter(|line| {
-        line.split_once(&path)
-            .is_some_and(|(_, rest)| rest.is_empty() || path.ends_with('/'))
-    });
-    lines.filter_map(parse_area).collect()
+    let areas = text.lines().filter_map(parse_area);
+    areas.filter(|area| wanted.contains(&area.file)).collect()
 }
 
 // 7f5e04000000-7f5e04021000 r--s 00000000 fe:00 1234    /src/file
@@ -275,9 +300,14 @@ fn parse_area(line: &str) -> Option<Area> {
     let (start, end) = fields.next()?.split_once('-')?;
     let hexadecimal = |digits| u64::from_str_radix(digits, 16).ok();
     let range = hexadecimal(start)?..hexadecimal(end)?;
+    let (protection, offset) = (fields.next()?.to_owned(), hexadecimal(fields.next()?)?);
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let device = |digits| u32::from_str_radix(digits, 16).ok();
+    let file = (device(major)?, device(minor)?, fields.next()?.parse().ok()?);
     Some(Area {
         range,
-        protection: fields.next()?.to_owned(),
-        offset: hexadecimal(fields.next()?)?,
+        protection,
+        offset,
+        file,
     })
 }

@@ -1,0 +1,141 @@
+//! The line of figures that every test of survival ends with.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Counts what happened; shared by all threads of a test.
+#[derive(Debug, Default)]
+pub struct Figures {
+    operations: AtomicU64,
+    faults: AtomicU64,
+    errors: AtomicU64,
+    exits: AtomicU64,
+    kinds: Mutex<BTreeMap<String, u64>>,
+    divergences: Mutex<Vec<String>>,
+    notes: Mutex<Vec<String>>,
+}
+
+/// Divergences kept in full; further ones are counted only.
+const KEPT: usize = 20;
+
+impl Figures {
+    /// An operation through the mount succeeded.
+    pub fn operation(&self) {
+        self.operations.fetch_add(1, Relaxed);
+    }
+
+    /// Something was done to the daemon or its source.
+    pub fn fault(&self) {
+        self.faults.fetch_add(1, Relaxed);
+    }
+
+    /// The daemon ended.
+    pub fn exit(&self) {
+        self.exits.fetch_add(1, Relaxed);
+    }
+
+    /// An error reached a client.
+    pub fn error(&self, error: &io::Error) {
+        self.error_named(&name_of(error));
+    }
+
+    /// The same, by name (SIGBUS is one, too).
+    pub fn error_named(&self, name: &str) {
+        self.errors.fetch_add(1, Relaxed);
+        *self
+            .kinds
+            .lock()
+            .unwrap()
+            .entry(name.to_owned())
+            .or_default() += 1;
+    }
+
+    /// Counts the outcome of an operation; an error none of those allowed is a divergence.
+    pub fn outcome<T>(&self, what: &str, allowed: &[i32], outcome: io::Result<T>) -> Option<T> {
+        self.operation();
+        match outcome {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.error(&error);
+                if !error.raw_os_error().is_some_and(|e| allowed.contains(&e)) {
+                    self.divergence(format!("{what}: {error}"));
+                }
+                None
+            }
+        }
+    }
+
+    /// An answer was wrong.
+    pub fn divergence(&self, what: String) {
+        let mut all = self.divergences.lock().unwrap();
+        if all.len() < KEPT {
+            println!("DIVERGENCE {what}");
+            all.push(what);
+        } else {
+            all.push(String::new());
+        }
+    }
+
+    /// Compares; a difference is a divergence.
+    pub fn expect<T: PartialEq + std::fmt::Debug>(&self, what: &str, found: T, wanted: T) {
+        if found != wanted {
+            self.divergence(format!("{what}: {found:?}, should be {wanted:?}"));
+        }
+    }
+
+    /// A further figure for the line.
+    pub fn note(&self, text: String) {
+        self.notes.lock().unwrap().push(text);
+    }
+
+    /// How many divergences so far.
+    pub fn divergences(&self) -> usize {
+        self.divergences.lock().unwrap().len()
+    }
+
+    /// Prints the line; fails the test when an answer was wrong or the daemon ended.
+    #[track_caller]
+    pub fn finish(&self, test: &str) {
+        let kinds = self.kinds.lock().unwrap();
+        let kinds: Vec<_> = kinds
+            .iter()
+            .map(|(kind, n)| format!("{kind} {n}"))
+            .collect();
+        let divergences = self.divergences.lock().unwrap();
+        let exits = self.exits.load(Relaxed);
+        println!(
+            "{test}: operations={} faults={} errors={} ({}) divergences={} exits={exits} {}",
+            self.operations.load(Relaxed),
+            self.faults.load(Relaxed),
+            self.errors.load(Relaxed),
+            kinds.join(", "),
+            divergences.len(),
+            self.notes.lock().unwrap().join(" ")
+        );
+        let shown: Vec<_> = divergences.iter().take(KEPT).collect();
+        assert!(
+            divergences.is_empty(),
+            "{} divergences: {shown:#?}",
+            divergences.len()
+        );
+        assert_eq!(exits, 0, "the daemon ended by itself");
+    }
+}
+
+fn name_of(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EIO) => "EIO".into(),
+        Some(libc::ESTALE) => "ESTALE".into(),
+        Some(libc::ENOENT) => "ENOENT".into(),
+        Some(libc::ENOSPC) => "ENOSPC".into(),
+        Some(libc::EDQUOT) => "EDQUOT".into(),
+        Some(libc::EFBIG) => "EFBIG".into(),
+        Some(libc::ENOMEM) => "ENOMEM".into(),
+        Some(libc::EMFILE) => "EMFILE".into(),
+        Some(libc::EACCES) => "EACCES".into(),
+        Some(number) => format!("errno {number}"),
+        None => error.kind().to_string(),
+    }
+}
