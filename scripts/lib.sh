@@ -60,7 +60,7 @@ become_root() {
     ((EUID == 0)) && return
     command -v sudo >/dev/null || die "needs root, and there is no sudo: run this script as root"
     exec sudo env "PATH=$PATH" "HOME=$HOME" "MMFS_BIN=$mmfs" "CARGO_TARGET_DIR=$target_dir" \
-        ${MMFS_SEED:+"MMFS_SEED=$MMFS_SEED"} "$0" "$@"
+        ${MMFS_SEED:+"MMFS_SEED=$MMFS_SEED"} ${MMFS_TESTS:+"MMFS_TESTS=$MMFS_TESTS"} "$0" "$@"
 }
 
 # cargo_tool crate version: builds it once, into target/tools.
@@ -147,4 +147,19 @@ unmount_mmfs() {
     umount "${suite_mounts[-1]}"
     wait "${suite_daemons[-1]}" || { cat "$work/mmfs.log" >&2; die "the daemon ended with an error"; }
     unset 'suite_mounts[-1]' 'suite_daemons[-1]'
+}
+
+# clean_root archive: a minimal Debian with fuse3, as an archive; made once with debootstrap.
+clean_root() {
+    [[ ! -e $1 ]] || return 0
+    install_missing debootstrap:debootstrap
+    local tree=$1.tree
+    rm -rf --one-file-system "$tree"
+    mkdir -p "$tree"
+    say "making a clean Debian root with debootstrap"
+    debootstrap --variant=minbase --include=fuse3 bookworm "$tree" >"$1.log" 2>&1 || die "debootstrap: $(tail -n 3 "$1.log")"
+    rm -rf "$tree"/var/cache/apt/archives/*.deb
+    tar -C "$tree" -cf "$1.new" .
+    rm -rf --one-file-system "$tree"
+    mv "$1.new" "$1"
 }

@@ -6,6 +6,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use crate::config::Config;
+use crate::init;
 use crate::refusal::{ExitCode, StartError};
 use crate::sys::process;
 
@@ -43,9 +44,18 @@ pub fn start(
     config: &Config,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
-    if config.foreground {
-        return serve(&mut Ready { parent: None });
+    if init::is_first() {
+        // There is no background to go to: when process 1 ends, so does its container.
+        init::stand_by().map_err(|error| StartError::System("start the daemon", error))?;
+    } else if !config.foreground {
+        return in_background(serve);
     }
+    serve(&mut Ready { parent: None })
+}
+
+fn in_background(
+    serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
+) -> Result<(), StartError> {
     let failed = |error: io::Error| StartError::System("go to the background", error);
     let (listener, speaker) = io::pipe().map_err(failed)?;
     match process::fork().map_err(failed)? {

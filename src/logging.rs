@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use env_logger::fmt::Formatter;
 use env_logger::{Builder, Logger, Target};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
 
 use crate::config::LogConfig;
 use crate::refusal::StartError;
+use crate::service;
 
 /// Warnings and errors that one module may utter within [`PERIOD`].
 const MOST: u32 = 10;
@@ -40,6 +42,9 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
         builder.filter_module("fuser", LevelFilter::Off);
     }
     builder.parse_env("RUST_LOG").target(Target::Stderr);
+    if config.file.is_none() && service::logs_to_journal() {
+        builder.format(journal_line);
+    }
     if let Some(path) = &config.file {
         let file = append(path).map_err(|error| StartError::Log(path.clone(), error))?;
         // Set twice only if the program started logging twice; the first file stays then.
@@ -57,6 +62,13 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
         taps: Mutex::default(),
     }));
     Ok(())
+}
+
+/// One line of the journal, which has the time already. Further lines would lose the priority.
+fn journal_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let text = record.args().to_string().replace('\n', " ");
+    let priority = service::priority(record.level());
+    writeln!(out, "{priority}{}: {text}", record.target())
 }
 
 /// Opens the log file anew, after it has been renamed by whoever rotates logs. The old one stays in

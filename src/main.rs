@@ -19,7 +19,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), StartError> {
-    let options = cli::Options::read(std::env::args_os())?;
+    let options = match cli::Request::read(std::env::args_os())? {
+        cli::Request::Mount(options) => options,
+        cli::Request::Check(mount_point) => return session::preflight::check(&mount_point),
+    };
     logging::start(&options.log())?;
     let config = options.resolve()?;
     daemon::start(&config, |ready| {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::service;
+
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCode {
@@ -47,6 +49,8 @@ pub enum StartError {
     MountPointForbidden(PathBuf),
     /// The mount point carries a FUSE mount without a daemon, which is not provably ours.
     DeadMount(PathBuf),
+    /// Nothing of FUSE is mounted where `--check` looked.
+    NotMounted(PathBuf),
     /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
     Descriptor(PathBuf, String),
     /// /dev/fuse cannot be opened.
@@ -90,7 +94,7 @@ impl StartError {
             Self::Usage(error) => drop(error.print()),
             _ => drop(io::Write::write_fmt(
                 &mut io::stderr(),
-                format_args!("mmfs: {self}\n"),
+                format_args!("{}mmfs: {self}\n", service::prefix(log::Level::Error)),
             )),
         }
     }
@@ -138,6 +142,7 @@ impl Display for StartError {
                 "mount point {path:?} is covered by a FUSE mount whose daemon has died \
                  (Transport endpoint is not connected); clear it with: fusermount3 -u {path:?}"
             ),
+            Self::NotMounted(path) => write!(f, "{path:?} is no FUSE mount"),
             Self::Descriptor(path, why) => write!(f, "{path:?} is no mounted /dev/fuse: {why}"),
             Self::Device(errno) => write_device(f, *errno),
             Self::HelperMissing | Self::OthersForbidden | Self::Helper(_) => write_helper(f, self),

@@ -201,7 +201,8 @@ fn odd_names_come_through_unchanged() {
             .map(|e| e.file_name());
         let mut listed: Vec<_> = listed.collect();
         let mut wanted = names.clone();
-        (listed.sort(), wanted.sort());
+        listed.sort();
+        wanted.sort();
         figures.expect("names listed", listed == wanted, true);
         let too_long = mount.mnt().join("x".repeat(256));
         let outcome = File::create(too_long)

@@ -5,15 +5,18 @@ mod size;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::ValueHint;
+use clap::error::ErrorKind;
+use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
 use crate::refusal::StartError;
 use crate::session::preflight;
+use crate::version::{self, VERSION};
 
 const AFTER_HELP: &str = "\
 Every long option can also be given as -o NAME[=VALUE], spelled with _ or -, and mount's own:
@@ -31,7 +34,7 @@ SIGHUP opens the log file anew. Exit codes: 0 done, 1 refused or failed, 2 usage
 #[derive(Debug, Parser)]
 #[command(
     name = "mmfs",
-    version,
+    version = VERSION,
     about = "Show the directory SRC at MNT, its files served from memory maps",
     override_usage = "mmfs [OPTIONS] <SRC> <MNT>",
     after_help = AFTER_HELP,
@@ -40,10 +43,10 @@ SIGHUP opens the log file anew. Exit codes: 0 done, 1 refused or failed, 2 usage
 )]
 pub struct Options {
     /// Directory to show
-    #[arg(value_name = "SRC")]
+    #[arg(value_name = "SRC", value_hint = ValueHint::DirPath)]
     source: PathBuf,
     /// Directory to show it at
-    #[arg(value_name = "MNT")]
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     mount_point: PathBuf,
     /// Stay in the foreground, log to standard error
     #[arg(short, long)]
@@ -121,7 +124,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", default_value = "mmfs", value_parser = not_empty())]
     subtype: OsString,
     /// Append log lines to FILE
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
     /// Log more: -v information, -vv debugging, -vvv everything
     #[arg(short, long, action = ArgAction::Count)]
@@ -129,6 +132,52 @@ pub struct Options {
     /// Log less: -q errors, -qq nothing (RUST_LOG overrides both)
     #[arg(short, long, action = ArgAction::Count)]
     quiet: u8,
+    /// Only say whether the mount at MNT answers: exit code 0 or 1
+    #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
+    check: Option<PathBuf>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// To mount.
+    Mount(Box<Options>),
+    /// Whether the mount there answers.
+    Check(PathBuf),
+}
+
+impl Request {
+    /// Reads argv (program name first).
+    ///
+    /// # Errors
+    /// [`StartError::Usage`], which also carries the answers to `--help` and `--version`.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, StartError> {
+        let mut command = Options::command();
+        let args = mount_options::expand(&mut command, args)?;
+        let matches = parse(command, args)?;
+        Ok(match matches.get_one::<PathBuf>("check") {
+            Some(mount_point) => Self::Check(mount_point.clone()),
+            None => Self::Mount(Box::new(Options::from_arg_matches(&matches)?)),
+        })
+    }
+}
+
+/// clap answers `--version` as soon as it meets it, so a `-v` beside it is looked for here.
+fn parse(mut command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
+    let verbose = args.iter().any(|arg| is_verbose(arg));
+    match command.try_get_matches_from_mut(args.clone()) {
+        Err(error) if verbose && error.kind() == ErrorKind::DisplayVersion => command
+            .version(version::in_detail())
+            .try_get_matches_from(args),
+        result => result,
+    }
+}
+
+/// `--verbose`, or a cluster of letters with a `v`: `-vV`.
+fn is_verbose(arg: &OsStr) -> bool {
+    let letters = arg.as_encoded_bytes().strip_prefix(b"-");
+    arg == "--verbose"
+        || letters.is_some_and(|letters| !letters.starts_with(b"-") && letters.contains(&b'v'))
 }
 
 /// mount(8)'s switches with two positions.
@@ -158,18 +207,6 @@ fn not_empty() -> impl clap::builder::TypedValueParser<Value = OsString> {
 }
 
 impl Options {
-    /// Reads argv (program name first).
-    ///
-    /// # Errors
-    /// [`StartError::Usage`], which also carries the answers to `--help` and `--version`.
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, StartError> {
-        let mut command = Self::command();
-        let args = mount_options::expand(&mut command, args)?;
-        Ok(Self::from_arg_matches(
-            &command.try_get_matches_from(args)?,
-        )?)
-    }
-
     /// Where log lines go, wherever the working directory moves later.
     pub fn log(&self) -> LogConfig {
         let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());

@@ -2,15 +2,23 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::refusal::ExitCode;
 
+fn mounting(args: impl IntoIterator<Item = OsString>) -> Result<Options, StartError> {
+    match Request::read(args)? {
+        Request::Mount(options) => Ok(*options),
+        Request::Check(path) => panic!("{path:?} is not to be checked"),
+    }
+}
+
 fn read(args: &[&str]) -> Result<Options, StartError> {
     let args = ["mmfs", "/src", "/mnt"].iter().chain(args);
-    Options::read(args.map(OsString::from))
+    mounting(args.map(OsString::from))
 }
 
 fn meant(args: &[&str]) -> Options {
@@ -173,7 +181,7 @@ fn names_are_bytes() {
         odd.clone(),
         odd.clone(),
     ];
-    let options = Options::read(args).unwrap();
+    let options = mounting(args).unwrap();
     assert_eq!(
         (options.source.as_os_str(), options.mount_point.as_os_str()),
         (&*odd, &*odd)
@@ -191,17 +199,54 @@ fn verbosity_is_what_is_left_of_both() {
     );
 }
 
+#[test]
+fn a_check_takes_one_path_and_nothing_else() {
+    let read = |args: &[&str]| Request::read(args.iter().map(OsString::from));
+    assert!(matches!(
+        read(&["mmfs", "--check", "/m"]).unwrap(),
+        Request::Check(path) if path == Path::new("/m")
+    ));
+    for args in [
+        &["mmfs", "--check", "/m", "-f"][..],
+        &["mmfs", "--check", "/m", "/s"],
+    ] {
+        let error = read(args).expect_err("refused");
+        assert_eq!(error.exit_code(), ExitCode::Usage, "{args:?}");
+    }
+}
+
+#[test]
+fn the_version_is_short_unless_asked_with_v() {
+    let version = |args: &[&str]| {
+        let args = ["mmfs"].iter().chain(args).map(OsString::from);
+        let error = Request::read(args).expect_err("an answer");
+        assert_eq!(error.exit_code(), ExitCode::Success);
+        error.to_string()
+    };
+    for short in [&["-V"][..], &["--version"], &["--version", "-q"]] {
+        assert_eq!(version(short), format!("mmfs {VERSION}\n"), "{short:?}");
+    }
+    for long in [&["-vV"][..], &["--version", "-v"], &["-V", "--verbose"]] {
+        let text = version(long);
+        assert!(
+            text.starts_with(&format!("mmfs {VERSION}\nkernel: Linux ")),
+            "{text}"
+        );
+        assert!(text.lines().count() > 3, "{text}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_list_makes_the_reader_panic(list in prop::collection::vec(1..=255_u8, 0..40)) {
         let args = ["mmfs".into(), "-o".into(), OsString::from_vec(list), "s".into(), "m".into()];
-        let _ = Options::read(args);
+        let _ = mounting(args);
     }
 
     #[test]
     fn no_argv_makes_the_reader_panic(args in prop::collection::vec("[-ofrv=,a-z\\\\]{0,9}", 0..6)) {
         let args = args.into_iter().map(OsString::from);
-        let _ = Options::read(["mmfs".into()].into_iter().chain(args));
+        let _ = mounting(["mmfs".into()].into_iter().chain(args));
     }
 
     #[test]
@@ -209,6 +254,6 @@ proptest! {
         let escape = |&byte| matches!(byte, b',' | b'\\').then_some(b'\\').into_iter().chain([byte]);
         let list = [b"fsname=".to_vec(), value.iter().flat_map(escape).collect()].concat();
         let args = ["mmfs".into(), "-o".into(), OsString::from_vec(list), "s".into(), "m".into()];
-        prop_assert_eq!(Options::read(args).unwrap().fsname.unwrap().into_vec(), value);
+        prop_assert_eq!(mounting(args).unwrap().fsname.unwrap().into_vec(), value);
     }
 }

@@ -4,7 +4,7 @@ mod convert;
 mod lanes;
 mod negotiation;
 
-pub use negotiation::negotiate;
+pub use negotiation::{features, negotiate};
 
 use crate::config::Config;
 use crate::fs::{Fs, Listed, SetAttr, Writing};

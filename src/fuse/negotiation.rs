@@ -34,3 +34,16 @@ pub fn negotiate(config: &mut KernelConfig) {
     let _ = config.set_max_write(MAX_REQUEST);
     let _ = config.set_max_background(MAX_BACKGROUND);
 }
+
+/// The names of what we ask for: what `offered` contains, and what it lacks.
+pub fn features(offered: InitFlags) -> (Vec<String>, Vec<String>) {
+    let (in_use, missing): (Vec<_>, Vec<_>) = WANTED
+        .iter()
+        .flat_map(InitFlags::iter_names)
+        .partition(|(_, flag)| offered.contains(*flag));
+    let names = |flags: Vec<(&str, InitFlags)>| {
+        let name = |name: &str| name.trim_start_matches("FUSE_").to_lowercase();
+        flags.iter().map(|(flag, _)| name(flag)).collect()
+    };
+    (names(in_use), names(missing))
+}

@@ -1,12 +1,14 @@
 //! A session: one mounted connection to /dev/fuse, its event loops, and its end.
 
 mod fusermount;
+mod kernel;
 mod mount;
 mod mount_table;
 pub mod preflight;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -15,9 +17,11 @@ use fuser::{Filesystem, INodeNo, Notifier, Session, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+pub use self::kernel::offered;
 use self::mount::{Mounted, Unmounted};
 use crate::config::{Access, Config};
 use crate::refusal::{ExitCode, StartError};
+use crate::service;
 use crate::sys::process;
 
 /// How long a detached mount's open files are served.
@@ -88,6 +92,9 @@ pub fn serve(
         let (device, notifier) = (mounted.device(), session.notifier());
         device.into_iter().for_each(raise_read_ahead);
         answering(Answering { device, notifier })?;
+        // An error is an answer, too: only silence is not.
+        let reach = |root: &Path| mount_table::reach(root).unwrap_or_default();
+        service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
         run(session, signals, &mounted)
     });
     // Whatever happened, a mount that nobody serves is not left behind.
@@ -160,7 +167,9 @@ fn watch(mut signals: Signals, events: &Sender<Event>) {
 }
 
 fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartError> {
-    if let Ok(Event::Ended(result)) = inbox.recv() {
+    let first = inbox.recv();
+    service::stopping();
+    if let Ok(Event::Ended(result)) = first {
         return verdict(result);
     }
     match mounted.unmount() {

@@ -86,6 +86,11 @@ impl Mounted {
         self.device
     }
 
+    /// Where it is, if it is ours to look after.
+    pub fn path(&self) -> Option<&Path> {
+        self.place.as_ref().map(|(path, _)| path.as_path())
+    }
+
     /// Whether somebody else has made the mount, and looks after it.
     pub fn is_adopted(&self) -> bool {
         self.place.is_none()

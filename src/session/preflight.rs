@@ -61,6 +61,21 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
     Ok(path)
 }
 
+/// Whether a FUSE mount is at `path` and answers now.
+///
+/// # Errors
+/// The sentence for what is wrong with it.
+pub fn check(path: &Path) -> Result<(), StartError> {
+    ask(Role::MountPoint, path, reach)?
+        .map_err(|errno| unreachable(Role::MountPoint, path, errno))?;
+    let entry = open_path(path).ok().and_then(Entry::of);
+    let here = canonical(Role::MountPoint, path)?;
+    match entry {
+        Some(entry) if entry.mount_point == here && entry.kind.starts_with("fuse") => Ok(()),
+        _ => Err(StartError::NotMounted(path.into())),
+    }
+}
+
 /// The N of a mount point `/dev/fd/N`.
 pub fn passed_descriptor(path: &Path) -> Option<RawFd> {
     path.to_str()?.strip_prefix("/dev/fd/")?.parse().ok()

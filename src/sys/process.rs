@@ -74,6 +74,29 @@ pub fn ask_in_child(
     }
 }
 
+/// Into a mount namespace of our own, with a user namespace around it for those who may not otherwise.
+/// Nothing mounted from here on is seen by anybody else, once "/" has been made private.
+///
+/// # Errors
+/// EINVAL once there is a second thread; EPERM where the machine forbids it.
+pub fn leave_namespaces() -> Result<(), Errno> {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    require_single_thread().map_err(|_| Errno::INVAL)?;
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    // SAFETY: the descriptor table, the one thing whose unsharing is unsound, stays shared.
+    match unsafe { unshare_unsafe(UnshareFlags::NEWNS) } {
+        Err(Errno::PERM) => {}
+        result => return result,
+    }
+    // SAFETY: as above.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+    let write = |file: &str, text: String| std::fs::write(format!("/proc/self/{file}"), text);
+    write("uid_map", format!("0 {user} 1"))
+        .and_then(|()| write("setgroups", "deny".into()))
+        .and_then(|()| write("gid_map", format!("0 {group} 1")))
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
 /// Signals as the daemon needs them, whatever its parent left it: SIGXFSZ ignored (a write past
 /// RLIMIT_FSIZE is EFBIG for the caller), and none blocked that ends the session or that the
 /// guarded copy lives on. (SIGPIPE is ignored by Rust's runtime.)

@@ -1,0 +1,72 @@
+//! What a service manager is told and asks for (sd_notify(3)): readiness, the end, signs of life, and
+//! the journal's priorities. Without one, nothing happens.
+
+use std::path::{Path, PathBuf};
+use std::{io, thread};
+
+use log::Level;
+use sd_notify::NotifyState;
+
+/// The mount answers. From now on its root is asked for attributes twice in the time a watchdog
+/// allows (through `reach`): a mount that hangs falls silent, and the service manager restarts it.
+/// `mount_point` is `None` where only somebody else can see the mount.
+///
+/// # Errors
+/// A thread cannot be started.
+pub fn ready(mount_point: Option<&Path>, reach: fn(&Path)) -> io::Result<()> {
+    tell(NotifyState::Ready);
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return Ok(());
+    };
+    let root = mount_point.map(PathBuf::from);
+    let keep_alive = move || {
+        loop {
+            if let Some(root) = &root {
+                reach(root);
+            }
+            tell(NotifyState::Watchdog);
+            thread::sleep(limit / 2);
+        }
+    };
+    let watchdog = thread::Builder::new().name("watchdog".into());
+    watchdog.spawn(keep_alive).map(drop)
+}
+
+/// The end has begun.
+pub fn stopping() {
+    tell(NotifyState::Stopping);
+}
+
+fn tell(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(&state)) {
+        log::warn!("the service manager cannot be told {state}: {error}");
+    }
+}
+
+/// [`priority`] before what is printed rather than logged, where the journal reads it.
+pub fn prefix(level: Level) -> &'static str {
+    if logs_to_journal() {
+        priority(level)
+    } else {
+        ""
+    }
+}
+
+/// Whether standard error is the journal's: JOURNAL_STREAM names its device and inode.
+pub fn logs_to_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    rustix::fs::fstat(rustix::stdio::stderr())
+        .is_ok_and(|status| stream == format!("{}:{}", status.st_dev, status.st_ino))
+}
+
+/// The prefix by which the journal knows a line's priority (sd-daemon(3)).
+pub fn priority(level: Level) -> &'static str {
+    match level {
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
+}

@@ -1,0 +1,58 @@
+//! What `--version` says, and with `-v` what of the kernel is in use on this machine.
+
+use std::fmt::Write;
+
+use rustix::io::Errno;
+
+use crate::{fuse, session};
+
+/// `0.1.0 (19ee44b871f2)`; without the commit when built from a tarball.
+pub const VERSION: &str = match env!("MMFS_COMMIT").is_empty() {
+    true => env!("CARGO_PKG_VERSION"),
+    false => concat!(env!("CARGO_PKG_VERSION"), " (", env!("MMFS_COMMIT"), ")"),
+};
+
+/// The version, and line by line what is in use. Only for a process that is about to end.
+pub fn in_detail() -> String {
+    let release = rustix::system::uname();
+    let mut text = format!(
+        "{VERSION}\nkernel: {} {}\n",
+        release.sysname().to_string_lossy(),
+        release.release().to_string_lossy()
+    );
+    let guarded = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{name}: {value}");
+    };
+    line(
+        "writes into maps",
+        if guarded { "yes" } else { "no, pwrite" },
+    );
+    match session::offered() {
+        Ok(offer) => {
+            let (in_use, missing) = fuse::features(offer.flags);
+            line(
+                "FUSE protocol",
+                &format!("{}.{}", offer.version.0, offer.version.1),
+            );
+            line("in use", &in_use.join(" "));
+            line("not offered by this kernel", &or_none(missing.join(" ")));
+        }
+        Err(Errno::NOENT) => line("FUSE", "no /dev/fuse here"),
+        Err(errno) => line(
+            "FUSE",
+            &format!("this kernel cannot be asked here: {errno}"),
+        ),
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn or_none(list: String) -> String {
+    if list.is_empty() {
+        "nothing".into()
+    } else {
+        list
+    }
+}
