@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{collections::BTreeSet, io::Read};
 
-use common::{Mount, tools};
+use common::tools;
+use common::user::{as_user, ordinary};
 use stage::trace::{
     Area, Call, Trace, areas_now, areas_of, maps_of, moved_by_descriptor, on_windows, shown,
 };
-use stage::{GIB, KIB, MIB, Stage, assert_same_bytes, eventually, noise, on, on_mount};
+use stage::{GIB, KIB, MIB, Stage, assert_same_bytes, eventually, noise, on, on_mount, shared};
 
 const FILE: &str = "file";
 
@@ -290,15 +291,18 @@ fn windows_stay_within_the_map_budget() {
     });
 }
 
-/// What cannot be mapped is served nevertheless: sysfs refuses mmap.
+/// What cannot be mapped is served nevertheless: sysfs refuses mmap, and knows nothing of ACLs, which must keep nobody
+/// from reading what all may read.
 /// (proves: S11)
 #[test]
 fn what_cannot_be_mapped_is_read() {
-    on(Mount::builder().over("/sys/kernel"), |stage| {
+    on(shared().over("/sys/kernel"), |stage| {
         for name in ["notes", "mm/transparent_hugepage/enabled", "fscaps"] {
             let there = fs::read(stage.source(name)).unwrap();
             assert!(!there.is_empty(), "{name}");
             assert_same_bytes(name, &there, &fs::read(stage.mount(name)).unwrap());
+            let output = tools::run(as_user(ordinary(), "cat").arg(stage.mount(name)));
+            assert_same_bytes(&format!("{name}, ordinary user"), &there, &output.stdout);
         }
     });
 }

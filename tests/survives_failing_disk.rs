@@ -371,9 +371,8 @@ fn lose(mount: &Mount, what: &str, figures: &Figures) {
 fn close(file: File) -> Result<(), i32> {
     let _ = file.as_raw_fd();
     let number = file.into_raw_fd();
-    // SAFETY: the descriptor was just given up by its owner, and is closed once.
     #[allow(unsafe_code)] // close(2)'s answer is what is looked at here, and std throws it away.
-    // SAFETY: the number is of a descriptor that was taken out of its owner, and is closed nowhere else.
+    // SAFETY: the descriptor was just given up by its owner, and is closed once.
     match unsafe { libc::close(number) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)),
