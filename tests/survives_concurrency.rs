@@ -33,6 +33,7 @@ const ALLOWED: [i32; 8] = [
 
 static TAGS: AtomicU64 = AtomicU64::new(1);
 
+/// (proves: S48)
 #[test]
 fn sixty_four_clients_at_once() {
     let (figures, mut rng) = (Figures::default(), Rng::new());

@@ -61,6 +61,7 @@ const CALLS: &[(&str, &[&str])] = &[
     ("capget", &["EPERM"]),
 ];
 
+/// (proves: S46)
 #[test]
 fn every_system_call_may_fail() {
     let (figures, mut rng) = (Figures::default(), Rng::new());

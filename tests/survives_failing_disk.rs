@@ -30,6 +30,7 @@ fn faulty_server() {
     faulty::serve_if_asked();
 }
 
+/// (proves: S42)
 #[test]
 fn a_file_that_never_answers_holds_up_its_own_readers_only() {
     let figures = Figures::default();
@@ -167,6 +168,7 @@ impl Damaged {
     }
 }
 
+/// (proves: S41)
 #[test]
 fn a_bad_range_is_eio_and_a_good_one_its_bytes() {
     let figures = Figures::default();
@@ -258,6 +260,7 @@ fn alive(mount: &Mount, figures: &Figures) {
 
 // ---- a source that loses writes
 
+/// (proves: S41)
 #[test]
 fn a_lost_write_is_reported_to_every_writer_once() {
     let figures = Figures::default();

@@ -18,6 +18,7 @@ use survive::{Figures, Rng, daemon, pattern};
 const PIECE: usize = 64 << 10;
 const FULL: [i32; 1] = [libc::ENOSPC];
 
+/// (proves: S40)
 #[test]
 fn a_full_disk_is_survived() {
     let (figures, mut rng) = (Figures::default(), Rng::new());
@@ -233,6 +234,7 @@ fn works_again(holes: &File, mnt: &Path, src: &Path, what: &str, figures: &Figur
 }
 
 /// Beyond the daemon's own RLIMIT_FSIZE: EFBIG for the client, and SIGXFSZ ends nobody.
+/// (proves: S40)
 #[test]
 fn a_file_size_limit_is_survived() {
     let figures = Figures::default();
@@ -270,6 +272,7 @@ fn a_file_size_limit_is_survived() {
 /// A quota is met as it is without the mount: EDQUOT, with the bytes before it there.
 ///
 /// btrfs has its quotas in every kernel that has btrfs; those of ext4 and xfs are often left out.
+/// (proves: S40)
 #[test]
 fn a_quota_is_met_as_a_quota() {
     let figures = Figures::default();
@@ -330,6 +333,7 @@ fn up_to_the_quota(mount: &Mount, figures: &Figures) {
 }
 
 /// The blocks that ext4 keeps for root: a user meets ENOSPC where root does not.
+/// (proves: S40)
 #[test]
 fn reserved_blocks_are_roots() {
     let figures = Figures::default();

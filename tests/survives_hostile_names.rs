@@ -42,6 +42,7 @@ fn ended(mount: &Mount, figures: &Figures) {
     }
 }
 
+/// (proves: S47)
 #[test]
 fn no_race_leads_out_of_the_source() {
     let (figures, mut rng) = (Figures::default(), Rng::new());

@@ -32,6 +32,7 @@ const ALLOWED: [i32; 3] = [libc::EIO, libc::ESTALE, libc::ENOENT];
 static TAGS: AtomicU64 = AtomicU64::new(1);
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// (proves: S39)
 #[test]
 fn a_hostile_source_is_survived() {
     guard::install().expect("a SIGBUS handler");

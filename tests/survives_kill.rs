@@ -89,6 +89,7 @@ struct Told {
     renamed: AtomicU64,
 }
 
+/// (proves: S45)
 #[test]
 fn no_acknowledged_write_is_lost() {
     let (figures, mut rng) = (Figures::default(), Rng::new());
@@ -233,6 +234,7 @@ fn check(source: &Path, told: &Told, way: &[&str], figures: &Figures) {
 }
 
 /// What fsync(2) acknowledged is on the medium the moment it returns.
+/// (proves: S45)
 #[test]
 fn no_fsynced_byte_is_lost() {
     let figures = Figures::default();

@@ -15,6 +15,7 @@ use survive::{Figures, daemon, soak};
 
 const PER_DIRECTORY: usize = 1000;
 
+/// (proves: S44)
 #[test]
 fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
     let figures = Figures::default();

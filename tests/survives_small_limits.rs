@@ -129,6 +129,7 @@ fn refused_removals(mnt: &Path, figures: &Figures) {
     }
 }
 
+/// (proves: S43)
 #[test]
 fn as_root_256_descriptors_are_enough() {
     few_descriptors(Mount::builder(), "root");
@@ -142,6 +143,7 @@ fn as_root_256_descriptors_are_enough_for_a_users_daemon() {
 
 // ---- address space
 
+/// (proves: S43)
 #[test]
 fn a_gibibyte_of_address_space_is_enough() {
     let (figures, mut rng) = (Figures::default(), Rng::new());
@@ -212,6 +214,7 @@ fn read_at_random(mnt: &Path, figures: &Figures, rng: &mut Rng, time: Duration) 
 
 // ---- the budget for maps
 
+/// (proves: S43)
 #[test]
 fn the_map_budget_is_kept_and_so_is_throughput() {
     let (figures, mut rng) = (Figures::default(), Rng::new());
