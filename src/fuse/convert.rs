@@ -104,13 +104,15 @@ pub fn set_time(time: TimeOrNow) -> SetTime {
 /// The time a request carries. fuser 0.18 takes seconds before the epoch and the nanoseconds after them both
 /// off the epoch, so that is what is undone here.
 pub fn from_system_time(at: SystemTime) -> Time {
-    let (sign, distance) = match at.duration_since(UNIX_EPOCH) {
-        Ok(since) => (1, since),
-        Err(before) => (-1, before.duration()),
-    };
-    Time {
-        sec: sign * distance.as_secs() as i64,
-        nsec: distance.subsec_nanos(),
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(since) => Time {
+            sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            nsec: since.subsec_nanos(),
+        },
+        Err(before) => Time {
+            sec: 0i64.saturating_sub_unsigned(before.duration().as_secs()),
+            nsec: before.duration().subsec_nanos(),
+        },
     }
 }
 
