@@ -3,7 +3,7 @@
 use crate::attr::Attr;
 use crate::sys::exported::{self, ExportedHandle};
 use parking_lot::RwLock;
-use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode, StatVfsMountFlags, StatxFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode, StatVfsMountFlags};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use std::ffi::OsStr;
@@ -61,15 +61,6 @@ pub struct Found {
     /// Whether it is the root of a mount of mmfs's, which is shown as an empty directory: walking it
     /// would make the daemon wait for itself.
     pub veiled: bool,
-}
-
-/// An inode met under a name without being opened.
-#[derive(Debug)]
-pub struct Glimpse {
-    /// Its attributes.
-    pub attr: Attr,
-    /// What tells it from every other inode.
-    pub handle: ExportedHandle,
 }
 
 impl Found {
@@ -155,12 +146,6 @@ impl Sources {
         self.identify(fd)
     }
 
-    /// Whether `name` in `dir` is a directory, as far as a look can tell.
-    pub fn is_dir(&self, dir: BorrowedFd<'_>, name: &OsStr) -> bool {
-        let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-        fs::statx(dir, name, how, StatxFlags::TYPE).is_ok_and(|s| Attr::from(s).is_dir())
-    }
-
     /// Looks at `name` in a directory of `source` without opening it; `None` for whatever needs a descriptor
     /// or a second look: directories, mounts, and filesystems whose handles do not tell the inode number.
     pub fn glimpse(
@@ -168,7 +153,7 @@ impl Sources {
         dir: BorrowedFd<'_>,
         source: &Arc<SourceDir>,
         name: &OsStr,
-    ) -> Option<Glimpse> {
+    ) -> Option<Found> {
         let quick = source.by_handle && !source.remote && source.telling_handles.load(Relaxed);
         if !quick || check_name(name).is_err() {
             return None;
@@ -186,7 +171,13 @@ impl Sources {
                 // As a rule that is the filesystem's form of handles, and it is no use to ask again.
                 source.telling_handles.store(false, Relaxed);
             }
-            Ok(same.map(|handle| Glimpse { attr, handle }))
+            Ok(same.map(|handle| Found {
+                fd: None,
+                attr,
+                source: source.clone(),
+                handle: Some(handle),
+                veiled: false,
+            }))
         })
         .ok()
         .flatten()

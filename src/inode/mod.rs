@@ -6,7 +6,7 @@ mod node;
 
 use crate::attr::Attr;
 use crate::mapping::Mapping;
-use crate::source::{self, Found, Glimpse, SourceDir, Sources};
+use crate::source::{self, Found, SourceDir, Sources};
 use descriptors::DescriptorCache;
 use node::{Key, Life, Locator, Node, Numbers};
 use parking_lot::{Mutex, MutexGuard};
@@ -97,17 +97,21 @@ impl InodeTable {
     /// ENOENT when there is none; ESTALE when the parent is gone.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
         let dir = self.directory(parent)?;
-        let found = match self.sources.glimpse(dir.as_fd(), &dir.source, name) {
-            Some(Glimpse { attr, handle }) => Found {
-                fd: None,
-                attr,
-                source: dir.source.clone(),
-                handle: Some(handle),
-                veiled: false,
-            },
+        let seen = self.sources.glimpse(dir.as_fd(), &dir.source, name);
+        // Nothing holds what was only looked at: where its number means another inode by now, look again.
+        let found = match seen.filter(|found| !self.contradicts(found)) {
+            Some(found) => found,
             None => self.with_room(|| self.sources.find(dir.as_fd(), name))?,
         };
         Ok(self.remember(found, parent, name))
+    }
+
+    /// Whether another life of the inode's number is remembered.
+    fn contradicts(&self, found: &Found) -> bool {
+        let life = Life::of(found);
+        let id = self.numbers.id(life.key);
+        let shard = self.shard(id);
+        shard.get(&id).is_some_and(|node| !node.is(&life, found))
     }
 
     /// Counts one lookup of an inode just found under `name` in `parent`.
@@ -348,9 +352,9 @@ impl InodeTable {
         Ok(fd)
     }
 
-    /// Runs `change`, which removes or replaces `name` in `dir`, and keeps the inode of that name reachable
-    /// afterwards where somebody may still stand on it: a directory, and what only names lead to. A file that
-    /// is open has its mapping; one that is not gives its blocks back at once.
+    /// Runs `change`, which removes or replaces `name` in `dir`, and keeps the inode of that name afterwards for
+    /// as long as the kernel knows it: somebody may stand on it, and its number must not come to mean another
+    /// file while the kernel still means this one.
     ///
     /// # Errors
     /// Those of `change`.
@@ -360,12 +364,9 @@ impl InodeTable {
         name: &OsStr,
         change: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let found = match dir.source.by_handle && !self.sources.is_dir(dir.as_fd(), name) {
-            true => None,
-            false => self.with_room(|| self.sources.find(dir.as_fd(), name)).ok(),
-        };
+        let found = self.with_room(|| self.sources.find(dir.as_fd(), name));
         change()?;
-        if let Some(found) = found {
+        if let Ok(found) = found {
             self.keep(found);
         }
         Ok(())
@@ -379,9 +380,9 @@ impl InodeTable {
             return;
         };
         let Some(fd) = found.fd else { return };
-        if found.attr.is_dir() {
+        if found.attr.nlink <= 1 || found.attr.is_dir() {
             node.pin(fd);
-        } else if found.attr.nlink > 1 {
+        } else if matches!(node.locator, Locator::Named { .. }) {
             // Looking up another of its names finds it again, so this one counts among those that may go.
             node.descriptor.get_or_insert(fd);
             drop(shard);

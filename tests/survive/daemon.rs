@@ -71,6 +71,8 @@ pub fn held_files(pid: u32, directory: &Path) -> Vec<String> {
         let mut held: Vec<_> = files_below(pid, directory)
             .into_iter()
             .map(|path| format!("descriptor {}", path.display()))
+            // What was removed is kept for as long as the kernel remembers it, which is the kernel's to say.
+            .filter(|held| !held.ends_with(" (deleted)"))
             .collect();
         let (count, bytes) = mapped_below(pid, directory);
         if count > 0 {
