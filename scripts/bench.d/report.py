@@ -1,0 +1,143 @@
+"""What was found: medians, ratios, a table, plots."""
+
+from html import escape
+from statistics import median
+
+from subjects import PEERS, STALE
+
+COLOURS = {"native": "#8a8a8a", "mmfs": "#d1495b", "null": "#c9c9c9"}
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+class Results:
+    """Values by sub-row and subject, one per round."""
+
+    def __init__(self, units):
+        self.values = {}
+        self.units = units
+
+    def add(self, row, subject, value):
+        self.values.setdefault(row, {}).setdefault(subject, []).append(value)
+
+    def median(self, row, subject):
+        return median(self.values[row].get(subject) or [float("nan")])
+
+    def unit(self, row):
+        return "" if lower_is_better(row) else self.units.get(row, "op/s")
+
+    def noise(self, row):
+        """Spread of native: half the distance between its quartile-like extremes over its median, in per cent."""
+        values = sorted(self.values[row].get("native", []))
+        if len(values) < 2 or not median(values):
+            return None
+        trim = len(values) // 5
+        kept = values[trim:len(values) - trim]
+        return 50 * (kept[-1] - kept[0]) / median(values)
+
+    def ratio(self, row, subject):
+        """mmfs against a subject; above 1 mmfs is the better one."""
+        ours, theirs = self.median(row, "mmfs"), self.median(row, subject)
+        if lower_is_better(row):
+            ours, theirs = theirs, ours
+        return ours / theirs if theirs else float("nan")
+
+    def best_peer(self, row):
+        """The best of those that revalidate within a second."""
+        fresh = [p for p in PEERS if p not in STALE and p in self.values[row]]
+        best = min if lower_is_better(row) else max
+        return best(fresh, key=lambda p: self.median(row, p), default=None)
+
+
+def lower_is_better(row):
+    return row.startswith(("cost ", "growth "))
+
+
+def number(value):
+    if value != value:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(results, subjects):
+    """Markdown: medians, and in brackets how mmfs compares with each."""
+    lines = ["| row | unit | " + " | ".join(subjects) + " | noise | mmfs / best peer |",
+             "|---|---|" + "--:|" * (len(subjects) + 2)]
+    for row in results.values:
+        cells = []
+        for subject in subjects:
+            if subject not in results.values[row]:
+                cells.append("")
+            elif subject == "mmfs" or "mmfs" not in results.values[row]:
+                cells.append(f"**{number(results.median(row, subject))}**" if subject == "mmfs" else number(results.median(row, subject)))
+            else:
+                cells.append(f"{number(results.median(row, subject))} ({results.ratio(row, subject):.2f})")
+        noise, best = results.noise(row), results.best_peer(row)
+        cells.append("" if noise is None else f"±{noise:.0f} %")
+        cells.append(f"{results.ratio(row, best):.2f} {best}" if best and "mmfs" in results.values[row] else "")
+        lines.append(f"| {row} | {results.unit(row)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def legend(machine, rounds, quick, dropped):
+    size = " (quick: small data)" if quick else ""
+    caches = "" if dropped else " Caches could not be dropped (that needs root): cold rows are not cold."
+    return (f"{machine}. Medians of {rounds} interleaved rounds{size}; in brackets mmfs against that subject, above 1 mmfs is "
+            f"better; noise is the spread of native. More is better but for cost and growth.{caches} "
+            f"{' and '.join(sorted(STALE))} believe their caches beyond a second and do not count as best peer.\n\n")
+
+
+def plot(results, rows, subjects, title):
+    """A bar chart: one block per row, bars relative to the row's best."""
+    left, width, bar, gap = 170, 420, 13, 22
+    y, parts = 34, [f'<text x="10" y="20" font-size="15">{escape(title)}</text>']
+    for row in rows:
+        present = [s for s in subjects if s in results.values[row]]
+        most = max((results.median(row, s) for s in present), default=0) or 1
+        parts.append(f'<text x="10" y="{y + 12}" font-weight="bold">{escape(row)} {escape(results.unit(row))}</text>')
+        y += 18
+        for subject in present:
+            value = results.median(row, subject)
+            length = width * value / most
+            parts.append(
+                f'<text x="{left - 6}" y="{y + 10}" text-anchor="end">{escape(subject)}</text>'
+                f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 2}" fill="{COLOURS.get(subject, "#5b8db8")}"/>'
+                f'<text x="{left + length + 5:.1f}" y="{y + 10}">{number(value)}</text>'
+            )
+            y += bar
+        y += gap - bar
+    body = "\n".join(parts)
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{y + 6}" '
+            f'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n')
+
+
+FAMILIES = {
+    "reads": ("seq", "rand", "mmap"),
+    "writes": ("over", "append"),
+    "names": ("create", "stat", "list", "unlink"),
+    "trees": ("untar", "git", "grep", "build", "many"),
+    "cost": ("cost",),
+    "growth": ("growth",),
+}
+
+
+def write(folder, results, subjects, text):
+    """The table and the plots of what was measured; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "table.md"]
+    files[0].write_text(text)
+    for family, prefixes in FAMILIES.items():
+        rows = [row for row in results.values if row.startswith(prefixes)]
+        if rows:
+            files.append(folder / f"{family}.svg")
+            files[-1].write_text(plot(results, rows, subjects, f"mmfs: {family}"))
+    return files
+
+
+def publish(readme, text):
+    """Puts the table between the markers of README."""
+    old = readme.read_text()
+    if BEGIN not in old or END not in old:
+        raise SystemExit(f"bench: {readme} lacks the markers {BEGIN} and {END}")
+    before, rest = old.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    readme.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
