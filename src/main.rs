@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use mmfs::fs::Fs;
 use mmfs::fuse::Adapter;
 use mmfs::refusal::{ExitCode as Code, StartError};
+use mmfs::sys::memory;
 use mmfs::{cli, daemon, logging, session};
 
 fn main() -> ExitCode {
+    memory::keep_one_arena();
     let code = run().map_or_else(
         |error| {
             error.print();
