@@ -15,6 +15,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// How often open files are looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// How long to wait for the kernel to have forgotten more, before memory is given back.
+const TRIM: Duration = Duration::from_millis(200);
+
 impl Fs {
     /// Starts the thread; `invalidate` tells the kernel to drop its cache of a node. It must not be called
     /// from an event loop, for the kernel may wait for a read that the loop has to answer.
@@ -59,6 +62,7 @@ struct House {
     waiting: Vec<Weak<Mapping>>,
     settle_at: Option<Instant>,
     watch_at: Option<Instant>,
+    trim_at: Option<Instant>,
 }
 
 impl House {
@@ -70,6 +74,7 @@ impl House {
             waiting: Vec::new(),
             settle_at: None,
             watch_at: None,
+            trim_at: None,
         }
     }
 
@@ -88,6 +93,9 @@ impl House {
                 Ok(Chore::Watch) => {
                     self.watch_at.get_or_insert_with(|| Instant::now() + WATCH);
                 }
+                Ok(Chore::Trim) => {
+                    self.trim_at.get_or_insert_with(|| Instant::now() + TRIM);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -98,11 +106,15 @@ impl House {
             if self.watch_at.is_some_and(|at| at <= now) {
                 self.watch();
             }
+            if self.trim_at.is_some_and(|at| at <= now) {
+                self.trim();
+            }
         }
     }
 
     fn next(&self) -> Result<Chore, RecvTimeoutError> {
-        match [self.settle_at, self.watch_at].into_iter().flatten().min() {
+        let due = [self.settle_at, self.watch_at, self.trim_at];
+        match due.into_iter().flatten().min() {
             Some(at) => self
                 .chores
                 .recv_timeout(at.saturating_duration_since(Instant::now())),
@@ -117,6 +129,13 @@ impl House {
         self.settle_at = None;
         for mapping in self.waiting.drain(..).filter_map(|m| m.upgrade()) {
             mapping.settle();
+        }
+    }
+
+    fn trim(&mut self) {
+        self.trim_at = None;
+        if let Some(fs) = self.fs.upgrade() {
+            fs.inodes.trim();
         }
     }
 

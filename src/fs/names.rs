@@ -2,6 +2,7 @@
 
 use super::{Asker, Fs, Opened};
 use crate::inode::{Entry, Located};
+use crate::mapping::Chore;
 use crate::source::{check_name, proc_path};
 use crate::sys::identity;
 use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawMode, RenameFlags};
@@ -21,7 +22,10 @@ impl Fs {
 
     /// Takes back `count` lookups.
     pub fn forget(&self, node: u64, count: u64) {
-        self.inodes.forget(node, count);
+        if self.inodes.forget(node, count) {
+            // Nobody listens any more when the session is ending.
+            let _ = self.context.chores.send(Chore::Trim);
+        }
     }
 
     /// Applies times that wait, for attributes are about to be shown.
@@ -165,7 +169,7 @@ impl Fs {
         let opened = self
             .directory_changed(&dir)
             .and_then(|()| self.opened(asker, node, &source, fd, access))
-            .inspect_err(|_| self.inodes.forget(node, 1))?;
+            .inspect_err(|_| self.forget(node, 1))?;
         let opened = Opened {
             keep_cache: false,
             ..opened

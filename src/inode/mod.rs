@@ -7,6 +7,7 @@ mod node;
 use crate::attr::Attr;
 use crate::mapping::Mapping;
 use crate::source::{self, Found, SourceDir, Sources};
+use crate::sys::memory;
 use descriptors::DescriptorCache;
 use node::{Key, Life, Locator, Node, Numbers};
 use parking_lot::{Mutex, MutexGuard};
@@ -16,6 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,9 @@ use std::time::{Duration, Instant};
 pub const ROOT: u64 = 1;
 
 const SHARDS: usize = 32;
+
+/// Forgetting this many, some megabytes, is worth a trim.
+const MANY: usize = 16 << 10;
 
 /// An inode as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +66,8 @@ pub struct InodeTable {
     numbers: Numbers,
     cache: DescriptorCache,
     sources: Sources,
+    /// Inodes forgotten since the last trim.
+    forgotten: AtomicUsize,
     made: Instant,
 }
 
@@ -77,6 +84,7 @@ impl InodeTable {
             numbers,
             cache: DescriptorCache::new(descriptors),
             sources,
+            forgotten: AtomicUsize::new(0),
             made: Instant::now(),
         };
         let mut node = Node::new(&found, 0, OsStr::new(""));
@@ -155,11 +163,11 @@ impl InodeTable {
         entry
     }
 
-    /// Takes back `count` lookups; at none the inode is forgotten.
-    pub fn forget(&self, id: u64, count: u64) {
+    /// Takes back `count` lookups; at none the inode is forgotten. True once enough are to call `trim`.
+    pub fn forget(&self, id: u64, count: u64) -> bool {
         let mut shard = self.shard(id);
         let Some(node) = shard.get_mut(&id) else {
-            return;
+            return false;
         };
         node.lookups = node.lookups.saturating_sub(count);
         if node.lookups == 0 && id != ROOT {
@@ -168,7 +176,20 @@ impl InodeTable {
             if let Some(node) = gone {
                 self.numbers.release(id, node.key);
             }
+            return self.forgotten.fetch_add(1, Relaxed) + 1 == MANY;
         }
+        false
+    }
+
+    /// Gives the memory of forgotten inodes back to the system.
+    pub fn trim(&self) {
+        self.forgotten.store(0, Relaxed);
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let room = 2 * shard.len();
+            shard.shrink_to(room);
+        }
+        memory::malloc_trim();
     }
 
     /// Counts a lookup that was shown to the kernel without the inode having been looked at. An inode that

@@ -41,6 +41,8 @@ pub enum Chore {
     Settle(Weak<Mapping>),
     /// A file was opened where none was: watch open files from now on.
     Watch,
+    /// Many inodes were forgotten: their memory can go back.
+    Trim,
 }
 
 /// What all mappings of one session share.

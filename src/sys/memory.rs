@@ -1,4 +1,4 @@
-//! The allocator: `mallopt(3)`, which only glibc has.
+//! The allocator told to give back what was freed: `mallopt(3)` and `malloc_trim(3)`, which only glibc has.
 #![allow(unsafe_code)]
 
 /// Has all threads allocate from one store. With one for each, whichever thread happens to serve a request makes
@@ -10,5 +10,14 @@ pub fn keep_one_arena() {
     unsafe {
         // It fails only where the allocator was replaced by another one.
         libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives memory that was freed back to the system, also from below what is still in use.
+pub fn malloc_trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number only, is thread-safe, and touches memory that nobody owns.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
