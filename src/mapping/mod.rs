@@ -331,7 +331,7 @@ impl Mapping {
     /// Whether a read is to map its window: not when another one would have to go for a few bytes of a reader
     /// that jumps about, but for one time in so many, so that windows move to where the reading is.
     fn is_worth_a_window(&self, offset: u64, len: usize, pattern: &ReadPattern) -> bool {
-        const FEW: usize = 64 << 10;
+        const FEW: usize = 512 << 10;
         const ONE_IN: u64 = 64;
         let space = &self.context.space;
         len > FEW
