@@ -143,7 +143,7 @@ impl Sources {
             OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        self.identify(fd)
+        self.identify(Arc::new(fd))
     }
 
     /// Looks at `name` in a directory of `source` without opening it; `None` for whatever needs a descriptor
@@ -187,7 +187,7 @@ impl Sources {
     ///
     /// # Errors
     /// Those of statx(2).
-    pub fn identify(&self, fd: OwnedFd) -> Result<Found> {
+    pub fn identify(&self, fd: Arc<OwnedFd>) -> Result<Found> {
         // Without DONT_SYNC, statx on our own mount would wait for ourselves.
         let mut attr = stat(fd.as_fd(), AtFlags::STATX_DONT_SYNC)?;
         let veiled = attr.mount_root && self.is_mmfs(&attr);
@@ -195,7 +195,7 @@ impl Sources {
             let source = self.first();
             attr.mode = fs::FileType::Directory.as_raw_mode() | 0o555;
             return Ok(Found {
-                fd: Some(Arc::new(fd)),
+                fd: Some(fd),
                 attr,
                 source,
                 handle: None,
@@ -209,7 +209,7 @@ impl Sources {
         // An error taken for «has none» would give a living inode another generation.
         let handle = exported::name_to_handle_at(&fd)?;
         Ok(Found {
-            fd: Some(Arc::new(fd)),
+            fd: Some(fd),
             attr,
             source,
             handle,

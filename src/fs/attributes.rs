@@ -147,8 +147,10 @@ impl Fs {
         }
         let before = inode.source.stat(inode.as_fd())?.stamp();
         let outcome = change()?;
-        self.inodes
-            .restamp(node, before, inode.source.stat(inode.as_fd())?.stamp());
+        // Without it the kernel's cache is dropped at the next open: no reason to deny a change that took place.
+        if let Ok(after) = inode.source.stat(inode.as_fd()) {
+            self.inodes.restamp(node, before, after.stamp());
+        }
         Ok(outcome)
     }
 

@@ -107,7 +107,8 @@ impl Fs {
             self.register(asker, node, mapping, None)
         } else {
             mapping.open_writer(&fd, access);
-            self.register(asker, node, mapping, Some(fd))
+            self.register(asker, node, mapping.clone(), Some(fd))
+                .inspect_err(|_| mapping.close_writer())
         }
     }
 

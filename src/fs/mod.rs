@@ -21,7 +21,7 @@ use crate::sys::identity::Caller;
 use directories::DirHandle;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::sync::Arc;
@@ -103,8 +103,20 @@ impl Fs {
         if !self.flags.dir_sync && !self.flags.sync {
             return Ok(());
         }
-        let fd = reopen(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        rustix::fs::fsync(fd)
+        after_change(|| rustix::fs::fsync(reopen(dir, OFlags::RDONLY | OFlags::DIRECTORY)?))
+    }
+}
+
+/// Runs what comes after a change that took place: once more where it finds something stale, and then that is
+/// EIO. ESTALE would have the kernel do the whole operation again, which then meets its own change (EEXIST for
+/// the caller's own new file).
+fn after_change<T>(work: impl Fn() -> Result<T>) -> Result<T> {
+    match work() {
+        Err(Errno::STALE) => work().map_err(|again| match again {
+            Errno::STALE => Errno::IO,
+            other => other,
+        }),
+        outcome => outcome,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Operations on names: finding, making, moving and removing them.
 
-use super::{Asker, Fs, Opened};
+use super::{Asker, Fs, Opened, after_change};
 use crate::inode::{Entry, Located};
 use crate::mapping::Chore;
 use crate::source::{check_name, proc_path};
@@ -9,6 +9,7 @@ use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawMode, RenameFl
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 
 impl Fs {
     /// Finds a name and counts one lookup of what it names.
@@ -130,7 +131,7 @@ impl Fs {
 
     fn made(&self, dir: &Located, parent: u64, name: &OsStr) -> Result<Entry> {
         self.directory_changed(dir)?;
-        self.lookup(parent, name)
+        after_change(|| self.lookup(parent, name))
     }
 
     /// Makes a regular file and opens it.
@@ -159,16 +160,15 @@ impl Fs {
         let mode = Mode::from_raw_mode(mode & 0o7777);
         let fd = match self.inodes.with_room(|| sys::openat(&dir, name, how, mode)) {
             Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => return Err(Errno::STALE),
-            other => other?,
+            other => Arc::new(other?),
         };
-        let found = self.inodes.sources().identify(fd)?;
+        let found = after_change(|| self.inodes.sources().identify(fd.clone()))?;
         let (attr, source) = (found.attr, found.source.clone());
-        let fd = found.fd.clone().ok_or(Errno::BADF)?;
         let entry = self.inodes.remember(found, parent, name);
         let node = entry.attr.ino;
         let opened = self
             .directory_changed(&dir)
-            .and_then(|()| self.opened(asker, node, &source, fd, access))
+            .and_then(|()| after_change(|| self.opened(asker, node, &source, fd.clone(), access)))
             .inspect_err(|_| self.forget(node, 1))?;
         let opened = Opened {
             keep_cache: false,
