@@ -354,6 +354,10 @@ fn lose(mount: &Mount, what: &str, figures: &Figures) {
             Err(natively),
         );
     }
+    // A child that inherits a descriptor closes it at its end, and nobody hears what that close says.
+    let inherited = first.try_clone().expect("dup");
+    let child = Command::new("sleep").arg("0").stdin(inherited).status();
+    assert!(child.expect("sleep starts").success());
     for (name, file) in [("first", &first), ("second", &second)] {
         figures.expect(
             &format!("{what}: fsync of the {name} writer"),

@@ -15,6 +15,8 @@ use survive::{Figures, daemon, soak};
 
 const PER_DIRECTORY: usize = 1000;
 
+/// Two trees take turns: were one of them not forgotten, the other one would come on top of it.
+///
 /// (proves: S44)
 #[test]
 fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
@@ -22,52 +24,36 @@ fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
     let (files, rounds) = if soak().is_some() {
         (1_000_000, 10)
     } else {
-        (60_000, 4)
+        (60_000, 6)
     };
     let mount = Mount::builder()
         .options(["--entry-timeout", "600", "--attr-timeout", "600"])
         .mount();
-    plant(mount.src(), files);
+    let trees = ["one", "other"];
+    trees
+        .iter()
+        .for_each(|tree| plant(&mount.src().join(tree), files));
     let pid = mount.daemon_pid();
     let rss = || daemon::status_kb(pid, "RssAnon") << 10;
-    mount.within(
-        Duration::from_secs(if soak().is_some() { 3600 } else { 90 }),
-        || {
-            let empty = rss();
-            let mut first = 0;
-            for round in 0..rounds {
-                walk(mount.mnt(), files, &figures);
-                let full = rss();
-                if round == 0 {
-                    figures.note(format!(
-                        "bytes per inode={}",
-                        full.saturating_sub(empty) / files as u64
-                    ));
-                    figures.expect(
-                        "bytes per remembered inode under 250",
-                        full.saturating_sub(empty) / (files as u64) < 250,
-                        true,
-                    );
-                }
-                forget();
-                thread::sleep(Duration::from_millis(300));
-                let after = rss();
-                if round == 0 {
-                    first = after;
-                }
-                figures.note(format!(
-                    "round {round}: {}K -> {}K",
-                    full >> 10,
-                    after >> 10
-                ));
-                figures.expect(
-                    "memory after forgetting, against the first time + 10 %",
-                    after <= first + first / 10,
-                    true,
-                );
+    let limit = Duration::from_secs(if soak().is_some() { 3600 } else { 120 });
+    mount.within(limit, || {
+        let (empty, mut first) = (rss(), 0);
+        for round in 0..rounds {
+            walk(&mount.mnt().join(trees[round % 2]), files, &figures);
+            let full = rss();
+            forget();
+            figures.note(format!("{}K -> {}K,", full >> 10, rss() >> 10));
+            if round == 0 {
+                first = full;
+                price(full.saturating_sub(empty), files, &figures);
             }
-        },
-    );
+            // Other programs' memory pressure makes the kernel forget early: less is no failure.
+            let what = format!("memory in round {round}, {full} bytes, against {first} + 10 %");
+            figures.expect(&what, full <= first + first / 10, true);
+        }
+        let what = "memory in the end, against the first time + 10 %";
+        figures.expect(what, rss() <= first + first / 10, true);
+    });
     figures.expect("descriptors", daemon::descriptors(pid) < 70_000, true);
     if !daemon::lives(pid) {
         figures.exit();
@@ -76,7 +62,14 @@ fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
     figures.finish("survives_memory");
 }
 
+fn price(bytes: u64, files: usize, figures: &Figures) {
+    let each = bytes / files as u64;
+    figures.note(format!("bytes per inode={each}"));
+    figures.expect("bytes per remembered inode under 250", each < 250, true);
+}
+
 fn plant(source: &Path, files: usize) {
+    fs::create_dir(source).expect("mkdir");
     for d in 0..files / PER_DIRECTORY {
         let directory = source.join(format!("d{d}"));
         fs::create_dir(&directory).expect("mkdir");
@@ -100,5 +93,9 @@ fn walk(mnt: &Path, files: usize, figures: &Figures) {
 
 /// Has the kernel drop its names and inodes.
 fn forget() {
-    fs::write("/proc/sys/vm/drop_caches", "2").expect("drop_caches");
+    // Names used lately get a second chance, and inodes go after their names.
+    for _ in 0..3 {
+        fs::write("/proc/sys/vm/drop_caches", "2").expect("drop_caches");
+    }
+    thread::sleep(Duration::from_secs(1));
 }

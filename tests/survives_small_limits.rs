@@ -19,7 +19,11 @@ use survive::{Figures, Rng, daemon, length, soak};
 
 const PER_DIRECTORY: usize = 300;
 const TB: u64 = 1 << 40;
-const LIMIT: Duration = Duration::from_secs(120);
+
+/// What one mount may be worked on altogether.
+fn limit() -> Duration {
+    Duration::from_secs(120 + 3 * soak().unwrap_or(0))
+}
 
 fn still_alive(mount: &Mount, figures: &Figures) {
     if !daemon::lives(mount.daemon_pid()) {
@@ -55,7 +59,7 @@ fn few_descriptors(builder: Builder, what: &str) {
         .options(["--allow-other"])
         .mount();
     figures.fault();
-    mount.within(LIMIT, || {
+    mount.within(limit(), || {
         let open: Vec<File> = (0..100).map(|n| hold_open(mount.mnt(), n)).collect();
         let listed = count(mount.mnt(), &figures);
         figures.expect("files listed", listed, files);
@@ -168,26 +172,40 @@ fn a_gibibyte_of_address_space_is_enough() {
             .options(options.iter().copied())
             .mount();
         figures.fault();
-        mount.within(LIMIT, || {
-            read_at_random(mount.mnt(), &figures, &mut rng, length(4))
+        let most = fs::read_to_string("/proc/sys/vm/max_map_count").expect("a number");
+        let most = most.trim().parse::<usize>().expect("a number");
+        let (maps, bytes) = mount.within(limit(), || {
+            let (maps, bytes, stop) =
+                (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    watch_windows(mount.daemon_pid(), source.path(), &maps, &bytes, &stop)
+                });
+                read_at_random(mount.mnt(), &figures, &mut rng, length(4));
+                stop.store(true, Relaxed);
+            });
+            (maps.into_inner(), bytes.into_inner())
         });
-        let (pid, most) = (
-            mount.daemon_pid(),
-            fs::read_to_string("/proc/sys/vm/max_map_count").expect("a number"),
-        );
-        let mappings = daemon::mappings(pid);
+        figures.expect("windows are used at all", maps > 0, true);
         figures.expect(
-            "mappings under vm.max_map_count",
-            mappings < most.trim().parse::<usize>().unwrap_or(0) * 3 / 4,
+            "windows under half of vm.max_map_count",
+            maps <= most as u64 / 2,
             true,
         );
-        figures.note(format!(
-            "{options:?}: VmSize={}M maps={mappings}",
-            daemon::status_kb(pid, "VmSize") >> 10
-        ));
+        figures.note(format!("{options:?}: {maps} windows of {}M,", bytes >> 20));
         still_alive(&mount, &figures);
     }
     figures.finish("survives_small_limits: 1 GiB of address space, 200 files of 1 TiB");
+}
+
+/// The greatest numbers of windows and of bytes mapped by them, while it is let.
+fn watch_windows(pid: u32, source: &Path, maps: &AtomicU64, bytes: &AtomicU64, stop: &AtomicBool) {
+    while !stop.load(Relaxed) {
+        let now = daemon::mapped_below(pid, source);
+        maps.fetch_max(now.0 as u64, Relaxed);
+        bytes.fetch_max(now.1, Relaxed);
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn place(file: u64, at: u64) -> u64 {
@@ -231,53 +249,77 @@ fn the_map_budget_is_kept() {
             .mount()
     };
     let (free, tight) = (over(&[]), over(&["--map-budget", "64M"]));
+    let peaks = [&free, &tight].map(|mount| Peak::of(mount.daemon_pid()));
     let mut best = [0, 0];
-    let peak = AtomicU64::new(0);
-    for _ in 0..3 {
+    // The best of some rounds, more of them where other programs disturb: noise only ever slows down.
+    for round in 0..if soak().is_some() { 12 } else { 3 } {
         for (at, mount) in [&free, &tight].into_iter().enumerate() {
             let seed = rng.fork();
-            let reads = mount.within(LIMIT, || {
-                measured(
-                    mount,
-                    source.path(),
-                    seed,
-                    if at == 1 { Some(&peak) } else { None },
-                )
-            });
+            let work = || measured(mount, source.path(), seed, &peaks[at]);
+            let reads = mount.within(limit(), work);
             best[at] = best[at].max(reads);
             figures.operation();
         }
+        if round >= 2 && best[1] * 100 >= best[0] * 80 {
+            break;
+        }
     }
-    let budget: u64 = 64 << 20;
+    let (budget, peak) = (64 << 20, &peaks[1]);
     figures.expect(
         "mapped bytes and page tables within budget + 5 %",
-        peak.load(Relaxed) <= budget + budget / 20,
+        peak.sum.load(Relaxed) <= budget + budget / 20,
         true,
     );
-    // How fast is for a bench on a quiet machine to say; here it is a figure, and a bound no noise reaches.
+    // In the short form other programs may have all the time there is, and only a standstill says something.
+    let percent = if soak().is_some() { 80 } else { 10 };
     figures.expect(
-        "a tight budget is no standstill",
-        best[1] * 10 >= best[0],
+        &format!("{best:?} reads a second, at least {percent} % of an unlimited run"),
+        best[1] * 100 >= best[0] * percent,
         true,
     );
     figures.note(format!(
-        "reads/s free={} tight={} peak={}K",
+        "reads/s free={} tight={} mapped and tables={}K of 65536K, tables={}K",
         best[0],
         best[1],
-        peak.load(Relaxed) >> 10
+        peak.sum.load(Relaxed) >> 10,
+        peak.tables.load(Relaxed) >> 10
     ));
     still_alive(&tight, &figures);
     figures.finish("survives_small_limits: map budget");
 }
 
-/// Random reads of 64 KiB by two readers for a second; meanwhile the greatest sum of mapped bytes and page tables.
-fn measured(mount: &Mount, source: &Path, rng: Rng, peak: Option<&AtomicU64>) -> u64 {
-    let (stop, reads, pid) = (
-        AtomicBool::new(false),
-        AtomicU64::new(0),
-        mount.daemon_pid(),
-    );
-    let tables_before = daemon::status_kb(pid, "VmPTE") << 10;
+/// The most that was mapped of the source, together with the page tables it took.
+struct Peak {
+    pid: u32,
+    /// Page tables of the idle daemon.
+    idle: u64,
+    tables: AtomicU64,
+    sum: AtomicU64,
+}
+
+impl Peak {
+    fn of(pid: u32) -> Self {
+        Peak {
+            pid,
+            idle: daemon::status_kb(pid, "VmPTE") << 10,
+            tables: AtomicU64::new(0),
+            sum: AtomicU64::new(0),
+        }
+    }
+
+    fn look(&self, source: &Path) {
+        let tables = (daemon::status_kb(self.pid, "VmPTE") << 10).saturating_sub(self.idle);
+        // /proc/PID/maps is read in pieces: a window that moves meanwhile is seen twice, but not every time.
+        let looks = (0..3).map(|_| daemon::mapped_below(self.pid, source).1);
+        let mapped = looks.min().unwrap_or(0);
+        self.tables.fetch_max(tables, Relaxed);
+        self.sum.fetch_max(mapped + tables, Relaxed);
+    }
+}
+
+/// Random reads of 64 KiB by two readers for a second, under observation; how many.
+fn measured(mount: &Mount, source: &Path, rng: Rng, peak: &Peak) -> u64 {
+    let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for n in 0..2 {
             let mut rng = rng.clone();
@@ -300,16 +342,7 @@ fn measured(mount: &Mount, source: &Path, rng: Rng, peak: Option<&AtomicU64>) ->
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
-            let tables = (daemon::status_kb(pid, "VmPTE") << 10).saturating_sub(tables_before);
-            // /proc/PID/maps is read in pieces: a window that moves meanwhile is seen twice, but not every time.
-            let mapped = (0..3)
-                .map(|_| daemon::mapped_below(pid, source).1)
-                .min()
-                .unwrap_or(0);
-            let used = mapped + tables;
-            if let Some(peak) = peak {
-                peak.fetch_max(used, Relaxed);
-            }
+            peak.look(source);
         }
         stop.store(true, Relaxed);
     });
@@ -325,7 +358,7 @@ fn a_changing_directory_is_listed_without_gaps_or_repeats() {
     let stable = |n: usize| format!("stable-{n:05}");
     (0..4000).for_each(|n| fs::write(mount.src().join(stable(n)), "").expect("write"));
     let stop = AtomicBool::new(false);
-    mount.within(LIMIT, || {
+    mount.within(limit(), || {
         thread::scope(|scope| {
             for directory in [mount.src(), mount.mnt()] {
                 let (stop, figures) = (&stop, &figures);
