@@ -36,7 +36,7 @@ static TAGS: AtomicU64 = AtomicU64::new(1);
 /// (proves: S48)
 #[test]
 fn sixty_four_clients_at_once() {
-    let (figures, mut rng) = (Figures::default(), Rng::new());
+    let (figures, mut rng) = (Figures::of("survives_concurrency"), Rng::new());
     for options in [
         &["--allow-other"][..],
         &[
@@ -62,7 +62,7 @@ fn sixty_four_clients_at_once() {
             everybody(&mount, time, &figures, &mut rng)
         });
         if let Some(report) = sleepers.end() {
-            figures.divergence(report);
+            figures.hang(report);
         }
         if !daemon::lives(pid) {
             figures.exit();
@@ -73,7 +73,7 @@ fn sixty_four_clients_at_once() {
             daemon::held_files(pid, mount.src()),
             Vec::new(),
         );
-        figures.expect("threads", threads(), before);
+        figures.expect_of_ours("threads", threads(), before);
         mount.within(Duration::from_secs(30), || same_trees(&mount, &figures));
         figures.note(format!(
             "descriptors={} maps={}",
@@ -81,7 +81,7 @@ fn sixty_four_clients_at_once() {
             daemon::mappings(pid)
         ));
     }
-    figures.finish("survives_concurrency");
+    figures.finish();
 }
 
 fn everybody(mount: &Mount, time: Duration, figures: &Figures, rng: &mut Rng) {

@@ -33,7 +33,7 @@ fn faulty_server() {
 /// (proves: S42)
 #[test]
 fn a_file_that_never_answers_holds_up_its_own_readers_only() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_failing_disk: never answers");
     for options in [&["--allow-other"][..], &["--allow-other", "--direct-io"]] {
         let source = Faulty::mount("faulty_server");
         let mut mount = Mount::builder()
@@ -72,7 +72,7 @@ fn a_file_that_never_answers_holds_up_its_own_readers_only() {
             true,
         );
     }
-    figures.finish("survives_failing_disk: never answers");
+    figures.finish();
 }
 
 // Every one at another place, so that each has a request of its own.
@@ -171,7 +171,7 @@ impl Damaged {
 /// (proves: S41)
 #[test]
 fn a_bad_range_is_eio_and_a_good_one_its_bytes() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_failing_disk: bad ranges");
     for options in [&["--direct-io"][..], &[]] {
         let damaged = Damaged::new(None);
         let native = damaged.disk.path().join("file");
@@ -219,7 +219,7 @@ fn a_bad_range_is_eio_and_a_good_one_its_bytes() {
             .and_then(|f| f.set_len(64 * MB))
             .expect("truncate");
     }
-    figures.finish("survives_failing_disk: bad ranges");
+    figures.finish();
 }
 
 fn forget_pages(path: &Path) {
@@ -263,7 +263,7 @@ fn alive(mount: &Mount, figures: &Figures) {
 /// (proves: S41)
 #[test]
 fn a_lost_write_is_reported_to_every_writer_once() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_failing_disk: lost writes");
     for options in [&[][..], &["--write-path", "region"], &["--direct-io"]] {
         let tmpfs = Tmpfs::new(72 * MB);
         let damaged = Damaged::new(Some(tmpfs.0.path()));
@@ -284,7 +284,7 @@ fn a_lost_write_is_reported_to_every_writer_once() {
         drop(mount);
         fs::remove_file(tmpfs.0.path().join("ballast")).expect("unlink");
     }
-    figures.finish("survives_failing_disk: lost writes");
+    figures.finish();
 }
 
 struct Tmpfs(tempfile::TempDir);

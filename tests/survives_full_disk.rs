@@ -21,7 +21,7 @@ const FULL: [i32; 1] = [libc::ENOSPC];
 /// (proves: S40)
 #[test]
 fn a_full_disk_is_survived() {
-    let (figures, mut rng) = (Figures::default(), Rng::new());
+    let (figures, mut rng) = (Figures::of("survives_full_disk"), Rng::new());
     for (kind, size) in [("ext4", 48 << 20), ("xfs", 320 << 20), ("btrfs", 128 << 20)] {
         for options in [
             &["--allow-other"][..],
@@ -40,7 +40,7 @@ fn a_full_disk_is_survived() {
             ended(&mount, &what, &figures);
         }
     }
-    figures.finish("survives_full_disk");
+    figures.finish();
 }
 
 fn ended(mount: &Mount, what: &str, figures: &Figures) {
@@ -237,7 +237,7 @@ fn works_again(holes: &File, mnt: &Path, src: &Path, what: &str, figures: &Figur
 /// (proves: S40)
 #[test]
 fn a_file_size_limit_is_survived() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_full_disk: file size");
     let mount = Mount::builder().rlimit("fsize", 1 << 20).mount();
     mount.within(Duration::from_secs(20), || {
         let file = File::create_new(mount.mnt().join("file")).expect("create");
@@ -266,7 +266,7 @@ fn a_file_size_limit_is_survived() {
     });
     ended(&mount, "RLIMIT_FSIZE", &figures);
     drop(mount);
-    figures.finish("survives_full_disk: file size");
+    figures.finish();
 }
 
 /// A quota is met as it is without the mount: EDQUOT, with the bytes before it there.
@@ -275,7 +275,7 @@ fn a_file_size_limit_is_survived() {
 /// (proves: S40)
 #[test]
 fn a_quota_is_met_as_a_quota() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_full_disk: quota");
     let disk = LoopFs::new("btrfs", 256 << 20);
     tools::sh(
         r#"btrfs quota enable "$1"; btrfs qgroup limit 8M "$1""#,
@@ -294,7 +294,7 @@ fn a_quota_is_met_as_a_quota() {
         });
         ended(&mount, "quota", &figures);
     }
-    figures.finish("survives_full_disk: quota");
+    figures.finish();
 }
 
 fn up_to_the_quota(mount: &Mount, figures: &Figures) {
@@ -336,7 +336,7 @@ fn up_to_the_quota(mount: &Mount, figures: &Figures) {
 /// (proves: S40)
 #[test]
 fn reserved_blocks_are_roots() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_full_disk: reserved blocks");
     let disk = LoopFs::with_options("ext4", 48 << 20, &["-m", "20"], "loop");
     let uid = user::ordinary();
     user::give_to(uid, disk.path());
@@ -369,5 +369,5 @@ fn reserved_blocks_are_roots() {
     });
     ended(&mount, "reserved blocks", &figures);
     drop(mount);
-    figures.finish("survives_full_disk: reserved blocks");
+    figures.finish();
 }

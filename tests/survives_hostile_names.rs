@@ -45,7 +45,7 @@ fn ended(mount: &Mount, figures: &Figures) {
 /// (proves: S47)
 #[test]
 fn no_race_leads_out_of_the_source() {
-    let (figures, mut rng) = (Figures::default(), Rng::new());
+    let (figures, mut rng) = (Figures::of("survives_hostile_names: races"), Rng::new());
     let outside = tempfile::tempdir().expect("a directory");
     fs::create_dir_all(outside.path().join("a/b")).expect("mkdir");
     fs::write(outside.path().join("a/b/file"), SECRET).expect("write");
@@ -93,7 +93,7 @@ fn no_race_leads_out_of_the_source() {
     figures.expect("names outside", left, 1);
     ended(&mount, &figures);
     drop(mount);
-    figures.finish("survives_hostile_names: races");
+    figures.finish();
 }
 
 /// `a` is a directory, then a link to the outside, then a directory again, by rename(2) alone.
@@ -186,7 +186,7 @@ fn create_and_remove(mnt: &Path, mut rng: Rng, stop: &AtomicBool, figures: &Figu
 
 #[test]
 fn odd_names_come_through_unchanged() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_hostile_names: odd names");
     let mount = Mount::new();
     let names: Vec<OsString> = odd_names();
     mount.within(Duration::from_secs(20), || {
@@ -213,7 +213,7 @@ fn odd_names_come_through_unchanged() {
     });
     ended(&mount, &figures);
     drop(mount);
-    figures.finish("survives_hostile_names: odd names");
+    figures.finish();
 }
 
 fn odd_names() -> Vec<OsString> {
@@ -244,7 +244,7 @@ fn odd_names() -> Vec<OsString> {
 
 #[test]
 fn as_root_special_files_block_nobody() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_hostile_names: special files");
     let mount = Mount::builder()
         .options(["--allow-other", "-o", "dev"])
         .mount();
@@ -318,7 +318,7 @@ fn as_root_special_files_block_nobody() {
     });
     ended(&mount, &figures);
     drop(mount);
-    figures.finish("survives_hostile_names: special files");
+    figures.finish();
 }
 
 /// The kernel believes in a regular file where a FIFO is by now: open must not wait for its other end.

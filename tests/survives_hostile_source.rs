@@ -36,7 +36,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 #[test]
 fn a_hostile_source_is_survived() {
     guard::install().expect("a SIGBUS handler");
-    let (figures, mut rng) = (Figures::default(), Rng::new());
+    let (figures, mut rng) = (Figures::of("survives_hostile_source"), Rng::new());
     let cached = Mount::builder().expect_log("reply").mount();
     let source = cached.src().to_owned();
     let over = |options: &[&str]| {
@@ -62,7 +62,7 @@ fn a_hostile_source_is_survived() {
         storm(&mounts, &figures, &mut rng, time)
     });
     if let Some(report) = sleepers.end() {
-        figures.divergence(report);
+        figures.hang(report);
     }
     for (mount, pid) in mounts.iter().zip(pids) {
         if !daemon::lives(pid) {
@@ -74,7 +74,7 @@ fn a_hostile_source_is_survived() {
         figures.expect("still held after the last close", held, Vec::new());
     }
     drop((tight, direct, cached));
-    figures.finish("survives_hostile_source");
+    figures.finish();
 }
 
 fn storm(mounts: &[&Mount; 3], figures: &Figures, rng: &mut Rng, time: Duration) {

@@ -20,7 +20,7 @@ const PER_DIRECTORY: usize = 1000;
 /// (proves: S44)
 #[test]
 fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_memory");
     let (files, rounds) = if soak().is_some() {
         (1_000_000, 10)
     } else {
@@ -54,18 +54,18 @@ fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
         let what = "memory in the end, against the first time + 10 %";
         figures.expect(what, rss() <= first + first / 10, true);
     });
-    figures.expect("descriptors", daemon::descriptors(pid) < 70_000, true);
+    figures.expect_of_ours("descriptors", daemon::descriptors(pid) < 70_000, true);
     if !daemon::lives(pid) {
         figures.exit();
     }
     drop(mount);
-    figures.finish("survives_memory");
+    figures.finish();
 }
 
 fn price(bytes: u64, files: usize, figures: &Figures) {
     let each = bytes / files as u64;
     figures.note(format!("bytes per inode={each}"));
-    figures.expect("bytes per remembered inode under 250", each < 250, true);
+    figures.expect_of_ours("bytes per remembered inode under 250", each < 250, true);
 }
 
 fn plant(source: &Path, files: usize) {

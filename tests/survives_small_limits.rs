@@ -45,7 +45,10 @@ fn plant(source: &Path, files: usize) {
 
 fn few_descriptors(builder: Builder, what: &str) {
     let uid = if what == "user" { user::ordinary() } else { 0 };
-    let (figures, mut rng) = (Figures::default(), Rng::new());
+    let (figures, mut rng) = (
+        Figures::of(&format!("survives_small_limits: 256 descriptors, {what}")),
+        Rng::new(),
+    );
     let files = if soak().is_some() { 300_000 } else { 24_000 };
     let source = tempfile::tempdir().expect("a directory");
     plant(source.path(), files);
@@ -92,7 +95,7 @@ fn few_descriptors(builder: Builder, what: &str) {
     ));
     still_alive(&mount, &figures);
     drop(mount);
-    figures.finish(&format!("survives_small_limits: 256 descriptors, {what}"));
+    figures.finish();
 }
 
 fn hold_open(mnt: &Path, n: usize) -> File {
@@ -150,7 +153,10 @@ fn as_root_256_descriptors_are_enough_for_a_users_daemon() {
 /// (proves: S43)
 #[test]
 fn a_gibibyte_of_address_space_is_enough() {
-    let (figures, mut rng) = (Figures::default(), Rng::new());
+    let (figures, mut rng) = (
+        Figures::of("survives_small_limits: 1 GiB of address space, 200 files of 1 TiB"),
+        Rng::new(),
+    );
     let source = tempfile::tempdir().expect("a directory");
     for n in 0..200 {
         let file = File::create(source.path().join(n.to_string())).expect("create");
@@ -195,7 +201,7 @@ fn a_gibibyte_of_address_space_is_enough() {
         figures.note(format!("{options:?}: {maps} windows of {}M,", bytes >> 20));
         still_alive(&mount, &figures);
     }
-    figures.finish("survives_small_limits: 1 GiB of address space, 200 files of 1 TiB");
+    figures.finish();
 }
 
 /// The greatest numbers of windows and of bytes mapped by them, while it is let.
@@ -235,7 +241,7 @@ fn read_at_random(mnt: &Path, figures: &Figures, rng: &mut Rng, time: Duration) 
 /// (proves: S43)
 #[test]
 fn the_map_budget_is_kept() {
-    let (figures, mut rng) = (Figures::default(), Rng::new());
+    let (figures, mut rng) = (Figures::of("survives_small_limits: map budget"), Rng::new());
     let source = tempfile::tempdir().expect("a directory");
     let len: u64 = 20 << 30;
     File::create(source.path().join("file"))
@@ -285,7 +291,7 @@ fn the_map_budget_is_kept() {
         peak.tables.load(Relaxed) >> 10
     ));
     still_alive(&tight, &figures);
-    figures.finish("survives_small_limits: map budget");
+    figures.finish();
 }
 
 /// The most that was mapped of the source, together with the page tables it took.
@@ -353,7 +359,7 @@ fn measured(mount: &Mount, source: &Path, rng: Rng, peak: &Peak) -> u64 {
 
 #[test]
 fn a_changing_directory_is_listed_without_gaps_or_repeats() {
-    let figures = Figures::default();
+    let figures = Figures::of("survives_small_limits: listings");
     let mount = Mount::new();
     let stable = |n: usize| format!("stable-{n:05}");
     (0..4000).for_each(|n| fs::write(mount.src().join(stable(n)), "").expect("write"));
@@ -373,7 +379,7 @@ fn a_changing_directory_is_listed_without_gaps_or_repeats() {
     });
     still_alive(&mount, &figures);
     drop(mount);
-    figures.finish("survives_small_limits: listings");
+    figures.finish();
 }
 
 fn churn(directory: &Path, stop: &AtomicBool, figures: &Figures) {

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use super::builder::{Builder, binary};
 use super::fuse::{self, MountInfo, mount_at};
 use super::tools::{find_tool, output_of, text_of, wait_until};
-use super::{user, watchdog};
+use super::{subject, user, watchdog};
 
 /// A mount must answer, and a daemon must end, within this time.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -164,8 +165,11 @@ impl Mount {
         if !self.how.background {
             words.push("-f".into());
         }
-        words.extend(self.how.options.iter().cloned());
-        words.extend([self.source.clone().into(), self.point.clone().into()]);
+        words.extend(subject::arguments(
+            &self.how.options,
+            &self.source,
+            &self.point,
+        ));
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
@@ -260,7 +264,11 @@ impl Mount {
             self.check_leftovers(&mut problems);
             return problems;
         }
-        if self.has_ended() && self.info().is_none() {
+        let ended = self.has_ended();
+        if ended {
+            subject::EXITS.fetch_add(1, Relaxed);
+        }
+        if ended && self.info().is_none() {
             problems.push("the daemon ended by itself".into());
         } else if let Err(reason) = self.within(LIMIT, || unmount_as_user(&self.point)) {
             problems.push(format!("umount: {reason}"));
@@ -334,7 +342,7 @@ impl Drop for Mount {
             self.point.display(),
             text_of(&self.log)
         );
-        if thread::panicking() {
+        if thread::panicking() || subject::peer().is_some() {
             eprintln!("also, {report}");
         } else {
             panic!("{report}");

@@ -4,11 +4,12 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::process;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use super::fuse;
+use super::{fuse, subject};
 
 /// After the connection is cut, everything waiting on it must come back within this time.
 const AFTERMATH: Duration = Duration::from_secs(10);
@@ -32,11 +33,14 @@ pub fn within<T>(
             watchdog.join().expect("the watchdog does not panic"),
         )
     });
-    assert!(
-        !timed_out,
-        "took longer than {limit:?} on {}",
-        point.display()
-    );
+    if timed_out {
+        subject::HANGS.fetch_add(1, Relaxed);
+        assert!(
+            subject::peer().is_some(),
+            "took longer than {limit:?} on {}",
+            point.display()
+        );
+    }
     result
 }
 

@@ -3,15 +3,21 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+
+use crate::common::subject;
 
 /// Counts what happened; shared by all threads of a test.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Figures {
     operations: AtomicU64,
     faults: AtomicU64,
     errors: AtomicU64,
     exits: AtomicU64,
+    hangs: AtomicU64,
+    test: String,
+    told: AtomicBool,
     kinds: Mutex<BTreeMap<String, u64>>,
     divergences: Mutex<Vec<String>>,
     notes: Mutex<Vec<String>>,
@@ -21,6 +27,22 @@ pub struct Figures {
 const KEPT: usize = 20;
 
 impl Figures {
+    /// Those of one test.
+    pub fn of(test: &str) -> Self {
+        Figures {
+            test: test.to_owned(),
+            operations: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            exits: AtomicU64::new(0),
+            hangs: AtomicU64::new(0),
+            told: AtomicBool::new(false),
+            kinds: Mutex::default(),
+            divergences: Mutex::default(),
+            notes: Mutex::default(),
+        }
+    }
+
     /// An operation through the mount succeeded.
     pub fn operation(&self) {
         self.operations.fetch_add(1, Relaxed);
@@ -34,6 +56,12 @@ impl Figures {
     /// The daemon ended.
     pub fn exit(&self) {
         self.exits.fetch_add(1, Relaxed);
+    }
+
+    /// Somebody slept where no signal wakes him.
+    pub fn hang(&self, report: String) {
+        self.hangs.fetch_add(1, Relaxed);
+        println!("HANG {report}");
     }
 
     /// An error reached a client.
@@ -85,6 +113,13 @@ impl Figures {
         }
     }
 
+    /// Compares what only mmfs promises; of a peer it is no wrong answer.
+    pub fn expect_of_ours<T: PartialEq + std::fmt::Debug>(&self, what: &str, found: T, wanted: T) {
+        if subject::peer().is_none() {
+            self.expect(what, found, wanted);
+        }
+    }
+
     /// A further figure for the line.
     pub fn note(&self, text: String) {
         self.notes.lock().unwrap().push(text);
@@ -95,32 +130,57 @@ impl Figures {
         self.divergences.lock().unwrap().len()
     }
 
-    /// Prints the line; fails the test when an answer was wrong or the daemon ended.
+    /// Prints the line; fails the test when an answer was wrong, the daemon ended or somebody hung. A peer's
+    /// failures are figures.
     #[track_caller]
-    pub fn finish(&self, test: &str) {
-        let kinds = self.kinds.lock().unwrap();
-        let kinds: Vec<_> = kinds
-            .iter()
-            .map(|(kind, n)| format!("{kind} {n}"))
-            .collect();
+    pub fn finish(&self) {
+        let bad = self.tell();
+        if subject::peer().is_some() {
+            return;
+        }
         let divergences = self.divergences.lock().unwrap();
-        let exits = self.exits.load(Relaxed);
-        println!(
-            "{test}: operations={} faults={} errors={} ({}) divergences={} exits={exits} {}",
-            self.operations.load(Relaxed),
-            self.faults.load(Relaxed),
-            self.errors.load(Relaxed),
-            kinds.join(", "),
-            divergences.len(),
-            self.notes.lock().unwrap().join(" ")
-        );
         let shown: Vec<_> = divergences.iter().take(KEPT).collect();
         assert!(
             divergences.is_empty(),
             "{} divergences: {shown:#?}",
             divergences.len()
         );
-        assert_eq!(exits, 0, "the daemon ended by itself");
+        assert!(bad == 0, "the daemon ended by itself, or somebody hung");
+    }
+
+    /// Prints the line; the number of exits and hangs.
+    fn tell(&self) -> u64 {
+        self.told.store(true, Relaxed);
+        let kinds = self.kinds.lock().unwrap();
+        let kinds: Vec<_> = kinds
+            .iter()
+            .map(|(kind, n)| format!("{kind} {n}"))
+            .collect();
+        // The guard of a mount has counted, too.
+        let exits = subject::EXITS.swap(0, Relaxed);
+        let exits = self.exits.load(Relaxed).max(exits);
+        let hangs = subject::HANGS.swap(0, Relaxed) + self.hangs.load(Relaxed);
+        println!(
+            "{}: operations={} faults={} errors={} ({}) divergences={} exits={exits} hangs={hangs} {}",
+            self.test,
+            self.operations.load(Relaxed),
+            self.faults.load(Relaxed),
+            self.errors.load(Relaxed),
+            kinds.join(", "),
+            self.divergences().max(usize::from(thread::panicking())),
+            self.notes.lock().unwrap().join(" ")
+        );
+        exits + hangs
+    }
+}
+
+impl Drop for Figures {
+    /// A test that could not go on has figures, too.
+    fn drop(&mut self) {
+        if thread::panicking() && !self.told.load(Relaxed) {
+            self.note("stopped early".into());
+            self.tell();
+        }
     }
 }
 

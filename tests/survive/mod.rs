@@ -15,14 +15,18 @@ pub use self::{figures::Figures, pattern::Seen, sleepers::Sleepers};
 
 use std::time::Duration;
 
-/// How long the test goes on: `short`, or what `MMFS_SOAK` says in seconds.
+/// How long the test goes on: `short`, or what `MMFS_SOAK` or, for the short form, `MMFS_SECONDS` says.
 pub fn length(short: u64) -> Duration {
-    Duration::from_secs(soak().unwrap_or(short))
+    Duration::from_secs(soak().or_else(|| number("MMFS_SECONDS")).unwrap_or(short))
 }
 
 /// The seconds of the long form, if that is asked for.
 pub fn soak() -> Option<u64> {
-    std::env::var("MMFS_SOAK").ok()?.parse().ok()
+    number("MMFS_SOAK")
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
 }
 
 /// Small and repeatable: xorshift64*.

@@ -1,0 +1,39 @@
+//! What is mounted: mmfs, or the peer that `MMFS_SUBJECT` names, so that the same tests tell how others fare. Of a
+//! peer, whose program `MMFS_BIN` names, hangs and exits are counted and fail nothing.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+
+/// Times the watchdog had to cut the connection.
+pub static HANGS: AtomicU64 = AtomicU64::new(0);
+
+/// Daemons that had ended before they were asked to.
+pub static EXITS: AtomicU64 = AtomicU64::new(0);
+
+/// The peer's name, none for mmfs itself.
+pub fn peer() -> Option<String> {
+    std::env::var("MMFS_SUBJECT")
+        .ok()
+        .filter(|name| name != "mmfs")
+}
+
+/// The arguments that show `source` at `point`, `options` being those for mmfs; of these peers get the timeouts.
+pub fn arguments(options: &[OsString], source: &Path, point: &Path) -> Vec<OsString> {
+    let timeout = options.iter().position(|o| o == "--attr-timeout");
+    let timeout = timeout.map_or("1".into(), |at| options[at + 1].to_string_lossy());
+    let paths = [source.as_os_str(), point.as_os_str()].map(OsString::from);
+    match peer().as_deref() {
+        None => [options, &paths].concat(),
+        Some("bindfs") => {
+            let how = format!("-oattr_timeout={timeout},entry_timeout={timeout}");
+            [&["--multithreaded".into(), how.into()], &paths[..]].concat()
+        }
+        Some("passthrough_ll") => {
+            let how = "-oallow_other,default_permissions,xattr,cache=auto,timeout=";
+            let how = format!("{how}{timeout},source={}", source.display());
+            vec![how.into(), point.into()]
+        }
+        Some(other) => panic!("MMFS_SUBJECT={other}? mmfs, bindfs or passthrough_ll"),
+    }
+}
