@@ -41,18 +41,19 @@ fn a_file_that_never_answers_holds_up_its_own_readers_only() {
             .options(options.iter().copied())
             .expect_log("reply")
             .mount();
-        let pid = mount.daemon_pid();
         let mut readers: Vec<Child> = (0..64)
             .map(|n| reader(&mount.mnt().join("never"), n))
             .collect();
         thread::sleep(Duration::from_millis(500));
         figures.fault();
-        others_are_served(mount.mnt(), pid, &options.join(" "), &figures);
+        others_are_served(mount.mnt(), &options.join(" "), &figures);
         // The mount is busy: a signal detaches it, whatever hangs.
         let (point, began) = (mount.mnt().to_owned(), Instant::now());
         mount.signal(Signal::TERM);
         let gone = tools::wait_until(Duration::from_secs(5), || fuse::mount_at(&point).is_none());
-        figures.expect(&format!("{options:?}: detached within 5 s"), gone, true);
+        if !gone {
+            figures.hang(format!("{options:?}: not detached within 5 s"));
+        }
         figures.note(format!("detached after {:?}", began.elapsed()));
         source.cut();
         let ended = tools::wait_until(Duration::from_secs(10), || {
@@ -89,45 +90,45 @@ fn reader(path: &Path, n: u64) -> Child {
     command.spawn().expect("dd starts")
 }
 
-/// Runs `work` on a thread; None when it takes longer than two seconds.
-fn promptly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Runs `work` on a thread; None and a hang when it takes longer than two seconds.
+fn promptly<T: Send + 'static>(
+    what: &str,
+    figures: &Figures,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (sender, receiver) = channel();
     thread::spawn(move || sender.send(work()));
-    receiver.recv_timeout(Duration::from_secs(2)).ok()
+    let done = receiver.recv_timeout(Duration::from_secs(2)).ok();
+    if done.is_none() {
+        figures.hang(format!("{what}\n{}", common::watchdog::stuck_tasks(None)));
+    }
+    done
 }
 
-fn others_are_served(mnt: &Path, pid: u32, what: &str, figures: &Figures) {
+fn others_are_served(mnt: &Path, what: &str, figures: &Figures) {
     for n in 0..8 {
-        let path = mnt.join(format!("good{n}"));
-        let read = promptly(move || fs::read(path));
-        let Some(read) = read else {
-            figures.divergence(format!(
-                "{what}: another file hangs\n{}",
-                common::watchdog::stuck_tasks(Some(pid))
-            ));
+        let (path, what) = (
+            mnt.join(format!("good{n}")),
+            format!("{what}: another file"),
+        );
+        let Some(read) = promptly(&what, figures, move || fs::read(path)) else {
             return;
         };
-        let bytes = figures.outcome(&format!("{what}: another file"), &[], read);
-        figures.expect(
-            what,
-            bytes.is_some_and(|b| b.len() as u64 == MB && b.iter().all(|b| *b == b'g')),
-            true,
-        );
+        let bytes = figures.outcome(&what, &[], read);
+        let right =
+            bytes.is_some_and(|b| b.len() as u64 == MB && b.iter().all(|byte| *byte == b'g'));
+        figures.expect(&what, right, true);
     }
-    let path = mnt.join("eio");
-    let failed = promptly(move || fs::read(path));
-    figures.expect(
-        &format!("{what}: eio"),
-        failed.and_then(|r| r.err()?.raw_os_error()),
-        Some(libc::EIO),
-    );
-    let directory = mnt.to_owned();
-    let listed = promptly(move || {
-        tools::output_of(Command::new("ls").arg("-l").arg(directory))
-            .status
-            .success()
-    });
-    figures.expect(&format!("{what}: ls -l"), listed, Some(true));
+    let (path, what) = (mnt.join("eio"), format!("{what}: eio"));
+    if let Some(failed) = promptly(&what, figures, move || fs::read(path)) {
+        let errno = failed.err().and_then(|e| e.raw_os_error());
+        figures.expect(&what, errno, Some(libc::EIO));
+    }
+    let (directory, what) = (mnt.to_owned(), format!("{what}: ls -l"));
+    let list = move || tools::output_of(Command::new("ls").arg("-l").arg(directory));
+    if let Some(listed) = promptly(&what, figures, list) {
+        figures.expect(&what, listed.status.success(), true);
+    }
 }
 
 // ---- a source that has lost part of its medium
@@ -339,7 +340,7 @@ fn lose(mount: &Mount, what: &str, figures: &Figures) {
         .write(true)
         .open(mount.src().join("file"))
         .expect("open");
-    figures.outcome("write", &[], first.write_all_at(&[2; 64 << 10], 0));
+    figures.outcome("write", &[], first.write_all_at(&[2; MB as usize], 0));
     // Others make the kernel write: the loss happens here, where none of ours is told.
     tools::output_of(Command::new("sync").arg("-f").arg(mount.src()));
     thread::sleep(Duration::from_millis(1500));

@@ -39,13 +39,13 @@ fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
     mount.within(limit, || {
         let (empty, mut first) = (rss(), 0);
         for round in 0..rounds {
-            walk(&mount.mnt().join(trees[round % 2]), files, &figures);
+            let found = walk(&mount.mnt().join(trees[round % 2]), files, &figures);
             let full = rss();
             forget();
             figures.note(format!("{}K -> {}K,", full >> 10, rss() >> 10));
             if round == 0 {
                 first = full;
-                price(full.saturating_sub(empty), files, &figures);
+                price(full.saturating_sub(empty), found, &figures);
             }
             // Other programs' memory pressure makes the kernel forget early: less is no failure.
             let what = format!("memory in round {round}, {full} bytes, against {first} + 10 %");
@@ -63,7 +63,7 @@ fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
 }
 
 fn price(bytes: u64, files: usize, figures: &Figures) {
-    let each = bytes / files as u64;
+    let each = bytes / files.max(1) as u64;
     figures.note(format!("bytes per inode={each}"));
     figures.expect_of_ours("bytes per remembered inode under 250", each < 250, true);
 }
@@ -79,8 +79,8 @@ fn plant(source: &Path, files: usize) {
     }
 }
 
-/// Lists and looks at every file: the kernel remembers them all then.
-fn walk(mnt: &Path, files: usize, figures: &Figures) {
+/// Lists and looks at every file, so that the kernel remembers them all; how many there were.
+fn walk(mnt: &Path, files: usize, figures: &Figures) -> usize {
     let output = tools::output_of(
         std::process::Command::new("find")
             .arg(mnt)
@@ -89,6 +89,7 @@ fn walk(mnt: &Path, files: usize, figures: &Figures) {
     figures.operation();
     let found = output.stdout.iter().filter(|b| **b == b'\n').count();
     figures.expect("files found", found, files);
+    found
 }
 
 /// Has the kernel drop its names and inodes.

@@ -18,20 +18,25 @@ pub fn peer() -> Option<String> {
         .filter(|name| name != "mmfs")
 }
 
-/// The arguments that show `source` at `point`, `options` being those for mmfs; of these peers get the timeouts.
+/// The arguments that show `source` at `point`, `options` being those for mmfs; of these peers get timeouts and `dev`.
 pub fn arguments(options: &[OsString], source: &Path, point: &Path) -> Vec<OsString> {
     let timeout = options.iter().position(|o| o == "--attr-timeout");
     let timeout = timeout.map_or("1".into(), |at| options[at + 1].to_string_lossy());
+    let dev = if options.iter().any(|o| o == "dev") {
+        ",dev"
+    } else {
+        ""
+    };
     let paths = [source.as_os_str(), point.as_os_str()].map(OsString::from);
     match peer().as_deref() {
         None => [options, &paths].concat(),
         Some("bindfs") => {
-            let how = format!("-oattr_timeout={timeout},entry_timeout={timeout}");
+            let how = format!("-oattr_timeout={timeout},entry_timeout={timeout}{dev}");
             [&["--multithreaded".into(), how.into()], &paths[..]].concat()
         }
         Some("passthrough_ll") => {
             let how = "-oallow_other,default_permissions,xattr,cache=auto,timeout=";
-            let how = format!("{how}{timeout},source={}", source.display());
+            let how = format!("{how}{timeout}{dev},source={}", source.display());
             vec![how.into(), point.into()]
         }
         Some(other) => panic!("MMFS_SUBJECT={other}? mmfs, bindfs or passthrough_ll"),

@@ -80,14 +80,17 @@ impl Figures {
             .or_default() += 1;
     }
 
-    /// Counts the outcome of an operation; an error none of those allowed is a divergence.
+    /// Counts the outcome of an operation; an error none of those allowed is a divergence. A peer may say that
+    /// it does not have an operation.
     pub fn outcome<T>(&self, what: &str, allowed: &[i32], outcome: io::Result<T>) -> Option<T> {
         self.operation();
         match outcome {
             Ok(value) => Some(value),
             Err(error) => {
                 self.error(&error);
-                if !error.raw_os_error().is_some_and(|e| allowed.contains(&e)) {
+                let lacks = subject::peer().map(|_| libc::EOPNOTSUPP);
+                let mut allowed = allowed.iter().copied().chain(lacks);
+                if !allowed.any(|errno| error.raw_os_error() == Some(errno)) {
                     self.divergence(format!("{what}: {error}"));
                 }
                 None
