@@ -256,18 +256,17 @@ fn the_map_budget_is_kept() {
     };
     let (free, tight) = (over(&[]), over(&["--map-budget", "64M"]));
     let peaks = [&free, &tight].map(|mount| Peak::of(mount.daemon_pid()));
-    let mut best = [0, 0];
+    let (mut best, mut rounds, end) = ([0, 0], 0, Instant::now() + length(0));
     // The best of some rounds, more of them where other programs disturb: noise only ever slows down.
-    for round in 0..if soak().is_some() { 12 } else { 3 } {
+    let slow = |best: [u64; 2]| best[1] * 100 < best[0] * 80;
+    while rounds < 3 || Instant::now() < end || (soak().is_some() && rounds < 12 && slow(best)) {
+        rounds += 1;
         for (at, mount) in [&free, &tight].into_iter().enumerate() {
             let seed = rng.fork();
             let work = || measured(mount, source.path(), seed, &peaks[at]);
             let reads = mount.within(limit(), work);
             best[at] = best[at].max(reads);
             figures.operation();
-        }
-        if round >= 2 && best[1] * 100 >= best[0] * 80 {
-            break;
         }
     }
     let (budget, peak) = (64 << 20, &peaks[1]);
