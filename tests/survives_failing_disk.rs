@@ -346,7 +346,10 @@ fn lose(mount: &Mount, what: &str, figures: &Figures) {
     thread::sleep(Duration::from_millis(1500));
     let told = |file: &File| file.sync_all().map_err(|e| e.raw_os_error().unwrap_or(0));
     // ENOSPC or EIO: what the medium said.
-    let natively = told(&native).expect_err("the write was lost");
+    let Err(natively) = told(&native) else {
+        assert!(common::subject::peer().is_some(), "the write was not lost");
+        return figures.note("nothing was lost".into());
+    };
     let copies = [first.try_clone(), second.try_clone()].map(|f| f.expect("dup"));
     for copy in copies {
         figures.expect(
