@@ -141,12 +141,11 @@ struct Damaged {
 
 impl Damaged {
     fn new(parent: Option<&Path>) -> Self {
-        let disk = match parent {
-            Some(parent) => {
-                LoopFs::inside(parent, "ext4", 64 * MB, &["-O", "^has_journal"], "loop")
-            }
-            None => LoopFs::with_options("ext4", 64 * MB, &["-O", "^has_journal"], "loop"),
-        };
+        // In blocks of whole pages: of a write that begins within a page the medium has, the loop device makes a
+        // success, however much of the rest is lost.
+        let mkfs = ["-O", "^has_journal", "-b", "4096"];
+        let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
+        let disk = LoopFs::inside(&parent, "ext4", 64 * MB, &mkfs, "loop");
         let image = disk.path().with_file_name("image");
         Damaged { disk, image }
     }

@@ -270,6 +270,8 @@ impl Mapping {
         if let Some(fd) = self.descriptor().filter(|_| !self.source.remote) {
             // What cannot be looked at now is noticed by whoever reads next.
             let _ = self.stat(fd.as_fd());
+            // A description that is to tell of lost writes has to be there before others are told.
+            drop(self.backing.lock().probe());
         }
     }
 
