@@ -33,6 +33,8 @@ pub struct Config {
     pub entry_timeout: Duration,
     /// Bypass the kernel's page cache on every open.
     pub direct_io: bool,
+    /// Let the kernel serve the bytes of open files from the source by itself, where it can.
+    pub passthrough: bool,
     /// mount(8)'s generic flags.
     pub flags: MountFlags,
     /// First column of /proc/mounts.

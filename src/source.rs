@@ -39,6 +39,8 @@ pub struct SourceDir {
     pub remote: bool,
     /// Whether lengths say nothing of what a read returns, as on procfs.
     pub synthetic: bool,
+    /// Whether it stands on other filesystems, or may do so.
+    pub stacked: bool,
     /// When reading moves access times.
     pub atime: AtimeRule,
     /// Whether the birth time of an inode never changes.
@@ -264,6 +266,7 @@ impl SourceDir {
             by_handle,
             remote,
             synthetic,
+            stacked: STACKED.contains(&kind),
             atime,
             born_once: kind != OVERLAY,
             telling_handles: AtomicBool::new(true),
@@ -308,8 +311,11 @@ impl SourceDir {
 
 // Magic numbers from statfs(2).
 const OVERLAY: u64 = 0x794c_7630;
+/// overlayfs, ecryptfs, and FUSE, which may be passed through itself.
+const STACKED: [u64; 3] = [OVERLAY, 0xf15f, FUSE];
+const FUSE: u64 = 0x6573_5546;
 const REMOTE: [u64; 8] = [
-    0x6573_5546,
+    FUSE,
     0x6969,
     0xff53_4d42,
     0xfe53_4d42,

@@ -37,6 +37,8 @@ pub fn in_detail() -> String {
                 &format!("{}.{}", offer.version.0, offer.version.1),
             );
             line("in use", &in_use.join(" "));
+            let passing = fuse::offers_passthrough(offer.flags);
+            line("--passthrough", if passing { "yes, as root" } else { "no" });
             line("not offered by this kernel", &or_none(missing.join(" ")));
         }
         Err(Errno::NOENT) => line("FUSE", "no /dev/fuse here"),

@@ -62,3 +62,8 @@ fn a_mount_that_evicts_windows_is_what_the_reference_says() {
 fn a_mount_with_direct_io_is_what_the_reference_says() {
     play(100, Kinds::default(), &["--direct-io"]);
 }
+
+#[test]
+fn as_root_a_mount_that_is_passed_through_is_what_the_reference_says() {
+    play(100, Kinds::default(), &["--passthrough"]);
+}

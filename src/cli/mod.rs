@@ -117,6 +117,9 @@ pub struct Options {
     /// Bypass the kernel's page cache
     #[arg(long)]
     direct_io: bool,
+    /// Let the kernel (6.9) serve open files by itself where it can
+    #[arg(long, conflicts_with = "direct_io")]
+    passthrough: bool,
     /// First column of /proc/mounts [default: SRC]
     #[arg(long, value_name = "NAME", value_parser = not_empty())]
     fsname: Option<OsString>,
@@ -237,6 +240,7 @@ impl Options {
             attr_timeout: self.attr_timeout,
             entry_timeout: self.entry_timeout,
             direct_io: self.direct_io,
+            passthrough: self.passthrough,
             fsname: self.fsname.unwrap_or_else(|| source.clone().into()),
             subtype: self.subtype,
             source,

@@ -3,17 +3,17 @@
 use super::{Asker, Fs};
 use crate::handle::FileHandle;
 use crate::mapping::{Chore, Durability, Mapping, ReadPattern, WriteRequest};
-use crate::source::SourceDir;
+use crate::source::{SourceDir, reopen};
 use crate::sys::identity;
 use crate::sys::inode_flags::{FsXattr, fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
 use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, Result};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What the kernel is told of a new handle.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Opened {
     /// The handle's number.
     pub fh: u64,
@@ -23,6 +23,14 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Closing it needs no word: nothing can have been written.
     pub read_only: bool,
+    pub(super) mapping: Arc<Mapping>,
+}
+
+impl Opened {
+    /// Whether the kernel serves the file by itself.
+    pub fn is_handed_over(&self) -> bool {
+        self.mapping.is_handed_over()
+    }
 }
 
 /// What the kernel says of a write.
@@ -126,7 +134,7 @@ impl Fs {
         let known_losses = AtomicU64::new(mapping.losses());
         let handle = FileHandle {
             node,
-            mapping,
+            mapping: mapping.clone(),
             fd,
             opener: asker.caller,
             pattern: ReadPattern::default(),
@@ -142,6 +150,35 @@ impl Fs {
             direct_io,
             keep_cache,
             read_only,
+            mapping,
+        })
+    }
+
+    /// Has `register` give the kernel the file, which it then serves by itself: the first who opens the file
+    /// decides for all until the last one has closed it. The kernel acts as who registers, so that is the
+    /// opener, without the privilege of leaving suid and sgid alone; files that have one are not handed over.
+    pub fn hand_over<'a, T: Send + Sync + 'static>(
+        &self,
+        asker: &Asker,
+        opened: &'a Opened,
+        register: impl FnOnce(BorrowedFd<'_>) -> Option<T>,
+    ) -> Option<&'a T> {
+        const SETID: u32 = 0o6000;
+        let mapping = &opened.mapping;
+        mapping.hand_over(|| {
+            if opened.direct_io || self.flags.no_atime {
+                return None;
+            }
+            let mut reader = mapping.descriptor()?;
+            if !mapping.has_reader() {
+                // One open for writing would keep the source from being executed for as long as anybody reads.
+                reader = Arc::new(reopen(&reader, OFlags::RDONLY).ok()?);
+            }
+            if mapping.stat(reader.as_fd()).ok()?.mode & SETID != 0 {
+                return None;
+            }
+            identity::act_for(asker.caller, false).ok()?;
+            register(reader.as_fd())
         })
     }
 

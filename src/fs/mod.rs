@@ -13,7 +13,7 @@ pub use directories::Listed;
 
 use crate::config::{Config, MountFlags};
 use crate::handle::{FileHandle, HandleTable};
-use crate::inode::{InodeTable, Located};
+use crate::inode::{InodeTable, Located, ROOT};
 use crate::mapping::budget::{AddressSpace, default_budget};
 use crate::mapping::{Chore, Context, guard};
 use crate::source::reopen;
@@ -96,6 +96,11 @@ impl Fs {
     /// Tells the device number of our own mount, which is never entered.
     pub fn set_own_device(&self, dev: u64) {
         self.inodes.sources().set_own_device(dev);
+    }
+
+    /// Whether the source's filesystem itself stands on others, or may do so.
+    pub fn is_stacked(&self) -> bool {
+        self.inodes.source(ROOT).is_ok_and(|source| source.stacked)
     }
 
     /// With `dirsync`, makes a change of the directory durable before it is answered.

@@ -44,6 +44,14 @@ pub fn fopen_flags(opened: &Opened) -> FopenFlags {
     flags
 }
 
+/// As `fopen_flags`, for a file that the kernel serves by itself, where no more are allowed.
+pub fn passed_flags(opened: &Opened) -> FopenFlags {
+    match opened.read_only {
+        true => FopenFlags::FOPEN_NOFLUSH,
+        false => FopenFlags::empty(),
+    }
+}
+
 pub fn empty(outcome: rustix::io::Result<()>, reply: ReplyEmpty) {
     match outcome {
         Ok(()) => reply.ok(),

@@ -3,6 +3,7 @@
 mod convert;
 mod lanes;
 mod negotiation;
+mod passthrough;
 
 pub use negotiation::{features, negotiate};
 
@@ -12,7 +13,7 @@ use crate::inode::Entry;
 use crate::sys::inode_flags::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
 use convert::{
     GETFLAGS, SETFLAGS, argument, asker, attr, bare_attr, decode_device, empty, file_attr,
-    file_type, fopen_flags, fuse_errno, open_flags, set_time, statfs, written, xattr,
+    file_type, fuse_errno, open_flags, set_time, statfs, written, xattr,
 };
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -22,6 +23,8 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use lanes::Lanes;
+use passthrough::Passthrough;
+pub use passthrough::offers_passthrough;
 use rustix::fs::{self as sys, IFlags, OFlags};
 use std::ffi::OsStr;
 use std::io;
@@ -37,6 +40,7 @@ pub struct Adapter {
     bytes: Lanes<Fs>,
     /// Everything else about an inode.
     rest: Lanes<Fs>,
+    passthrough: Arc<Passthrough>,
     attr_timeout: Duration,
     entry_timeout: Duration,
 }
@@ -48,6 +52,7 @@ impl Adapter {
             fs,
             bytes: Lanes::new(config.threads),
             rest: Lanes::new(config.threads),
+            passthrough: Arc::new(Passthrough::new(config.passthrough)),
             attr_timeout: config.attr_timeout,
             entry_timeout: config.entry_timeout,
         }
@@ -94,6 +99,7 @@ fn entry(outcome: rustix::io::Result<Entry>, timeouts: (Duration, Duration), rep
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         negotiate(config);
+        self.passthrough.negotiate(config, self.fs.is_stacked());
         Ok(())
     }
 
@@ -245,11 +251,10 @@ impl Filesystem for Adapter {
         // The first writer waits for readers, to change the windows under them.
         let writes = flags & OFlags::RWMODE != OFlags::RDONLY;
         let lanes = if writes { &self.bytes } else { &self.rest };
+        let passthrough = self.passthrough.clone();
         lanes.run(node.0, &self.fs, move |fs| {
-            match fs.open(&asker, node.0, flags) {
-                Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened)),
-                Err(errno) => reply.error(fuse_errno(errno)),
-            }
+            let opened = fs.open(&asker, node.0, flags);
+            passthrough.opened(fs, &asker, opened, reply);
         });
     }
 
@@ -263,20 +268,14 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        match self
+        let asker = asker(req);
+        let created = self
             .fs
-            .create(&asker(req), parent.0, name, mode, umask, open_flags(flags))
-        {
-            // One timeout serves name and attributes here, as in readdirplus.
-            Ok((e, opened)) => reply.created(
-                &self.attr_timeout.min(self.entry_timeout),
-                &file_attr(&e.attr),
-                Generation(e.generation.into()),
-                FileHandle(opened.fh),
-                fopen_flags(&opened),
-            ),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        }
+            .create(&asker, parent.0, name, mode, umask, open_flags(flags));
+        // One timeout serves name and attributes here, as in readdirplus.
+        let timeout = self.attr_timeout.min(self.entry_timeout);
+        self.passthrough
+            .created(&self.fs, &asker, created, timeout, reply);
     }
 
     fn read(

@@ -24,11 +24,12 @@ use freshness::Freshness;
 use losses::Losses;
 use parking_lot::{Mutex, RwLock};
 use rustix::io::{Errno, Result};
+use std::any::Any;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use times::Times;
 use windows::WindowSet;
 
@@ -79,6 +80,17 @@ pub struct Mapping {
     unmappable: AtomicBool,
     /// Reads that were not worth a window.
     declined: AtomicU64,
+    /// What the kernel serves the file with by itself, once that is decided.
+    handed_over: OnceLock<Option<Handover>>,
+}
+
+/// The kernel's hold on a file, whatever it is made of.
+struct Handover(Box<dyn Any + Send + Sync>);
+
+impl std::fmt::Debug for Handover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handover")
+    }
 }
 
 impl Mapping {
@@ -98,6 +110,7 @@ impl Mapping {
             unprivileged: AtomicU64::new(0),
             unmappable: AtomicBool::new(false),
             declined: AtomicU64::new(0),
+            handed_over: OnceLock::new(),
             context,
         })
     }
@@ -105,6 +118,22 @@ impl Mapping {
     /// A descriptor on the inode, for whatever does not touch its bytes.
     pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
         self.backing.lock().any()
+    }
+
+    /// What the kernel serves the file with by itself: made by `make` the first time, kept until the file is
+    /// closed. `None`, for as long, when `make` has nothing to give.
+    pub fn hand_over<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Option<T>) -> Option<&T> {
+        let decide = || make().map(|hold| Handover(Box::new(hold)));
+        self.handed_over
+            .get_or_init(decide)
+            .as_ref()?
+            .0
+            .downcast_ref()
+    }
+
+    /// Whether the kernel serves the file by itself.
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self.handed_over.get(), Some(Some(_)))
     }
 
     /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` is the handle's:
@@ -277,7 +306,10 @@ impl Mapping {
 
     /// The stamp as of which the kernel's cache of the contents is valid.
     pub fn stamp(&self) -> u64 {
-        self.freshness.stamp()
+        match self.is_handed_over() {
+            true => 0,
+            false => self.freshness.stamp(),
+        }
     }
 
     /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not
@@ -303,14 +335,15 @@ impl Mapping {
 
     /// Notices a change behind the mount in attributes just read from the source.
     pub fn compare(&self, attr: &Attr) {
-        if self.freshness.differs(attr.stamp()) {
+        // The kernel has no cache of its own of what it serves from the source.
+        if !self.is_handed_over() && self.freshness.differs(attr.stamp()) {
             self.distrust_cache();
         }
     }
 
     /// As `compare`, from within a change of our own.
     fn compare_within(&self, attr: &Attr) {
-        if self.freshness.differs_but_for_one(attr.stamp()) {
+        if !self.is_handed_over() && self.freshness.differs_but_for_one(attr.stamp()) {
             self.distrust_cache();
         }
     }

@@ -29,7 +29,7 @@ pub fn arguments(options: &[OsString], source: &Path, point: &Path) -> Vec<OsStr
     };
     let paths = [source.as_os_str(), point.as_os_str()].map(OsString::from);
     match peer().as_deref() {
-        None => [options, &paths].concat(),
+        None => [&everywhere(options)[..], options, &paths].concat(),
         Some("bindfs") => {
             let how = format!("-oattr_timeout={timeout},entry_timeout={timeout}{dev}");
             [&["--multithreaded".into(), how.into()], &paths[..]].concat()
@@ -41,4 +41,14 @@ pub fn arguments(options: &[OsString], source: &Path, point: &Path) -> Vec<OsStr
         }
         Some(other) => panic!("MMFS_SUBJECT={other}? mmfs, bindfs or passthrough_ll"),
     }
+}
+
+/// Options for every mount, from MMFS_TEST_OPTIONS: the same tests in another mode. `--direct-io` and `--passthrough`
+/// exclude each other; the test's own word counts.
+fn everywhere(own: &[OsString]) -> Vec<OsString> {
+    let given = std::env::var("MMFS_TEST_OPTIONS").unwrap_or_default();
+    let words = given.split_whitespace().map(OsString::from);
+    let excluded =
+        |word: &OsString| word == "--passthrough" && own.iter().any(|o| o == "--direct-io");
+    words.filter(|word| !excluded(word)).collect()
 }
