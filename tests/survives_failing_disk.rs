@@ -32,9 +32,14 @@ fn faulty_server() {
 
 /// (proves: S42)
 #[test]
-fn a_file_that_never_answers_holds_up_its_own_readers_only() {
+fn files_that_never_answer_hold_up_their_own_readers_only() {
     let figures = Figures::of("survives_failing_disk: never answers");
-    for options in [&["--allow-other"][..], &["--allow-other", "--direct-io"]] {
+    for (options, silent) in [
+        (&["--allow-other"][..], 1),
+        (&["--allow-other", "--direct-io"], 1),
+        (&["--allow-other"], faulty::SILENT),
+        (&["--allow-other", "--direct-io"], faulty::SILENT),
+    ] {
         let source = Faulty::mount("faulty_server");
         let mut mount = Mount::builder()
             .over(source.path())
@@ -42,7 +47,7 @@ fn a_file_that_never_answers_holds_up_its_own_readers_only() {
             .expect_log("reply")
             .mount();
         let mut readers: Vec<Child> = (0..64)
-            .map(|n| reader(&mount.mnt().join("never"), n))
+            .map(|n| reader(&mount.mnt().join(format!("never{}", n % silent)), n))
             .collect();
         thread::sleep(Duration::from_millis(500));
         figures.fault();
@@ -54,7 +59,10 @@ fn a_file_that_never_answers_holds_up_its_own_readers_only() {
         if !gone {
             figures.hang(format!("{options:?}: not detached within 5 s"));
         }
-        figures.note(format!("detached after {:?}", began.elapsed()));
+        figures.note(format!(
+            "{silent} silent: detached after {:?}",
+            began.elapsed()
+        ));
         source.cut();
         let ended = tools::wait_until(Duration::from_secs(10), || {
             readers

@@ -10,15 +10,6 @@ use fuser::{
 use rustix::fs::{self as sys, OFlags};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-// In 32 bits, as the protocol has them.
-pub const GETFLAGS: u32 = libc::FS_IOC_GETFLAGS as u32;
-pub const SETFLAGS: u32 = libc::FS_IOC_SETFLAGS as u32;
-
-/// The argument of an ioctl(2), which the kernel has copied as far as the request's number says.
-pub fn argument<const N: usize>(in_data: &[u8]) -> rustix::io::Result<&[u8; N]> {
-    in_data.first_chunk().ok_or(rustix::io::Errno::INVAL)
-}
-
 pub fn asker(req: &Request) -> Asker {
     Asker {
         caller: Caller {

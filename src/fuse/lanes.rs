@@ -1,8 +1,10 @@
-//! Keeps one file from taking all event loops: it and its directory together leave one free, each one's other
-//! requests queue aside. A file whose source never answers holds up its own clients only.
+//! Keeps one file from taking all threads: only so many are inside it at a time, each one's other requests queue
+//! aside. A file whose source never answers holds up its own clients only.
 
+use super::spares::{AtWork, Spares};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 /// Work on one inode, with the reply it owes.
 type Job<T> = Box<dyn FnOnce(&T) + Send>;
@@ -11,20 +13,27 @@ const SHARDS: usize = 16;
 
 /// The lanes of all inodes that are being worked on.
 pub struct Lanes<T> {
+    on: Arc<T>,
+    spares: Arc<Spares>,
     width: usize,
     busy: [Mutex<HashMap<u64, Lane<T>>>; SHARDS],
 }
 
+/// Leave for an event loop to work on an inode, until dropped.
+pub struct Turn<'a, T> {
+    _place: Place<'a, T>,
+    _at_work: AtWork<'a>,
+}
+
 /// A place in a lane, given back when dropped.
-pub struct Place<'a, T> {
+struct Place<'a, T> {
     lanes: &'a Lanes<T>,
     node: u64,
-    on: &'a T,
 }
 
 impl<T> Drop for Place<'_, T> {
     fn drop(&mut self) {
-        self.lanes.leave(self.node, self.on);
+        self.lanes.leave(self.node);
     }
 }
 
@@ -41,40 +50,53 @@ impl<T> std::fmt::Debug for Lanes<T> {
     }
 }
 
-impl<T> Lanes<T> {
-    /// Lanes for so many event loops.
-    pub fn new(threads: usize) -> Self {
-        Lanes {
+impl<T: Send + Sync + 'static> Lanes<T> {
+    /// Lanes of work on `on` for so many event loops, whose `spares` there are.
+    pub fn new(on: Arc<T>, threads: usize, spares: Arc<Spares>) -> Arc<Self> {
+        Arc::new(Lanes {
+            on,
+            spares,
             width: (threads.saturating_sub(1) / 2).max(1),
             busy: std::array::from_fn(|_| Mutex::default()),
-        }
+        })
     }
 
     /// Runs `job` now, or lets whoever works on `node` run it when there is room.
-    pub fn run(&self, node: u64, on: &T, job: impl FnOnce(&T) + Send + 'static) {
-        if let Some(job) = self.enter_or_queue(node, job) {
-            let _place = Place {
-                lanes: self,
-                node,
-                on,
-            };
-            job(on);
+    pub fn run(self: &Arc<Self>, node: u64, job: impl FnOnce(&T) + Send + 'static) {
+        let Some(job) = self.enter_or_queue(node, job) else {
+            return;
+        };
+        match self.spares.begin() {
+            Some(_at_work) => self.inside(node, job),
+            None => self.aside(node, Box::new(job)),
         }
     }
 
     /// Enters if there is room, for a job that borrows what would have to be copied before it could wait.
-    pub fn enter<'a>(&'a self, node: u64, on: &'a T) -> Option<Place<'a, T>> {
+    pub fn enter(&self, node: u64) -> Option<Turn<'_, T>> {
+        let _at_work = self.spares.begin()?;
         let mut busy = self.shard(node).lock();
         let lane = busy.entry(node).or_default();
         if lane.inside == self.width {
             return None;
         }
         lane.inside += 1;
-        Some(Place {
-            lanes: self,
-            node,
-            on,
-        })
+        let _place = Place { lanes: self, node };
+        Some(Turn { _place, _at_work })
+    }
+
+    fn inside(&self, node: u64, job: impl FnOnce(&T)) {
+        let _place = Place { lanes: self, node };
+        job(&self.on);
+    }
+
+    /// Has a spare thread do the job, or does it here when there is none.
+    fn aside(self: &Arc<Self>, node: u64, job: Job<T>) {
+        let lanes = self.clone();
+        let job = Box::new(move || lanes.inside(node, job));
+        if let Err(job) = self.spares.run(job) {
+            job();
+        }
     }
 
     /// Gives the job back when there is room for it.
@@ -88,9 +110,11 @@ impl<T> Lanes<T> {
         lane.waiting.push_back(Box::new(job));
         None
     }
+}
 
+impl<T> Lanes<T> {
     /// Runs what has queued up meanwhile, then gives the place back.
-    fn leave(&self, node: u64, on: &T) {
+    fn leave(&self, node: u64) {
         loop {
             let next = {
                 let mut busy = self.shard(node).lock();
@@ -108,7 +132,7 @@ impl<T> Lanes<T> {
                     }
                 }
             };
-            next(on);
+            next(&self.on);
         }
     }
 
@@ -134,13 +158,13 @@ mod tests {
 
     #[test]
     fn half_the_threads_wait_and_the_rest_is_queued() {
-        let lanes = Arc::new(Lanes::new(5));
+        let lanes = Lanes::new(Arc::new(()), 5, Spares::new(5));
         let (gate, done) = (Arc::new(Barrier::new(3)), Arc::new(AtomicUsize::new(0)));
         let inside: Vec<_> = (0..2)
             .map(|_| {
                 let (lanes, gate, done) = (lanes.clone(), gate.clone(), done.clone());
                 std::thread::spawn(move || {
-                    lanes.run(7, &(), move |()| {
+                    lanes.run(7, move |()| {
                         gate.wait();
                         done.fetch_add(1, SeqCst);
                     })
@@ -156,12 +180,12 @@ mod tests {
         }
         for _ in 0..64 {
             let done = done.clone();
-            lanes.run(7, &(), move |()| {
+            lanes.run(7, move |()| {
                 done.fetch_add(1, SeqCst);
             }); // returns at once
         }
         assert_eq!(done.load(SeqCst), 0);
-        lanes.run(8, &(), |()| ()); // another file is served
+        lanes.run(8, |()| ()); // another file is served
         gate.wait();
         inside.into_iter().for_each(|t| t.join().expect("a worker"));
         assert_eq!(done.load(SeqCst), 66);

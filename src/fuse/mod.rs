@@ -1,19 +1,20 @@
 //! The FUSE adapter: decodes a request, calls `Fs`, replies. No decision is taken here.
 
 mod convert;
+mod ioctl;
 mod lanes;
 mod negotiation;
 mod passthrough;
+mod spares;
 
 pub use negotiation::{features, negotiate};
 
 use crate::config::Config;
 use crate::fs::{Fs, Listed, SetAttr, Writing};
 use crate::inode::Entry;
-use crate::sys::inode_flags::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
 use convert::{
-    GETFLAGS, SETFLAGS, argument, asker, attr, bare_attr, decode_device, empty, file_attr,
-    file_type, fuse_errno, open_flags, set_time, statfs, written, xattr,
+    asker, attr, bare_attr, decode_device, empty, file_attr, file_type, fuse_errno, open_flags,
+    set_time, statfs, written, xattr,
 };
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -25,7 +26,8 @@ use fuser::{
 use lanes::Lanes;
 use passthrough::Passthrough;
 pub use passthrough::offers_passthrough;
-use rustix::fs::{self as sys, IFlags, OFlags};
+use rustix::fs::{self as sys, OFlags};
+use spares::Spares;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -37,9 +39,9 @@ use std::time::{Duration, SystemTime};
 pub struct Adapter {
     fs: Arc<Fs>,
     /// A file's bytes, and whatever has to wait for them.
-    bytes: Lanes<Fs>,
+    bytes: Arc<Lanes<Fs>>,
     /// Everything else about an inode.
-    rest: Lanes<Fs>,
+    rest: Arc<Lanes<Fs>>,
     passthrough: Arc<Passthrough>,
     attr_timeout: Duration,
     entry_timeout: Duration,
@@ -48,23 +50,27 @@ pub struct Adapter {
 impl Adapter {
     /// Serves `fs` with the timeouts of `config`.
     pub fn new(fs: Arc<Fs>, config: &Config) -> Self {
+        let spares = Spares::new(config.threads);
+        let lanes = || Lanes::new(fs.clone(), config.threads, spares.clone());
         Adapter {
+            bytes: lanes(),
+            rest: lanes(),
             fs,
-            bytes: Lanes::new(config.threads),
-            rest: Lanes::new(config.threads),
             passthrough: Arc::new(Passthrough::new(config.passthrough)),
             attr_timeout: config.attr_timeout,
             entry_timeout: config.entry_timeout,
         }
     }
 
-    fn entry(&self, outcome: rustix::io::Result<Entry>, reply: ReplyEntry) {
-        entry(outcome, self.timeouts(), reply);
-    }
-
-    /// For attributes, and for names.
-    fn timeouts(&self) -> (Duration, Duration) {
-        (self.attr_timeout, self.entry_timeout)
+    /// Answers with what was found or made in the directory `parent`.
+    fn entry(
+        &self,
+        parent: INodeNo,
+        reply: ReplyEntry,
+        op: impl FnOnce(&Fs) -> rustix::io::Result<Entry> + Send + 'static,
+    ) {
+        let timeouts = (self.attr_timeout, self.entry_timeout);
+        self.in_lane(parent, move |fs| entry(op(fs), timeouts, reply));
     }
 
     /// Answers with nothing but success, in the lane of the file's bytes.
@@ -74,13 +80,12 @@ impl Adapter {
         reply: ReplyEmpty,
         op: impl FnOnce(&Fs) -> rustix::io::Result<()> + Send + 'static,
     ) {
-        self.bytes
-            .run(node.0, &self.fs, move |fs| empty(op(fs), reply));
+        self.bytes.run(node.0, move |fs| empty(op(fs), reply));
     }
 
     /// Whatever might wait for one inode, but not for its bytes.
     fn in_lane(&self, node: INodeNo, op: impl FnOnce(&Fs) + Send + 'static) {
-        self.rest.run(node.0, &self.fs, op);
+        self.rest.run(node.0, op);
     }
 }
 
@@ -109,10 +114,8 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         // What the name leads to may never answer, and is not known yet: the directory's lane is taken.
-        let (timeouts, name) = (self.timeouts(), name.to_owned());
-        self.in_lane(parent, move |fs| {
-            entry(fs.lookup(parent.0, &name), timeouts, reply);
-        });
+        let name = name.to_owned();
+        self.entry(parent, reply, move |fs| fs.lookup(parent.0, &name));
     }
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
@@ -159,7 +162,7 @@ impl Filesystem for Adapter {
         } else {
             &self.rest
         };
-        lanes.run(node.0, &self.fs, move |fs| {
+        lanes.run(node.0, move |fs| {
             let changed = fs.setattr(&asker, node.0, fh.map(|fh| fh.0), &set);
             attr(changed, timeout, reply);
         });
@@ -182,12 +185,10 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let rdev = decode_device(rdev);
-        self.entry(
-            self.fs
-                .mknod(&asker(req), parent.0, name, mode, umask, rdev),
-            reply,
-        );
+        let (asker, rdev, name) = (asker(req), decode_device(rdev), name.to_owned());
+        self.entry(parent, reply, move |fs| {
+            fs.mknod(&asker, parent.0, &name, mode, umask, rdev)
+        });
     }
 
     fn mkdir(
@@ -199,18 +200,20 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.entry(
-            self.fs.mkdir(&asker(req), parent.0, name, mode, umask),
-            reply,
-        );
+        let (asker, name) = (asker(req), name.to_owned());
+        self.entry(parent, reply, move |fs| {
+            fs.mkdir(&asker, parent.0, &name, mode, umask)
+        });
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.fs.unlink(parent.0, name), reply);
+        let name = name.to_owned();
+        self.in_lane(parent, move |fs| empty(fs.unlink(parent.0, &name), reply));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.fs.rmdir(parent.0, name), reply);
+        let name = name.to_owned();
+        self.in_lane(parent, move |fs| empty(fs.rmdir(parent.0, &name), reply));
     }
 
     fn symlink(
@@ -221,7 +224,10 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.entry(self.fs.symlink(&asker(req), parent.0, name, target), reply);
+        let (asker, name, target) = (asker(req), name.to_owned(), target.to_owned());
+        self.entry(parent, reply, move |fs| {
+            fs.symlink(&asker, parent.0, &name, &target)
+        });
     }
 
     fn rename(
@@ -235,15 +241,16 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let flags = sys::RenameFlags::from_bits_retain(flags.bits());
-        empty(
-            self.fs
-                .rename((parent.0, name), (new_parent.0, new_name), flags),
-            reply,
-        );
+        let (name, new_name) = (name.to_owned(), new_name.to_owned());
+        self.in_lane(parent, move |fs| {
+            let (from, to) = ((parent.0, &*name), (new_parent.0, &*new_name));
+            empty(fs.rename(from, to, flags), reply);
+        });
     }
 
     fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(self.fs.link(node.0, parent.0, name), reply);
+        let name = name.to_owned();
+        self.entry(parent, reply, move |fs| fs.link(node.0, parent.0, &name));
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -252,7 +259,7 @@ impl Filesystem for Adapter {
         let writes = flags & OFlags::RWMODE != OFlags::RDONLY;
         let lanes = if writes { &self.bytes } else { &self.rest };
         let passthrough = self.passthrough.clone();
-        lanes.run(node.0, &self.fs, move |fs| {
+        lanes.run(node.0, move |fs| {
             let opened = fs.open(&asker, node.0, flags);
             passthrough.opened(fs, &asker, opened, reply);
         });
@@ -268,14 +275,14 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let asker = asker(req);
-        let created = self
-            .fs
-            .create(&asker, parent.0, name, mode, umask, open_flags(flags));
+        let (asker, name, flags) = (asker(req), name.to_owned(), open_flags(flags));
         // One timeout serves name and attributes here, as in readdirplus.
         let timeout = self.attr_timeout.min(self.entry_timeout);
-        self.passthrough
-            .created(&self.fs, &asker, created, timeout, reply);
+        let passthrough = self.passthrough.clone();
+        self.in_lane(parent, move |fs| {
+            let created = fs.create(&asker, parent.0, &name, mode, umask, flags);
+            passthrough.created(fs, &asker, created, timeout, reply);
+        });
     }
 
     fn read(
@@ -289,7 +296,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.bytes.run(node.0, &self.fs, move |fs| {
+        self.bytes.run(node.0, move |fs| {
             fs.read(fh.0, offset, size, |outcome| match outcome {
                 Ok(bytes) => reply.data(bytes),
                 Err(errno) => reply.error(fuse_errno(errno)),
@@ -314,11 +321,11 @@ impl Filesystem for Adapter {
             from_mapping: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             drop_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        match self.bytes.enter(node.0, &self.fs) {
-            Some(_place) => written(self.fs.write(fh.0, offset, data, how), reply),
+        match self.bytes.enter(node.0) {
+            Some(_turn) => written(self.fs.write(fh.0, offset, data, how), reply),
             None => {
                 let data = data.to_vec();
-                self.bytes.run(node.0, &self.fs, move |fs| {
+                self.bytes.run(node.0, move |fs| {
                     written(fs.write(fh.0, offset, &data, how), reply)
                 });
             }
@@ -367,16 +374,19 @@ impl Filesystem for Adapter {
     fn readdir(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let take = |e: &Listed<'_>| !reply.add(INodeNo(e.ino), e.offset, file_type(e.kind), e.name);
-        match self.fs.readdir(fh.0, offset, take) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        self.in_lane(node, move |fs| {
+            let take =
+                |e: &Listed<'_>| !reply.add(INodeNo(e.ino), e.offset, file_type(e.kind), e.name);
+            match fs.readdir(fh.0, offset, take) {
+                Ok(()) => reply.ok(),
+                Err(errno) => reply.error(fuse_errno(errno)),
+            }
+        });
     }
 
     fn readdirplus(
@@ -427,7 +437,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
-        statfs(self.fs.statfs(node.0), reply);
+        self.in_lane(node, move |fs| statfs(fs.statfs(node.0), reply));
     }
 
     fn setxattr(
@@ -507,7 +517,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.bytes.run(node.0, &self.fs, move |fs| {
+        self.bytes.run(node.0, move |fs| {
             let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO);
             match offset.and_then(|offset| fs.lseek(fh.0, offset, whence)) {
                 Ok(found) => reply.offset(found as i64),
@@ -531,7 +541,7 @@ impl Filesystem for Adapter {
     ) {
         let asker = asker(req);
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        self.bytes.run(node_out.0, &self.fs, move |fs| {
+        self.bytes.run(node_out.0, move |fs| {
             written(fs.copy_file_range(&asker, from, to, len), reply)
         });
     }
@@ -539,7 +549,7 @@ impl Filesystem for Adapter {
     fn ioctl(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         _: IoctlFlags,
         cmd: u32,
@@ -547,27 +557,11 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let outcome = match cmd {
-            GETFLAGS => self
-                .fs
-                .inode_flags(fh.0)
-                .map(|flags| flags.bits().to_ne_bytes().to_vec()),
-            FS_IOC_FSGETXATTR => self.fs.extended_flags(fh.0).map(|attr| attr.to_vec()),
-            SETFLAGS => argument(in_data)
-                .and_then(|bytes| {
-                    self.fs
-                        .set_inode_flags(fh.0, IFlags::from_bits_retain(u32::from_ne_bytes(*bytes)))
-                })
-                .map(|()| Vec::new()),
-            FS_IOC_FSSETXATTR => argument(in_data)
-                .and_then(|attr| self.fs.set_extended_flags(fh.0, attr))
-                .map(|()| Vec::new()),
-            _ => Err(rustix::io::Errno::NOTTY),
-        };
-        match outcome {
+        let given = in_data.to_owned();
+        self.in_lane(node, move |fs| match ioctl::answer(fs, fh.0, cmd, &given) {
             Ok(data) => reply.ioctl(0, &data),
             Err(errno) => reply.error(fuse_errno(errno)),
-        }
+        });
     }
 
     fn poll(

@@ -4,7 +4,7 @@ use crate::fs::MAX_REQUEST;
 use fuser::{InitFlags, KernelConfig};
 
 /// Requests that may be under way in the background; a file that never answers keeps some of them for good.
-const MAX_BACKGROUND: u16 = 64;
+const MAX_BACKGROUND: u16 = 1024;
 
 /// What is asked of the kernel, where it knows it.
 const WANTED: [InitFlags; 13] = [

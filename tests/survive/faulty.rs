@@ -1,7 +1,7 @@
 //! A filesystem to be the source of a mount, in a process of its own: this very test program, started once more.
 //!
-//! In its root: `good0` to `good7`, 1 MiB each; `eio`, whose reads fail; `never`, whose reads are not answered
-//! until the connection is cut.
+//! In its root: `good0` to `good7`, 1 MiB each; `eio`, whose reads fail; `never0` to `never15`, whose reads are not
+//! answered until the connection is cut.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -11,8 +11,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen,
-    Request, SessionACL,
+    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEntry, ReplyOpen, Request, SessionACL,
 };
 
 use crate::common::{fuse, tools};
@@ -86,11 +86,18 @@ pub fn serve_if_asked() {
     }
 }
 
-const NAMES: [&str; 10] = [
-    "good0", "good1", "good2", "good3", "good4", "good5", "good6", "good7", "eio", "never",
-];
+/// How many files never answer.
+pub const SILENT: u64 = 16;
+const GOOD: u64 = 8;
 const EIO: u64 = 10;
 const NEVER: u64 = 11;
+
+fn names() -> impl Iterator<Item = String> {
+    let good = (0..GOOD).map(|n| format!("good{n}"));
+    let never = (0..SILENT).map(|n| format!("never{n}"));
+    good.chain(["eio".into()]).chain(never)
+}
+
 const LEN: u64 = 1 << 20;
 
 /// Keeps the replies it owes: one that is dropped is answered.
@@ -124,8 +131,16 @@ fn attr(ino: u64) -> FileAttr {
 }
 
 impl Filesystem for Server {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Reads of good files are not to wait for those that are never answered.
+        config
+            .set_max_background(1024)
+            .map(drop)
+            .map_err(|_| std::io::ErrorKind::InvalidInput.into())
+    }
+
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match NAMES.iter().position(|known| *known == name) {
+        match names().position(|known| *known == *name) {
             Some(at) => reply.entry(&Duration::from_secs(1), &attr(at as u64 + 2), Generation(0)),
             None => reply.error(Errno::ENOENT),
         }
@@ -152,7 +167,7 @@ impl Filesystem for Server {
     ) {
         match node.0 {
             EIO => reply.error(Errno::EIO),
-            NEVER => self.owed.lock().expect("nobody panics").push(reply),
+            NEVER.. => self.owed.lock().expect("nobody panics").push(reply),
             _ => reply.data(&vec![
                 b'g';
                 LEN.saturating_sub(offset).min(size.into()) as usize
@@ -168,12 +183,12 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        for (at, name) in NAMES.iter().enumerate().skip(offset as usize) {
+        for (at, name) in names().enumerate().skip(offset as usize) {
             if reply.add(
                 INodeNo(at as u64 + 2),
                 at as u64 + 1,
                 FileType::RegularFile,
-                name,
+                &name,
             ) {
                 break;
             }
