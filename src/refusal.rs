@@ -49,6 +49,10 @@ pub enum StartError {
     MountPointForbidden(PathBuf),
     /// The mount point carries a FUSE mount without a daemon, which is not provably ours.
     DeadMount(PathBuf),
+    /// The mount point carries a mount of mmfs that answers.
+    Occupied(PathBuf),
+    /// An empty source (first) would hide what is at the mount point.
+    WrongWayRound(PathBuf, PathBuf),
     /// Nothing of FUSE is mounted where `--check` looked.
     NotMounted(PathBuf),
     /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
@@ -135,24 +139,35 @@ impl Display for StartError {
             Self::MountPointForbidden(path) => write!(
                 f,
                 "mount point {path:?} is not yours to mount on: \
-                 an ordinary user needs a directory that is writable, and owned where it is sticky"
+                 an ordinary user needs a directory that is writable, and owned where it is sticky; \
+                 take one of your own, or run mmfs as root"
             ),
             Self::DeadMount(path) => write!(
                 f,
                 "mount point {path:?} is covered by a FUSE mount whose daemon has died \
                  (Transport endpoint is not connected); clear it with: fusermount3 -u {path:?}"
             ),
+            Self::Occupied(path) => write!(
+                f,
+                "mount point {path:?} is in use: mmfs shows something there already; \
+                 end that first with: fusermount3 -u {path:?}"
+            ),
+            Self::WrongWayRound(source, mount_point) => write!(
+                f,
+                "source {source:?} is empty and would hide what is in mount point {mount_point:?}: \
+                 the order is mmfs SRC MNT; if it is meant so, empty the mount point first"
+            ),
             Self::NotMounted(path) => write!(f, "{path:?} is no FUSE mount"),
             Self::Descriptor(path, why) => write!(f, "{path:?} is no mounted /dev/fuse: {why}"),
             Self::Device(errno) => write_device(f, *errno),
             Self::HelperMissing | Self::OthersForbidden | Self::Helper(_) => write_helper(f, self),
-            Self::Mount(path, Errno::NODEV) => write!(
-                f,
-                "cannot mount on {path:?}: this kernel has no FUSE; load it with: modprobe fuse"
-            ),
-            Self::Mount(path, errno) => write!(f, "cannot mount on {path:?}: {errno}"),
+            Self::Mount(path, errno) => write_mount(f, path, *errno),
             Self::Handshake(error) => write!(f, "the kernel refused the session: {error}"),
-            Self::Log(path, error) => write!(f, "cannot open the log file {path:?}: {error}"),
+            Self::Log(path, error) => write!(
+                f,
+                "cannot open the log file {path:?}: {error}; \
+                 name one in a directory that you may write to"
+            ),
             Self::Filesystem(path, error) => write!(f, "cannot serve source {path:?}: {error}"),
             Self::Background(why) => f.write_str(why),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
@@ -170,9 +185,13 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
         ),
         Errno::NOENT => write!(
             f,
-            "source {path:?} does not exist (the order is mmfs SRC MNT)"
+            "source {path:?} does not exist; look for a slip of the pen \
+             (the order is mmfs SRC MNT)"
         ),
-        Errno::NOTDIR => write!(f, "{role} {path:?} is not a directory"),
+        Errno::NOTDIR => write!(
+            f,
+            "{role} {path:?} is not a directory; name one (the order is mmfs SRC MNT)"
+        ),
         Errno::ACCESS if rustix::process::geteuid().is_root() => write!(
             f,
             "{role} {path:?} is out of reach: permission denied even to root \
@@ -180,7 +199,8 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
         ),
         Errno::ACCESS => write!(
             f,
-            "{role} {path:?} is out of reach: permission denied for you"
+            "{role} {path:?} is out of reach: permission denied for you; \
+             ask for x on every directory above it, or run mmfs as one who has it"
         ),
         Errno::NOTCONN => write!(
             f,
@@ -189,6 +209,18 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
         ),
         _ => write!(f, "{role} {path:?} is out of reach: {errno}"),
     }
+}
+
+fn write_mount(f: &mut Formatter<'_>, path: &Path, errno: Errno) -> Formatted {
+    write!(f, "cannot mount on {path:?}: {errno}")?;
+    f.write_str(match errno {
+        Errno::NODEV => "; this kernel has no FUSE, load it with: modprobe fuse",
+        Errno::ACCESS => {
+            "; a policy of this machine forbids mounting \
+             (in a container: start it with --security-opt apparmor=unconfined)"
+        }
+        _ => "",
+    })
 }
 
 fn write_device(f: &mut Formatter<'_>, errno: Errno) -> Formatted {
@@ -209,14 +241,19 @@ fn write_device(f: &mut Formatter<'_>, errno: Errno) -> Formatted {
 
 fn write_helper(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
     match error {
+        StartError::Helper(words) if words.ends_with("Operation not permitted") => write!(
+            f,
+            "fusermount3 refused to mount: {words} \
+             (in a container: start it with --cap-add SYS_ADMIN)"
+        ),
         StartError::Helper(words) => write!(f, "fusermount3 refused to mount: {words}"),
         StartError::OthersForbidden => f.write_str(
             "allow_other and allow_root are open to ordinary users only when /etc/fuse.conf has a \
              line user_allow_other; ask the administrator to add it",
         ),
         _ => f.write_str(
-            "fusermount3 is not installed, and without it only root can mount here; \
-             install the package fuse3",
+            "fusermount3 is not installed, and without it only root can mount here \
+             (in a container: with --cap-add SYS_ADMIN); install the package fuse3",
         ),
     }
 }

@@ -226,6 +226,7 @@ impl Options {
     pub fn resolve(self) -> Result<Config, StartError> {
         let source = preflight::source(&self.source)?;
         let mount_point = preflight::mount_point(&self.mount_point)?;
+        preflight::order(&source, &mount_point)?;
         Ok(Config {
             access: self.access(),
             flags: self.flags(),

@@ -54,6 +54,9 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
         }
     }
     let path = canonical(Role::MountPoint, path)?;
+    if mount_at(&path).is_some_and(|entry| entry.kind == "fuse.mmfs") {
+        return Err(StartError::Occupied(path));
+    }
     if !rustix::process::geteuid().is_root() {
         ask(Role::MountPoint, &path, helper_accepts)?
             .map_err(|_| StartError::MountPointForbidden(path.clone()))?;
@@ -68,12 +71,48 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
 pub fn check(path: &Path) -> Result<(), StartError> {
     ask(Role::MountPoint, path, reach)?
         .map_err(|errno| unreachable(Role::MountPoint, path, errno))?;
-    let entry = open_path(path).ok().and_then(Entry::of);
     let here = canonical(Role::MountPoint, path)?;
-    match entry {
-        Some(entry) if entry.mount_point == here && entry.kind.starts_with("fuse") => Ok(()),
+    match mount_at(&here) {
+        Some(entry) if entry.kind.starts_with("fuse") => Ok(()),
         _ => Err(StartError::NotMounted(path.into())),
     }
+}
+
+/// Refuses an empty source over a mount point that is not empty, both as absolute paths: whoever has
+/// them the wrong way round would see all files vanish.
+///
+/// # Errors
+/// That sentence.
+pub fn order(source: &Path, mount_point: &Path) -> Result<(), StartError> {
+    if passed_descriptor(mount_point).is_some() {
+        return Ok(()); // it is covered already
+    }
+    let empty = ask(Role::Source, source, is_empty)?.is_ok();
+    match ask(Role::MountPoint, mount_point, is_empty)? {
+        Err(Errno::NOTEMPTY) if empty => {
+            Err(StartError::WrongWayRound(source.into(), mount_point.into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_empty(path: &Path) -> Result<(), Errno> {
+    let entries = std::fs::read_dir(path).map_err(|error| errno_of(&error))?;
+    match entries.map(|entry| entry.map(drop)).next() {
+        None => Ok(()),
+        Some(Ok(())) => Err(Errno::NOTEMPTY),
+        Some(Err(error)) => Err(errno_of(&error)),
+    }
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// The mount whose root is at this absolute path.
+fn mount_at(path: &Path) -> Option<Entry> {
+    let entry = open_path(path).ok().and_then(Entry::of);
+    entry.filter(|entry| entry.mount_point == path)
 }
 
 /// The N of a mount point `/dev/fd/N`.

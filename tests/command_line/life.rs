@@ -143,7 +143,7 @@ fn what_lies_below_stays() {
     }
     place.umount();
     // Two of ours on each other, and the lower one's end leaves the upper one alone.
-    place.start(&[]);
+    place.start(&["--subtype", "lower"]);
     let lower = place.daemon();
     let mut upper = place.foreground(&[]);
     kill_process(lower, Signal::TERM).unwrap();

@@ -21,15 +21,19 @@ fn paths_that_cannot_be_used_are_refused() {
         (
             "missing",
             "mount",
-            "source \"missing\" does not exist (the order is mmfs SRC MNT)",
+            "source \"missing\" does not exist; look for a slip of the pen (the order is mmfs SRC MNT)",
         ),
         (
             "source",
             "missing",
             "mount point \"missing\" does not exist; make it with: mkdir",
         ),
-        ("file", "mount", "source \"file\" is not a directory"),
-        ("source", "file", "mount point \"file\" is not a directory"),
+        ("file", "mount", "source \"file\" is not a directory; name"),
+        (
+            "source",
+            "file",
+            "mount point \"file\" is not a directory; name",
+        ),
         ("file/x", "mount", "source \"file/x\" is not a directory"),
         (
             "source",
@@ -143,6 +147,39 @@ fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
         "lies in a FUSE mount whose daemon has died",
     );
     refuses(&place.sh("$MMFS $M $S"), "source");
+    place.umount();
+}
+
+/// (proves: S29)
+#[test]
+fn a_live_mount_is_not_covered_by_another() {
+    let place = Place::new();
+    place.start(&[]);
+    for source in [place.source(), place.mount(), "/".into()] {
+        refuses(
+            &place.run(Command::new(MMFS).arg(source).arg("mount")),
+            &format!("end that first with: fusermount3 -u {:?}", place.mount()),
+        );
+    }
+    assert_eq!(place.layers(), 1);
+    assert_eq!(fs::read(place.mount().join("hello")).unwrap(), b"hello\n");
+    place.umount();
+}
+
+/// What is hidden by an empty source is most often what was to be shown.
+#[test]
+fn an_empty_source_hides_nothing() {
+    let place = Place::new();
+    let turned = |place: &Place| place.run(Command::new(MMFS).args(["mount", "source"]));
+    refuses(&turned(&place), "the order is mmfs SRC MNT");
+    fs::remove_file(place.source().join("hello")).unwrap();
+    assert_eq!(said(&turned(&place)), (Some(0), String::new()));
+    let unmount = place.run(Command::new("umount").arg(place.source()));
+    assert!(unmount.status.success(), "{unmount:?}");
+    assert_eq!(
+        said(&place.sh("echo >$M/file; $MMFS $M $M")),
+        (Some(0), String::new())
+    );
     place.umount();
 }
 
