@@ -20,9 +20,9 @@ as_root() {
     fi
 }
 
-have() { command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 || -x /sbin/$1 ]]; }
+have() { command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 || -x /sbin/$1 || $1 == /* && -e $1 ]]; }
 
-# install_missing command:package... : installs the packages whose command is missing, and nothing else.
+# install_missing command:package... : installs the packages whose command (or /file) is missing, and nothing else.
 install_missing() {
     local pair packages=()
     for pair; do
