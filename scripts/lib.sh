@@ -60,7 +60,8 @@ become_root() {
     ((EUID == 0)) && return
     command -v sudo >/dev/null || die "needs root, and there is no sudo: run this script as root"
     exec sudo env "PATH=$PATH" "HOME=$HOME" "MMFS_BIN=$mmfs" "CARGO_TARGET_DIR=$target_dir" \
-        ${MMFS_SEED:+"MMFS_SEED=$MMFS_SEED"} ${MMFS_TESTS:+"MMFS_TESTS=$MMFS_TESTS"} "$0" "$@"
+        ${MMFS_SEED:+"MMFS_SEED=$MMFS_SEED"} ${MMFS_TESTS:+"MMFS_TESTS=$MMFS_TESTS"} \
+        ${MMFS_DEB:+"MMFS_DEB=$MMFS_DEB"} ${MMFS_TOOLCHAIN:+"MMFS_TOOLCHAIN=$MMFS_TOOLCHAIN"} "$0" "$@"
 }
 
 # cargo_tool crate version: builds it once, into target/tools.
@@ -85,10 +86,15 @@ start_work() {
 }
 
 clean_up() {
-    local status=$? at pid
+    local status=$? at pid point
     for ((at = ${#suite_mounts[@]} - 1; at >= 0; at--)); do
         mountpoint -q "${suite_mounts[at]}" || continue
         umount "${suite_mounts[at]}" 2>/dev/null || umount --lazy "${suite_mounts[at]}" || status=1
+    done
+    # What was mounted below $work and never written down here.
+    while [[ -n $work ]] && point=$(awk -v work="$work/" 'index($5, work) == 1 {print $5}' /proc/self/mountinfo | tail -n 1) &&
+        [[ -n $point ]]; do
+        umount --lazy "$point" || break
     done
     for pid in "${suite_daemons[@]}"; do
         end_daemon "$pid" || status=1
@@ -149,17 +155,58 @@ unmount_mmfs() {
     unset 'suite_mounts[-1]' 'suite_daemons[-1]'
 }
 
-# clean_root archive: a minimal Debian with fuse3, as an archive; made once with debootstrap.
-clean_root() {
-    [[ ! -e $1 ]] || return 0
+# A minimal Debian with fuse3 and sudo, as an archive; made once with debootstrap.
+clean_root=$root_dir/target/cache/clean-root.tar
+
+make_clean_root() {
+    [[ ! -e $clean_root ]] || return 0
     install_missing debootstrap:debootstrap
-    local tree=$1.tree
+    local tree=$clean_root.tree
     rm -rf --one-file-system "$tree"
     mkdir -p "$tree"
     say "making a clean Debian root with debootstrap"
-    debootstrap --variant=minbase --include=fuse3 bookworm "$tree" >"$1.log" 2>&1 || die "debootstrap: $(tail -n 3 "$1.log")"
+    debootstrap --variant=minbase --include=fuse3,sudo bookworm "$tree" >"$clean_root.log" 2>&1 ||
+        die "debootstrap: $(tail -n 3 "$clean_root.log")"
     rm -rf "$tree"/var/cache/apt/archives/*.deb
-    tar -C "$tree" -cf "$1.new" .
+    tar -C "$tree" -cf "$clean_root.new" .
     rm -rf --one-file-system "$tree"
-    mv "$1.new" "$1"
+    mv "$clean_root.new" "$clean_root"
+}
+
+# unpack_clean_root directory: with /proc mounted in it and a /dev of its own.
+unpack_clean_root() {
+    make_clean_root
+    mkdir "$1"
+    # Set-user-ID programs and devices work in it, whatever the filesystem of $work says.
+    mount --bind "$1" "$1" && suite_mounts+=("$1")
+    mount --make-private "$1"
+    mount -o remount,bind,suid,dev,exec "$1"
+    tar -C "$1" -xpf "$clean_root"
+    mount -t proc proc "$1/proc" && suite_mounts+=("$1/proc")
+    mknod -m 666 "$1/dev/fuse" c 10 229
+    # systemd's work at boot; fusermount3 wants it.
+    ln -sf ../proc/self/mounts "$1/etc/mtab"
+}
+
+# ---- recipes: blocks of README that the suites run as they stand there
+
+# recipe name : the block after <!-- recipe: name -->.
+recipe() {
+    local block
+    block=$(awk -v marker="<!-- recipe: $1 -->" '
+        $0 == marker { wanted = 1; next }
+        wanted && /^```/ { if (inside) exit; inside = 1; next }
+        wanted && inside' "$root_dir/README.md")
+    [[ -n $block ]] || die "README.md has no recipe $1"
+    printf '%s\n' "$block"
+}
+
+# commands_of name : what stands after the prompts of that block, with the lines they go on in.
+commands_of() {
+    recipe "$1" | awk '/^[$#] / || more { more = /\\$/; sub(/^[$#] /, ""); print }'
+}
+
+# output_of name : the block's other lines.
+output_of() {
+    recipe "$1" | awk '/^[$#] / || more { more = /\\$/; next } 1'
 }
