@@ -1,14 +1,17 @@
 //! What a reader will want next.
 //!
 //! Windows are mapped without read-ahead of the kernel's own (see `Window::map`). A reader that goes through
-//! the file in order is read ahead for, farther the larger its requests; one that jumps about gets what it
-//! asks for, in one piece.
+//! the file in order is read ahead for, as far as it has come; one that jumps about gets what it asks for, in
+//! one piece.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// The farthest that is read ahead, in bytes.
-const FARTHEST: u64 = 8 << 20;
+const FARTHEST: u64 = 16 << 20;
+
+/// How many of its requests a reader in order is read ahead for at least.
+const REQUESTS: u64 = 4;
 
 /// Requests of one sequential reader overtake each other by less than this, in bytes.
 const DISORDER: u64 = 1 << 20;
@@ -17,6 +20,8 @@ const DISORDER: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub struct ReadPattern {
     started: AtomicBool,
+    /// Where reading in order began.
+    begin: AtomicU64,
     /// Where the last request ended.
     end: AtomicU64,
     /// How far reading ahead has got.
@@ -40,10 +45,12 @@ impl ReadPattern {
         let before = self.end.swap(end, Relaxed);
         let page = rustix::param::page_size() as u64;
         if before.abs_diff(offset) > DISORDER {
+            self.begin.store(offset, Relaxed);
             self.ahead.store(end, Relaxed);
             return (len > page).then_some(offset..end);
         }
-        let distance = (4 * len).min(FARTHEST);
+        let come = end.saturating_sub(self.begin.load(Relaxed));
+        let distance = come.max(REQUESTS * len).min(FARTHEST);
         let ahead = self.ahead.load(Relaxed).min(end.saturating_add(FARTHEST));
         if end.saturating_add(distance / 2) <= ahead {
             return None;
@@ -68,7 +75,11 @@ mod tests {
             .filter_map(|k| pattern.fetch(k * MB, MB as usize))
             .collect();
         assert_eq!(fetched[0], 0..5 * MB);
-        assert!(fetched.len() <= 32, "{fetched:?}");
+        assert!(fetched.len() <= 20, "{fetched:?}");
+        assert!(
+            fetched.last().is_some_and(|range| range.end >= 72 * MB),
+            "{fetched:?}"
+        );
         assert!(
             fetched.windows(2).all(|two| two[0].end == two[1].start),
             "no gap, nothing twice: {fetched:?}"

@@ -146,12 +146,15 @@ impl Window {
 
     /// Has the kernel start reading `range`, cut to the window; madvise(2), MADV_WILLNEED.
     pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
-        let len = range.end.min(self.len()).saturating_sub(range.start);
-        if len == 0 {
-            return Ok(());
-        }
-        self.map
-            .advise_range(Advice::WillNeed, range.start as usize, len as usize)
+        /// Of one advice the kernel silently takes no more than the device's read-ahead, 128 KiB as a rule.
+        const PIECE: usize = 128 << 10;
+        let end = range.end.min(self.len()) as usize;
+        (range.start as usize..end)
+            .step_by(PIECE)
+            .try_for_each(|at| {
+                self.map
+                    .advise_range(Advice::WillNeed, at, PIECE.min(end - at))
+            })
     }
 
     /// msync(`MS_SYNC`) if written through since the last sync.
