@@ -64,12 +64,11 @@ impl<T> Default for HandleTable<T> {
 }
 
 impl<T> HandleTable<T> {
-    /// Adds a handle; also says whether it is the only one.
-    pub fn insert(&self, handle: T) -> (u64, bool) {
+    /// Adds a handle.
+    pub fn insert(&self, handle: T) -> u64 {
         let fh = self.last.fetch_add(1, Relaxed) + 1;
-        let mut open = self.open.write();
-        open.insert(fh, Arc::new(handle));
-        (fh, open.len() == 1)
+        self.open.write().insert(fh, Arc::new(handle));
+        fh
     }
 
     /// The handle numbered `fh`.

@@ -10,7 +10,7 @@ use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// What the kernel is told of a new handle.
 #[derive(Debug, Clone)]
@@ -140,8 +140,8 @@ impl Fs {
             pattern: ReadPattern::default(),
             known_losses,
         };
-        let (fh, first) = self.files.insert(handle);
-        if first {
+        let fh = self.files.insert(handle);
+        if !self.watched.swap(true, SeqCst) {
             // Nobody listens any more when the session is ending.
             let _ = self.context.chores.send(Chore::Watch);
         }

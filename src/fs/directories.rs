@@ -93,7 +93,7 @@ impl Fs {
                 stamp,
                 stream,
             };
-            return Ok((self.dirs.insert(handle).0, false));
+            return Ok((self.dirs.insert(handle), false));
         }
         let stream = self.open_stream(node)?;
         let stamp = stream.source.stat(stream.fd.as_fd())?.stamp();
@@ -106,7 +106,7 @@ impl Fs {
             stamp,
             stream,
         };
-        Ok((self.dirs.insert(handle).0, fresh))
+        Ok((self.dirs.insert(handle), fresh))
     }
 
     fn open_stream(&self, node: u64) -> Result<Stream> {

@@ -4,6 +4,7 @@
 use super::Fs;
 use crate::mapping::{Chore, Mapping};
 use std::io;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::Builder;
@@ -145,7 +146,10 @@ impl House {
         for handle in fs.files.all() {
             handle.mapping.check();
         }
+        // Before looking what is open: whoever opens a file from here on says so.
+        fs.watched.store(false, SeqCst);
         if !fs.files.is_empty() {
+            fs.watched.store(true, SeqCst);
             self.watch_at = Some(Instant::now() + WATCH);
         }
     }

@@ -25,6 +25,7 @@ use rustix::io::{Errno, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct Fs {
     /// How long a listing may be believed.
     listing_timeout: Duration,
     chores: Mutex<Option<Receiver<Chore>>>,
+    /// Whether open files are being watched, so that an open need not wake anybody up.
+    watched: AtomicBool,
 }
 
 impl Fs {
@@ -90,6 +93,7 @@ impl Fs {
             sync_on_close: config.sync_on_close,
             listing_timeout: config.attr_timeout.min(config.entry_timeout),
             chores: Mutex::new(Some(receiver)),
+            watched: AtomicBool::new(false),
         }))
     }
 

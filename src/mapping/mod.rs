@@ -40,7 +40,7 @@ pub enum Chore {
     Invalidate(u64, Weak<Mapping>),
     /// Time stamps of this mapping wait to be applied.
     Settle(Weak<Mapping>),
-    /// A file was opened where none was: watch open files from now on.
+    /// A file was opened while none was watched: watch open files from now on.
     Watch,
     /// Many inodes were forgotten: their memory can go back.
     Trim,
