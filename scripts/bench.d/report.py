@@ -1,5 +1,6 @@
 """What was found: medians, ratios, a table, plots."""
 
+import shutil
 from html import escape
 from statistics import median
 
@@ -86,6 +87,15 @@ def legend(machine, rounds, quick, dropped):
             f"{' and '.join(sorted(STALE))} believe their caches beyond a second and do not count as best peer.\n\n")
 
 
+def spread(results):
+    """How noisy the machine was: the spread of native, over its rows."""
+    noises = [noise for noise in map(results.noise, results.values) if noise is not None]
+    if not noises:
+        return ""
+    return (f"The machine's noise, as the spread of native between its rounds: ±{median(noises):.0f} % in the median row, "
+            f"±{max(noises):.0f} % in the worst.\n\n")
+
+
 def plot(results, rows, subjects, title):
     """A bar chart: one block per row, bars relative to the row's best."""
     left, width, bar, gap = 170, 420, 13, 22
@@ -133,11 +143,18 @@ def write(folder, results, subjects, text):
     return files
 
 
-def publish(readme, text):
-    """Puts the table between the markers of README."""
+def publish(root, text, plots):
+    """Puts the table between the markers of README, followed by the plots, which are kept beside this file."""
+    readme, folder = root / "README.md", root / "scripts" / "bench.d" / "plots"
     old = readme.read_text()
     if BEGIN not in old or END not in old:
         raise SystemExit(f"bench: {readme} lacks the markers {BEGIN} and {END}")
     before, rest = old.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    readme.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shown = []
+    for file in plots:
+        shutil.copy(file, folder)
+        shown.append(f"![{file.stem}]({(folder / file.name).relative_to(root)})")
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{' '.join(shown)}\n{END}{after}")
