@@ -150,17 +150,20 @@ impl Sources {
 
     /// Looks at `name` in a directory of `source` without opening it; `None` for whatever needs a descriptor
     /// or a second look: directories, mounts, and filesystems whose handles do not tell the inode number.
+    ///
+    /// # Errors
+    /// ENOENT when there is none.
     pub fn glimpse(
         &self,
         dir: BorrowedFd<'_>,
         source: &Arc<SourceDir>,
         name: &OsStr,
-    ) -> Option<Found> {
+    ) -> Result<Option<Found>> {
         let quick = source.by_handle && !source.remote && source.telling_handles.load(Relaxed);
         if !quick || check_name(name).is_err() {
-            return None;
+            return Ok(None);
         }
-        name.into_with_c_str(|name| {
+        let seen = name.into_with_c_str(|name| {
             let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
             let attr = Attr::from(fs::statx(dir, name, how, Attr::MASK)?);
             if attr.is_dir() || attr.mount_root || attr.dev != source.dev {
@@ -180,9 +183,11 @@ impl Sources {
                 handle: Some(handle),
                 veiled: false,
             }))
-        })
-        .ok()
-        .flatten()
+        });
+        match seen {
+            Err(Errno::NOENT) => Err(Errno::NOENT),
+            seen => Ok(seen.ok().flatten()),
+        }
     }
 
     /// Says which inode a descriptor is on.

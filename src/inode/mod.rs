@@ -105,7 +105,7 @@ impl InodeTable {
     /// ENOENT when there is none; ESTALE when the parent is gone.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
         let dir = self.directory(parent)?;
-        let seen = self.sources.glimpse(dir.as_fd(), &dir.source, name);
+        let seen = self.sources.glimpse(dir.as_fd(), &dir.source, name)?;
         // Nothing holds what was only looked at: where its number means another inode by now, look again.
         let found = match seen.filter(|found| !self.contradicts(found)) {
             Some(found) => found,
