@@ -66,6 +66,7 @@ def build():
         "mmfs other": os.environ.get("MMFS_OTHER"),
         "null": release / "examples" / "null_server",
         "passthrough_ll": passthrough,
+        "passthrough_hp": os.environ.get("PASSTHROUGH_HP"),
     }
 
 

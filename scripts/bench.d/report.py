@@ -4,9 +4,10 @@ import shutil
 from html import escape
 from statistics import median
 
-from subjects import PEERS, STALE
+from subjects import HANDED_OVER, PEERS, STALE
 
 COLOURS = {"native": "#8a8a8a", "mmfs": "#d1495b", "null": "#c9c9c9"}
+PASSED = HANDED_OVER[0]
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -35,9 +36,9 @@ class Results:
         kept = values[trim:len(values) - trim]
         return 50 * (kept[-1] - kept[0]) / median(values)
 
-    def ratio(self, row, subject):
+    def ratio(self, row, subject, ours="mmfs"):
         """mmfs against a subject; above 1 mmfs is the better one."""
-        ours, theirs = self.median(row, "mmfs"), self.median(row, subject)
+        ours, theirs = self.median(row, ours), self.median(row, subject)
         if lower_is_better(row):
             ours, theirs = theirs, ours
         return ours / theirs if theirs else float("nan")
@@ -61,8 +62,8 @@ def number(value):
 
 def table(results, subjects):
     """Markdown: medians, and in brackets how mmfs compares with each."""
-    lines = ["| row | unit | " + " | ".join(subjects) + " | noise | mmfs / best peer |",
-             "|---|---|" + "--:|" * (len(subjects) + 2)]
+    lines = ["| row | unit | " + " | ".join(subjects) + " | noise | mmfs / best peer | --passthrough / native |",
+             "|---|---|" + "--:|" * (len(subjects) + 3)]
     for row in results.values:
         cells = []
         for subject in subjects:
@@ -75,6 +76,8 @@ def table(results, subjects):
         noise, best = results.noise(row), results.best_peer(row)
         cells.append("" if noise is None else f"±{noise:.0f} %")
         cells.append(f"{results.ratio(row, best):.2f} {best}" if best and "mmfs" in results.values[row] else "")
+        passed = {PASSED, "native"} <= results.values[row].keys()
+        cells.append(f"{results.ratio(row, 'native', PASSED):.2f}" if passed else "")
         lines.append(f"| {row} | {results.unit(row)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,10 @@ STALE = {"passthrough_ll always", "fuse-overlayfs"}
 PEERS = ["bindfs", "mergerfs", "passthrough_ll auto", "passthrough_ll always", "fuse-overlayfs"]
 # A second mmfs, given by MMFS_OTHER, to judge a change by.
 OTHER = "mmfs other"
-NAMES = ["native", "mmfs", OTHER, *PEERS, "null"]
+# Open files served by the kernel itself: a class of their own. The peer is libfuse's example from 3.17 on, whose program
+# PASSTHROUGH_HP names.
+HANDED_OVER = ["mmfs --passthrough", "passthrough_hp"]
+NAMES = ["native", "mmfs", OTHER, *PEERS, *HANDED_OVER, "null"]
 
 
 @dataclass
@@ -32,6 +35,10 @@ class Scene:
             case "mmfs" | "mmfs other":
                 extra = os.environ.get("MMFS_OPTIONS", "").split()
                 return [self.tools[name], "-f", *extra, source, mount_point]
+            case "mmfs --passthrough":
+                return [self.tools["mmfs"], "-f", "--passthrough", source, mount_point]
+            case "passthrough_hp":
+                return [self.tools[name], "--foreground", source, mount_point]
             case "bindfs":
                 return ["bindfs", "-f", "--multithreaded", source, mount_point]
             case "mergerfs":
