@@ -71,7 +71,7 @@ pub struct Options {
     #[arg(long)]
     auto_unmount: bool,
     /// Requests served at once, 1 to 256 [default: processors, 5 to 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::threads)]
     threads: Option<u16>,
     /// Bytes of a file in one map, whole pages from 64K (K M G T)
     #[arg(

@@ -1,4 +1,4 @@
-//! Sizes and times as people type them.
+//! Sizes, times and counts as people type them.
 
 use std::time::Duration;
 
@@ -64,6 +64,18 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     let nanos = part.bytes().chain(std::iter::repeat(b'0')).take(9);
     let nanos = nanos.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
     Ok(Duration::new(seconds.into(), nanos))
+}
+
+/// A number of requests that can be served at once.
+///
+/// # Errors
+/// A phrase for the person who typed it.
+pub fn threads(text: &str) -> Result<u16, String> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (1..=256).contains(number));
+    number.ok_or_else(|| "give a whole number from 1 to 256".into())
 }
 
 #[cfg(test)]
