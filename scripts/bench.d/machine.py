@@ -1,6 +1,7 @@
 """The machine: what is installed, what is built, what is cached."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,12 @@ def install():
     print("bench: installing", *missing, file=sys.stderr)
     run("apt-get", "update")
     run("apt-get", "install", "-y", "--no-install-recommends", *missing, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+
+
+def raise_descriptor_limit():
+    """passthrough_ll keeps a descriptor of every inode."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def build():
