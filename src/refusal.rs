@@ -51,8 +51,6 @@ pub enum StartError {
     DeadMount(PathBuf),
     /// The mount point carries a mount of mmfs that answers.
     Occupied(PathBuf),
-    /// An empty source (first) would hide what is at the mount point.
-    WrongWayRound(PathBuf, PathBuf),
     /// Nothing of FUSE is mounted where `--check` looked.
     NotMounted(PathBuf),
     /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
@@ -151,11 +149,6 @@ impl Display for StartError {
                 f,
                 "mount point {path:?} is in use: mmfs shows something there already; \
                  end that first with: fusermount3 -u {path:?}"
-            ),
-            Self::WrongWayRound(source, mount_point) => write!(
-                f,
-                "source {source:?} is empty and would hide what is in mount point {mount_point:?}: \
-                 the order is mmfs SRC MNT; if it is meant so, empty the mount point first"
             ),
             Self::NotMounted(path) => write!(f, "{path:?} is no FUSE mount"),
             Self::Descriptor(path, why) => write!(f, "{path:?} is no mounted /dev/fuse: {why}"),

@@ -2,10 +2,11 @@
 //! changes behind the mount, the kernel's caches of what changed are dropped. Asleep while nothing is open.
 
 use super::Fs;
+use super::invalidation::Invalidation;
 use crate::mapping::{Chore, Mapping};
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
@@ -27,39 +28,23 @@ impl Fs {
     /// Those of starting a thread.
     pub fn keep_house(
         self: &Arc<Self>,
-        invalidate: impl Fn(u64) + Send + 'static,
+        invalidate: impl Fn(u64) + Send + Sync + 'static,
     ) -> io::Result<()> {
         let Some(chores) = self.chores.lock().take() else {
             return Ok(());
         };
-        let fs = Arc::downgrade(self);
-        let (stale, inbox) = channel();
+        let (fs, stale) = (Arc::downgrade(self), Invalidation::new(invalidate));
         Builder::new()
             .name("housekeeping".into())
             .spawn(move || House::new(fs, chores, stale).keep())?;
-        // The kernel may wait here for reads of one file that never end; times must not wait with it.
-        Builder::new().name("invalidation".into()).spawn(move || {
-            for Stale { node, mapping } in inbox {
-                invalidate(node);
-                if let Some(mapping) = mapping.upgrade() {
-                    mapping.cache_dropped();
-                }
-            }
-        })?;
         Ok(())
     }
-}
-
-/// A node whose bytes the kernel must forget, and the mapping that waits to hear of it.
-struct Stale {
-    node: u64,
-    mapping: Weak<Mapping>,
 }
 
 struct House {
     fs: Weak<Fs>,
     chores: Receiver<Chore>,
-    stale: Sender<Stale>,
+    stale: Arc<Invalidation>,
     waiting: Vec<Weak<Mapping>>,
     settle_at: Option<Instant>,
     watch_at: Option<Instant>,
@@ -67,7 +52,7 @@ struct House {
 }
 
 impl House {
-    fn new(fs: Weak<Fs>, chores: Receiver<Chore>, stale: Sender<Stale>) -> Self {
+    fn new(fs: Weak<Fs>, chores: Receiver<Chore>, stale: Arc<Invalidation>) -> Self {
         House {
             fs,
             chores,
@@ -83,8 +68,7 @@ impl House {
         loop {
             match self.next() {
                 Ok(Chore::Invalidate(node, mapping)) => {
-                    // Its thread lives as long as this one.
-                    let _ = self.stale.send(Stale { node, mapping });
+                    self.stale.add(node, mapping);
                 }
                 Ok(Chore::Settle(mapping)) => {
                     self.waiting.push(mapping);

@@ -4,6 +4,7 @@ mod attributes;
 mod data;
 mod directories;
 mod housekeeping;
+mod invalidation;
 mod names;
 mod xattrs;
 

@@ -42,7 +42,7 @@ pub struct Answering {
 impl Answering {
     /// What makes the kernel drop its cache of a node's bytes and attributes. To be called from
     /// anywhere but an event loop, for the kernel may wait there for a read to be answered.
-    pub fn into_invalidator(self) -> impl Fn(u64) + Send + 'static {
+    pub fn into_invalidator(self) -> impl Fn(u64) + Send + Sync + 'static {
         move |node| match self.notifier.inval_inode(INodeNo(node), 0, 0) {
             // ENOENT: the kernel does not remember the node, so it has nothing to drop.
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {

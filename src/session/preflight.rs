@@ -78,22 +78,23 @@ pub fn check(path: &Path) -> Result<(), StartError> {
     }
 }
 
-/// Refuses an empty source over a mount point that is not empty, both as absolute paths: whoever has
-/// them the wrong way round would see all files vanish.
+/// Warns of an empty source over a mount point that is not empty, both as absolute paths: whoever has them the wrong
+/// way round sees all files vanish.
 ///
 /// # Errors
-/// That sentence.
+/// The sentence for a path that cannot be asked.
 pub fn order(source: &Path, mount_point: &Path) -> Result<(), StartError> {
     if passed_descriptor(mount_point).is_some() {
         return Ok(()); // it is covered already
     }
     let empty = ask(Role::Source, source, is_empty)?.is_ok();
-    match ask(Role::MountPoint, mount_point, is_empty)? {
-        Err(Errno::NOTEMPTY) if empty => {
-            Err(StartError::WrongWayRound(source.into(), mount_point.into()))
-        }
-        _ => Ok(()),
+    if ask(Role::MountPoint, mount_point, is_empty)? == Err(Errno::NOTEMPTY) && empty {
+        log::warn!(
+            "source {source:?} is empty and hides what is in mount point {mount_point:?}; \
+             if that is not what you want: the order is mmfs SRC MNT"
+        );
     }
+    Ok(())
 }
 
 fn is_empty(path: &Path) -> Result<(), Errno> {
