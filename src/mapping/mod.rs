@@ -203,13 +203,20 @@ impl Mapping {
     /// Those of fsync(2): a write that was lost since `fd` was opened or last synced.
     pub fn sync(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
         self.settle();
+        let size = self
+            .source
+            .stat(fd.as_fd())
+            .map_or(u64::MAX, |attr| attr.size);
         let pages = self.windows.sync().map_err(|e| errno_of(&e));
         let shared = self.backing.lock().shared();
-        let file = if data_only {
-            rustix::fs::fdatasync(fd)
-        } else {
-            rustix::fs::fsync(fd)
+        let file = match pages {
+            // msync(2) is fsync(2) for what it covers: a second one would flush the device once more. What is left
+            // is to tell this handle of writes that were lost.
+            Ok(durable) if durable > 0 && durable >= size && !shared => writeback_error(fd),
+            _ if data_only => rustix::fs::fdatasync(fd),
+            _ => rustix::fs::fsync(fd),
         };
+        let pages = pages.map(drop);
         if let Err(errno) = if shared { pages.and(file) } else { pages } {
             self.losses.add(errno);
         }

@@ -157,12 +157,13 @@ impl Window {
             })
     }
 
-    /// msync(`MS_SYNC`) if written through since the last sync.
-    pub fn sync(&self) -> io::Result<()> {
+    /// msync(`MS_SYNC`) if written through since the last sync; whether it was.
+    pub fn sync(&self) -> io::Result<bool> {
         if !self.dirty.swap(false, Relaxed) {
-            return Ok(());
+            return Ok(false);
         }
-        self.map.flush().inspect_err(|_| self.mark_dirty())
+        let synced = self.map.flush().inspect_err(|_| self.mark_dirty());
+        synced.map(|()| true)
     }
 
     /// msync(`MS_ASYNC`) if written through since the last sync; what is written stays to be synced.

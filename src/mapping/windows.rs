@@ -261,14 +261,20 @@ impl WindowSet {
         }
     }
 
-    /// msync(`MS_SYNC`) over the windows written through since the last sync; the first error, after all were
-    /// tried. Windows evicted or replaced since they were written to are not seen here: their pages are dirty
-    /// in the page cache, and the fsync(2) on the descriptor that follows covers those.
-    pub fn sync(&self) -> io::Result<()> {
-        self.select(Window::is_dirty)
-            .iter()
-            .map(|(_, window)| window.sync())
-            .fold(Ok(()), io::Result::and)
+    /// msync(`MS_SYNC`) over the windows written through since the last sync; how much of the file, from its
+    /// beginning, that has made durable in one piece, or the first error, after all were tried. Windows evicted
+    /// or replaced since they were written to are not seen here: their pages are dirty in the page cache, for
+    /// an fsync(2) to cover.
+    pub fn sync(&self) -> io::Result<u64> {
+        let (mut durable, mut outcome) = (0, Ok(()));
+        for (index, window) in self.select(Window::is_dirty) {
+            match window.sync() {
+                Ok(true) if index == 0 => durable = window.len(),
+                Ok(_) => {}
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        outcome.map(|()| durable)
     }
 
     /// msync(`MS_ASYNC`) over the windows written through since the last sync.
