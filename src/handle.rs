@@ -1,6 +1,6 @@
 //! The handle table: `fh` numbers to the state of one open.
 
-use crate::mapping::{Mapping, ReadPattern};
+use crate::mapping::{Mapping, ReadPattern, WritePattern};
 use crate::sys::identity::Caller;
 use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
@@ -22,6 +22,8 @@ pub struct FileHandle {
     pub opener: Caller,
     /// How it was read so far.
     pub pattern: ReadPattern,
+    /// How it was written so far.
+    pub written: WritePattern,
     /// How many of the mapping's losses its fsync has reported, or came before it.
     pub known_losses: AtomicU64,
 }

@@ -2,7 +2,7 @@
 
 use super::{Asker, Fs};
 use crate::handle::FileHandle;
-use crate::mapping::{Chore, Durability, Mapping, ReadPattern, WriteRequest};
+use crate::mapping::{Chore, Durability, Mapping, ReadPattern, WritePattern, WriteRequest};
 use crate::source::{SourceDir, reopen};
 use crate::sys::identity;
 use crate::sys::inode_flags::{FsXattr, fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
@@ -138,6 +138,7 @@ impl Fs {
             fd,
             opener: asker.caller,
             pattern: ReadPattern::default(),
+            written: WritePattern::default(),
             known_losses,
         };
         let fh = self.files.insert(handle);
@@ -210,6 +211,7 @@ impl Fs {
         let request = WriteRequest {
             offset,
             data,
+            pattern: &handle.written,
             append: how.flags.contains(OFlags::APPEND) && !how.from_mapping,
             from_mapping: how.from_mapping,
             keeps_setid: !how.drop_setid,

@@ -12,7 +12,7 @@ pub mod windows;
 mod write;
 
 pub use readahead::ReadPattern;
-pub use write::{Durability, WriteRequest};
+pub use write::{Durability, WritePattern, WriteRequest};
 
 use crate::attr::Attr;
 use crate::config::WritePath;

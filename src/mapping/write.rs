@@ -7,10 +7,42 @@ use crate::sys::identity::{self, Caller};
 use rustix::io::{Errno, ReadWriteFlags, Result};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// In-place writes of up to this many bytes take the region when nothing else is asked for.
 const REGION_MAX: usize = 64 << 10;
+
+/// Writes of one region of a file lie within so many bytes of each other.
+const NEAR: u64 = 1 << 20;
+
+/// What makes a writer one that jumps about, and what a jump weighs against a write near the last one.
+const RESTLESS: u32 = 8;
+const JUMP: u32 = 2;
+
+/// How one handle has been written so far.
+#[derive(Debug, Default)]
+pub struct WritePattern {
+    last: AtomicU64,
+    jumps: AtomicU32,
+}
+
+impl WritePattern {
+    /// Notes a write at `offset`, and says whether the writer jumps about.
+    ///
+    /// The page cache may hold a file in large folios, and the first store into one makes all of it dirty: 32 stores
+    /// of 4 KiB into 64 MiB sent 21 MB to the device where pwrite(2) sent 0.25 (ext4, Linux 6.18). That is no loss
+    /// where the neighbours are written, too.
+    fn jumps(&self, offset: u64) -> bool {
+        let far = self.last.swap(offset, Relaxed).abs_diff(offset) > NEAR;
+        let before = self.jumps.load(Relaxed);
+        let now = match far {
+            true => (before + JUMP).min(2 * RESTLESS),
+            false => before.saturating_sub(1),
+        };
+        self.jumps.store(now, Relaxed);
+        now > RESTLESS
+    }
+}
 
 /// How far a write must have got before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +62,8 @@ pub struct WriteRequest<'a> {
     pub offset: u64,
     /// What.
     pub data: &'a [u8],
+    /// How the handle was written before.
+    pub pattern: &'a WritePattern,
     /// At the source's real end.
     pub append: bool,
     /// The kernel writes back a client's mapping: never beyond the end, no privilege is dropped.
@@ -121,7 +155,9 @@ impl Mapping {
             WritePath::Region => true,
             // Stores into holes fault once per page and allocate: pwrite does that several times faster.
             WritePath::Auto => {
-                request.data.len() <= REGION_MAX && before.blocks.saturating_mul(512) >= before.size
+                !request.pattern.jumps(request.offset)
+                    && request.data.len() <= REGION_MAX
+                    && before.blocks.saturating_mul(512) >= before.size
             }
         };
         // A store drops no privilege; a client's store through its own mapping drops none natively either.
@@ -193,4 +229,22 @@ fn pwrite_all(fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<usize> {
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_is_restless_after_some_jumps_and_calms_down() {
+        let pattern = WritePattern::default();
+        let far = |n: u64| n * 16 * NEAR;
+        assert!(
+            (0..4).all(|n| !pattern.jumps(far(n))),
+            "some jumps are fine"
+        );
+        assert!((4..40).filter(|&n| pattern.jumps(far(n))).count() > 30);
+        assert!((0..16).any(|n| !pattern.jumps(n * 4096)), "in order again");
+        assert!((16..1000).all(|n| !pattern.jumps(n * 4096)));
+    }
 }
