@@ -2,6 +2,7 @@
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -97,7 +98,10 @@ impl Pool {
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
-                job();
+                // A reply that is dropped by a panic is an error to its client; the thread is needed further.
+                if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
+                    log::error!("a {} thread has failed in its work", self.name);
+                }
                 state = self.state.lock();
                 continue;
             }

@@ -316,11 +316,10 @@ impl SourceDir {
 
 // Magic numbers from statfs(2).
 const OVERLAY: u64 = 0x794c_7630;
-/// overlayfs, ecryptfs, and FUSE, which may be passed through itself.
-const STACKED: [u64; 3] = [OVERLAY, 0xf15f, FUSE];
-const FUSE: u64 = 0x6573_5546;
+/// overlayfs and ecryptfs.
+const STACKED: [u64; 2] = [OVERLAY, 0xf15f];
 const REMOTE: [u64; 8] = [
-    FUSE,
+    0x6573_5546,
     0x6969,
     0xff53_4d42,
     0xfe53_4d42,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// What the kernel is told of a new handle.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Opened {
     /// The handle's number.
     pub fh: u64,
@@ -52,7 +52,11 @@ impl Fs {
     pub fn open(&self, asker: &Asker, node: u64, flags: OFlags) -> Result<Opened> {
         let source = self.inodes.source(node)?;
         if flags & OFlags::RWMODE == OFlags::RDONLY {
-            if let Some(mapping) = self.inodes.open_mapping(node).filter(|m| m.has_reader()) {
+            if let Some(mapping) = self
+                .inodes
+                .open_mapping(node)
+                .filter(|m| m.reader().is_some())
+            {
                 return self.register(asker, node, mapping, None);
             }
             let fd = self.open_reader(node)?;
@@ -167,14 +171,15 @@ impl Fs {
         const SETID: u32 = 0o6000;
         let mapping = &opened.mapping;
         mapping.hand_over(|| {
-            if opened.direct_io || self.flags.no_atime {
+            // Another machine would be asked in the name of who opened the file first.
+            if opened.direct_io || mapping.is_remote() {
                 return None;
             }
-            let mut reader = mapping.descriptor()?;
-            if !mapping.has_reader() {
-                // One open for writing would keep the source from being executed for as long as anybody reads.
-                reader = Arc::new(reopen(&reader, OFlags::RDONLY).ok()?);
-            }
+            // One open for writing would keep the source from being executed for as long as anybody reads.
+            let reader = match mapping.reader() {
+                Some(reader) => reader,
+                None => Arc::new(reopen(&*mapping.descriptor()?, OFlags::RDONLY).ok()?),
+            };
             if mapping.stat(reader.as_fd()).ok()?.mode & SETID != 0 {
                 return None;
             }

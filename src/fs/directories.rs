@@ -162,7 +162,7 @@ impl Fs {
                         ..*listed
                     });
                     if !taken {
-                        self.inodes.forget(ino, 1);
+                        self.forget(ino, 1);
                     }
                     taken
                 }

@@ -4,6 +4,8 @@
 use super::Fs;
 use super::invalidation::Invalidation;
 use crate::mapping::{Chore, Mapping};
+use crate::pool::Pool;
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -13,6 +15,9 @@ use std::time::{Duration, Instant};
 
 /// How long a recorded time may wait when nobody looks.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// Files at most whose times are being applied.
+const SETTLING: usize = 16;
 
 /// How often open files are looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -45,6 +50,7 @@ struct House {
     fs: Weak<Fs>,
     chores: Receiver<Chore>,
     stale: Arc<Invalidation>,
+    settling: Arc<Pool>,
     waiting: Vec<Weak<Mapping>>,
     settle_at: Option<Instant>,
     watch_at: Option<Instant>,
@@ -57,6 +63,7 @@ impl House {
             fs,
             chores,
             stale,
+            settling: Pool::new("settling", SETTLING),
             waiting: Vec::new(),
             settle_at: None,
             watch_at: None,
@@ -113,7 +120,10 @@ impl House {
     fn settle(&mut self) {
         self.settle_at = None;
         for mapping in self.waiting.drain(..).filter_map(|m| m.upgrade()) {
-            mapping.settle();
+            // A source that is frozen or never answers keeps its own times waiting only.
+            self.settling.run(Box::new(move || {
+                mapping.settle();
+            }));
         }
     }
 
@@ -127,8 +137,11 @@ impl House {
     fn watch(&mut self) {
         self.watch_at = None;
         let Some(fs) = self.fs.upgrade() else { return };
+        let mut seen = HashSet::new();
         for handle in fs.files.all() {
-            handle.mapping.check();
+            if seen.insert(Arc::as_ptr(&handle.mapping)) {
+                handle.mapping.check();
+            }
         }
         // Before looking what is open: whoever opens a file from here on says so.
         fs.watched.store(false, SeqCst);

@@ -68,7 +68,11 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         };
         match self.spares.begin() {
             Some(_at_work) => self.inside(node, job),
-            None => self.aside(node, Box::new(job)),
+            None => {
+                if let Some(job) = self.queue_behind(node, Box::new(job)) {
+                    self.aside(node, job);
+                }
+            }
         }
     }
 
@@ -95,7 +99,22 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         let lanes = self.clone();
         let job = Box::new(move || lanes.inside(node, job));
         if let Err(job) = self.spares.run(job) {
+            let _at_work = self.spares.mark();
             job();
+        }
+    }
+
+    /// Gives up a place taken for the job and lets the others inside do it; gives the job back where nobody is.
+    /// So one file that never answers takes one spare thread and not several.
+    fn queue_behind(&self, node: u64, job: Job<T>) -> Option<Job<T>> {
+        let mut busy = self.shard(node).lock();
+        match busy.get_mut(&node) {
+            Some(lane) if lane.inside > 1 => {
+                lane.inside -= 1;
+                lane.waiting.push_back(job);
+                None
+            }
+            _ => Some(job),
         }
     }
 

@@ -56,7 +56,7 @@ impl Adapter {
             bytes: lanes(),
             rest: lanes(),
             fs,
-            passthrough: Arc::new(Passthrough::new(config.passthrough)),
+            passthrough: Arc::new(Passthrough::new(config)),
             attr_timeout: config.attr_timeout,
             entry_timeout: config.entry_timeout,
         }

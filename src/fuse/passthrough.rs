@@ -2,6 +2,7 @@
 //! for nothing but what is left (Linux 6.9, CAP_SYS_ADMIN). What cannot be handed over is served from windows.
 
 use super::convert::{file_attr, fopen_flags, fuse_errno, passed_flags};
+use crate::config::Config;
 use crate::fs::{Asker, Fs, Opened};
 use crate::inode::Entry;
 use fuser::{BackingId, FileHandle, Generation, InitFlags, KernelConfig, ReplyCreate, ReplyOpen};
@@ -24,12 +25,16 @@ pub fn offers_passthrough(offered: InitFlags) -> bool {
 }
 
 impl Passthrough {
-    /// Handing over if it is `wanted`, until the kernel refuses.
-    pub fn new(wanted: bool) -> Self {
-        Passthrough {
-            on: AtomicBool::new(wanted),
+    /// Handing over if that is wanted, until the kernel refuses.
+    pub fn new(config: &Config) -> Self {
+        let this = Passthrough {
+            on: AtomicBool::new(config.passthrough),
             complained: AtomicBool::new(false),
+        };
+        if config.flags.no_atime || config.flags.sync {
+            this.give_up("the kernel passes files through neither with noatime nor with sync");
         }
+        this
     }
 
     /// Asks the kernel for it. A source that is `stacked` on other filesystems itself takes a level more, and then

@@ -46,24 +46,26 @@ impl Spares {
     /// Notes that the calling event loop works on a request of its own, or not: `None` when it is the only one
     /// that could hear the kernel meanwhile. A single loop works: it has nobody to take turns with.
     pub fn begin(&self) -> Option<AtWork<'_>> {
+        let at_work = self.mark();
+        let others = || {
+            self.at_work
+                .iter()
+                .filter(|one| !std::ptr::eq(*one, at_work.0))
+        };
+        let alone = self.at_work.len() > 1 && others().all(|other| other.load(SeqCst));
+        (!alone).then_some(at_work)
+    }
+
+    /// Notes that the calling event loop works, come what may.
+    pub fn mark(&self) -> AtWork<'_> {
         let number = LOOP.get().unwrap_or_else(|| {
-            let number = self.met.fetch_add(1, SeqCst) % self.at_work.len();
+            let number = self.met.fetch_add(1, SeqCst);
             LOOP.set(Some(number));
             number
         });
-        let own = &self.at_work[number];
+        let own = &self.at_work[number % self.at_work.len()];
         own.store(true, SeqCst);
-        let others = self
-            .at_work
-            .iter()
-            .enumerate()
-            .filter(|(n, _)| *n != number);
-        let mut others = others.map(|(_, other)| other.load(SeqCst));
-        if self.at_work.len() > 1 && others.all(|busy| busy) {
-            own.store(false, SeqCst);
-            return None;
-        }
-        Some(AtWork(own))
+        AtWork(own)
     }
 
     /// Has a spare thread do the job.

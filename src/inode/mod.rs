@@ -164,6 +164,7 @@ impl InodeTable {
     }
 
     /// Takes back `count` lookups; at none the inode is forgotten. True once enough are to call `trim`.
+    #[must_use]
     pub fn forget(&self, id: u64, count: u64) -> bool {
         let mut shard = self.shard(id);
         let Some(node) = shard.get_mut(&id) else {
@@ -176,7 +177,7 @@ impl InodeTable {
             if let Some(node) = gone {
                 self.numbers.release(id, node.key);
             }
-            return self.forgotten.fetch_add(1, Relaxed) + 1 == MANY;
+            return (self.forgotten.fetch_add(1, Relaxed) + 1).is_multiple_of(MANY);
         }
         false
     }

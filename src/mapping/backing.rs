@@ -76,9 +76,9 @@ impl Backing {
 }
 
 impl Mapping {
-    /// Whether there is a description for readers.
-    pub fn has_reader(&self) -> bool {
-        self.backing.lock().reader.is_some()
+    /// The description for readers, if there is one.
+    pub fn reader(&self) -> Option<Arc<OwnedFd>> {
+        self.backing.lock().reader.clone()
     }
 
     /// Gives the mapping a description for readers, opened O_RDONLY.

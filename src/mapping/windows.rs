@@ -1,6 +1,7 @@
 //! The windows of one file.
 
 use super::budget::{AddressSpace, Ticket};
+#[cfg(test)]
 use super::guard::Fault;
 use super::window::{Window, WriteError};
 use parking_lot::RwLock;
@@ -317,6 +318,7 @@ impl WindowSet {
     }
 
     /// The bytes mapped by windows in the table.
+    #[cfg(test)]
     pub fn mapped_bytes(&self) -> u64 {
         self.table
             .read()
@@ -327,6 +329,7 @@ impl WindowSet {
     }
 
     /// The windows in the table.
+    #[cfg(test)]
     pub fn window_count(&self) -> usize {
         self.table.read().slots.len()
     }
@@ -340,11 +343,13 @@ impl Drop for WindowSet {
 
 impl Pin {
     /// The bytes pinned.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Never: nothing cannot be pinned.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -358,6 +363,7 @@ impl Pin {
     ///
     /// # Panics
     /// If more are asked for than are pinned.
+    #[cfg(test)]
     pub fn read(&self, into: &mut [u8]) -> Result<(), Fault> {
         assert!(
             into.len() <= self.len,
