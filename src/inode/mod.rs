@@ -125,7 +125,7 @@ impl InodeTable {
     /// Counts one lookup of an inode just found under `name` in `parent`.
     pub fn remember(&self, found: Found, parent: u64, name: &OsStr) -> Entry {
         let life = Life::of(&found);
-        let id = self.numbers.id(life.key);
+        let (id, mut shard) = self.number_and_shard(life.key);
         let mut attr = found.attr;
         attr.ino = id;
         let entry = Entry {
@@ -137,7 +137,6 @@ impl InodeTable {
         }
         // A descriptor kept on another filesystem would keep it from being unmounted.
         let keep = attr.is_dir() && !found.veiled && found.source.index == 0;
-        let mut shard = self.shard(id);
         let node = match shard.get_mut(&id) {
             Some(node) if node.is(&life, &found) => {
                 node.found_again(parent, name);
@@ -173,10 +172,11 @@ impl InodeTable {
         node.lookups = node.lookups.saturating_sub(count);
         if node.lookups == 0 && id != ROOT {
             let gone = shard.remove(&id);
-            drop(shard);
-            if let Some(node) = gone {
+            if let Some(node) = &gone {
                 self.numbers.release(id, node.key);
             }
+            drop(shard);
+            drop(gone); // its descriptors are closed outside the lock
             return (self.forgotten.fetch_add(1, Relaxed) + 1).is_multiple_of(MANY);
         }
         false
@@ -499,6 +499,17 @@ impl InodeTable {
         match self.shard(id).get_mut(&id) {
             Some(node) => node.give_up_descriptor(),
             None => descriptors::Verdict::Gone,
+        }
+    }
+
+    /// The number of `key`, and its shard locked: a number taken back before the lock was had is not used.
+    fn number_and_shard(&self, key: Key) -> (u64, MutexGuard<'_, HashMap<u64, Box<Node>>>) {
+        loop {
+            let id = self.numbers.id(key);
+            let shard = self.shard(id);
+            if self.numbers.id(key) == id {
+                return (id, shard);
+            }
         }
     }
 

@@ -232,7 +232,10 @@ impl Numbers {
     /// Takes back an alias.
     pub fn release(&self, id: u64, key: Key) {
         if id & ALIAS == ALIAS {
-            self.aliases.lock().given.remove(&key);
+            let mut aliases = self.aliases.lock();
+            if aliases.given.get(&key) == Some(&id) {
+                aliases.given.remove(&key);
+            }
         }
     }
 
