@@ -30,7 +30,10 @@ fn run() -> Result<(), StartError> {
     daemon::start(&config, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
         let fs = Fs::new(&config).map_err(unreadable)?;
-        let outcome = session::serve(&config, Adapter::new(fs.clone(), &config), |answering| {
+        let adapter = Adapter::new(fs.clone(), &config);
+        let kernel_cache = adapter.kernel_cache();
+        let outcome = session::serve(&config, adapter, |answering| {
+            kernel_cache.connect(answering.notifier());
             if let Some(device) = answering.device {
                 fs.set_own_device(device);
             }

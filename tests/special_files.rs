@@ -183,6 +183,29 @@ fn as_root_inode_flags_are_the_sources() {
     });
 }
 
+/// "Inode flags are the source's": setting one moves the ctime, which the kernel does not expect of an ioctl, and it is
+/// seen at once, however long attributes may be believed.
+/// (proves: S32)
+#[test]
+fn as_root_a_flag_moves_the_ctime_at_once() {
+    on_mount(&["--attr-timeout", "60"], |stage| {
+        fs::write(stage.mount("file"), "bytes").unwrap();
+        fs::create_dir(stage.mount("dir")).unwrap();
+        for name in ["file", "dir"] {
+            let open = File::open(stage.mount(name)).unwrap();
+            let ctime = |meta: fs::Metadata| (meta.ctime(), meta.ctime_nsec());
+            let before = ctime(open.metadata().unwrap());
+            // More than a tick of the kernel's clock.
+            std::thread::sleep(Duration::from_millis(20));
+            let flags = ioctl_getflags(&open).unwrap();
+            ioctl_setflags(&open, flags | IFlags::NODUMP).unwrap();
+            let there = ctime(fs::metadata(stage.source(name)).unwrap());
+            assert_ne!(there, before, "{name}");
+            assert_eq!(ctime(open.metadata().unwrap()), there, "{name}");
+        }
+    });
+}
+
 fn flags_of(dir: &Path) -> String {
     printed(Command::new("lsattr").arg(".").current_dir(dir))
 }

@@ -27,6 +27,11 @@ pub fn answer(fs: &Fs, fh: u64, cmd: u32, given: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
+/// Whether `cmd` changes the inode.
+pub fn changes(cmd: u32) -> bool {
+    matches!(cmd, SETFLAGS | FS_IOC_FSSETXATTR)
+}
+
 /// The argument of an ioctl(2), which the kernel has copied as far as the request's number says.
 fn argument<const N: usize>(in_data: &[u8]) -> Result<&[u8; N]> {
     in_data.first_chunk().ok_or(Errno::INVAL)

@@ -40,6 +40,11 @@ pub struct Answering {
 }
 
 impl Answering {
+    /// What tells the kernel something unasked.
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
     /// What makes the kernel drop its cache of a node's bytes and attributes. To be called from
     /// anywhere but an event loop, for the kernel may wait there for a read to be answered.
     pub fn into_invalidator(self) -> impl Fn(u64) + Send + Sync + 'static {
