@@ -184,6 +184,19 @@ fn stores_move_the_times_in_the_source() {
     }
 }
 
+/// "Reads and writes of one file agree": what an asynchronous O_DIRECT write has replaced is not read from the kernel's
+/// cache, where others who read all the while put it.
+/// (proves: S17)
+#[test]
+fn reads_find_what_was_written_past_the_cache() {
+    for mode in MODES {
+        on_mount(mode, |stage| {
+            let mut cycle = Command::new(stage.program("direct_cycle"));
+            tools::run(cycle.arg(stage.mount("file")).arg("500"));
+        });
+    }
+}
+
 /// A store while another client reads and a third writes: all see one page cache, at the source's bytes.
 /// (proves: S17)
 #[test]

@@ -188,12 +188,13 @@ impl Fs {
         })
     }
 
-    /// Lends `lend` up to `size` bytes of an open file.
+    /// Lends `lend` up to `size` bytes of a file, open with these `flags`.
     pub fn read<R>(
         &self,
         fh: u64,
         offset: u64,
         size: u32,
+        flags: OFlags,
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
         match self.files.get(fh) {
@@ -201,6 +202,9 @@ impl Fs {
                 let FileHandle {
                     mapping, pattern, ..
                 } = &*handle;
+                if !flags.contains(OFlags::DIRECT) {
+                    mapping.cache_filling();
+                }
                 mapping.read_at(offset, size as usize, pattern, lend)
             }
             Err(errno) => lend(Err(errno)),
@@ -223,7 +227,11 @@ impl Fs {
             caller: handle.opener,
             durability: self.durability(how.flags),
         };
-        handle.mapping.write_at(handle.writable()?, &request)
+        let written = handle.mapping.write_at(handle.writable()?, &request);
+        if how.flags.contains(OFlags::DIRECT) && !how.from_mapping {
+            handle.mapping.cache_bypassed();
+        }
+        written
     }
 
     fn durability(&self, flags: OFlags) -> Durability {

@@ -301,12 +301,13 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let flags = open_flags(flags.0);
         self.bytes.run(node.0, move |fs| {
-            fs.read(fh.0, offset, size, |outcome| match outcome {
+            fs.read(fh.0, offset, size, flags, |outcome| match outcome {
                 Ok(bytes) => reply.data(bytes),
                 Err(errno) => reply.error(fuse_errno(errno)),
             });

@@ -18,6 +18,8 @@ pub struct Freshness {
     contended: AtomicBool,
     /// A change behind the mount may hide in a stamp that was set after one of our own.
     mixed: AtomicBool,
+    /// The kernel has asked for bytes for its cache since the last write past it.
+    filled: AtomicBool,
 }
 
 /// A change of our own that takes longer than this may have had company.
@@ -58,6 +60,7 @@ impl Freshness {
             dropped: AtomicU64::new(0),
             contended: AtomicBool::new(false),
             mixed: AtomicBool::new(false),
+            filled: AtomicBool::new(false),
         }
     }
 
@@ -78,6 +81,17 @@ impl Freshness {
     /// The kernel's cache was dropped because of one doubt.
     pub fn dropped(&self) {
         self.dropped.fetch_add(1, SeqCst);
+    }
+
+    /// The kernel is about to get bytes for its cache.
+    pub fn fill(&self) {
+        self.filled.store(true, SeqCst);
+    }
+
+    /// Whether the kernel may have put into its cache what a write past it, just done, has replaced. It drops what
+    /// it has when such a write begins, and of an asynchronous one it does not look again at the end (Linux 6.18).
+    pub fn was_bypassed(&self) -> bool {
+        self.filled.swap(false, SeqCst)
     }
 
     fn in_doubt(&self) -> bool {
@@ -168,6 +182,15 @@ mod tests {
         assert_eq!((fresh.stamp(), fresh.renew(1)), (0, false));
         fresh.dropped();
         assert_eq!((fresh.stamp(), fresh.renew(1)), (1, true));
+    }
+
+    #[test]
+    fn a_write_past_the_cache_finds_what_was_filled_before_it_once() {
+        let fresh = Freshness::new(1);
+        assert!(!fresh.was_bypassed());
+        fresh.fill();
+        assert!(fresh.was_bypassed());
+        assert!(!fresh.was_bypassed());
     }
 
     #[test]

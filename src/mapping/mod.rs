@@ -355,6 +355,18 @@ impl Mapping {
         }
     }
 
+    /// Hears that what is read next is for the kernel's cache.
+    pub fn cache_filling(&self) {
+        self.freshness.fill();
+    }
+
+    /// Hears that a write has gone past the kernel's cache.
+    pub fn cache_bypassed(&self) {
+        if self.freshness.was_bypassed() {
+            self.distrust_cache();
+        }
+    }
+
     fn distrust_cache(&self) {
         self.freshness.doubt();
         self.chore(Chore::Invalidate(self.id, self.me.clone()));
