@@ -150,7 +150,13 @@ mount_mmfs() {
 
 # Takes the last mount of mmfs down again; a daemon that ends with an error fails.
 unmount_mmfs() {
-    umount "${suite_mounts[-1]}"
+    local tries
+    # Of a file that was handed over to the kernel, the kernel lets go some moments after its last user.
+    for tries in 1 2 3 4 5; do
+        umount "${suite_mounts[-1]}" 2>/dev/null && break
+        sleep "0.$tries"
+    done
+    ! mountpoint -q "${suite_mounts[-1]}" || umount "${suite_mounts[-1]}"
     wait "${suite_daemons[-1]}" || { cat "$work/mmfs.log" >&2; die "the daemon ended with an error"; }
     unset 'suite_mounts[-1]' 'suite_daemons[-1]'
 }
