@@ -85,7 +85,10 @@ impl Freshness {
 
     /// The kernel is about to get bytes for its cache.
     pub fn fill(&self) {
-        self.filled.store(true, SeqCst);
+        // Readers of one file share this: store only what is new.
+        if !self.filled.load(SeqCst) {
+            self.filled.store(true, SeqCst);
+        }
     }
 
     /// Whether the kernel may have put into its cache what a write past it, just done, has replaced. It drops what
