@@ -30,10 +30,8 @@ fn run() -> Result<(), StartError> {
     daemon::start(&config, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
         let fs = Fs::new(&config).map_err(unreadable)?;
-        let adapter = Adapter::new(fs.clone(), &config);
-        let kernel_cache = adapter.kernel_cache();
-        let outcome = session::serve(&config, adapter, |answering| {
-            kernel_cache.connect(answering.notifier());
+        let outcome = session::serve(&config, Adapter::new(fs.clone(), &config), |answering| {
+            fs.tell_of_attributes(answering.attribute_invalidator());
             if let Some(device) = answering.device {
                 fs.set_own_device(device);
             }

@@ -8,9 +8,11 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::user::{as_user, give_to, ordinary};
 use common::{Builder, Mount, tools};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use stage::{KIB, Stage, assert_same_bytes, noise, on, printed, shared};
 
 /// A mount that logs its requests.
@@ -77,6 +79,37 @@ fn as_root_the_kernel_serves_open_files_by_itself() {
 }
 
 /// Whoever may not hand over files, does without; the log says why.
+/// A store through a client's mapping moves the times that are shown once the mapping is gone, however long attributes
+/// may be believed.
+/// (proves: S49)
+#[test]
+fn as_root_stores_move_the_times_that_are_shown() {
+    on(
+        passing().options(["--attr-timeout", "60", "--entry-timeout", "60"]),
+        |stage| {
+            let file = stage.mount("file");
+            fs::write(&file, noise(8 * KIB, 3)).unwrap();
+            let mtime = |path: &Path| {
+                let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MTIME).unwrap();
+                (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec)
+            };
+            let before = mtime(&file);
+            std::thread::sleep(2 * stage::CLOCK_STEP);
+            tools::run(
+                Command::new(stage.program("store"))
+                    .arg("shared")
+                    .arg(&file)
+                    .args(["100", "33", "50"]),
+            );
+            let there = mtime(&stage.source("file"));
+            assert_ne!(there, before);
+            // The kernel does not wait for the answer to the file's release.
+            tools::wait_until(Duration::from_secs(5), || mtime(&file) == there);
+            assert_eq!(mtime(&file), there);
+        },
+    );
+}
+
 /// (proves: S49)
 #[test]
 fn without_the_privilege_files_are_served_from_maps() {

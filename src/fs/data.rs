@@ -252,6 +252,7 @@ impl Fs {
     pub fn flush(&self, fh: u64) -> Result<()> {
         let handle = self.files.get(fh)?;
         handle.mapping.settle();
+        self.doubt_times(&handle);
         match &handle.fd {
             Some(fd) if self.sync_on_close => handle.mapping.sync(fd, false),
             Some(_) => handle.mapping.lost_since(handle.known_losses.load(Relaxed)),
@@ -276,6 +277,7 @@ impl Fs {
     /// EBADF when there is no such handle.
     pub fn release(&self, fh: u64) -> Result<()> {
         let handle = self.files.remove(fh)?;
+        self.doubt_times(&handle);
         if handle.fd.is_some() {
             handle.mapping.close_writer();
         }
@@ -283,6 +285,14 @@ impl Fs {
         drop(handle);
         self.inodes.close_mapping(node, mapping);
         Ok(())
+    }
+
+    /// Of a file that the kernel serves by itself, clients map the source's own pages: stores move times then of which
+    /// its FUSE knows nothing.
+    fn doubt_times(&self, handle: &FileHandle) {
+        if handle.fd.is_some() && handle.mapping.is_handed_over() {
+            self.context.attributes.raise(handle.node);
+        }
     }
 
     /// Allocates, punches or zeroes a range.
@@ -369,25 +379,28 @@ impl Fs {
     ///
     /// # Errors
     /// Those of ioctl_iflags(2).
-    pub fn set_inode_flags(&self, fh: u64, flags: IFlags) -> Result<()> {
+    pub fn set_inode_flags(&self, node: u64, fh: u64, flags: IFlags) -> Result<()> {
         let fd = self.descriptor_of(fh)?;
-        self.altering(fh, || sys::ioctl_setflags(&fd, flags))
+        self.flagging(node, fh, || sys::ioctl_setflags(&fd, flags))
     }
 
     /// As `set_inode_flags`, in the extended form.
     ///
     /// # Errors
     /// Those of `set_inode_flags`.
-    pub fn set_extended_flags(&self, fh: u64, attr: &FsXattr) -> Result<()> {
+    pub fn set_extended_flags(&self, node: u64, fh: u64, attr: &FsXattr) -> Result<()> {
         let fd = self.descriptor_of(fh)?;
-        self.altering(fh, || fs_ioc_fssetxattr(&fd, attr))
+        self.flagging(node, fh, || fs_ioc_fssetxattr(&fd, attr))
     }
 
-    fn altering(&self, fh: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
-        match self.files.get(fh) {
+    /// The kernel does not expect an ioctl to move the ctime.
+    fn flagging(&self, node: u64, fh: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let outcome = match self.files.get(fh) {
             Ok(handle) => handle.mapping.altering(change),
             Err(_) => change(),
-        }
+        };
+        self.context.attributes.raise(node);
+        outcome
     }
 
     fn descriptor_of(&self, fh: u64) -> Result<Arc<OwnedFd>> {

@@ -16,7 +16,7 @@ use crate::config::{Config, MountFlags};
 use crate::handle::{FileHandle, HandleTable};
 use crate::inode::{InodeTable, Located, ROOT};
 use crate::mapping::budget::{AddressSpace, default_budget};
-use crate::mapping::{Chore, Context, guard};
+use crate::mapping::{Alarm, Chore, Context, guard};
 use crate::source::reopen;
 use crate::sys::identity::Caller;
 use directories::DirHandle;
@@ -83,6 +83,7 @@ impl Fs {
             write_path: config.write_path,
             no_atime: config.flags.no_atime,
             chores: sender,
+            attributes: Alarm::default(),
         };
         Ok(Arc::new(Fs {
             inodes,
@@ -101,6 +102,11 @@ impl Fs {
     /// Tells the device number of our own mount, which is never entered.
     pub fn set_own_device(&self, dev: u64) {
         self.inodes.sources().set_own_device(dev);
+    }
+
+    /// `tell` has the kernel ask for a node's attributes anew. It must not wait for a request.
+    pub fn tell_of_attributes(&self, tell: impl Fn(u64) + Send + Sync + 'static) {
+        self.context.attributes.connect(tell);
     }
 
     /// Whether the source's filesystem itself stands on others, or may do so.

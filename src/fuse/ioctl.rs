@@ -9,8 +9,8 @@ use rustix::io::{Errno, Result};
 const GETFLAGS: u32 = libc::FS_IOC_GETFLAGS as u32;
 const SETFLAGS: u32 = libc::FS_IOC_SETFLAGS as u32;
 
-/// Does what `cmd` asks for and returns what it answers with.
-pub fn answer(fs: &Fs, fh: u64, cmd: u32, given: &[u8]) -> Result<Vec<u8>> {
+/// Does what `cmd` asks for of a node and an open handle on it, and returns what it answers with.
+pub fn answer(fs: &Fs, (node, fh): (u64, u64), cmd: u32, given: &[u8]) -> Result<Vec<u8>> {
     match cmd {
         GETFLAGS => fs
             .inode_flags(fh)
@@ -18,18 +18,13 @@ pub fn answer(fs: &Fs, fh: u64, cmd: u32, given: &[u8]) -> Result<Vec<u8>> {
         FS_IOC_FSGETXATTR => fs.extended_flags(fh).map(|attr| attr.to_vec()),
         SETFLAGS => {
             let flags = IFlags::from_bits_retain(u32::from_ne_bytes(*argument(given)?));
-            fs.set_inode_flags(fh, flags).map(|()| Vec::new())
+            fs.set_inode_flags(node, fh, flags).map(|()| Vec::new())
         }
         FS_IOC_FSSETXATTR => fs
-            .set_extended_flags(fh, argument(given)?)
+            .set_extended_flags(node, fh, argument(given)?)
             .map(|()| Vec::new()),
         _ => Err(Errno::NOTTY),
     }
-}
-
-/// Whether `cmd` changes the inode.
-pub fn changes(cmd: u32) -> bool {
-    matches!(cmd, SETFLAGS | FS_IOC_FSSETXATTR)
 }
 
 /// The argument of an ioctl(2), which the kernel has copied as far as the request's number says.

@@ -2,13 +2,11 @@
 
 mod convert;
 mod ioctl;
-mod kernel_cache;
 mod lanes;
 mod negotiation;
 mod passthrough;
 mod spares;
 
-pub use kernel_cache::KernelCache;
 pub use negotiation::{features, negotiate};
 
 use crate::config::Config;
@@ -45,7 +43,6 @@ pub struct Adapter {
     /// Everything else about an inode.
     rest: Arc<Lanes<Fs>>,
     passthrough: Arc<Passthrough>,
-    kernel_cache: KernelCache,
     attr_timeout: Duration,
     entry_timeout: Duration,
 }
@@ -60,15 +57,9 @@ impl Adapter {
             rest: lanes(),
             fs,
             passthrough: Arc::new(Passthrough::new(config)),
-            kernel_cache: KernelCache::default(),
             attr_timeout: config.attr_timeout,
             entry_timeout: config.entry_timeout,
         }
-    }
-
-    /// What the kernel keeps of this filesystem; to be connected before the first request.
-    pub fn kernel_cache(&self) -> KernelCache {
-        self.kernel_cache.clone()
     }
 
     /// Answers with what was found or made in the directory `parent`.
@@ -568,15 +559,11 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         let given = in_data.to_owned();
-        let kernel_cache = self.kernel_cache.clone();
-        self.in_lane(node, move |fs| match ioctl::answer(fs, fh.0, cmd, &given) {
-            Ok(data) => {
-                if ioctl::changes(cmd) {
-                    kernel_cache.drop_attributes(node);
-                }
-                reply.ioctl(0, &data);
+        self.in_lane(node, move |fs| {
+            match ioctl::answer(fs, (node.0, fh.0), cmd, &given) {
+                Ok(data) => reply.ioctl(0, &data),
+                Err(errno) => reply.error(fuse_errno(errno)),
             }
-            Err(errno) => reply.error(fuse_errno(errno)),
         });
     }
 

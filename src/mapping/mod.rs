@@ -1,5 +1,6 @@
 //! One source file's view in our address space, and the only way to its bytes: read, write, resize, sync.
 
+mod alarm;
 mod backing;
 pub mod budget;
 mod freshness;
@@ -11,6 +12,7 @@ pub mod window;
 pub mod windows;
 mod write;
 
+pub use alarm::Alarm;
 pub use readahead::ReadPattern;
 pub use write::{Durability, WritePattern, WriteRequest};
 
@@ -57,6 +59,8 @@ pub struct Context {
     pub no_atime: bool,
     /// Where chores go.
     pub chores: Sender<Chore>,
+    /// Raised for attributes that the kernel does not expect to have changed.
+    pub attributes: Alarm,
 }
 
 /// One source file while somebody has it open, shared by all its handles.
@@ -262,14 +266,26 @@ impl Mapping {
 
     fn restamping<T>(&self, fd: BorrowedFd<'_>, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let changing = self.freshness.change();
-        if let Ok(before) = self.source.stat(fd) {
-            self.compare_within(&before);
+        let before = self.source.stat(fd);
+        if let Ok(before) = &before {
+            self.compare_within(before);
         }
         let outcome = change();
         if let Ok(after) = self.source.stat(fd) {
             changing.led_to(after.stamp());
+            if let Ok(before) = &before {
+                self.compare_mode(before, &after);
+            }
         }
         outcome
+    }
+
+    /// Notices that a change of the bytes has taken suid or sgid: the kernel would believe in them for as long as
+    /// in any attribute, and execute the file under them.
+    fn compare_mode(&self, before: &Attr, after: &Attr) {
+        if before.mode != after.mode {
+            self.context.attributes.raise(self.id);
+        }
     }
 
     /// Forgets times that wait to be applied: the caller is about to set others.

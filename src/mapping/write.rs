@@ -90,6 +90,7 @@ impl Mapping {
         let written = self.put(fd, request, &before);
         if let Ok(after) = self.source.stat(fd.as_fd()) {
             writing.led_to(after.stamp());
+            self.compare_mode(&before, &after);
             // Neither a failed write nor a store for a client's mapping takes security.capability away.
             let dropped = !request.from_mapping && written.as_ref().is_ok_and(|&n| n > 0);
             if dropped || self.unprivileged.load(Relaxed) == before.stamp() {

@@ -40,21 +40,27 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// What tells the kernel something unasked.
-    pub fn notifier(&self) -> Notifier {
-        self.notifier.clone()
+    /// What has the kernel ask for a node's attributes anew. It waits for no request, so an event loop may call it.
+    pub fn attribute_invalidator(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        const NO_BYTES: i64 = -1;
+        let notifier = self.notifier.clone();
+        move |node| tell(node, notifier.inval_inode(INodeNo(node), NO_BYTES, 0))
     }
 
     /// What makes the kernel drop its cache of a node's bytes and attributes. To be called from
     /// anywhere but an event loop, for the kernel may wait there for a read to be answered.
     pub fn into_invalidator(self) -> impl Fn(u64) + Send + Sync + 'static {
-        move |node| match self.notifier.inval_inode(INodeNo(node), 0, 0) {
-            // ENOENT: the kernel does not remember the node, so it has nothing to drop.
-            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-                log::warn!("cannot invalidate node {node}: {error}");
-            }
-            _ => {}
+        move |node| tell(node, self.notifier.inval_inode(INodeNo(node), 0, 0))
+    }
+}
+
+fn tell(node: u64, outcome: io::Result<()>) {
+    match outcome {
+        // ENOENT: the kernel does not remember the node, so it has nothing to drop.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            log::warn!("cannot invalidate node {node}: {error}");
         }
+        _ => {}
     }
 }
 
