@@ -37,22 +37,23 @@ fn as_root_remembering_and_forgetting_leaves_memory_where_it_was() {
     let rss = || daemon::status_kb(pid, "RssAnon") << 10;
     let limit = Duration::from_secs(if soak().is_some() { 3600 } else { 120 });
     mount.within(limit, || {
-        let (empty, mut first) = (rss(), 0);
+        let (empty, mut most) = (rss(), 0);
         for round in 0..rounds {
             let found = walk(&mount.mnt().join(trees[round % 2]), files, &figures);
             let full = rss();
             forget();
             figures.note(format!("{}K -> {}K,", full >> 10, rss() >> 10));
-            if round == 0 {
-                first = full;
+            // Other programs make the kernel forget early now and then: less is no failure, nor the measure.
+            if round < rounds / 2 {
                 price(full.saturating_sub(empty), found, &figures);
+                most = most.max(full);
+                continue;
             }
-            // Other programs' memory pressure makes the kernel forget early: less is no failure.
-            let what = format!("memory in round {round}, {full} bytes, against {first} + 10 %");
-            figures.expect(&what, full <= first + first / 10, true);
+            let what = format!("memory in round {round}, {full} bytes, against {most} + 10 %");
+            figures.expect(&what, full <= most + most / 10, true);
         }
-        let what = "memory in the end, against the first time + 10 %";
-        figures.expect(what, rss() <= first + first / 10, true);
+        let what = "memory in the end, against the first rounds + 10 %";
+        figures.expect(what, rss() <= most + most / 10, true);
     });
     figures.expect_of_ours("descriptors", daemon::descriptors(pid) < 70_000, true);
     if !daemon::lives(pid) {
