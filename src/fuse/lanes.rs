@@ -56,7 +56,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         Arc::new(Lanes {
             on,
             spares,
-            width: (threads.saturating_sub(1) / 2).max(1),
+            width: threads.saturating_sub(2).max(1),
             busy: std::array::from_fn(|_| Mutex::default()),
         })
     }
@@ -176,10 +176,10 @@ mod tests {
     use std::sync::{Arc, Barrier};
 
     #[test]
-    fn half_the_threads_wait_and_the_rest_is_queued() {
+    fn all_threads_but_two_wait_and_the_rest_is_queued() {
         let lanes = Lanes::new(Arc::new(()), 5, Spares::new(5));
-        let (gate, done) = (Arc::new(Barrier::new(3)), Arc::new(AtomicUsize::new(0)));
-        let inside: Vec<_> = (0..2)
+        let (gate, done) = (Arc::new(Barrier::new(4)), Arc::new(AtomicUsize::new(0)));
+        let inside: Vec<_> = (0..3)
             .map(|_| {
                 let (lanes, gate, done) = (lanes.clone(), gate.clone(), done.clone());
                 std::thread::spawn(move || {
@@ -193,7 +193,7 @@ mod tests {
         while lanes.busy[7]
             .lock()
             .get(&7)
-            .is_none_or(|lane| lane.inside < 2)
+            .is_none_or(|lane| lane.inside < 3)
         {
             std::thread::yield_now();
         }
@@ -207,7 +207,7 @@ mod tests {
         lanes.run(8, |()| ()); // another file is served
         gate.wait();
         inside.into_iter().for_each(|t| t.join().expect("a worker"));
-        assert_eq!(done.load(SeqCst), 66);
+        assert_eq!(done.load(SeqCst), 67);
         assert!(lanes.busy[7].lock().is_empty(), "nothing is left behind");
     }
 }
