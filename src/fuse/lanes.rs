@@ -16,6 +16,8 @@ pub struct Lanes<T> {
     on: Arc<T>,
     spares: Arc<Spares>,
     width: usize,
+    /// Whether a job waits for those inside rather than take a spare thread.
+    patient: bool,
     busy: [Mutex<HashMap<u64, Lane<T>>>; SHARDS],
 }
 
@@ -52,11 +54,13 @@ impl<T> std::fmt::Debug for Lanes<T> {
 
 impl<T: Send + Sync + 'static> Lanes<T> {
     /// Lanes of work on `on` for so many event loops, whose `spares` there are.
-    pub fn new(on: Arc<T>, threads: usize, spares: Arc<Spares>) -> Arc<Self> {
+    /// Where they are `patient`, a job waits for those inside rather than take a spare thread.
+    pub fn new(on: Arc<T>, threads: usize, spares: Arc<Spares>, patient: bool) -> Arc<Self> {
         Arc::new(Lanes {
             on,
             spares,
             width: threads.saturating_sub(2).max(1),
+            patient,
             busy: std::array::from_fn(|_| Mutex::default()),
         })
     }
@@ -109,7 +113,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
     fn queue_behind(&self, node: u64, job: Job<T>) -> Option<Job<T>> {
         let mut busy = self.shard(node).lock();
         match busy.get_mut(&node) {
-            Some(lane) if lane.inside > 1 => {
+            Some(lane) if self.patient && lane.inside > 1 => {
                 lane.inside -= 1;
                 lane.waiting.push_back(job);
                 None
@@ -177,7 +181,7 @@ mod tests {
 
     #[test]
     fn all_threads_but_two_wait_and_the_rest_is_queued() {
-        let lanes = Lanes::new(Arc::new(()), 5, Spares::new(5));
+        let lanes = Lanes::new(Arc::new(()), 5, Spares::new(5), true);
         let (gate, done) = (Arc::new(Barrier::new(4)), Arc::new(AtomicUsize::new(0)));
         let inside: Vec<_> = (0..3)
             .map(|_| {

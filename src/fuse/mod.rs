@@ -26,7 +26,7 @@ use fuser::{
 use lanes::Lanes;
 use passthrough::Passthrough;
 pub use passthrough::offers_passthrough;
-use rustix::fs::{self as sys, OFlags};
+use rustix::fs as sys;
 use spares::Spares;
 use std::ffi::OsStr;
 use std::io;
@@ -51,10 +51,10 @@ impl Adapter {
     /// Serves `fs` with the timeouts of `config`.
     pub fn new(fs: Arc<Fs>, config: &Config) -> Self {
         let spares = Spares::new(config.threads);
-        let lanes = || Lanes::new(fs.clone(), config.threads, spares.clone());
+        let lanes = |patient| Lanes::new(fs.clone(), config.threads, spares.clone(), patient);
         Adapter {
-            bytes: lanes(),
-            rest: lanes(),
+            bytes: lanes(true),
+            rest: lanes(false),
             fs,
             passthrough: Arc::new(Passthrough::new(config)),
             attr_timeout: config.attr_timeout,
@@ -255,11 +255,10 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (asker, flags) = (asker(req), open_flags(flags.0));
-        // The first writer waits for readers, to change the windows under them.
-        let writes = flags & OFlags::RWMODE != OFlags::RDONLY;
-        let lanes = if writes { &self.bytes } else { &self.rest };
+        // The first writer waits for readers, to change the windows under them, and the source's own open may wait
+        // for bytes: attributes must not wait with it.
         let passthrough = self.passthrough.clone();
-        lanes.run(node.0, move |fs| {
+        self.bytes.run(node.0, move |fs| {
             let opened = fs.open(&asker, node.0, flags);
             passthrough.opened(fs, &asker, opened, reply);
         });
