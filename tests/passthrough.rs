@@ -137,27 +137,36 @@ fn without_the_privilege_files_are_served_from_maps() {
     );
 }
 
-/// What the kernel would get wrong is not handed over: access times under `noatime`, and files with suid or sgid.
+#[track_caller]
+fn a_users_write_takes_suid_and_sgid(stage: &Stage) {
+    tools::run(
+        as_user(ordinary(), "dd")
+            .args(["if=/dev/zero", "count=1", "conv=notrunc", "status=none"])
+            .arg(format!("of={}", stage.mount("file").display())),
+    );
+    let mode = fs::metadata(stage.source("file")).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o777, "suid and sgid went");
+}
+
+/// What the kernel would get wrong is not handed over: access times under `noatime`, writes under `sync`, and files with
+/// suid or sgid.
 /// (proves: S49)
 #[test]
 fn as_root_what_the_kernel_would_get_wrong_is_served_from_maps() {
-    on(passing().options(["-o", "noatime"]), |stage| {
-        assert!(requests_for_using(stage, "file") > 0);
-    });
+    for option in ["noatime", "sync"] {
+        on(passing().options(["-o", option]), |stage| {
+            assert!(requests_for_using(stage, "file") > 0, "{option}");
+            assert!(
+                stage.log().contains("files are served from maps"),
+                "{option}"
+            );
+        });
+    }
     on(passing(), |stage| {
         let file = stage.source("file");
         fs::write(&file, b"bytes").unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o6777)).unwrap();
-        tools::run(
-            as_user(ordinary(), "dd")
-                .args(["if=/dev/zero", "count=1", "conv=notrunc", "status=none"])
-                .arg(format!("of={}", stage.mount("file").display())),
-        );
-        assert_eq!(
-            fs::metadata(&file).unwrap().mode() & 0o7777,
-            0o777,
-            "suid and sgid went"
-        );
+        a_users_write_takes_suid_and_sgid(stage);
         assert!(stage.log().contains(" WRITE "));
     });
 }
@@ -172,16 +181,7 @@ fn as_root_suid_given_to_an_open_file_does_not_outlive_a_write() {
         fs::set_permissions(&file, Permissions::from_mode(0o777)).unwrap();
         let held = File::open(stage.mount("file")).unwrap();
         fs::set_permissions(stage.mount("file"), Permissions::from_mode(0o6777)).unwrap();
-        tools::run(
-            as_user(ordinary(), "dd")
-                .args(["if=/dev/zero", "count=1", "conv=notrunc", "status=none"])
-                .arg(format!("of={}", stage.mount("file").display())),
-        );
-        assert_eq!(
-            fs::metadata(&file).unwrap().mode() & 0o7777,
-            0o777,
-            "suid and sgid went"
-        );
+        a_users_write_takes_suid_and_sgid(stage);
         drop(held);
     });
 }
