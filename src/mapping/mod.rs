@@ -174,7 +174,9 @@ impl Mapping {
         };
         match pin {
             Some(pin) => {
-                if let Some(range) = pattern.fetch(offset, len) {
+                if let Some(range) = pattern.fetch(offset, len)
+                    && !readahead::is_cached(fd.as_fd(), range.start..range.end.min(attr.size))
+                {
                     // Advice that is not taken costs speed only.
                     let _ = pin.will_need(range);
                 }
@@ -405,7 +407,7 @@ impl Mapping {
         const ONE_IN: u64 = 64;
         let space = &self.context.space;
         len > FEW
-            || !pattern.jumps_to(offset)
+            || !pattern.jumps_to(offset, len)
             || self.windows.holds(offset)
             || space.has_room(space.geometry().full())
             || self.declined.fetch_add(1, Relaxed).is_multiple_of(ONE_IN)

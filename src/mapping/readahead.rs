@@ -4,7 +4,9 @@
 //! the file in order is read ahead for, as far as it has come; one that jumps about gets what it asks for, in
 //! one piece.
 
+use crate::sys::page_cache::cached_pages;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// The farthest that is read ahead, in bytes.
@@ -13,8 +15,27 @@ const FARTHEST: u64 = 16 << 20;
 /// How many of its requests a reader in order is read ahead for at least.
 const REQUESTS: u64 = 4;
 
-/// Requests of one sequential reader overtake each other by less than this, in bytes.
-const DISORDER: u64 = 1 << 20;
+/// Requests of one sequential reader overtake each other by fewer than so many of their own length,
+const DISORDER: u64 = 8;
+
+/// or by less than this, in bytes, however short they are.
+const LEAST_DISORDER: u64 = 128 << 10;
+
+/// Whether nothing of `range` has to be read from the device. Asking costs a tenth of the advice, which looks for every
+/// page; a kernel that does not say leaves it at the advice.
+pub fn is_cached(fd: BorrowedFd<'_>, range: Range<u64>) -> bool {
+    if range.is_empty() {
+        return true;
+    }
+    let page = rustix::param::page_size() as u64;
+    let pages = range.end.div_ceil(page) - range.start / page;
+    cached_pages(fd, &range).is_ok_and(|cached| cached >= pages)
+}
+
+/// Whether a request of `len` bytes that begins at `offset` does not follow one that ended at `end`.
+fn is_jump(end: u64, offset: u64, len: u64) -> bool {
+    end.abs_diff(offset) > len.saturating_mul(DISORDER).max(LEAST_DISORDER)
+}
 
 /// How one handle has been read so far.
 #[derive(Debug, Default)]
@@ -34,9 +55,9 @@ impl ReadPattern {
         !self.started.load(Relaxed) && !self.started.swap(true, Relaxed)
     }
 
-    /// Whether a read at `offset` is far from where the last one ended.
-    pub fn jumps_to(&self, offset: u64) -> bool {
-        self.end.load(Relaxed).abs_diff(offset) > DISORDER
+    /// Whether a read of `len` bytes at `offset` is far from where the last one ended.
+    pub fn jumps_to(&self, offset: u64, len: usize) -> bool {
+        is_jump(self.end.load(Relaxed), offset, len as u64)
     }
 
     /// Notes a read of `len` bytes and says which range to fetch now.
@@ -44,7 +65,7 @@ impl ReadPattern {
         let (len, end) = (len as u64, offset.saturating_add(len as u64));
         let before = self.end.swap(end, Relaxed);
         let page = rustix::param::page_size() as u64;
-        if before.abs_diff(offset) > DISORDER {
+        if is_jump(before, offset, len) {
             self.begin.store(offset, Relaxed);
             self.ahead.store(end, Relaxed);
             return (len > page).then_some(offset..end);
@@ -64,6 +85,7 @@ impl ReadPattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     const MB: u64 = 1 << 20;
 
@@ -99,6 +121,31 @@ mod tests {
             None,
             "a single page is the fault's own business"
         );
+    }
+
+    #[test]
+    fn a_reader_of_single_pages_in_a_small_file_is_not_taken_for_one_in_order() {
+        let pattern = ReadPattern::default();
+        pattern.fetch(8 * MB, 4096);
+        assert_eq!(pattern.fetch(8 * MB + 512 * 1024, 4096), None);
+        assert!(pattern.fetch(8 * MB + 520 * 1024, 4096).is_some());
+    }
+
+    #[test]
+    fn a_file_is_cached_once_it_was_written_and_not_beyond_its_end() {
+        let file = tempfile::tempfile_in(std::env::current_dir().unwrap()).unwrap();
+        let end = 10_000;
+        rustix::io::pwrite(&file, &vec![1; end as usize], 0).unwrap();
+        match cached_pages(&file, &(0..1)) {
+            Err(rustix::io::Errno::NOSYS) => return, // before Linux 6.5
+            outcome => assert_eq!(outcome, Ok(1)),
+        }
+        assert!(is_cached(file.as_fd(), 4096..end));
+        assert!(is_cached(file.as_fd(), 20_000..end), "an empty range");
+        assert!(!is_cached(file.as_fd(), 4096..40_000));
+        rustix::fs::fsync(&file).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        assert!(!is_cached(file.as_fd(), 4096..end));
     }
 
     #[test]

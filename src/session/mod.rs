@@ -65,7 +65,7 @@ fn tell(node: u64, outcome: io::Result<()>) {
 }
 
 /// How far the kernel reads ahead in files of the mount, in KiB.
-const READ_AHEAD: u32 = 1024;
+const READ_AHEAD: u32 = 256;
 
 /// Lets the kernel ask for larger pieces, and for several at a time; its default of 128 KiB bounds what a first
 /// sequential read can reach. INIT can lower that only.
