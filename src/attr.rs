@@ -12,6 +12,15 @@ pub struct Time {
     pub nsec: u32,
 }
 
+impl Time {
+    /// Nanoseconds since the epoch, for the years 1678 to 2261.
+    pub fn nanoseconds(self) -> Option<i64> {
+        self.sec
+            .checked_mul(1_000_000_000)?
+            .checked_add(self.nsec.into())
+    }
+}
+
 impl From<StatxTimestamp> for Time {
     fn from(t: StatxTimestamp) -> Self {
         Time {

@@ -148,48 +148,6 @@ impl Sources {
         self.identify(Arc::new(fd))
     }
 
-    /// Looks at `name` in a directory of `source` without opening it; `None` for whatever needs a descriptor
-    /// or a second look: directories, mounts, and filesystems whose handles do not tell the inode number.
-    ///
-    /// # Errors
-    /// ENOENT when there is none.
-    pub fn glimpse(
-        &self,
-        dir: BorrowedFd<'_>,
-        source: &Arc<SourceDir>,
-        name: &OsStr,
-    ) -> Result<Option<Found>> {
-        let quick = source.by_handle && !source.remote && source.telling_handles.load(Relaxed);
-        if !quick || check_name(name).is_err() {
-            return Ok(None);
-        }
-        let seen = name.into_with_c_str(|name| {
-            let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-            let attr = Attr::from(fs::statx(dir, name, how, Attr::MASK)?);
-            if attr.is_dir() || attr.mount_root || attr.dev != source.dev {
-                return Ok(None);
-            }
-            // Another inode may have taken the name between the two calls.
-            let handle = exported::name_to_handle_in(dir, name)?;
-            let same = handle.filter(|handle| handle.ino() == Some(attr.ino));
-            if same.is_none() {
-                // As a rule that is the filesystem's form of handles, and it is no use to ask again.
-                source.telling_handles.store(false, Relaxed);
-            }
-            Ok(same.map(|handle| Found {
-                fd: None,
-                attr,
-                source: source.clone(),
-                handle: Some(handle),
-                veiled: false,
-            }))
-        });
-        match seen {
-            Err(Errno::NOENT) => Err(Errno::NOENT),
-            seen => Ok(seen.ok().flatten()),
-        }
-    }
-
     /// Says which inode a descriptor is on.
     ///
     /// # Errors
@@ -276,6 +234,48 @@ impl SourceDir {
             born_once: kind != OVERLAY,
             telling_handles: AtomicBool::new(true),
         }
+    }
+
+    /// Looks at `name` in a directory of this filesystem without opening it; `None` for whatever needs a descriptor
+    /// or a second look: directories, mounts, and filesystems whose handles do not tell the inode number.
+    ///
+    /// # Errors
+    /// ENOENT when there is none.
+    pub fn glimpse(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Attr>> {
+        let quick = self.by_handle && !self.remote && self.telling_handles.load(Relaxed);
+        if !quick || check_name(name).is_err() {
+            return Ok(None);
+        }
+        let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        match fs::statx(dir, name, how, Attr::MASK).map(Attr::from) {
+            Err(Errno::NOENT) => Err(Errno::NOENT),
+            seen => Ok(seen
+                .ok()
+                .filter(|attr| !attr.is_dir() && !attr.mount_root && attr.dev == self.dev)),
+        }
+    }
+
+    /// Adds the exported handle to what was glimpsed under `name`; `None` where another inode may have taken the name
+    /// between the two.
+    pub fn confirm(
+        self: &Arc<Self>,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        attr: Attr,
+    ) -> Option<Found> {
+        let handle = name.into_with_c_str(|name| exported::name_to_handle_in(dir, name));
+        let handle = handle.ok()?.filter(|handle| handle.ino() == Some(attr.ino));
+        if handle.is_none() {
+            // As a rule that is the filesystem's form of handles, and it is no use to ask again.
+            self.telling_handles.store(false, Relaxed);
+        }
+        Some(Found {
+            fd: None,
+            attr,
+            source: self.clone(),
+            handle: Some(handle?),
+            veiled: false,
+        })
     }
 
     /// Opens an inode by its exported handle.

@@ -136,7 +136,7 @@ impl Fs {
         offset: u64,
         mut take: impl FnMut(&Listed<'_>) -> bool,
     ) -> Result<()> {
-        self.list(fh, offset, |listed, _| take(listed))
+        self.list(fh, offset, |listed, _, _| take(listed))
     }
 
     /// As `readdir`, each entry looked up and its lookup counted if `take` accepts it.
@@ -149,12 +149,14 @@ impl Fs {
         offset: u64,
         mut take: impl FnMut(&Listed<'_>) -> bool,
     ) -> Result<()> {
-        self.list(fh, offset, |listed, parent| {
+        self.list(fh, offset, |listed, parent, stream| {
             if matches!(listed.name.as_bytes(), b"." | b"..") {
                 return take(listed);
             }
-            match self.lookup(parent, listed.name) {
+            let (dir, source) = (stream.fd.as_fd(), &stream.source);
+            match self.inodes.lookup_in(dir, source, parent, listed.name) {
                 Ok(entry) => {
+                    let entry = self.settled(entry);
                     let ino = entry.attr.ino;
                     let taken = take(&Listed {
                         ino,
@@ -183,7 +185,7 @@ impl Fs {
         &self,
         fh: u64,
         offset: u64,
-        mut take: impl FnMut(&Listed<'_>, u64) -> bool,
+        mut take: impl FnMut(&Listed<'_>, u64, &Stream) -> bool,
     ) -> Result<()> {
         let handle = self.dirs.get(fh)?;
         let Some(stream) = &handle.stream else {
@@ -209,7 +211,7 @@ impl Fs {
                     name,
                     entry: None,
                 };
-                if !take(&listed, handle.node) {
+                if !take(&listed, handle.node, stream) {
                     return Ok(());
                 }
                 any = true;

@@ -17,8 +17,7 @@ impl Fs {
     /// # Errors
     /// ENOENT when there is none; those of openat(2).
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
-        let entry = self.inodes.lookup(parent, name)?;
-        Ok(self.settled(entry))
+        Ok(self.settled(self.inodes.lookup(parent, name)?))
     }
 
     /// Takes back `count` lookups.
@@ -30,9 +29,9 @@ impl Fs {
     }
 
     /// Applies times that wait, for attributes are about to be shown.
-    fn settled(&self, mut entry: Entry) -> Entry {
+    pub(super) fn settled(&self, mut entry: Entry) -> Entry {
         let node = entry.attr.ino;
-        if entry.attr.is_file()
+        if entry.open
             && let Some(mapping) = self.inodes.open_mapping(node)
             && mapping.settle()
             && let Ok(attr) = self.getattr(node, None)

@@ -2,6 +2,7 @@
 //! find each again in bounded memory and with bounded descriptors.
 
 mod descriptors;
+mod lookup;
 mod node;
 
 use crate::attr::Attr;
@@ -36,6 +37,8 @@ pub struct Entry {
     pub attr: Attr,
     /// Tells two lives of one node id apart.
     pub generation: u32,
+    /// Whether somebody has it open.
+    pub open: bool,
 }
 
 /// An inode that can be worked on.
@@ -99,69 +102,6 @@ impl InodeTable {
         &self.sources
     }
 
-    /// Finds `name` in the directory `parent` and counts one lookup of it.
-    ///
-    /// # Errors
-    /// ENOENT when there is none; ESTALE when the parent is gone.
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
-        let dir = self.directory(parent)?;
-        let seen = self.sources.glimpse(dir.as_fd(), &dir.source, name)?;
-        // Nothing holds what was only looked at: where its number means another inode by now, look again.
-        let found = match seen.filter(|found| !self.contradicts(found)) {
-            Some(found) => found,
-            None => self.with_room(|| self.sources.find(dir.as_fd(), name))?,
-        };
-        Ok(self.remember(found, parent, name))
-    }
-
-    /// Whether another life of the inode's number is remembered.
-    fn contradicts(&self, found: &Found) -> bool {
-        let life = Life::of(found);
-        let id = self.numbers.id(life.key);
-        let shard = self.shard(id);
-        shard.get(&id).is_some_and(|node| !node.is(&life, found))
-    }
-
-    /// Counts one lookup of an inode just found under `name` in `parent`.
-    pub fn remember(&self, found: Found, parent: u64, name: &OsStr) -> Entry {
-        let life = Life::of(&found);
-        let (id, mut shard) = self.number_and_shard(life.key);
-        let mut attr = found.attr;
-        attr.ino = id;
-        let entry = Entry {
-            attr,
-            generation: life.generation,
-        };
-        if id == ROOT {
-            return entry;
-        }
-        // A descriptor kept on another filesystem would keep it from being unmounted.
-        let keep = attr.is_dir() && !found.veiled && found.source.index == 0;
-        let node = match shard.get_mut(&id) {
-            Some(node) if node.is(&life, &found) => {
-                node.found_again(parent, name);
-                node
-            }
-            Some(node) => {
-                // Another life of a reused number: the kernel forgets the old one after this lookup.
-                let lookups = node.lookups;
-                **node = Node::new(&found, parent, name);
-                node.lookups = lookups;
-                node
-            }
-            None => shard
-                .entry(id)
-                .or_insert(Box::new(Node::new(&found, parent, name))),
-        };
-        node.lookups += 1;
-        if keep && node.descriptor.is_none() {
-            node.descriptor = found.fd;
-            drop(shard);
-            self.cached(id);
-        }
-        entry
-    }
-
     /// Takes back `count` lookups; at none the inode is forgotten. True once enough are to call `trim`.
     #[must_use]
     pub fn forget(&self, id: u64, count: u64) -> bool {
@@ -191,14 +131,6 @@ impl InodeTable {
             shard.shrink_to(room);
         }
         memory::malloc_trim();
-    }
-
-    /// Counts a lookup that was shown to the kernel without the inode having been looked at. An inode that
-    /// is not remembered needs no count: forgetting it later is no news.
-    pub fn count(&self, id: u64) {
-        if let Some(node) = self.shard(id).get_mut(&id) {
-            node.lookups += 1;
-        }
     }
 
     /// Whether the last complete listing of a directory was made less than `timeout` ago and with the same
@@ -238,27 +170,41 @@ impl InodeTable {
     /// # Errors
     /// ESTALE when it cannot be found any more, EPERM for a veiled mount of mmfs.
     pub fn locate(&self, id: u64) -> Result<Located> {
-        let (known, place) = {
+        self.reach(id, Errno::PERM)
+    }
+
+    /// A directory to look names up in.
+    ///
+    /// # Errors
+    /// ENOENT for a veiled mount of mmfs, which is empty; ESTALE when it is gone.
+    pub fn directory(&self, id: u64) -> Result<Located> {
+        self.reach(id, Errno::NOENT)
+    }
+
+    fn reach(&self, id: u64, veiled: Errno) -> Result<Located> {
+        let (held, mapping, (index, kind), place) = {
             let mut shard = self.shard(id);
             let node = shard.get_mut(&id).ok_or(Errno::STALE)?;
             if node.veiled {
-                return Err(Errno::PERM);
+                return Err(veiled);
             }
             node.used = true;
-            (node.known(), node.place())
+            let (fd, mapping) = node.known();
+            let held = fd.or_else(|| mapping.as_ref().and_then(|m| m.descriptor()));
+            let place = held.is_none().then(|| node.place());
+            (held, mapping, (node.key.source, node.kind()), place)
         };
-        let source = self.sources.at(place.life.key.source).ok_or(Errno::STALE)?;
-        let (fd, mapping) = known;
-        let held = fd.or_else(|| mapping.as_ref().and_then(|m| m.descriptor()));
-        let fd = match held {
-            Some(fd) => fd,
-            None => self.find_again(id, &source, &place)?,
+        let source = self.sources.at(index).ok_or(Errno::STALE)?;
+        let fd = match (held, place) {
+            (Some(fd), _) => fd,
+            (None, Some(place)) => self.find_again(id, &source, &place)?,
+            (None, None) => return Err(Errno::STALE),
         };
         Ok(Located {
             fd,
             source,
             mapping,
-            kind: place.kind,
+            kind,
         })
     }
 
@@ -276,18 +222,6 @@ impl InodeTable {
             node.key.source
         };
         self.sources.at(index).ok_or(Errno::STALE)
-    }
-
-    /// A directory to look names up in.
-    ///
-    /// # Errors
-    /// ENOENT for a veiled mount of mmfs, which is empty; ESTALE when it is gone.
-    pub fn directory(&self, id: u64) -> Result<Located> {
-        if self.is_veiled(id) {
-            Err(Errno::NOENT)
-        } else {
-            self.locate(id)
-        }
     }
 
     /// Whether `id` is the root of a mount of mmfs's own below the source.

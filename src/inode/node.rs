@@ -1,6 +1,8 @@
 //! One remembered inode, and the numbers inodes are shown with.
 
+use super::Entry;
 use super::descriptors::Verdict;
+use crate::attr::Attr;
 use crate::mapping::Mapping;
 use crate::source::Found;
 use crate::sys::exported::ExportedHandle;
@@ -10,6 +12,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// An inode number within one of the source's filesystems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,6 +83,11 @@ pub struct Node {
     /// `Attr::stamp` as of which the kernel's cache of the contents, or of a directory's listing, is valid; 0
     /// when it is not.
     pub stamp: u64,
+    /// The time of its last change, in nanoseconds since the epoch, when its exported handle was last seen; 0 where that
+    /// was just then. Timestamps go by ticks, whole seconds on some filesystems: whoever was given the number of this
+    /// inode later was born in a later tick, and the same time of change means the same inode without asking for the
+    /// handle.
+    settled: i64,
     /// When a directory was last listed, in milliseconds since the table was made.
     pub listed: u32,
     generation: u32,
@@ -89,6 +97,16 @@ pub struct Node {
     pinned: bool,
     /// Used since the descriptor cache last asked.
     pub used: bool,
+}
+
+/// Longer than any tick of timestamps: ext4 with small inodes counts seconds, FAT two of them.
+const TICKS: Duration = Duration::from_secs(3);
+
+/// Whether a time lies so far back that what happens from now on is stamped later.
+fn is_past(nanoseconds: i64) -> bool {
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+    now.checked_sub(TICKS)
+        .is_some_and(|then| i128::from(nanoseconds) < then.as_nanos() as i128)
 }
 
 impl Node {
@@ -112,6 +130,7 @@ impl Node {
             descriptor: None,
             mapping: Weak::new(),
             stamp: 0,
+            settled: 0,
             listed: 0,
             generation,
             kind,
@@ -131,6 +150,37 @@ impl Node {
             && self.generation == life.generation
             && same_handle
             && self.kind == life.kind
+    }
+
+    /// What the kernel is told of it.
+    pub fn entry(&self, attr: Attr) -> Entry {
+        Entry {
+            attr,
+            generation: self.generation,
+            open: self.mapping.strong_count() > 0,
+        }
+    }
+
+    pub fn kind(&self) -> FileType {
+        self.kind
+    }
+
+    /// Hears that its exported handle was seen in the state of `found`.
+    pub fn settle(&mut self, found: &Found) {
+        let by_handle = matches!(self.locator, Locator::Exported(_)) && found.handle.is_some();
+        let changed = found.attr.ctime.nanoseconds();
+        self.settled = match changed {
+            Some(changed) if by_handle && is_past(changed) => changed,
+            _ => 0,
+        };
+    }
+
+    /// Whether `attr` shows it in the state in which its exported handle was last seen, long enough after.
+    pub fn is_settled(&self, key: Key, attr: &Attr) -> bool {
+        self.key == key
+            && self.kind == attr.kind()
+            && self.settled != 0
+            && attr.ctime.nanoseconds() == Some(self.settled)
     }
 
     /// Takes the name it was just met under, where names are what finds it again.
