@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// When reading moves access times on a filesystem; mount(8) has the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +45,8 @@ pub struct SourceDir {
     pub atime: AtimeRule,
     /// Whether the birth time of an inode never changes.
     born_once: bool,
-    /// Whether its exported handles have told the inode's number so far.
-    telling_handles: AtomicBool,
+    /// How often in a row an exported handle did not tell the inode's number.
+    silent_handles: AtomicU32,
 }
 
 /// An inode met under a name.
@@ -232,7 +232,7 @@ impl SourceDir {
             stacked: STACKED.contains(&kind),
             atime,
             born_once: kind != OVERLAY,
-            telling_handles: AtomicBool::new(true),
+            silent_handles: AtomicU32::new(0),
         }
     }
 
@@ -242,7 +242,7 @@ impl SourceDir {
     /// # Errors
     /// ENOENT when there is none.
     pub fn glimpse(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Attr>> {
-        let quick = self.by_handle && !self.remote && self.telling_handles.load(Relaxed);
+        let quick = self.by_handle && !self.remote && self.silent_handles.load(Relaxed) < SILENT;
         if !quick || check_name(name).is_err() {
             return Ok(None);
         }
@@ -255,8 +255,8 @@ impl SourceDir {
         }
     }
 
-    /// Adds the exported handle to what was glimpsed under `name`; `None` where another inode may have taken the name
-    /// between the two.
+    /// Adds the exported handle to what was glimpsed under `name`; `None` where it cannot be had, or another inode may
+    /// have taken the name between the two. Where that is so as a rule, nothing is glimpsed any more.
     pub fn confirm(
         self: &Arc<Self>,
         dir: BorrowedFd<'_>,
@@ -264,16 +264,19 @@ impl SourceDir {
         attr: Attr,
     ) -> Option<Found> {
         let handle = name.into_with_c_str(|name| exported::name_to_handle_in(dir, name));
-        let handle = handle.ok()?.filter(|handle| handle.ino() == Some(attr.ino));
-        if handle.is_none() {
-            // As a rule that is the filesystem's form of handles, and it is no use to ask again.
-            self.telling_handles.store(false, Relaxed);
+        let handle = handle.ok().flatten()?;
+        if handle.ino() != Some(attr.ino) {
+            self.silent_handles.fetch_add(1, Relaxed);
+            return None;
+        }
+        if self.silent_handles.load(Relaxed) != 0 {
+            self.silent_handles.store(0, Relaxed);
         }
         Some(Found {
             fd: None,
             attr,
             source: self.clone(),
-            handle: Some(handle?),
+            handle: Some(handle),
             veiled: false,
         })
     }
@@ -313,6 +316,9 @@ impl SourceDir {
         )
     }
 }
+
+/// So many handles in a row that do not tell the inode's number are the filesystem's form of handles, not races.
+const SILENT: u32 = 16;
 
 // Magic numbers from statfs(2).
 const OVERLAY: u64 = 0x794c_7630;

@@ -22,7 +22,7 @@ impl InodeTable {
     /// As `lookup`, through a descriptor on the directory `parent`, which lies on `source`.
     ///
     /// # Errors
-    /// ENOENT when there is none.
+    /// ENOENT when there is none; the others of openat(2).
     pub fn lookup_in(
         &self,
         dir: BorrowedFd<'_>,

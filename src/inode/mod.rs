@@ -182,23 +182,24 @@ impl InodeTable {
     }
 
     fn reach(&self, id: u64, veiled: Errno) -> Result<Located> {
-        let (held, mapping, (index, kind), place) = {
+        let ((fd, mapping), index, kind) = {
             let mut shard = self.shard(id);
             let node = shard.get_mut(&id).ok_or(Errno::STALE)?;
             if node.veiled {
                 return Err(veiled);
             }
             node.used = true;
-            let (fd, mapping) = node.known();
-            let held = fd.or_else(|| mapping.as_ref().and_then(|m| m.descriptor()));
-            let place = held.is_none().then(|| node.place());
-            (held, mapping, (node.key.source, node.kind()), place)
+            (node.known(), node.key.source, node.kind())
         };
         let source = self.sources.at(index).ok_or(Errno::STALE)?;
-        let fd = match (held, place) {
-            (Some(fd), _) => fd,
-            (None, Some(place)) => self.find_again(id, &source, &place)?,
-            (None, None) => return Err(Errno::STALE),
+        // The mapping may be waiting for its file with its own lock held: it is asked outside ours.
+        let held = fd.or_else(|| mapping.as_ref().and_then(|m| m.descriptor()));
+        let fd = match held {
+            Some(fd) => fd,
+            None => {
+                let place = self.shard(id).get(&id).ok_or(Errno::STALE)?.place();
+                self.find_again(id, &source, &place)?
+            }
         };
         Ok(Located {
             fd,
@@ -243,17 +244,30 @@ impl InodeTable {
             && let Locator::Exported(handle) = &place.locator
         {
             let source = self.sources.at(place.life.key.source).ok_or(Errno::STALE)?;
-            return self.with_room(|| source.open_exported(handle, flags));
+            return self
+                .with_room(|| source.open_exported(handle, flags))
+                .inspect_err(|&errno| self.disappoint(id, errno));
         }
         let located = self.locate(id)?;
         self.with_room(|| source::reopen(&located, flags))
+    }
+
+    /// Hears that an exported handle did not lead to its inode: should the inode ever have been taken for another, the
+    /// kernel's next lookup sets that right.
+    fn disappoint(&self, id: u64, errno: Errno) {
+        if errno == Errno::STALE
+            && let Some(node) = self.shard(id).get_mut(&id)
+        {
+            node.unsettle();
+        }
     }
 
     fn find_again(&self, id: u64, source: &SourceDir, place: &node::Place) -> Result<Arc<OwnedFd>> {
         let fd = match &place.locator {
             // An exported handle opens the inode it was made of, in that life, or nothing.
             Locator::Exported(handle) => {
-                Arc::new(self.with_room(|| source.open_exported(handle, OFlags::PATH))?)
+                let fd = self.with_room(|| source.open_exported(handle, OFlags::PATH));
+                Arc::new(fd.inspect_err(|&errno| self.disappoint(id, errno))?)
             }
             Locator::Named { parent, name } => self.find_by_name(*parent, name, &place.life)?,
         };

@@ -84,9 +84,9 @@ pub struct Node {
     /// when it is not.
     pub stamp: u64,
     /// The time of its last change, in nanoseconds since the epoch, when its exported handle was last seen; 0 where that
-    /// was just then. Timestamps go by ticks, whole seconds on some filesystems: whoever was given the number of this
-    /// inode later was born in a later tick, and the same time of change means the same inode without asking for the
-    /// handle.
+    /// was just then, or on a whole second, as with filesystems that count in seconds. Whoever is given the number of
+    /// this inode later is stamped with a later tick of the clock, so the same time of change means the same inode
+    /// without asking for the handle. Were the clock set back to that very tick, opening by handle would find out.
     settled: i64,
     /// When a directory was last listed, in milliseconds since the table was made.
     pub listed: u32,
@@ -99,7 +99,7 @@ pub struct Node {
     pub used: bool,
 }
 
-/// Longer than any tick of timestamps: ext4 with small inodes counts seconds, FAT two of them.
+/// Longer than any tick of timestamps, FAT's two seconds included, and than looking at an inode takes.
 const TICKS: Duration = Duration::from_secs(3);
 
 /// Whether a time lies so far back that what happens from now on is stamped later.
@@ -168,11 +168,15 @@ impl Node {
     /// Hears that its exported handle was seen in the state of `found`.
     pub fn settle(&mut self, found: &Found) {
         let by_handle = matches!(self.locator, Locator::Exported(_)) && found.handle.is_some();
-        let changed = found.attr.ctime.nanoseconds();
-        self.settled = match changed {
-            Some(changed) if by_handle && is_past(changed) => changed,
-            _ => 0,
-        };
+        let changed = found.attr.ctime.nanoseconds().filter(|_| by_handle);
+        self.settled = changed
+            .filter(|&changed| found.attr.ctime.nsec != 0 && is_past(changed))
+            .unwrap_or(0);
+    }
+
+    /// Hears that its handle has led nowhere.
+    pub fn unsettle(&mut self) {
+        self.settled = 0;
     }
 
     /// Whether `attr` shows it in the state in which its exported handle was last seen, long enough after.

@@ -30,8 +30,8 @@ struct Found {
 /// folios.
 ///
 /// # Errors
-/// ENOSYS before Linux 6.5, EPERM for a file that is neither ours nor writable by us (since Linux 6.14), EOPNOTSUPP for
-/// hugetlbfs.
+/// ENOSYS before Linux 6.5; EPERM for a file that is neither ours nor writable by us (since Linux 6.14) and where a
+/// filter of system calls says so; EOPNOTSUPP for hugetlbfs. overlayfs always says none.
 pub fn cached_pages(fd: impl AsFd, range: &Range<u64>) -> Result<u64> {
     let asked = Asked {
         offset: range.start,
