@@ -31,7 +31,7 @@ def random_file(path, size):
 
 def small_files(folder, dirs, files):
     """`dirs` directories of `files` files of 4 KiB, named as the null server names its own."""
-    if (folder / f"d{dirs - 1:03}" / f"f{files - 1:03}").exists():
+    if (folder / f"d{dirs - 1:03}" / f"f{files - 1:03}").exists() and not (folder / f"d{dirs:03}").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
     block = os.urandom(4096)
@@ -48,6 +48,8 @@ def source_tree(folder, count):
     if done.exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
+    for old in folder.parent.glob(f"{folder.name}.*"):  # other counts, and the archive
+        old.unlink()
     dice = random.Random(4)
     words = ["".join(dice.choices("etaoinshrdlu_", k=dice.randint(2, 9))) for _ in range(4000)]
     lines = [" ".join(dice.choices(words, k=9)) + "\n" for _ in range(4000)]

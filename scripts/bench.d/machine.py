@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,12 +32,30 @@ def run(*argv, **options):
     return done.stdout
 
 
+# Who watches what is measured, while that is wanted.
+PROFILER = None
+
+
+@contextmanager
+def watched():
+    """Around a command that is measured."""
+    if PROFILER is None:
+        yield
+        return
+    PROFILER.start()
+    try:
+        yield
+    finally:
+        PROFILER.stop()
+
+
 def timed(*argv, **options):
     """Seconds a command takes that must succeed."""
     options |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    start = time.perf_counter()
-    run(*argv, **options)
-    return time.perf_counter() - start
+    with watched():
+        start = time.perf_counter()
+        run(*argv, **options)
+        return time.perf_counter() - start
 
 
 def install():
@@ -51,10 +70,13 @@ def install():
     run("apt-get", "install", "-y", "--no-install-recommends", *missing, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
 
+def descriptor_limit():
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
 def raise_descriptor_limit():
     """passthrough_ll keeps a descriptor of every inode."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor_limit(),) * 2)
 
 
 def build():

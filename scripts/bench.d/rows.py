@@ -5,7 +5,8 @@ import os
 import subprocess
 import time
 
-from machine import drop_caches, run, settle, timed, warm
+from machine import drop_caches, run, settle, timed, warm, watched
+from subjects import HANDED_OVER
 
 MIB = 1 << 20
 QUICK = {"on": False}
@@ -24,8 +25,9 @@ def fio(path, *options):
     """Runs one fio job description on one file; returns the jobs of its report."""
     argv = ["fio", "--name=j", f"--filename={path}", "--output-format=json", "--invalidate=0",
             "--allow_file_create=0", "--ioengine=psync", *options]
-    # fio prints notes before the report.
-    report = run(*argv)
+    with watched():
+        report = run(*argv)
+    # It prints notes before the report.
     return json.loads(report[report.index("{"):])["jobs"]
 
 
@@ -54,11 +56,12 @@ def seq_cold(subject):
 
 
 def random_reads(subject, jobs, name):
-    """First touch. Direct I/O on the mount; some peers pass O_DIRECT on and so ask the disk, hence also buffered
-    reads of blocks not read before, without read-ahead. Native is buffered in both."""
+    """First touch. Direct I/O on the mount, so that every read reaches the daemon; some peers pass O_DIRECT on and so ask
+    the disk, hence also buffered reads of blocks not read before, without read-ahead. Native is buffered in both, and so
+    are files that the kernel serves from the source's own cache."""
     warm(subject.scene.source / "big")
     how = ["--rw=randread", "--bs=4k", f"--numjobs={jobs}", span(), "--group_reporting"]
-    direct = f"--direct={int(subject.served)}"
+    direct = f"--direct={int(subject.served and subject.name not in HANDED_OVER)}"
     first = rate(fio(subject.path / "big", *how, direct, "--time_based"), "read")
     subject.remount()
     buffered = rate(fio(subject.path / "big", *how, "--fadvise_hint=random"), "read")
