@@ -34,10 +34,11 @@ impl Strace {
             child,
             log: log.to_owned(),
         };
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(1, Iterator::count);
+        // Threads come and go.
+        let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(1, Iterator::count);
         let attached = || {
             let text = text_of(&messages);
-            text.matches("attached").count() >= 1 && traced(pid) >= tasks
+            text.matches("attached").count() >= 1 && traced(pid) >= tasks()
         };
         assert!(
             wait_until(Duration::from_secs(5), attached),
