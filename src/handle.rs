@@ -18,8 +18,6 @@ pub struct FileHandle {
     pub mapping: Arc<Mapping>,
     /// A writable handle's own open file description: lost writes are reported to each, once.
     pub fd: Option<Arc<OwnedFd>>,
-    /// Whether its client writes past the kernel's cache.
-    pub writes_past_cache: bool,
     /// Who opened it.
     pub opener: Caller,
     /// How it was read so far.

@@ -19,8 +19,6 @@ pub struct Opened {
     pub fh: u64,
     /// Bypass the kernel's cache.
     pub direct_io: bool,
-    /// The client itself bypasses it to write, with O_DIRECT, and need not wait for other such writes.
-    pub writes_past_cache: bool,
     /// What the kernel has cached of the file is still true.
     pub keep_cache: bool,
     /// Closing it needs no word: nothing can have been written.
@@ -59,13 +57,12 @@ impl Fs {
                 .open_mapping(node)
                 .filter(|m| m.reader().is_some())
             {
-                return self.register(asker, node, mapping, None, false);
+                return self.register(asker, node, mapping, None);
             }
             let fd = self.open_reader(node)?;
             return self.opened(asker, node, &source, Arc::new(fd), OFlags::RDONLY);
         }
         let (fd, access) = self.open_writer(node, flags)?;
-        let access = access | (flags & OFlags::DIRECT);
         self.opened(asker, node, &source, Arc::new(fd), access)
     }
 
@@ -100,8 +97,7 @@ impl Fs {
         }
     }
 
-    /// Makes a handle of a description just opened with `access`; with O_DIRECT there the client writes past the
-    /// kernel's cache.
+    /// Makes a handle of a description just opened with `access`.
     pub(super) fn opened(
         &self,
         asker: &Asker,
@@ -120,11 +116,10 @@ impl Fs {
         })?;
         if access == OFlags::RDONLY {
             mapping.open_reader(fd);
-            self.register(asker, node, mapping, None, false)
+            self.register(asker, node, mapping, None)
         } else {
-            let past_cache = access.contains(OFlags::DIRECT);
-            mapping.open_writer(&fd, access & OFlags::RWMODE);
-            self.register(asker, node, mapping.clone(), Some(fd), past_cache)
+            mapping.open_writer(&fd, access);
+            self.register(asker, node, mapping.clone(), Some(fd))
                 .inspect_err(|_| mapping.close_writer())
         }
     }
@@ -135,7 +130,6 @@ impl Fs {
         node: u64,
         mapping: Arc<Mapping>,
         fd: Option<Arc<OwnedFd>>,
-        writes_past_cache: bool,
     ) -> Result<Opened> {
         mapping.settle();
         let keep_cache = mapping.may_keep_cache()?;
@@ -146,7 +140,6 @@ impl Fs {
             node,
             mapping: mapping.clone(),
             fd,
-            writes_past_cache,
             opener: asker.caller,
             pattern: ReadPattern::default(),
             written: WritePattern::default(),
@@ -160,7 +153,6 @@ impl Fs {
         Ok(Opened {
             fh,
             direct_io,
-            writes_past_cache,
             keep_cache,
             read_only,
             mapping,
@@ -219,36 +211,12 @@ impl Fs {
         }
     }
 
-    /// Writes to an open file and tells `answer` how much, or the errors of pwrite(2). Past the kernel's cache that is
-    /// when there is nothing old left in it, which may wait for reads of the file.
-    pub fn write(
-        &self,
-        fh: u64,
-        offset: u64,
-        data: &[u8],
-        how: Writing,
-        answer: impl FnOnce(Result<usize>) + Send + 'static,
-    ) {
-        let handle = match self.files.get(fh) {
-            Ok(handle) => handle,
-            Err(errno) => return answer(Err(errno)),
-        };
-        let written = self.write_through(&handle, offset, data, how);
-        let past_cache = handle.writes_past_cache || how.flags.contains(OFlags::DIRECT);
-        if past_cache && !how.from_mapping {
-            handle.mapping.cache_bypassed(move || answer(written));
-        } else {
-            answer(written);
-        }
-    }
-
-    fn write_through(
-        &self,
-        handle: &FileHandle,
-        offset: u64,
-        data: &[u8],
-        how: Writing,
-    ) -> Result<usize> {
+    /// Writes to an open file.
+    ///
+    /// # Errors
+    /// Those of pwrite(2).
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8], how: Writing) -> Result<usize> {
+        let handle = self.files.get(fh)?;
         let request = WriteRequest {
             offset,
             data,
@@ -259,7 +227,11 @@ impl Fs {
             caller: handle.opener,
             durability: self.durability(how.flags),
         };
-        handle.mapping.write_at(handle.writable()?, &request)
+        let written = handle.mapping.write_at(handle.writable()?, &request);
+        if how.flags.contains(OFlags::DIRECT) && !how.from_mapping {
+            handle.mapping.cache_bypassed();
+        }
+        written
     }
 
     fn durability(&self, flags: OFlags) -> Durability {

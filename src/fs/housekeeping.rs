@@ -74,7 +74,9 @@ impl House {
     fn keep(mut self) {
         loop {
             match self.next() {
-                Ok(Chore::Invalidate(outdated)) => self.stale.add(outdated),
+                Ok(Chore::Invalidate(node, mapping)) => {
+                    self.stale.add(node, mapping);
+                }
                 Ok(Chore::Settle(mapping)) => {
                     self.waiting.push(mapping);
                     self.settle_at

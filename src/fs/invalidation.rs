@@ -1,12 +1,12 @@
 //! Has the kernel drop its cache of files that changed behind the mount. It may wait with that for a read that never
 //! ends, so every file waits by itself.
 
-use crate::mapping::Outdated;
+use crate::mapping::Mapping;
 use crate::pool::Pool;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Files at most for which the kernel is waited at a time.
 const MOST: usize = 16;
@@ -15,8 +15,8 @@ const MOST: usize = 16;
 pub struct Invalidation {
     /// Tells the kernel.
     drop_cache: Box<dyn Fn(u64) + Send + Sync>,
-    /// By node, those who wait to hear that it is done; a node is worked on while it is here.
-    waiting: Mutex<HashMap<u64, Vec<Outdated>>>,
+    /// By node, the mappings that wait to hear that it is done; a node is worked on while it is here.
+    waiting: Mutex<HashMap<u64, Vec<Weak<Mapping>>>>,
     pool: Arc<Pool>,
 }
 
@@ -30,14 +30,11 @@ impl Invalidation {
         })
     }
 
-    /// Has the kernel drop its cache of a file, from now on, and tells those who wait for it.
-    pub fn add(self: &Arc<Self>, outdated: Outdated) {
-        let node = outdated.node;
+    /// Has the cache of `node` dropped, from now on, and tells the mapping.
+    pub fn add(self: &Arc<Self>, node: u64, mapping: Weak<Mapping>) {
         match self.waiting.lock().entry(node) {
-            Entry::Occupied(mut others) => return others.get_mut().push(outdated),
-            Entry::Vacant(place) => {
-                place.insert(vec![outdated]);
-            }
+            Entry::Occupied(mut others) => return others.get_mut().push(mapping),
+            Entry::Vacant(place) => drop(place.insert(vec![mapping])),
         }
         let all = self.clone();
         self.pool.run(Box::new(move || all.work(node)));
@@ -46,17 +43,13 @@ impl Invalidation {
     fn work(&self, node: u64) {
         while let Some(due) = self.due(node) {
             (self.drop_cache)(node);
-            for outdated in due {
-                if let Some(mapping) = outdated.mapping.upgrade() {
-                    mapping.cache_dropped();
-                }
-                drop(outdated.then);
-            }
+            let told = due.iter().filter_map(Weak::upgrade);
+            told.for_each(|mapping| mapping.cache_dropped());
         }
     }
 
     /// Those who asked before the kernel is told once more.
-    fn due(&self, node: u64) -> Option<Vec<Outdated>> {
+    fn due(&self, node: u64) -> Option<Vec<Weak<Mapping>>> {
         let mut waiting = self.waiting.lock();
         let due = waiting.get_mut(&node).map(std::mem::take);
         if due.as_ref().is_none_or(Vec::is_empty) {
@@ -70,16 +63,7 @@ impl Invalidation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Weak;
     use std::sync::mpsc::channel;
-
-    fn outdated(node: u64) -> Outdated {
-        Outdated {
-            node,
-            mapping: Weak::new(),
-            then: None,
-        }
-    }
 
     #[test]
     fn a_node_that_hangs_holds_up_no_other() {
@@ -99,14 +83,14 @@ mod tests {
                 .get(&node)
                 .is_some_and(Vec::is_empty)
         };
-        invalidation.add(outdated(1));
+        invalidation.add(1, Weak::new());
         while !working(1) {
             std::thread::yield_now();
         }
         for _ in 0..2 * MOST {
-            invalidation.add(outdated(1));
+            invalidation.add(1, Weak::new());
         }
-        invalidation.add(outdated(2));
+        invalidation.add(2, Weak::new());
         let next = || heard.recv_timeout(std::time::Duration::from_secs(10));
         assert_eq!(next(), Ok(2));
         drop(gate);

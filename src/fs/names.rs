@@ -155,11 +155,6 @@ impl Fs {
         } else {
             OFlags::RDWR
         };
-        // The source itself is not opened with O_DIRECT.
-        let kept = match access {
-            OFlags::RDWR => access | (flags & OFlags::DIRECT),
-            _ => access,
-        };
         let how = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777);
         let fd = match self.inodes.with_room(|| sys::openat(&dir, name, how, mode)) {
@@ -172,7 +167,7 @@ impl Fs {
         let node = entry.attr.ino;
         let opened = self
             .directory_changed(&dir)
-            .and_then(|()| after_change(|| self.opened(asker, node, &source, fd.clone(), kept)))
+            .and_then(|()| after_change(|| self.opened(asker, node, &source, fd.clone(), access)))
             .inspect_err(|_| self.forget(node, 1))?;
         let opened = Opened {
             keep_cache: false,

@@ -28,7 +28,7 @@ pub fn fopen_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(
         FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
-        opened.direct_io || opened.writes_past_cache,
+        opened.direct_io,
     );
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
     flags.set(FopenFlags::FOPEN_NOFLUSH, opened.read_only);
@@ -73,8 +73,8 @@ pub fn statfs(outcome: rustix::io::Result<sys::StatVfs>, reply: ReplyStatfs) {
     }
 }
 
-pub fn written(reply: ReplyWrite) -> impl FnOnce(rustix::io::Result<usize>) + Send {
-    |outcome| match outcome {
+pub fn written(outcome: rustix::io::Result<usize>, reply: ReplyWrite) {
+    match outcome {
         Ok(count) => reply.written(count as u32),
         Err(errno) => reply.error(fuse_errno(errno)),
     }

@@ -18,10 +18,10 @@ use convert::{
 };
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use lanes::Lanes;
 use passthrough::Passthrough;
@@ -43,8 +43,6 @@ pub struct Adapter {
     /// Everything else about an inode.
     rest: Arc<Lanes<Fs>>,
     passthrough: Arc<Passthrough>,
-    /// Whether files opened to bypass the kernel's cache can be mapped, too (Linux 6.6).
-    maps_direct_io: bool,
     attr_timeout: Duration,
     entry_timeout: Duration,
 }
@@ -59,7 +57,6 @@ impl Adapter {
             rest: lanes(false),
             fs,
             passthrough: Arc::new(Passthrough::new(config)),
-            maps_direct_io: false,
             attr_timeout: config.attr_timeout,
             entry_timeout: config.entry_timeout,
         }
@@ -86,14 +83,6 @@ impl Adapter {
         self.bytes.run(node.0, move |fs| empty(op(fs), reply));
     }
 
-    /// Takes O_DIRECT out of an open's flags where the kernel could not map the file then.
-    fn granted(&self, flags: sys::OFlags) -> sys::OFlags {
-        match self.maps_direct_io {
-            true => flags,
-            false => flags.difference(sys::OFlags::DIRECT),
-        }
-    }
-
     /// Whatever might wait for one inode, but not for its bytes.
     fn in_lane(&self, node: INodeNo, op: impl FnOnce(&Fs) + Send + 'static) {
         self.rest.run(node.0, op);
@@ -114,8 +103,7 @@ fn entry(outcome: rustix::io::Result<Entry>, timeouts: (Duration, Duration), rep
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let granted = negotiate(config);
-        self.maps_direct_io = granted.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+        negotiate(config);
         self.passthrough.negotiate(config, self.fs.is_stacked());
         Ok(())
     }
@@ -266,7 +254,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (asker, flags) = (asker(req), self.granted(open_flags(flags.0)));
+        let (asker, flags) = (asker(req), open_flags(flags.0));
         // The first writer waits for readers, to change the windows under them, and the source's own open may wait
         // for bytes: attributes must not wait with it.
         let passthrough = self.passthrough.clone();
@@ -286,8 +274,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let flags = self.granted(open_flags(flags));
-        let (asker, name) = (asker(req), name.to_owned());
+        let (asker, name, flags) = (asker(req), name.to_owned(), open_flags(flags));
         // One timeout serves name and attributes here, as in readdirplus.
         let timeout = self.attr_timeout.min(self.entry_timeout);
         let passthrough = self.passthrough.clone();
@@ -335,11 +322,11 @@ impl Filesystem for Adapter {
             drop_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         match self.bytes.enter(node.0) {
-            Some(_turn) => self.fs.write(fh.0, offset, data, how, written(reply)),
+            Some(_turn) => written(self.fs.write(fh.0, offset, data, how), reply),
             None => {
                 let data = data.to_vec();
                 self.bytes.run(node.0, move |fs| {
-                    fs.write(fh.0, offset, &data, how, written(reply));
+                    written(fs.write(fh.0, offset, &data, how), reply)
                 });
             }
         }
@@ -555,7 +542,7 @@ impl Filesystem for Adapter {
         let asker = asker(req);
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
         self.bytes.run(node_out.0, move |fs| {
-            written(reply)(fs.copy_file_range(&asker, from, to, len))
+            written(fs.copy_file_range(&asker, from, to, len), reply)
         });
     }
 

@@ -25,14 +25,14 @@ const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_BIG_WRITES,
 ];
 
-/// Asks for what mmfs wants, and says what of it the kernel has.
-pub fn negotiate(config: &mut KernelConfig) -> InitFlags {
+/// Asks for what mmfs wants, as far as the kernel has it.
+pub fn negotiate(config: &mut KernelConfig) {
+    for flag in WANTED {
+        // One the kernel does not know is done without.
+        let _ = config.add_capabilities(flag);
+    }
     let _ = config.set_max_write(MAX_REQUEST);
     let _ = config.set_max_background(MAX_BACKGROUND);
-    WANTED
-        .into_iter()
-        .filter(|&flag| config.add_capabilities(flag).is_ok())
-        .collect()
 }
 
 /// The names of what we ask for: what `offered` contains, and what it lacks.

@@ -91,11 +91,10 @@ impl Freshness {
         }
     }
 
-    /// Whether the kernel may have put into its cache what a write past it, just done, has replaced, or may still have
-    /// what another such write has replaced. It drops what it has when such a write begins, and of an asynchronous one,
-    /// and any of a file opened with FOPEN_DIRECT_IO, it does not look again at the end (Linux 6.18).
+    /// Whether the kernel may have put into its cache what a write past it, just done, has replaced. It drops what
+    /// it has when such a write begins, and of an asynchronous one it does not look again at the end (Linux 6.18).
     pub fn was_bypassed(&self) -> bool {
-        self.filled.swap(false, SeqCst) || self.in_doubt()
+        self.filled.swap(false, SeqCst)
     }
 
     fn in_doubt(&self) -> bool {
@@ -194,10 +193,6 @@ mod tests {
         assert!(!fresh.was_bypassed());
         fresh.fill();
         assert!(fresh.was_bypassed());
-        assert!(!fresh.was_bypassed());
-        fresh.doubt();
-        assert!(fresh.was_bypassed(), "what is still being dropped");
-        fresh.dropped();
         assert!(!fresh.was_bypassed());
     }
 

@@ -3,7 +3,6 @@
 mod alarm;
 mod backing;
 pub mod budget;
-mod chore;
 mod freshness;
 pub mod guard;
 mod losses;
@@ -14,7 +13,6 @@ pub mod windows;
 mod write;
 
 pub use alarm::Alarm;
-pub use chore::{Chore, Outdated, Sequel};
 pub use readahead::ReadPattern;
 pub use write::{Durability, WritePattern, WriteRequest};
 
@@ -36,6 +34,19 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock, Weak};
 use times::Times;
 use windows::WindowSet;
+
+/// What a mapping asks the session's housekeeping thread to do.
+#[derive(Debug)]
+pub enum Chore {
+    /// The kernel's cache of this node is out of date and must go; the mapping waits to hear of it.
+    Invalidate(u64, Weak<Mapping>),
+    /// Time stamps of this mapping wait to be applied.
+    Settle(Weak<Mapping>),
+    /// A file was opened while none was watched: watch open files from now on.
+    Watch,
+    /// Many inodes were forgotten: their memory can go back.
+    Trim,
+}
 
 /// What all mappings of one session share.
 #[derive(Debug)]
@@ -367,27 +378,16 @@ impl Mapping {
         self.freshness.fill();
     }
 
-    /// Hears that a write has gone past the kernel's cache, and goes on with `then` when nothing is left in there of
-    /// what it has replaced.
-    pub fn cache_bypassed(&self, then: impl FnOnce() + Send + 'static) {
+    /// Hears that a write has gone past the kernel's cache.
+    pub fn cache_bypassed(&self) {
         if self.freshness.was_bypassed() {
-            self.drop_cache(Some(Sequel::new(then)));
-        } else {
-            then();
+            self.distrust_cache();
         }
     }
 
     fn distrust_cache(&self) {
-        self.drop_cache(None);
-    }
-
-    fn drop_cache(&self, then: Option<Sequel>) {
         self.freshness.doubt();
-        self.chore(Chore::Invalidate(Outdated {
-            node: self.id,
-            mapping: self.me.clone(),
-            then,
-        }));
+        self.chore(Chore::Invalidate(self.id, self.me.clone()));
     }
 
     /// Hears that the kernel has dropped its cache of the file.
