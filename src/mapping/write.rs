@@ -16,7 +16,7 @@ const REGION_MAX: usize = 64 << 10;
 const NEAR: u64 = 1 << 20;
 
 /// What makes a writer one that jumps about, and what a jump weighs against a write near the last one.
-const RESTLESS: u32 = 2;
+const RESTLESS: u32 = 8;
 const JUMP: u32 = 2;
 
 /// How one handle has been written so far.
@@ -237,13 +237,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_is_restless_after_a_second_jump_and_calms_down() {
+    fn a_writer_is_restless_after_some_jumps_and_calms_down() {
         let pattern = WritePattern::default();
         let far = |n: u64| n * 16 * NEAR;
-        assert!(!pattern.jumps(far(3)), "one jump is fine");
-        assert!((4..40).all(|n| pattern.jumps(far(n))));
-        assert!((0..8).any(|n| !pattern.jumps(n * 4096)), "in order again");
-        assert!((8..1000).all(|n| !pattern.jumps(n * 4096)));
-        assert!(!pattern.jumps(far(3)), "one jump is fine");
+        assert!(
+            (0..4).all(|n| !pattern.jumps(far(n))),
+            "some jumps are fine"
+        );
+        assert!((4..40).filter(|&n| pattern.jumps(far(n))).count() > 30);
+        assert!((0..16).any(|n| !pattern.jumps(n * 4096)), "in order again");
+        assert!((16..1000).all(|n| !pattern.jumps(n * 4096)));
     }
 }
