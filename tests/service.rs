@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::builder::binary;
 use common::fuse::{mount_at, require_device};
-use common::tools::output_of;
+use common::tools::{output_of, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -185,6 +185,24 @@ fn without_the_journal_lines_have_no_priority() {
     assert!(log.contains("INFO") && !log.contains("<6>"), "{log}");
 }
 
+/// Docker kills a health check that takes too long: nobody may go on asking in its place.
+fn killed_leaves_nobody(check: &mut Command) {
+    let mut check = check.spawn().expect("a check");
+    let children = format!("/proc/{0}/task/{0}/children", check.id());
+    let mut asking = String::new();
+    let found = wait_until(LIMIT, || {
+        asking = fs::read_to_string(&children).unwrap_or_default();
+        !asking.is_empty()
+    });
+    assert!(found, "the check asks nobody");
+    check.kill().expect("kill");
+    check.wait().expect("the check's end");
+    // Where nobody reaps orphans it stays as a zombie.
+    let status = format!("/proc/{}/status", asking.trim());
+    let gone = || fs::read_to_string(&status).map_or(true, |status| status.contains("State:\tZ"));
+    assert!(wait_until(LIMIT, gone), "process {asking} still asks");
+}
+
 /// A stopped daemon is what a hung one looks like from outside.
 #[test]
 fn check_tells_an_answering_mount_from_a_hung_a_dead_and_a_missing_one() {
@@ -197,6 +215,7 @@ fn check_tells_an_answering_mount_from_a_hung_a_dead_and_a_missing_one() {
     };
     assert_eq!(check(), (Some(0), String::new()));
     service.signal(Signal::STOP);
+    killed_leaves_nobody(Command::new(binary()).arg("--check").arg(service.point()));
     let hung = check();
     service.signal(Signal::CONT);
     assert!(

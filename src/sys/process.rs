@@ -34,7 +34,8 @@ fn require_single_thread() -> io::Result<()> {
 
 /// Asks `question` about `path` in a child process, so that a system call that hangs (in a kernel
 /// wait that no signal ends) hangs there. `None`: no answer within `limit`; the child is killed, not
-/// awaited. It holds none of our descriptors, so nobody waits for the end of our output on its account.
+/// awaited. It holds none of our descriptors, so nobody waits for the end of our output on its account,
+/// and whoever kills us kills it, too: a container's health checks would pile up below its process 1.
 ///
 /// # Errors
 /// What fork, pidfd_open, poll or waitpid say.
@@ -43,7 +44,13 @@ pub fn ask_in_child(
     path: &Path,
     question: fn(&Path) -> Result<(), Errno>,
 ) -> io::Result<Option<Result<(), Errno>>> {
+    let parent = rustix::process::getpid();
     let Some(child) = fork()? else {
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        if rustix::process::getppid() != Some(parent) {
+            // SAFETY: _exit takes no pointer and does not return. Nobody waits for this answer.
+            unsafe { libc::_exit(libc::ECANCELED) }
+        }
         // SAFETY: close_range takes no pointer. Nothing below uses a descriptor opened before:
         // `question` is a plain function, so it has captured none, and the child ends with it.
         unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
