@@ -7,10 +7,13 @@ mod survive;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,12 +49,23 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
             .options(options.iter().copied())
             .expect_log("reply")
             .mount();
+        // Few listen where many ask: the one that goes on to a silent file must not be the last.
+        let (stop, path) = (Arc::new(AtomicBool::new(false)), mount.mnt().join("good0"));
+        let busy = [(); 4].map(|()| keep_reading(path.clone(), stop.clone()));
         let mut readers: Vec<Child> = (0..64)
             .map(|n| reader(&mount.mnt().join(format!("never{}", n % silent)), n))
             .collect();
         thread::sleep(Duration::from_millis(500));
         figures.fault();
         others_are_served(mount.mnt(), &options.join(" "), &figures);
+        stop.store(true, Relaxed);
+        let pages = busy.map(|one| one.join().expect("a reader"));
+        figures.expect(
+            "every reader goes on",
+            pages.iter().all(|n| *n > 1000),
+            true,
+        );
+        figures.note(format!("pages read meanwhile: {pages:?}"));
         // The mount is busy: a signal detaches it, whatever hangs.
         let (point, began) = (mount.mnt().to_owned(), Instant::now());
         mount.signal(Signal::TERM);
@@ -82,6 +96,22 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
         );
     }
     figures.finish();
+}
+
+/// Reads page after page around the cache: how many.
+fn keep_reading(path: PathBuf, stop: Arc<AtomicBool>) -> thread::JoinHandle<u64> {
+    thread::spawn(move || {
+        let file = File::open(path).expect("open");
+        let mut pages = 0;
+        while !stop.load(Relaxed) {
+            let page = pages % (MB / 4096) * 4096;
+            let (one, gone) = (NonZeroU64::new(4096), rustix::fs::Advice::DontNeed);
+            rustix::fs::fadvise(&file, page, one, gone).expect("fadvise");
+            file.read_exact_at(&mut [0; 4096], page).expect("read");
+            pages += 1;
+        }
+        pages
+    })
 }
 
 // Every one at another place, so that each has a request of its own.

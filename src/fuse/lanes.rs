@@ -1,6 +1,7 @@
 //! Keeps one file from taking all threads: only so many are inside it at a time, each one's other requests queue
 //! aside. A file whose source never answers holds up its own clients only.
 
+use super::listeners::{Duty, Listeners};
 use super::spares::{AtWork, Spares};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -15,6 +16,7 @@ const SHARDS: usize = 16;
 pub struct Lanes<T> {
     on: Arc<T>,
     spares: Arc<Spares>,
+    listeners: Arc<Listeners>,
     width: usize,
     /// Whether a job waits for those inside rather than take a spare thread.
     patient: bool,
@@ -23,8 +25,10 @@ pub struct Lanes<T> {
 
 /// Leave for an event loop to work on an inode, until dropped.
 pub struct Turn<'a, T> {
+    // In this order: the event loop may rest once nobody waits for it.
     _place: Place<'a, T>,
     _at_work: AtWork<'a>,
+    _duty: Duty<'a>,
 }
 
 /// A place in a lane, given back when dropped.
@@ -53,12 +57,19 @@ impl<T> std::fmt::Debug for Lanes<T> {
 }
 
 impl<T: Send + Sync + 'static> Lanes<T> {
-    /// Lanes of work on `on` for so many event loops, whose `spares` there are.
+    /// Lanes of work on `on` for so many event loops, which `listeners` are and whose `spares` there are.
     /// Where they are `patient`, a job waits for those inside rather than take a spare thread.
-    pub fn new(on: Arc<T>, threads: usize, spares: Arc<Spares>, patient: bool) -> Arc<Self> {
+    pub fn new(
+        on: Arc<T>,
+        threads: usize,
+        spares: Arc<Spares>,
+        listeners: Arc<Listeners>,
+        patient: bool,
+    ) -> Arc<Self> {
         Arc::new(Lanes {
             on,
             spares,
+            listeners,
             width: threads.saturating_sub(2).max(1),
             patient,
             busy: std::array::from_fn(|_| Mutex::default()),
@@ -67,6 +78,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
 
     /// Runs `job` now, or lets whoever works on `node` run it when there is room.
     pub fn run(self: &Arc<Self>, node: u64, job: impl FnOnce(&T) + Send + 'static) {
+        let _duty = self.listeners.begin();
         let Some(job) = self.enter_or_queue(node, job) else {
             return;
         };
@@ -90,7 +102,12 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         }
         lane.inside += 1;
         let _place = Place { lanes: self, node };
-        Some(Turn { _place, _at_work })
+        let _duty = self.listeners.begin();
+        Some(Turn {
+            _place,
+            _at_work,
+            _duty,
+        })
     }
 
     fn inside(&self, node: u64, job: impl FnOnce(&T)) {
@@ -181,7 +198,7 @@ mod tests {
 
     #[test]
     fn all_threads_but_two_wait_and_the_rest_is_queued() {
-        let lanes = Lanes::new(Arc::new(()), 5, Spares::new(5), true);
+        let lanes = Lanes::new(Arc::new(()), 5, Spares::new(5), Listeners::new(5, 2), true);
         let (gate, done) = (Arc::new(Barrier::new(4)), Arc::new(AtomicUsize::new(0)));
         let inside: Vec<_> = (0..3)
             .map(|_| {

@@ -3,6 +3,7 @@
 mod convert;
 mod ioctl;
 mod lanes;
+mod listeners;
 mod negotiation;
 mod passthrough;
 mod spares;
@@ -24,6 +25,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use lanes::Lanes;
+use listeners::Listeners;
 use passthrough::Passthrough;
 pub use passthrough::offers_passthrough;
 use rustix::fs as sys;
@@ -51,7 +53,12 @@ impl Adapter {
     /// Serves `fs` with the timeouts of `config`.
     pub fn new(fs: Arc<Fs>, config: &Config) -> Self {
         let spares = Spares::new(config.threads);
-        let lanes = |patient| Lanes::new(fs.clone(), config.threads, spares.clone(), patient);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let listeners = Listeners::new(config.threads, processors);
+        let lanes = |patient| {
+            let (spares, listeners) = (spares.clone(), listeners.clone());
+            Lanes::new(fs.clone(), config.threads, spares, listeners, patient)
+        };
         Adapter {
             bytes: lanes(true),
             rest: lanes(false),

@@ -81,6 +81,17 @@ pub fn ask_in_child(
     }
 }
 
+/// How often the calling thread has given up its processor by itself, to wait for something (getrusage(2)).
+pub fn voluntary_switches() -> i64 {
+    // SAFETY: a rusage is plain data for which all zeroes is a valid value, and getrusage writes one to the pointer, which
+    // is valid for the call. It fails only for arguments other than these; then nothing was counted.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage.ru_nvcsw
+    }
+}
+
 /// Into a mount namespace of our own, with a user namespace around it for those who may not otherwise.
 /// Nothing mounted from here on is seen by anybody else, once "/" has been made private.
 ///
