@@ -82,9 +82,9 @@ def rand4k_hot(subject):
     return {"rand4k-hot": rate(fio(subject.path / "big", *how), "read")}
 
 
-def mapped_reads(subject, kind, size, name):
+def mapped_reads(subject, kind, size, count, name):
     warm(subject.scene.source / "big")
-    how = [f"--rw={kind}", f"--bs={size}", "--ioengine=mmap", "--size=16m" if QUICK["on"] else "--size=64m"]
+    how = [f"--rw={kind}", f"--bs={size}", "--ioengine=mmap", f"--io_size={count}"]
     return {
         name: rate(fio(subject.path / "big", *how), "read"),
         f"{name} again": rate(fio(subject.path / "big", *how), "read"),
@@ -92,11 +92,11 @@ def mapped_reads(subject, kind, size, name):
 
 
 def mmap_seq(subject):
-    return mapped_reads(subject, "read", "64k", "mmap-seq")
+    return mapped_reads(subject, "read", "64k", subject.scene.size, "mmap-seq")
 
 
 def mmap_rand(subject):
-    return mapped_reads(subject, "randread", "4k", "mmap-rand")
+    return mapped_reads(subject, "randread", "4k", (16 if QUICK["on"] else 128) * MIB, "mmap-rand")
 
 
 def overwrite(subject, name, kind, size, bytes_plain, bytes_synced):
@@ -112,12 +112,12 @@ def overwrite(subject, name, kind, size, bytes_plain, bytes_synced):
 
 
 def over4k(subject):
-    plain, synced = (16, 1) if QUICK["on"] else (128, 4)
+    plain, synced = (16, 4) if QUICK["on"] else (128, 32)
     return overwrite(subject, "over4k", "randwrite", "4k", plain * MIB, synced * MIB)
 
 
 def over1m(subject):
-    return overwrite(subject, "over1m", "write", "1m", subject.scene.size, subject.scene.size // 4)
+    return overwrite(subject, "over1m", "write", "1m", subject.scene.size, subject.scene.size)
 
 
 def append(subject):
