@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, UNIX_EPOCH};
 
 const TTL: Duration = Duration::from_secs(1);
+/// Nobody could find a directory again that was made: it is believed for as long as a run may take.
+const MADE_TTL: Duration = Duration::from_secs(3600);
 const PAGE: u64 = 4096;
 
 const ROOT: u64 = 1;
@@ -133,7 +135,7 @@ impl Filesystem for Null {
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        reply.entry(&TTL, &self.attr(self.next(MADE_DIR)), Generation(0));
+        reply.entry(&MADE_TTL, &self.attr(self.next(MADE_DIR)), Generation(0));
     }
 
     fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
