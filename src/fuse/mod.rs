@@ -44,6 +44,7 @@ pub struct Adapter {
     bytes: Arc<Lanes<Fs>>,
     /// Everything else about an inode.
     rest: Arc<Lanes<Fs>>,
+    listeners: Arc<Listeners>,
     passthrough: Arc<Passthrough>,
     attr_timeout: Duration,
     entry_timeout: Duration,
@@ -62,6 +63,7 @@ impl Adapter {
         Adapter {
             bytes: lanes(true),
             rest: lanes(false),
+            listeners,
             fs,
             passthrough: Arc::new(Passthrough::new(config)),
             attr_timeout: config.attr_timeout,
@@ -126,6 +128,8 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
+        // It may have the source free a large file.
+        let _duty = self.listeners.begin();
         self.fs.forget(node.0, count);
     }
 
@@ -429,6 +433,7 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        let _duty = self.listeners.begin();
         empty(self.fs.releasedir(fh.0), reply);
     }
 

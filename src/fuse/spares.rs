@@ -1,5 +1,6 @@
 //! Keeps one event loop free to hear the kernel. The loop that finds all others at work gives its request to a spare
-//! thread: however many files never answer, the rest of the tree does.
+//! thread: however many files never answer, the rest of the tree does. Loops that rest while few listen count as free:
+//! they are back within two milliseconds when one of the few is stuck.
 
 use crate::pool::{Job, Pool};
 use std::cell::Cell;
