@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-use stage::{CLOCK_STEP, KIB, PAGE, Stage, changed, noise, on_mount, printed};
+use stage::{CLOCK_STEP, KIB, PAGE, Stage, changed, noise, on, on_mount, printed, shared};
 
 const FILE: &str = "file";
 /// Both write paths, with and without the kernel's page cache.
@@ -342,6 +342,35 @@ fn access_times_of_cached_files_follow_the_sources_rule() {
             }
         });
     }
+}
+
+/// The kernel keeps what it has of a file whose access time is due to move when somebody opens it only to write, and
+/// not when somebody opens it to read: then a read has to reach the source.
+/// (proves: S20)
+#[test]
+fn opening_only_to_write_keeps_what_the_kernel_has_cached() {
+    // The name of a capability, not an error.
+    let logging = shared()
+        .env("RUST_LOG", "fuser=debug")
+        .expect_log("FUSE_ABORT_ERROR");
+    on(logging, |stage| {
+        fs::write(stage.source(FILE), noise(3 * PAGE, 1)).unwrap();
+        let open = File::open(stage.mount(FILE)).unwrap();
+        let reads_after = |options: &OpenOptions| {
+            let mut page = [0; PAGE as usize];
+            open.read_exact_at(&mut page, 0).unwrap();
+            open.set_modified(SystemTime::now() + HOUR).unwrap();
+            drop(options.open(stage.mount(FILE)).unwrap());
+            let before = stage.log().len();
+            open.read_exact_at(&mut page, 0).unwrap();
+            stage.log()[before..].matches(" READ ").count()
+        };
+        assert_eq!(reads_after(OpenOptions::new().write(true)), 0, "O_WRONLY");
+        assert_eq!(reads_after(OpenOptions::new().append(true)), 0, "O_APPEND");
+        assert_eq!(reads_after(OpenOptions::new().read(true)), 1, "O_RDONLY");
+        let reads = reads_after(OpenOptions::new().read(true).write(true));
+        assert_eq!(reads, 1, "O_RDWR");
+    });
 }
 
 /// `noatime` reads the source without moving its access times.

@@ -51,19 +51,22 @@ impl Fs {
     /// Those of open(2).
     pub fn open(&self, asker: &Asker, node: u64, flags: OFlags) -> Result<Opened> {
         let source = self.inodes.source(node)?;
-        if flags & OFlags::RWMODE == OFlags::RDONLY {
+        let mode = flags & OFlags::RWMODE;
+        let reads = mode != OFlags::WRONLY;
+        if mode == OFlags::RDONLY {
             if let Some(mapping) = self
                 .inodes
                 .open_mapping(node)
                 .filter(|m| m.reader().is_some())
             {
-                return self.register(asker, node, mapping, None);
+                return self.register(asker, node, mapping, None, reads);
             }
             let fd = self.open_reader(node)?;
-            return self.opened(asker, node, &source, Arc::new(fd), OFlags::RDONLY);
+            let fd = Arc::new(fd);
+            return self.opened(asker, node, &source, fd, OFlags::RDONLY, reads);
         }
         let (fd, access) = self.open_writer(node, flags)?;
-        self.opened(asker, node, &source, Arc::new(fd), access)
+        self.opened(asker, node, &source, Arc::new(fd), access, reads)
     }
 
     fn open_reader(&self, node: u64) -> Result<OwnedFd> {
@@ -97,7 +100,7 @@ impl Fs {
         }
     }
 
-    /// Makes a handle of a description just opened with `access`.
+    /// Makes a handle of a description just opened with `access`, for a client that `reads` or only writes.
     pub(super) fn opened(
         &self,
         asker: &Asker,
@@ -105,6 +108,7 @@ impl Fs {
         source: &Arc<SourceDir>,
         fd: Arc<OwnedFd>,
         access: OFlags,
+        reads: bool,
     ) -> Result<Opened> {
         let mapping = self.inodes.mapping(node, |stamp| {
             Ok(Mapping::new(
@@ -116,10 +120,10 @@ impl Fs {
         })?;
         if access == OFlags::RDONLY {
             mapping.open_reader(fd);
-            self.register(asker, node, mapping, None)
+            self.register(asker, node, mapping, None, reads)
         } else {
             mapping.open_writer(&fd, access);
-            self.register(asker, node, mapping.clone(), Some(fd))
+            self.register(asker, node, mapping.clone(), Some(fd), reads)
                 .inspect_err(|_| mapping.close_writer())
         }
     }
@@ -130,9 +134,10 @@ impl Fs {
         node: u64,
         mapping: Arc<Mapping>,
         fd: Option<Arc<OwnedFd>>,
+        reads: bool,
     ) -> Result<Opened> {
         mapping.settle();
-        let keep_cache = mapping.may_keep_cache()?;
+        let keep_cache = mapping.may_keep_cache(reads)?;
         let direct_io = self.direct_io || mapping.is_synthetic();
         let read_only = fd.is_none();
         let known_losses = AtomicU64::new(mapping.losses());

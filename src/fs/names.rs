@@ -167,7 +167,9 @@ impl Fs {
         let node = entry.attr.ino;
         let opened = self
             .directory_changed(&dir)
-            .and_then(|()| after_change(|| self.opened(asker, node, &source, fd.clone(), access)))
+            .and_then(|()| {
+                after_change(|| self.opened(asker, node, &source, fd.clone(), access, true))
+            })
             .inspect_err(|_| self.forget(node, 1))?;
         let opened = Opened {
             keep_cache: false,

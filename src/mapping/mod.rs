@@ -337,15 +337,15 @@ impl Mapping {
         }
     }
 
-    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not
-    /// when the next read is due to move the access time: that read has to reach us.
+    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not when
+    /// the handle `reads` and its first read is due to move the access time: that read has to reach us.
     ///
     /// # Errors
     /// Those of statx(2).
-    pub fn may_keep_cache(&self) -> Result<bool> {
+    pub fn may_keep_cache(&self, reads: bool) -> Result<bool> {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
-        Ok(self.freshness.renew(attr.stamp()) && !self.is_access_time_due(&attr))
+        Ok(self.freshness.renew(attr.stamp()) && !(reads && self.is_access_time_due(&attr)))
     }
 
     /// Whether the source has to ask another machine, which may never answer.
