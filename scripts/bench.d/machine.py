@@ -133,7 +133,7 @@ def describe():
 
     memory = int(field("/proc/meminfo", "MemTotal").split()[0]) >> 20
     uname = os.uname()
-    kind = run("stat", "-f", "-c", "%T", OUT).strip()
+    kind = run("findmnt", "-n", "-o", "FSTYPE", "-T", OUT).strip()
     return f"Linux {uname.release}, {os.cpu_count()} x {field('/proc/cpuinfo', 'model name')}, {memory} GiB, data on {kind}"
 
 
