@@ -1,5 +1,6 @@
 """The machine: what is installed, what is built, what is cached."""
 
+import hashlib
 import os
 import resource
 import shutil
@@ -97,6 +98,12 @@ def build():
         "passthrough_ll": passthrough,
         "passthrough_hp": os.environ.get("PASSTHROUGH_HP"),
     }
+
+
+def digests(tools):
+    """By which the programs that were built are known again."""
+    files = {name: file for name, file in tools.items() if file}
+    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()}
 
 
 def can_drop_caches():

@@ -1,25 +1,57 @@
 """What was found: medians, ratios, a table, plots."""
 
+import json
 import shutil
 from html import escape
-from statistics import median
+from statistics import median, mode
 
 from subjects import HANDED_OVER, PEERS, STALE
 
 COLOURS = {"native": "#8a8a8a", "mmfs": "#d1495b", "null": "#c9c9c9"}
 PASSED = HANDED_OVER[0]
+LIMITS = ["native", "null"]
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 class Results:
-    """Values by sub-row and subject, one per round."""
+    """Values by sub-row and subject, one per round; and which row a sub-row is of."""
 
     def __init__(self, units):
-        self.values = {}
+        self.values, self.row_of = {}, {}
         self.units = units
 
-    def add(self, row, subject, value):
-        self.values.setdefault(row, {}).setdefault(subject, []).append(value)
+    def add(self, row, sub_row, subject, value):
+        self.row_of[sub_row] = row
+        self.values.setdefault(sub_row, {}).setdefault(subject, []).append(value)
+
+    def sub_rows(self, row):
+        return [sub_row for sub_row, of in self.row_of.items() if of == row]
+
+    def forget(self, row):
+        """Leaves nothing of a row that is measured again."""
+        for sub_row in self.sub_rows(row):
+            del self.values[sub_row], self.row_of[sub_row]
+
+    def arrange(self, rows):
+        """Brings the sub-rows into the order of their rows."""
+        place = {sub_row: rows.index(row) for sub_row, row in self.row_of.items()}
+        self.values = {sub_row: self.values[sub_row] for sub_row in sorted(self.values, key=place.get)}
+
+    def save(self, file, about):
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps({"about": about, "row_of": self.row_of, "values": self.values}, indent=1))
+        new.replace(file)
+
+    def load(self, file, about):
+        """Takes up what was saved, if it is `about` the same things."""
+        try:
+            kept = json.loads(file.read_text())
+        except FileNotFoundError:
+            return
+        other = [what for what in about if kept["about"].get(what) != about[what]]
+        if other:
+            raise SystemExit(f"bench: {file} was measured with other {' and '.join(other)}; start anew without --resume")
+        self.values, self.row_of = kept["values"], kept["row_of"]
 
     def median(self, row, subject):
         return median(self.values[row].get(subject) or [float("nan")])
@@ -27,9 +59,9 @@ class Results:
     def unit(self, row):
         return "" if lower_is_better(row) else self.units.get(row, "op/s")
 
-    def noise(self, row):
-        """Spread of native: half the distance between its quartile-like extremes over its median, in per cent."""
-        values = sorted(self.values[row].get("native", []))
+    def noise(self, row, subject):
+        """Spread of a subject: half the distance between its quartile-like extremes over its median, in per cent."""
+        values = sorted(self.values[row].get(subject, []))
         if len(values) < 2 or not median(values):
             return None
         trim = len(values) // 5
@@ -73,8 +105,8 @@ def table(results, subjects):
                 cells.append(f"**{number(results.median(row, subject))}**" if subject == "mmfs" else number(results.median(row, subject)))
             else:
                 cells.append(f"{number(results.median(row, subject))} ({results.ratio(row, subject):.2f})")
-        noise, best = results.noise(row), results.best_peer(row)
-        cells.append("" if noise is None else f"±{noise:.0f} %")
+        best = results.best_peer(row)
+        cells.append(noise(results, row))
         cells.append(f"{results.ratio(row, best):.2f} {best}" if best and "mmfs" in results.values[row] else "")
         passed = {PASSED, "native"} <= results.values[row].keys()
         cells.append(f"{results.ratio(row, 'native', PASSED):.2f}" if passed else "")
@@ -85,18 +117,28 @@ def table(results, subjects):
 def legend(machine, rounds, quick, dropped):
     size = " (quick: small data)" if quick else ""
     caches = "" if dropped else " Caches could not be dropped (that needs root): cold rows are not cold."
-    return (f"{machine}. Medians of {rounds} interleaved rounds{size}; in brackets mmfs against that subject, above 1 mmfs is "
-            f"better; noise is the spread of native. More is better but for cost and growth.{caches} "
+    usual = mode(rounds.values())
+    others = [f"{row} {count}" for row, count in rounds.items() if count != usual]
+    counted = f"{usual} interleaved rounds" + (f" ({', '.join(others)})" if others else "")
+    return (f"{machine}. Medians of {counted}{size}; in brackets mmfs against that subject, above 1 mmfs is "
+            f"better; noise is the spread of native and of null. More is better but for cost and growth.{caches} "
             f"{' and '.join(sorted(STALE))} believe their caches beyond a second and do not count as best peer.\n\n")
 
 
+def noise(results, row):
+    """How much the two limits vary between rounds: native for the machine, null for its waking of servers."""
+    found = [results.noise(row, limit) for limit in LIMITS]
+    return ", ".join(f"±{spread:.0f} %" for spread in found if spread is not None)
+
+
 def spread(results):
-    """How noisy the machine was: the spread of native, over its rows."""
-    noises = [noise for noise in map(results.noise, results.values) if noise is not None]
-    if not noises:
-        return ""
-    return (f"The machine's noise, as the spread of native between its rounds: ±{median(noises):.0f} % in the median row, "
-            f"±{max(noises):.0f} % in the worst.\n\n")
+    """How noisy the machine was, over all rows."""
+    said = []
+    for limit in LIMITS:
+        found = [spread for row in results.values if (spread := results.noise(row, limit)) is not None]
+        if found:
+            said.append(f"of {limit} ±{median(found):.0f} % in the median row and ±{max(found):.0f} % in the worst")
+    return f"The machine's noise, as the spread between rounds: {', '.join(said)}.\n\n" if said else ""
 
 
 def plot(results, rows, subjects, title):
