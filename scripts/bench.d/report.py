@@ -5,11 +5,13 @@ import shutil
 from html import escape
 from statistics import median, mode
 
+from machine import MOST_STOLEN
 from subjects import HANDED_OVER, PEERS, STALE
 
 COLOURS = {"native": "#8a8a8a", "mmfs": "#d1495b", "null": "#c9c9c9"}
 PASSED = HANDED_OVER[0]
 LIMITS = ["native", "null"]
+KEPT = ["values", "row_of", "again", "disturbed"]
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -17,12 +19,17 @@ class Results:
     """Values by sub-row and subject, one per round; and which row a sub-row is of."""
 
     def __init__(self, units):
-        self.values, self.row_of = {}, {}
+        self.values, self.row_of, self.again, self.disturbed = {}, {}, {}, {}
         self.units = units
 
     def add(self, row, sub_row, subject, value):
         self.row_of[sub_row] = row
         self.values.setdefault(sub_row, {}).setdefault(subject, []).append(value)
+
+    def count(self, row, again, disturbed):
+        """How often the host made a value be measured again, and how often that did not help."""
+        self.again[row] = self.again.get(row, 0) + again
+        self.disturbed[row] = self.disturbed.get(row, 0) + disturbed
 
     def sub_rows(self, row):
         return [sub_row for sub_row, of in self.row_of.items() if of == row]
@@ -31,6 +38,8 @@ class Results:
         """Leaves nothing of a row that is measured again."""
         for sub_row in self.sub_rows(row):
             del self.values[sub_row], self.row_of[sub_row]
+        self.again.pop(row, None)
+        self.disturbed.pop(row, None)
 
     def arrange(self, rows):
         """Brings the sub-rows into the order of their rows."""
@@ -39,7 +48,7 @@ class Results:
 
     def save(self, file, about):
         new = file.with_suffix(".new")
-        new.write_text(json.dumps({"about": about, "row_of": self.row_of, "values": self.values}, indent=1))
+        new.write_text(json.dumps({"about": about} | {part: getattr(self, part) for part in KEPT}, indent=1))
         new.replace(file)
 
     def load(self, file, about):
@@ -51,7 +60,8 @@ class Results:
         other = [what for what in about if kept["about"].get(what) != about[what]]
         if other:
             raise SystemExit(f"bench: {file} was measured with other {' and '.join(other)}; start anew without --resume")
-        self.values, self.row_of = kept["values"], kept["row_of"]
+        for part in KEPT:
+            setattr(self, part, kept[part])
 
     def median(self, row, subject):
         return median(self.values[row].get(subject) or [float("nan")])
@@ -138,6 +148,11 @@ def spread(results):
         found = [spread for row in results.values if (spread := results.noise(row, limit)) is not None]
         if found:
             said.append(f"of {limit} ±{median(found):.0f} % in the median row and ±{max(found):.0f} % in the worst")
+    again, still = sum(results.again.values()), [row for row, times in results.disturbed.items() if times]
+    if again:
+        said.append(f"{again} values were measured again because the host took more than {MOST_STOLEN:.0%} of the processors' time meanwhile")
+    if still:
+        said.append(f"it took as much at the last try, too, in {', '.join(f'{row} ({results.disturbed[row]})' for row in still)}")
     return f"The machine's noise, as the spread between rounds: {', '.join(said)}.\n\n" if said else ""
 
 
