@@ -150,7 +150,8 @@ def spread(results):
             said.append(f"of {limit} ±{median(found):.0f} % in the median row and ±{max(found):.0f} % in the worst")
     again, still = sum(results.again.values()), [row for row, times in results.disturbed.items() if times]
     if again:
-        said.append(f"{again} values were measured again because the host took more than {MOST_STOLEN:.0%} of the processors' time meanwhile")
+        said.append(f"{again} values were measured again because the host took more than {100 * MOST_STOLEN:.0f} % of the "
+                    "processors' time meanwhile")
     if still:
         said.append(f"it took as much at the last try, too, in {', '.join(f'{row} ({results.disturbed[row]})' for row in still)}")
     return f"The machine's noise, as the spread between rounds: {', '.join(said)}.\n\n" if said else ""
