@@ -102,19 +102,21 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def cell(results, row, subject):
+    """A subject's median, and in brackets how mmfs compares with it."""
+    value = number(results.median(row, subject))
+    if subject == "mmfs" or "mmfs" not in results.values[row]:
+        return value
+    return f"{value} ({results.ratio(row, subject):.2f})"
+
+
 def table(results, subjects):
     """Markdown: medians, and in brackets how mmfs compares with each."""
     lines = ["| row | unit | " + " | ".join(subjects) + " | noise | mmfs / best peer | --passthrough / native |",
              "|---|---|" + "--:|" * (len(subjects) + 3)]
     for row in results.values:
-        cells = []
-        for subject in subjects:
-            if subject not in results.values[row]:
-                cells.append("")
-            elif subject == "mmfs" or "mmfs" not in results.values[row]:
-                cells.append(f"**{number(results.median(row, subject))}**" if subject == "mmfs" else number(results.median(row, subject)))
-            else:
-                cells.append(f"{number(results.median(row, subject))} ({results.ratio(row, subject):.2f})")
+        cells = [cell(results, row, subject) if subject in results.values[row] else "" for subject in subjects]
+        cells = [f"**{shown}**" if subject == "mmfs" and shown else shown for subject, shown in zip(subjects, cells)]
         best = results.best_peer(row)
         cells.append(noise(results, row))
         cells.append(f"{results.ratio(row, best):.2f} {best}" if best and "mmfs" in results.values[row] else "")
@@ -138,14 +140,14 @@ def legend(machine, rounds, quick, dropped):
 def noise(results, row):
     """How much the two limits vary between rounds: native for the machine, null for its waking of servers."""
     found = [results.noise(row, limit) for limit in LIMITS]
-    return ", ".join(f"±{spread:.0f} %" for spread in found if spread is not None)
+    return ", ".join(f"±{value:.0f} %" for value in found if value is not None)
 
 
 def spread(results):
     """How noisy the machine was, over all rows."""
     said = []
     for limit in LIMITS:
-        found = [spread for row in results.values if (spread := results.noise(row, limit)) is not None]
+        found = [value for row in results.values if (value := results.noise(row, limit)) is not None]
         if found:
             said.append(f"of {limit} ±{median(found):.0f} % in the median row and ±{max(found):.0f} % in the worst")
     again, still = sum(results.again.values()), [row for row, times in results.disturbed.items() if times]
