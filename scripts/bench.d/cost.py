@@ -114,6 +114,7 @@ def file_growth(subject):
     folder = subject.scene.source / "sparse"
     for name, size in (("1 MiB", 1 << 20), ("1 GiB", 1 << 30), ("100 GiB", 100 << 30)):
         count = max(1, READS * 4096 // size)
+        shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
         folder.mkdir()
         for i in range(count):
             (folder / f"f{i}").touch()

@@ -133,14 +133,14 @@ def legend(machine, rounds, quick, dropped):
     others = [f"{row} {count}" for row, count in rounds.items() if count != usual]
     counted = f"{usual} interleaved rounds" + (f" ({', '.join(others)})" if others else "")
     return (f"{machine}. Medians of {counted}{size}; in brackets mmfs against that subject, above 1 mmfs is "
-            f"better; noise is the spread of native and of null. More is better but for cost and growth.{caches} "
+            f"better; noise is the spread between rounds. More is better but for cost and growth.{caches} "
             f"{' and '.join(sorted(STALE))} believe their caches beyond a second and do not count as best peer.\n\n")
 
 
 def noise(results, row):
     """How much the two limits vary between rounds: native for the machine, null for its waking of servers."""
-    found = [results.noise(row, limit) for limit in LIMITS]
-    return ", ".join(f"±{value:.0f} %" for value in found if value is not None)
+    found = [(limit, results.noise(row, limit)) for limit in LIMITS]
+    return ", ".join(f"{limit} ±{value:.0f} %" for limit, value in found if value is not None)
 
 
 def spread(results):
