@@ -1,8 +1,9 @@
 //! Background start: the parent exits when the mount answers, or prints why it does not.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, Read, Write};
 
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use crate::config::Config;
@@ -16,7 +17,7 @@ const ANSWERS: u8 = 0;
 /// The way back to whoever waits for the mount.
 #[derive(Debug)]
 pub struct Ready {
-    parent: Option<PipeWriter>,
+    parent: Option<File>,
 }
 
 impl Ready {
@@ -57,20 +58,21 @@ fn in_background(
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     let failed = |error: io::Error| StartError::System("go to the background", error);
-    let (listener, speaker) = io::pipe().map_err(failed)?;
+    let (listener, speaker) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     match process::fork().map_err(failed)? {
         Some(child) => {
             drop(speaker);
-            wait_for(child, listener)
+            wait_for(child, File::from(listener))
         }
         None => {
             drop(listener);
-            be_the_daemon(speaker, serve)
+            be_the_daemon(File::from(speaker), serve)
         }
     }
 }
 
-fn wait_for(child: Pid, mut listener: PipeReader) -> Result<(), StartError> {
+fn wait_for(child: Pid, mut listener: File) -> Result<(), StartError> {
     let mut first = [0];
     match listener.read(&mut first) {
         Ok(1) if first[0] == ANSWERS => return Ok(()),
@@ -101,7 +103,7 @@ fn epitaph(child: Pid) -> String {
 
 /// The child: it never returns to `main`, for what it has to say goes to its parent or to the log.
 fn be_the_daemon(
-    speaker: PipeWriter,
+    speaker: File,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     let mut ready = Ready {

@@ -243,7 +243,7 @@ fn set_back(path: &Path, atime: Duration, mtime: Duration) {
             .unwrap()
             - age;
         Timespec {
-            tv_sec: time.as_secs().cast_signed(),
+            tv_sec: time.as_secs() as i64,
             tv_nsec: time.subsec_nanos().into(),
         }
     };

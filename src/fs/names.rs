@@ -31,12 +31,11 @@ impl Fs {
     /// Applies times that wait, for attributes are about to be shown.
     pub(super) fn settled(&self, mut entry: Entry) -> Entry {
         let node = entry.attr.ino;
-        if entry.open
-            && let Some(mapping) = self.inodes.open_mapping(node)
-            && mapping.settle()
-            && let Ok(attr) = self.getattr(node, None)
-        {
-            entry.attr = attr;
+        let open = entry.open.then(|| self.inodes.open_mapping(node));
+        if open.flatten().is_some_and(|mapping| mapping.settle()) {
+            if let Ok(attr) = self.getattr(node, None) {
+                entry.attr = attr;
+            }
         }
         entry
     }

@@ -117,7 +117,7 @@ impl InodeTable {
             }
             drop(shard);
             drop(gone); // its descriptors are closed outside the lock
-            return (self.forgotten.fetch_add(1, Relaxed) + 1).is_multiple_of(MANY);
+            return (self.forgotten.fetch_add(1, Relaxed) + 1) % MANY == 0;
         }
         false
     }
@@ -240,10 +240,13 @@ impl InodeTable {
             .get(&id)
             .ok_or(Errno::STALE)?
             .place_if_unheld();
-        if let Some(place) = place
-            && let Locator::Exported(handle) = &place.locator
+        if let Some(node::Place {
+            locator: Locator::Exported(handle),
+            life,
+            ..
+        }) = &place
         {
-            let source = self.sources.at(place.life.key.source).ok_or(Errno::STALE)?;
+            let source = self.sources.at(life.key.source).ok_or(Errno::STALE)?;
             return self
                 .with_room(|| source.open_exported(handle, flags))
                 .inspect_err(|&errno| self.disappoint(id, errno));
@@ -255,9 +258,10 @@ impl InodeTable {
     /// Hears that an exported handle did not lead to its inode: should the inode ever have been taken for another, the
     /// kernel's next lookup sets that right.
     fn disappoint(&self, id: u64, errno: Errno) {
-        if errno == Errno::STALE
-            && let Some(node) = self.shard(id).get_mut(&id)
-        {
+        if errno != Errno::STALE {
+            return;
+        }
+        if let Some(node) = self.shard(id).get_mut(&id) {
             node.unsettle();
         }
     }
@@ -271,14 +275,10 @@ impl InodeTable {
             }
             Locator::Named { parent, name } => self.find_by_name(*parent, name, &place.life)?,
         };
-        let keep = place.kind == FileType::Directory && source.index == 0;
-        if keep
-            && let Some(node) = self.shard(id).get_mut(&id)
-            && node.descriptor.is_none()
-        {
-            node.descriptor = Some(fd.clone());
-        }
-        if keep {
+        if place.kind == FileType::Directory && source.index == 0 {
+            if let Some(node) = self.shard(id).get_mut(&id) {
+                node.descriptor.get_or_insert_with(|| fd.clone());
+            }
             self.cached(id);
         }
         Ok(fd)
@@ -406,8 +406,9 @@ impl InodeTable {
     /// Gives back a mapping; with the last one the inode remembers as of when the kernel's cache is valid.
     pub fn close_mapping(&self, id: u64, mapping: Arc<Mapping>) {
         let mut shard = self.shard(id);
-        if let Some(node) = shard.get_mut(&id)
-            && std::ptr::eq(node.mapping.as_ptr(), Arc::as_ptr(&mapping))
+        if let Some(node) = shard
+            .get_mut(&id)
+            .filter(|node| std::ptr::eq(node.mapping.as_ptr(), Arc::as_ptr(&mapping)))
         {
             node.stamp = mapping.stamp();
             if Arc::strong_count(&mapping) == 1 {
@@ -420,10 +421,9 @@ impl InodeTable {
 
     /// Notes that an own operation on an inode nobody has open moved its stamp from `before` to `after`.
     pub fn restamp(&self, id: u64, before: u64, after: u64) {
-        if let Some(node) = self.shard(id).get_mut(&id)
-            && node.stamp == before
-        {
-            node.stamp = after;
+        match self.shard(id).get_mut(&id) {
+            Some(node) if node.stamp == before => node.stamp = after,
+            _ => {}
         }
     }
 

@@ -189,10 +189,11 @@ impl Node {
 
     /// Takes the name it was just met under, where names are what finds it again.
     pub fn found_again(&mut self, parent: u64, name: &OsStr) {
-        if let Locator::Named { parent: p, name: n } = &mut self.locator
-            && (*p != parent || **n != *name)
-        {
-            (*p, *n) = (parent, name.into());
+        match &mut self.locator {
+            Locator::Named { parent: p, name: n } if *p != parent || **n != *name => {
+                (*p, *n) = (parent, name.into());
+            }
+            _ => {}
         }
     }
 

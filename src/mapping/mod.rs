@@ -28,6 +28,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::io::{Errno, Result};
 use std::any::Any;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
@@ -174,9 +175,10 @@ impl Mapping {
         };
         match pin {
             Some(pin) => {
-                if let Some(range) = pattern.fetch(offset, len)
-                    && !readahead::is_cached(fd.as_fd(), range.start..range.end.min(attr.size))
-                {
+                let uncached = |range: &Range<u64>| {
+                    !readahead::is_cached(fd.as_fd(), range.start..range.end.min(attr.size))
+                };
+                if let Some(range) = pattern.fetch(offset, len).filter(uncached) {
                     // Advice that is not taken costs speed only.
                     let _ = pin.will_need(range);
                 }
@@ -410,7 +412,7 @@ impl Mapping {
             || !pattern.jumps_to(offset, len)
             || self.windows.holds(offset)
             || space.has_room(space.geometry().full())
-            || self.declined.fetch_add(1, Relaxed).is_multiple_of(ONE_IN)
+            || self.declined.fetch_add(1, Relaxed) % ONE_IN == 0
     }
 
     fn pin(

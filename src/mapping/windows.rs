@@ -154,9 +154,8 @@ impl WindowSet {
     fn insert(&self, index: u64, window: Window, file_len: u64) -> Arc<Window> {
         let window = Arc::new(window);
         let mut table = self.table.write();
-        if let Some(slot) = table.slots.get(&index)
-            && slot.window.len() >= window.len()
-        {
+        let no_shorter = |slot: &&Slot| slot.window.len() >= window.len();
+        if let Some(slot) = table.slots.get(&index).filter(no_shorter) {
             let winner = Arc::clone(&slot.window);
             drop(table);
             return winner;

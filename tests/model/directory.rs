@@ -130,7 +130,7 @@ impl Directory {
             Command::Stat { path } => Ok(Answer::Attr(attr_of(&call::lstat(at(path))?))),
             Command::Truncate { path, len } => {
                 let size = if matches!(len, At::End(_)) {
-                    call::stat(at(path))?.st_size.cast_unsigned()
+                    call::stat(at(path))?.st_size as u64
                 } else {
                     0
                 };
@@ -396,7 +396,7 @@ fn attr_of(stat: &Stat) -> Attr {
         kind,
         mode: stat.st_mode & 0o7777,
         links,
-        size: file.then_some(stat.st_size.cast_unsigned()),
+        size: file.then_some(stat.st_size as u64),
         mtime,
     }
 }
@@ -404,7 +404,7 @@ fn attr_of(stat: &Stat) -> Attr {
 fn size_of(file: &OwnedFd) -> Result<u64> {
     let stat = call::fstat(file)?;
     Ok(if FileType::from_raw_mode(stat.st_mode).is_file() {
-        stat.st_size.cast_unsigned()
+        stat.st_size as u64
     } else {
         0
     })

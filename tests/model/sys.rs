@@ -56,7 +56,7 @@ pub fn map_write(file: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> Result<(), Errn
 pub fn truncate(path: &Path, len: u64) -> Result<(), Errno> {
     let path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Errno::INVAL)?;
     // SAFETY: `path` is a string ended by a zero and outlives the call.
-    let failed = unsafe { libc::truncate(path.as_ptr(), len.cast_signed()) } != 0;
+    let failed = unsafe { libc::truncate(path.as_ptr(), len as i64) } != 0;
     if failed { Err(last_error()) } else { Ok(()) }
 }
 
