@@ -4,7 +4,10 @@
 //! `source` → `sys`. Types of the FUSE library appear in `session` and `fuse` only, unsafe code in
 //! `mapping::window`, `mapping::guard` and `sys` only.
 
+pub mod actor;
 pub mod attr;
+pub mod cache;
+pub mod chores;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -17,8 +20,10 @@ pub mod logging;
 pub mod mapping;
 pub mod pool;
 pub mod refusal;
+pub mod request;
 pub mod service;
 pub mod session;
 pub mod source;
 pub mod sys;
 pub mod version;
+pub mod view;

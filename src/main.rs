@@ -6,6 +6,7 @@ use mmfs::fs::Fs;
 use mmfs::fuse::Adapter;
 use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
+use mmfs::view::shared::Shared;
 use mmfs::{cli, daemon, logging, session};
 
 fn main() -> ExitCode {
@@ -29,13 +30,13 @@ fn run() -> Result<(), StartError> {
     let config = options.resolve()?;
     daemon::start(&config, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
-        let fs = Fs::new(&config).map_err(unreadable)?;
+        let fs =
+            Fs::new(&config, |reporter| Shared::open(&config, reporter)).map_err(unreadable)?;
         let outcome = session::serve(&config, Adapter::new(fs.clone(), &config), |answering| {
-            fs.tell_of_attributes(answering.attribute_invalidator());
             if let Some(device) = answering.device {
                 fs.set_own_device(device);
             }
-            fs.keep_house(answering.into_invalidator())
+            fs.begin(answering.kernel)
                 .map_err(|error| StartError::System("start a thread", error))?;
             ready.announce()
         });

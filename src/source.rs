@@ -3,10 +3,11 @@
 use crate::attr::Attr;
 use crate::sys::exported::{self, ExportedHandle};
 use parking_lot::RwLock;
-use rustix::fs::{self, AtFlags, Mode, OFlags, RawMode, StatVfsMountFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawMode, StatVfsMountFlags};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use std::ffi::OsStr;
+use std::hash::{Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -49,9 +50,28 @@ pub struct SourceDir {
     silent_handles: AtomicU32,
 }
 
-/// An inode met under a name.
+/// What an inode is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One of the source, of this type.
+    Source(FileType),
+    /// The root of a mount of mmfs's own, which is shown as an empty directory: walking it would make the daemon wait
+    /// for itself.
+    OwnMount,
+}
+
+impl Hash for Kind {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Kind::Source(kind) => kind.as_raw_mode().hash(state),
+            Kind::OwnMount => 0u32.hash(state),
+        }
+    }
+}
+
+/// An inode as it was met under a name.
 #[derive(Debug)]
-pub struct Found {
+pub struct Inode {
     /// A descriptor on it, O_PATH unless it was opened for more; none where looking was enough.
     pub fd: Option<Arc<OwnedFd>>,
     /// Its attributes.
@@ -60,12 +80,11 @@ pub struct Found {
     pub source: Arc<SourceDir>,
     /// What tells it from every other inode, where its filesystem can say so.
     pub handle: Option<ExportedHandle>,
-    /// Whether it is the root of a mount of mmfs's, which is shown as an empty directory: walking it
-    /// would make the daemon wait for itself.
-    pub veiled: bool,
+    /// What it is to us.
+    pub kind: Kind,
 }
 
-impl Found {
+impl Inode {
     /// Tells two lives of a reused inode number apart; constant where nothing can.
     pub fn generation(&self) -> u32 {
         match (&self.handle, self.attr.btime) {
@@ -73,7 +92,7 @@ impl Found {
             // overlayfs changes the birth time on copy-up while the inode lives on. A symbolic link has no
             // descriptors to lose by that, and the kernel caches its target.
             (None, Some(born))
-                if self.source.born_once || self.attr.kind() == fs::FileType::Symlink =>
+                if self.source.born_once || self.attr.kind() == FileType::Symlink =>
             {
                 (born.sec as u32).rotate_left(16) ^ born.nsec
             }
@@ -95,7 +114,7 @@ impl Sources {
     ///
     /// # Errors
     /// Those of open(2) and statx(2).
-    pub fn open(root: &Path) -> Result<(Self, Found)> {
+    pub fn open(root: &Path) -> Result<(Self, Inode)> {
         let fd = fs::open(
             root,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -108,12 +127,12 @@ impl Sources {
         };
         let source = sources.of_device(&attr, fd.as_fd());
         let handle = exported::name_to_handle_at(&fd)?;
-        let root = Found {
+        let root = Inode {
             fd: Some(Arc::new(fd)),
+            kind: Kind::Source(attr.kind()),
             attr,
             source,
             handle,
-            veiled: false,
         };
         Ok((sources, root))
     }
@@ -137,7 +156,7 @@ impl Sources {
     ///
     /// # Errors
     /// ENOENT and the others of openat(2); EINVAL for what is not a single name.
-    pub fn find(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Found> {
+    pub fn find(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Inode> {
         check_name(name)?;
         let fd = fs::openat(
             dir,
@@ -152,19 +171,18 @@ impl Sources {
     ///
     /// # Errors
     /// Those of statx(2).
-    pub fn identify(&self, fd: Arc<OwnedFd>) -> Result<Found> {
+    pub fn identify(&self, fd: Arc<OwnedFd>) -> Result<Inode> {
         // Without DONT_SYNC, statx on our own mount would wait for ourselves.
         let mut attr = stat(fd.as_fd(), AtFlags::STATX_DONT_SYNC)?;
-        let veiled = attr.mount_root && self.is_mmfs(&attr);
-        if veiled {
+        if attr.mount_root && self.is_mmfs(&attr) {
             let source = self.first();
-            attr.mode = fs::FileType::Directory.as_raw_mode() | 0o555;
-            return Ok(Found {
+            attr.mode = FileType::Directory.as_raw_mode() | 0o555;
+            return Ok(Inode {
                 fd: Some(fd),
                 attr,
                 source,
                 handle: None,
-                veiled,
+                kind: Kind::OwnMount,
             });
         }
         let source = self.of_device(&attr, fd.as_fd());
@@ -173,12 +191,12 @@ impl Sources {
         }
         // An error taken for «has none» would give a living inode another generation.
         let handle = exported::name_to_handle_at(&fd)?;
-        Ok(Found {
+        Ok(Inode {
             fd: Some(fd),
+            kind: Kind::Source(attr.kind()),
             attr,
             source,
             handle,
-            veiled,
         })
     }
 
@@ -262,7 +280,7 @@ impl SourceDir {
         dir: BorrowedFd<'_>,
         name: &OsStr,
         attr: Attr,
-    ) -> Option<Found> {
+    ) -> Option<Inode> {
         let handle = name.into_with_c_str(|name| exported::name_to_handle_in(dir, name));
         let handle = handle.ok().flatten()?;
         if handle.ino() != Some(attr.ino) {
@@ -272,12 +290,12 @@ impl SourceDir {
         if self.silent_handles.load(Relaxed) != 0 {
             self.silent_handles.store(0, Relaxed);
         }
-        Some(Found {
+        Some(Inode {
             fd: None,
+            kind: Kind::Source(attr.kind()),
             attr,
             source: self.clone(),
             handle: Some(handle),
-            veiled: false,
         })
     }
 

@@ -1,11 +1,10 @@
-//! What has to be done without anybody asking: times that wait are applied, and open files are watched for
-//! changes behind the mount, the kernel's caches of what changed are dropped. Asleep while nothing is open.
+//! What has to be done without anybody asking: times that wait are applied, open files are watched for changes behind
+//! the mount, memory is given back. Asleep while nothing is open.
 
 use super::Fs;
-use super::invalidation::Invalidation;
-use crate::mapping::{Chore, Mapping};
+use crate::chores::{Chore, PendingTimes};
 use crate::pool::Pool;
-use std::collections::HashSet;
+use crate::view::Tree;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -14,58 +13,52 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// How long a recorded time may wait when nobody looks.
-const SETTLE: Duration = Duration::from_millis(100);
+const APPLY_TIMES_AFTER: Duration = Duration::from_millis(100);
 
 /// Files at most whose times are being applied.
-const SETTLING: usize = 16;
+const MAX_APPLYING: usize = 16;
 
 /// How often open files are looked at.
-const WATCH: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long to wait for the kernel to have forgotten more, before memory is given back.
-const TRIM: Duration = Duration::from_millis(200);
+const TRIM_AFTER: Duration = Duration::from_millis(200);
 
-impl Fs {
-    /// Starts the thread; `invalidate` tells the kernel to drop its cache of a node. It must not be called
-    /// from an event loop, for the kernel may wait for a read that the loop has to answer.
+impl<T: Tree> Fs<T> {
+    /// Starts the thread.
     ///
     /// # Errors
     /// Those of starting a thread.
-    pub fn keep_house(
-        self: &Arc<Self>,
-        invalidate: impl Fn(u64) + Send + Sync + 'static,
-    ) -> io::Result<()> {
-        let Some(chores) = self.chores.lock().take() else {
+    pub(super) fn keep_house(self: &Arc<Self>) -> io::Result<()> {
+        let Some(undone) = self.undone.lock().take() else {
             return Ok(());
         };
-        let (fs, stale) = (Arc::downgrade(self), Invalidation::new(invalidate));
+        let fs = Arc::downgrade(self);
         Builder::new()
             .name("housekeeping".into())
-            .spawn(move || House::new(fs, chores, stale).keep())?;
+            .spawn(move || House::new(fs, undone).keep())?;
         Ok(())
     }
 }
 
-struct House {
-    fs: Weak<Fs>,
+struct House<T: Tree> {
+    fs: Weak<Fs<T>>,
     chores: Receiver<Chore>,
-    stale: Arc<Invalidation>,
-    settling: Arc<Pool>,
-    waiting: Vec<Weak<Mapping>>,
-    settle_at: Option<Instant>,
+    applying: Arc<Pool>,
+    waiting: Vec<Weak<dyn PendingTimes>>,
+    apply_at: Option<Instant>,
     watch_at: Option<Instant>,
     trim_at: Option<Instant>,
 }
 
-impl House {
-    fn new(fs: Weak<Fs>, chores: Receiver<Chore>, stale: Arc<Invalidation>) -> Self {
+impl<T: Tree> House<T> {
+    fn new(fs: Weak<Fs<T>>, chores: Receiver<Chore>) -> Self {
         House {
             fs,
             chores,
-            stale,
-            settling: Pool::new("settling", SETTLING),
+            applying: Pool::new("settling", MAX_APPLYING),
             waiting: Vec::new(),
-            settle_at: None,
+            apply_at: None,
             watch_at: None,
             trim_at: None,
         }
@@ -74,26 +67,18 @@ impl House {
     fn keep(mut self) {
         loop {
             match self.next() {
-                Ok(Chore::Invalidate(node, mapping)) => {
-                    self.stale.add(node, mapping);
+                Ok(Chore::ApplyTimes(file)) => {
+                    self.waiting.push(file);
+                    due_in(&mut self.apply_at, APPLY_TIMES_AFTER);
                 }
-                Ok(Chore::Settle(mapping)) => {
-                    self.waiting.push(mapping);
-                    self.settle_at
-                        .get_or_insert_with(|| Instant::now() + SETTLE);
-                }
-                Ok(Chore::Watch) => {
-                    self.watch_at.get_or_insert_with(|| Instant::now() + WATCH);
-                }
-                Ok(Chore::Trim) => {
-                    self.trim_at.get_or_insert_with(|| Instant::now() + TRIM);
-                }
+                Ok(Chore::Watch) => due_in(&mut self.watch_at, WATCH_INTERVAL),
+                Ok(Chore::Trim) => due_in(&mut self.trim_at, TRIM_AFTER),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let now = Instant::now();
-            if self.settle_at.is_some_and(|at| at <= now) {
-                self.settle();
+            if self.apply_at.is_some_and(|at| at <= now) {
+                self.apply_times();
             }
             if self.watch_at.is_some_and(|at| at <= now) {
                 self.watch();
@@ -105,7 +90,7 @@ impl House {
     }
 
     fn next(&self) -> Result<Chore, RecvTimeoutError> {
-        let due = [self.settle_at, self.watch_at, self.trim_at];
+        let due = [self.apply_at, self.watch_at, self.trim_at];
         match due.into_iter().flatten().min() {
             Some(at) => self
                 .chores
@@ -117,12 +102,12 @@ impl House {
         }
     }
 
-    fn settle(&mut self) {
-        self.settle_at = None;
-        for mapping in self.waiting.drain(..).filter_map(|m| m.upgrade()) {
+    fn apply_times(&mut self) {
+        self.apply_at = None;
+        for file in self.waiting.drain(..).filter_map(|file| file.upgrade()) {
             // A source that is frozen or never answers keeps its own times waiting only.
-            self.settling.run(Box::new(move || {
-                mapping.settle();
+            self.applying.run(Box::new(move || {
+                file.apply_times();
             }));
         }
     }
@@ -130,24 +115,24 @@ impl House {
     fn trim(&mut self) {
         self.trim_at = None;
         if let Some(fs) = self.fs.upgrade() {
-            fs.inodes.trim();
+            fs.nodes.trim();
         }
     }
 
     fn watch(&mut self) {
         self.watch_at = None;
         let Some(fs) = self.fs.upgrade() else { return };
-        let mut seen = HashSet::new();
-        for handle in fs.files.all() {
-            if seen.insert(Arc::as_ptr(&handle.mapping)) {
-                handle.mapping.check();
-            }
-        }
+        fs.tree.check_open_files();
         // Before looking what is open: whoever opens a file from here on says so.
         fs.watched.store(false, SeqCst);
         if !fs.files.is_empty() {
             fs.watched.store(true, SeqCst);
-            self.watch_at = Some(Instant::now() + WATCH);
+            self.watch_at = Some(Instant::now() + WATCH_INTERVAL);
         }
     }
+}
+
+/// Sets the time for something that has none yet.
+fn due_in(at: &mut Option<Instant>, delay: Duration) {
+    at.get_or_insert_with(|| Instant::now() + delay);
 }

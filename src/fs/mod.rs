@@ -1,152 +1,176 @@
-//! The operations of the filesystem in plain types; they can be tested without a mount.
+//! The operations of the filesystem in plain types, for any kind of view; they can be tested without a mount.
+//!
+//! Who asks and whether the view may be changed are decided here, once. Names, attributes and bytes are the view's.
 
 mod attributes;
-mod data;
 mod directories;
+mod files;
 mod housekeeping;
-mod invalidation;
 mod names;
 mod xattrs;
 
-pub use attributes::{SetAttr, SetTime};
-pub use data::{Opened, Writing};
 pub use directories::Listed;
+pub use files::{Opened, Writing};
 
+use crate::cache::{Kernel, KernelCache, Timeouts};
+use crate::chores::{Chore, Chores};
 use crate::config::{Config, MountFlags};
-use crate::handle::{FileHandle, HandleTable};
-use crate::inode::{InodeTable, Located, ROOT};
-use crate::mapping::budget::{AddressSpace, default_budget};
-use crate::mapping::{Alarm, Chore, Context, guard};
-use crate::source::reopen;
-use crate::sys::identity::Caller;
+use crate::handle::HandleTable;
+use crate::inode::{NodeTable, Place};
+use crate::view::{Found, Reporter, Tree, after_change};
 use directories::DirHandle;
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
-/// The largest READ or WRITE the kernel may send, in bytes.
-pub const MAX_REQUEST: u32 = 1 << 20;
-
-/// Who asked, as the kernel says.
+/// An inode as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Asker {
-    /// Filesystem ids of the caller.
-    pub caller: Caller,
-    /// Its process, 0 when it is in a namespace of its own.
-    pub pid: u32,
+pub struct Entry {
+    /// Its attributes, `ino` being the node id.
+    pub attr: crate::attr::Attr,
+    /// Tells two lives of one node id apart.
+    pub generation: u32,
 }
 
-impl Asker {
-    /// Whether suid and sgid bits survive what this caller does. The kernel tells for writes only; for the
-    /// rest this is CAP_FSETID as good as it can be known from here.
-    fn keeps_setid(&self) -> bool {
-        self.caller.uid == 0
-    }
-}
-
-/// One served tree.
-#[derive(Debug)]
-pub struct Fs {
-    inodes: InodeTable,
-    files: HandleTable<FileHandle>,
-    dirs: HandleTable<DirHandle>,
-    context: Arc<Context>,
-    flags: MountFlags,
-    direct_io: bool,
-    sync_on_close: bool,
-    /// How long a listing may be believed.
-    listing_timeout: Duration,
-    chores: Mutex<Option<Receiver<Chore>>>,
+/// One served view.
+pub struct Fs<T: Tree> {
+    tree: T,
+    nodes: Arc<NodeTable<T::Node>>,
+    files: HandleTable<T::Open>,
+    dirs: HandleTable<DirHandle<T::Listing>>,
+    cache: Arc<KernelCache>,
+    settings: Settings,
+    chores: Chores,
+    /// Taken by the thread that does them.
+    undone: Mutex<Option<Receiver<Chore>>>,
     /// Whether open files are being watched, so that an open need not wake anybody up.
     watched: AtomicBool,
 }
 
-impl Fs {
-    /// Opens the source.
+/// What the operations are told at the start.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    flags: MountFlags,
+    direct_io: bool,
+    sync_on_close: bool,
+}
+
+impl<T: Tree> std::fmt::Debug for Fs<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fs")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Tree> Fs<T> {
+    /// Serves the view that `open` opens: given where to report changes, it returns the view and the table of its
+    /// nodes.
     ///
     /// # Errors
-    /// Those of opening it, and of installing the SIGBUS handler.
-    pub fn new(config: &Config) -> io::Result<Arc<Self>> {
-        guard::install()?;
-        let descriptors = raise_descriptor_limit();
-        let inodes = InodeTable::open(&config.source, descriptors / 4)?;
-        let (sender, receiver) = channel();
-        let budget = config.map_budget.unwrap_or_else(default_budget);
-        let context = Context {
-            space: AddressSpace::new(budget, config.window_size, u64::from(MAX_REQUEST))?,
-            write_path: config.write_path,
-            no_atime: config.flags.no_atime,
-            chores: sender,
-            attributes: Alarm::default(),
-        };
+    /// Those of `open`.
+    pub fn new(
+        config: &Config,
+        open: impl FnOnce(Reporter) -> io::Result<(T, Arc<NodeTable<T::Node>>)>,
+    ) -> io::Result<Arc<Self>> {
+        let (sender, undone) = channel();
+        let chores = Chores::new(sender);
+        let cache = KernelCache::new(Timeouts {
+            attr: config.attr_timeout,
+            entry: config.entry_timeout,
+        });
+        let (tree, nodes) = open(Reporter {
+            cache: cache.clone(),
+            chores: chores.clone(),
+        })?;
         Ok(Arc::new(Fs {
-            inodes,
+            tree,
+            nodes,
             files: HandleTable::default(),
             dirs: HandleTable::default(),
-            context: Arc::new(context),
-            flags: config.flags,
-            direct_io: config.direct_io,
-            sync_on_close: config.sync_on_close,
-            listing_timeout: config.attr_timeout.min(config.entry_timeout),
-            chores: Mutex::new(Some(receiver)),
+            cache,
+            settings: Settings {
+                flags: config.flags,
+                direct_io: config.direct_io,
+                sync_on_close: config.sync_on_close,
+            },
+            chores,
+            undone: Mutex::new(Some(undone)),
             watched: AtomicBool::new(false),
         }))
     }
 
     /// Tells the device number of our own mount, which is never entered.
-    pub fn set_own_device(&self, dev: u64) {
-        self.inodes.sources().set_own_device(dev);
+    pub fn set_own_device(&self, device: u64) {
+        self.tree.set_own_device(device);
     }
 
-    /// `tell` has the kernel ask for a node's attributes anew. It must not wait for a request.
-    pub fn tell_of_attributes(&self, tell: impl Fn(u64) + Send + Sync + 'static) {
-        self.context.attributes.connect(tell);
+    /// The session has begun: `kernel` can be told what it must no longer believe, and chores are done.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    pub fn begin(self: &Arc<Self>, kernel: impl Kernel) -> io::Result<()> {
+        self.cache.connect(kernel)?;
+        self.keep_house()
     }
 
-    /// Whether the source's filesystem itself stands on others, or may do so.
+    /// How long the kernel may believe what it is told.
+    pub fn timeouts(&self) -> Timeouts {
+        self.cache.timeouts()
+    }
+
+    /// Whether the view itself stands on stacked filesystems, or may do so.
     pub fn is_stacked(&self) -> bool {
-        self.inodes.source(ROOT).is_ok_and(|source| source.stacked)
+        self.tree.is_stacked()
     }
 
-    /// With `dirsync`, makes a change of the directory durable before it is answered.
-    fn directory_changed(&self, dir: &Located) -> Result<()> {
-        if !self.flags.dir_sync && !self.flags.sync {
+    /// Applies what waits, before the daemon ends.
+    pub fn settle(&self) {
+        self.files.all().iter().for_each(|open| {
+            use crate::view::Content;
+            open.settle();
+        });
+    }
+
+    /// The one place that decides whether the view may be changed.
+    fn changing(&self) -> Result<()> {
+        match self.settings.flags.read_only {
+            true => Err(Errno::ROFS),
+            false => Ok(()),
+        }
+    }
+
+    /// Counts one lookup of what was found, of which the kernel is to be told.
+    fn remember(&self, found: Found<T::Node>) -> Entry {
+        let generation = found.place.generation();
+        let mut attr = found.attr;
+        let (id, other_life) = self.nodes.remember(found.place);
+        if let Some(other) = other_life {
+            self.tree.forget(&other);
+        }
+        attr.ino = id;
+        Entry { attr, generation }
+    }
+
+    /// Takes back `count` lookups.
+    pub fn forget(&self, node: u64, count: u64) {
+        if let Some(forgotten) = self.nodes.forget(node, count) {
+            self.tree.forget(&forgotten.place);
+            if forgotten.trim {
+                self.chores.add(Chore::Trim);
+            }
+        }
+    }
+
+    /// With `dirsync`, makes a change of the names in a directory durable before it is answered.
+    fn names_changed(&self, dir: &T::Node) -> Result<()> {
+        let flags = &self.settings.flags;
+        if !flags.dir_sync && !flags.sync {
             return Ok(());
         }
-        after_change(|| rustix::fs::fsync(reopen(dir, OFlags::RDONLY | OFlags::DIRECTORY)?))
+        after_change(|| self.tree.sync_names(dir))
     }
-}
-
-/// Runs what comes after a change that took place: once more where it finds something stale, and then that is
-/// EIO. ESTALE would have the kernel do the whole operation again, which then meets its own change (EEXIST for
-/// the caller's own new file).
-fn after_change<T>(work: impl Fn() -> Result<T>) -> Result<T> {
-    match work() {
-        Err(Errno::STALE) => work().map_err(|again| match again {
-            Errno::STALE => Errno::IO,
-            other => other,
-        }),
-        outcome => outcome,
-    }
-}
-
-/// Raises the soft limit of open files to the hard one and returns it.
-fn raise_descriptor_limit() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    // What cannot be raised stays as it is.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
-    let now = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-    usize::try_from(now).unwrap_or(1024).min(1 << 16)
 }

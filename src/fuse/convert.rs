@@ -1,8 +1,11 @@
 //! Between the FUSE library's types and ours.
 
+use crate::actor::Actor;
 use crate::attr::{Attr, Time};
-use crate::fs::{Asker, Listed, Opened, SetTime};
+use crate::fs::{Listed, Opened};
+use crate::request::SetTime;
 use crate::sys::identity::Caller;
+use crate::view::Content;
 use fuser::{
     Errno, FileAttr, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyEmpty, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow,
@@ -10,8 +13,8 @@ use fuser::{
 use rustix::fs::{self as sys, OFlags};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub fn asker(req: &Request) -> Asker {
-    Asker {
+pub fn asker(req: &Request) -> Actor {
+    Actor {
         caller: Caller {
             uid: req.uid(),
             gid: req.gid(),
@@ -24,7 +27,7 @@ pub fn open_flags(flags: i32) -> OFlags {
     OFlags::from_bits_retain(flags as u32)
 }
 
-pub fn fopen_flags(opened: &Opened) -> FopenFlags {
+pub fn fopen_flags<O: Content>(opened: &Opened<O>) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(
         FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
@@ -36,7 +39,7 @@ pub fn fopen_flags(opened: &Opened) -> FopenFlags {
 }
 
 /// As `fopen_flags`, for a file that the kernel serves by itself, where no more are allowed.
-pub fn passed_flags(opened: &Opened) -> FopenFlags {
+pub fn passed_flags<O: Content>(opened: &Opened<O>) -> FopenFlags {
     match opened.read_only {
         true => FopenFlags::FOPEN_NOFLUSH,
         false => FopenFlags::empty(),

@@ -2,6 +2,7 @@
 
 use crate::fs::Fs;
 use crate::sys::inode_flags::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
+use crate::view::Tree;
 use rustix::fs::IFlags;
 use rustix::io::{Errno, Result};
 
@@ -10,7 +11,12 @@ const GETFLAGS: u32 = libc::FS_IOC_GETFLAGS as u32;
 const SETFLAGS: u32 = libc::FS_IOC_SETFLAGS as u32;
 
 /// Does what `cmd` asks for of a node and an open handle on it, and returns what it answers with.
-pub fn answer(fs: &Fs, (node, fh): (u64, u64), cmd: u32, given: &[u8]) -> Result<Vec<u8>> {
+pub fn answer<T: Tree>(
+    fs: &Fs<T>,
+    (node, fh): (u64, u64),
+    cmd: u32,
+    given: &[u8],
+) -> Result<Vec<u8>> {
     match cmd {
         GETFLAGS => fs
             .inode_flags(fh)

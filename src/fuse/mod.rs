@@ -11,8 +11,10 @@ mod spares;
 pub use negotiation::{features, negotiate};
 
 use crate::config::Config;
-use crate::fs::{Fs, Listed, SetAttr, Writing};
-use crate::inode::Entry;
+use crate::fs::Entry;
+use crate::fs::{Fs, Listed, Writing};
+use crate::request::SetAttr;
+use crate::view::Tree;
 use convert::{
     asker, attr, bare_attr, decode_device, empty, file_attr, file_type, fuse_errno, open_flags,
     set_time, statfs, written, xattr,
@@ -37,22 +39,27 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Serves one `Fs` to the kernel.
-#[derive(Debug)]
-pub struct Adapter {
-    fs: Arc<Fs>,
+pub struct Adapter<T: Tree> {
+    fs: Arc<Fs<T>>,
     /// A file's bytes, and whatever has to wait for them.
-    bytes: Arc<Lanes<Fs>>,
+    bytes: Arc<Lanes<Fs<T>>>,
     /// Everything else about an inode.
-    rest: Arc<Lanes<Fs>>,
+    rest: Arc<Lanes<Fs<T>>>,
     listeners: Arc<Listeners>,
     passthrough: Arc<Passthrough>,
     attr_timeout: Duration,
     entry_timeout: Duration,
 }
 
-impl Adapter {
+impl<T: Tree> std::fmt::Debug for Adapter<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Adapter")
+    }
+}
+
+impl<T: Tree> Adapter<T> {
     /// Serves `fs` with the timeouts of `config`.
-    pub fn new(fs: Arc<Fs>, config: &Config) -> Self {
+    pub fn new(fs: Arc<Fs<T>>, config: &Config) -> Self {
         let spares = Spares::new(config.threads);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let listeners = Listeners::new(config.threads, processors);
@@ -76,7 +83,7 @@ impl Adapter {
         &self,
         parent: INodeNo,
         reply: ReplyEntry,
-        op: impl FnOnce(&Fs) -> rustix::io::Result<Entry> + Send + 'static,
+        op: impl FnOnce(&Fs<T>) -> rustix::io::Result<Entry> + Send + 'static,
     ) {
         let timeouts = (self.attr_timeout, self.entry_timeout);
         self.in_lane(parent, move |fs| entry(op(fs), timeouts, reply));
@@ -87,13 +94,13 @@ impl Adapter {
         &self,
         node: INodeNo,
         reply: ReplyEmpty,
-        op: impl FnOnce(&Fs) -> rustix::io::Result<()> + Send + 'static,
+        op: impl FnOnce(&Fs<T>) -> rustix::io::Result<()> + Send + 'static,
     ) {
         self.bytes.run(node.0, move |fs| empty(op(fs), reply));
     }
 
     /// Whatever might wait for one inode, but not for its bytes.
-    fn in_lane(&self, node: INodeNo, op: impl FnOnce(&Fs) + Send + 'static) {
+    fn in_lane(&self, node: INodeNo, op: impl FnOnce(&Fs<T>) + Send + 'static) {
         self.rest.run(node.0, op);
     }
 }
@@ -110,7 +117,7 @@ fn entry(outcome: rustix::io::Result<Entry>, timeouts: (Duration, Duration), rep
     }
 }
 
-impl Filesystem for Adapter {
+impl<T: Tree> Filesystem for Adapter<T> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         negotiate(config);
         self.passthrough.negotiate(config, self.fs.is_stacked());
@@ -271,7 +278,7 @@ impl Filesystem for Adapter {
         let passthrough = self.passthrough.clone();
         self.bytes.run(node.0, move |fs| {
             let opened = fs.open(&asker, node.0, flags);
-            passthrough.opened(fs, &asker, opened, reply);
+            passthrough.opened(&asker, opened, reply);
         });
     }
 
@@ -291,7 +298,7 @@ impl Filesystem for Adapter {
         let passthrough = self.passthrough.clone();
         self.in_lane(parent, move |fs| {
             let created = fs.create(&asker, parent.0, &name, mode, umask, flags);
-            passthrough.created(fs, &asker, created, timeout, reply);
+            passthrough.created(&asker, created, timeout, reply);
         });
     }
 

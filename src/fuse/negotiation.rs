@@ -1,6 +1,6 @@
 //! What mmfs asks of the kernel when a session begins.
 
-use crate::fs::MAX_REQUEST;
+use crate::request::MAX_REQUEST;
 use fuser::{InitFlags, KernelConfig};
 
 /// Requests that may be under way in the background; a file that never answers keeps some of them for good.

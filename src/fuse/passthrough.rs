@@ -2,9 +2,10 @@
 //! for nothing but what is left (Linux 6.9, CAP_SYS_ADMIN). What cannot be handed over is served from windows.
 
 use super::convert::{file_attr, fopen_flags, fuse_errno, passed_flags};
+use crate::actor::Actor;
 use crate::config::Config;
-use crate::fs::{Asker, Fs, Opened};
-use crate::inode::Entry;
+use crate::fs::{Entry, Opened};
+use crate::view::Content;
 use fuser::{BackingId, FileHandle, Generation, InitFlags, KernelConfig, ReplyCreate, ReplyOpen};
 use rustix::io::Result;
 use std::io;
@@ -54,24 +55,23 @@ impl Passthrough {
     }
 
     /// Answers OPEN.
-    pub fn opened(&self, fs: &Fs, asker: &Asker, outcome: Result<Opened>, reply: ReplyOpen) {
+    pub fn opened<O: Content>(&self, by: &Actor, outcome: Result<Opened<O>>, reply: ReplyOpen) {
         let opened = match outcome {
             Ok(opened) => opened,
             Err(errno) => return reply.error(fuse_errno(errno)),
         };
         let fh = FileHandle(opened.fh);
-        match self.backing(fs, asker, &opened, |fd| reply.open_backing(fd)) {
+        match self.backing(by, &opened, |fd| reply.open_backing(fd)) {
             Some(backing) => reply.opened_passthrough(fh, passed_flags(&opened), backing),
             None => reply.opened(fh, fopen_flags(&opened)),
         }
     }
 
     /// Answers CREATE.
-    pub fn created(
+    pub fn created<O: Content>(
         &self,
-        fs: &Fs,
-        asker: &Asker,
-        outcome: Result<(Entry, Opened)>,
+        by: &Actor,
+        outcome: Result<(Entry, Opened<O>)>,
         timeout: Duration,
         reply: ReplyCreate,
     ) {
@@ -81,7 +81,7 @@ impl Passthrough {
         };
         let fh = FileHandle(opened.fh);
         let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation.into()));
-        match self.backing(fs, asker, &opened, |fd| reply.open_backing(fd)) {
+        match self.backing(by, &opened, |fd| reply.open_backing(fd)) {
             Some(backing) => {
                 let flags = passed_flags(&opened);
                 reply.created_passthrough(&timeout, &attr, generation, fh, flags, backing);
@@ -92,17 +92,16 @@ impl Passthrough {
 
     /// The kernel's hold on a file that was just opened. All who have it open share one, so what the first of
     /// them got holds for the others: `None` is service from windows.
-    fn backing<'a>(
+    fn backing<'a, O: Content>(
         &self,
-        fs: &Fs,
-        asker: &Asker,
-        opened: &'a Opened,
+        by: &Actor,
+        opened: &'a Opened<O>,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Option<&'a BackingId> {
         if !self.on.load(Relaxed) && !opened.is_handed_over() {
             return None;
         }
-        fs.hand_over(asker, opened, |fd| {
+        opened.hand_over(by, |fd| {
             register(fd).inspect_err(|error| self.refused(error)).ok()
         })
     }

@@ -1,6 +1,5 @@
 //! The open file descriptions of the source that one mapping stands on.
 
-use super::Mapping;
 use crate::source;
 use rustix::fs::OFlags;
 use std::cell::OnceCell;
@@ -42,6 +41,45 @@ impl Writer {
 }
 
 impl Backing {
+    /// The description for readers, if there is one.
+    pub fn reader(&self) -> Option<Arc<OwnedFd>> {
+        self.reader.clone()
+    }
+
+    /// Takes a description for readers, opened O_RDONLY, if there is none yet.
+    pub fn open_reader(&mut self, fd: Arc<OwnedFd>) {
+        self.reader.get_or_insert(fd);
+    }
+
+    /// Counts an open for writing that works on `fd`; true when windows can be made writable from now on.
+    pub fn open_writer(&mut self, fd: &Arc<OwnedFd>, access: OFlags) -> bool {
+        self.writers += 1;
+        if access == OFlags::WRONLY {
+            self.write_only.get_or_insert_with(|| fd.clone());
+            return false;
+        }
+        let is_first = self.writer.is_none();
+        if is_first {
+            self.writer = Some(Writer {
+                fd: fd.clone(),
+                own: OnceCell::new(),
+                since: Instant::now(),
+            });
+        }
+        is_first
+    }
+
+    /// Takes back an open for writing; true when it was the last one.
+    pub fn leave_writer(&mut self) -> bool {
+        self.writers = self.writers.saturating_sub(1);
+        self.writers == 0
+    }
+
+    /// Lets go of the descriptions for writing, once the last open for writing has gone.
+    pub fn drop_writers(&mut self) {
+        (self.writer, self.write_only) = (None, None);
+    }
+
     /// Any descriptor on the inode; not a writable handle's, whose reports of lost writes are its own, where
     /// there is another.
     pub fn any(&self) -> Option<Arc<OwnedFd>> {
@@ -72,50 +110,5 @@ impl Backing {
     pub fn shared(&self) -> bool {
         let writer = self.writer.as_ref();
         writer.is_some_and(|w| matches!(w.own.get(), Some(None)))
-    }
-}
-
-impl Mapping {
-    /// The description for readers, if there is one.
-    pub fn reader(&self) -> Option<Arc<OwnedFd>> {
-        self.backing.lock().reader.clone()
-    }
-
-    /// Gives the mapping a description for readers, opened O_RDONLY.
-    pub fn open_reader(&self, fd: Arc<OwnedFd>) {
-        self.backing.lock().reader.get_or_insert(fd);
-    }
-
-    /// Counts a writable handle that works on `fd`. With the first one the windows give way to such as can
-    /// be made writable (and, on overlayfs, to such as show the copy that the open has just made).
-    pub fn open_writer(&self, fd: &Arc<OwnedFd>, access: OFlags) {
-        let _closed = self.gate.write();
-        let mut backing = self.backing.lock();
-        backing.writers += 1;
-        if access == OFlags::WRONLY {
-            backing.write_only.get_or_insert_with(|| fd.clone());
-        } else if backing.writer.is_none() {
-            backing.writer = Some(Writer {
-                fd: fd.clone(),
-                own: OnceCell::new(),
-                since: Instant::now(),
-            });
-            self.windows.clear();
-        }
-    }
-
-    /// Takes back a writable handle. With the last one the region is read-only again, its pages are on their
-    /// way to the device, and nothing of ours keeps the file from being executed.
-    pub fn close_writer(&self) {
-        self.settle();
-        let _closed = self.gate.write();
-        let mut backing = self.backing.lock();
-        backing.writers = backing.writers.saturating_sub(1);
-        if backing.writers == 0 {
-            self.windows.start_writeback();
-            self.windows.protect();
-            self.windows.clear();
-            (backing.writer, backing.write_only) = (None, None);
-        }
     }
 }

@@ -1,9 +1,11 @@
 //! Writing: through the region where the file is in place already, through pwrite(2) elsewhere.
 
-use super::{Chore, Mapping, guard, times};
+use super::file::Mapping;
+use super::{guard, times};
+use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::config::WritePath;
-use crate::sys::identity::{self, Caller};
+use crate::request::{Durability, Write};
 use rustix::io::{Errno, ReadWriteFlags, Result};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,50 +46,25 @@ impl WritePattern {
     }
 }
 
-/// How far a write must have got before it is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Into the source's page cache.
-    Cached,
-    /// The bytes on the device (O_DSYNC).
-    Data,
-    /// The bytes and all attributes on the device (O_SYNC).
-    Full,
-}
-
-/// One write as it was asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct WriteRequest<'a> {
-    /// Where; of no meaning to an append.
-    pub offset: u64,
-    /// What.
-    pub data: &'a [u8],
-    /// How the handle was written before.
-    pub pattern: &'a WritePattern,
-    /// At the source's real end.
-    pub append: bool,
-    /// The kernel writes back a client's mapping: never beyond the end, no privilege is dropped.
-    pub from_mapping: bool,
-    /// Whether suid and sgid bits stay, as they do for root.
-    pub keeps_setid: bool,
-    /// For whom blocks are allocated.
-    pub caller: Caller,
-    /// How durable before the answer.
-    pub durability: Durability,
-}
-
 impl Mapping {
-    /// Writes, and returns how many bytes were written: fewer than asked for when an error came after them.
+    /// Writes for `by`, and returns how many bytes were written: fewer than asked for when an error came after
+    /// them. `pattern` is that of the open.
     ///
     /// # Errors
     /// What pwrite(2) on the source says, when nothing was written.
-    pub fn write_at(&self, fd: &OwnedFd, request: &WriteRequest<'_>) -> Result<usize> {
+    pub fn write_at(
+        &self,
+        fd: &OwnedFd,
+        by: &Actor,
+        pattern: &WritePattern,
+        request: &Write<'_>,
+    ) -> Result<usize> {
         let _open = self.gate.read();
-        identity::act_for(request.caller, request.keeps_setid)?;
-        let writing = self.freshness.change();
+        by.write(request.keeps_setid)?;
+        let writing = self.cache.change();
         let before = self.source.stat(fd.as_fd())?;
-        self.compare_within(&before);
-        let written = self.put(fd, request, &before);
+        writing.began_at(before.stamp());
+        let written = self.put(fd, pattern, request, &before);
         if let Ok(after) = self.source.stat(fd.as_fd()) {
             writing.led_to(after.stamp());
             self.compare_mode(&before, &after);
@@ -101,7 +78,7 @@ impl Mapping {
                 .map_or(before.size, |&n| request.offset + n as u64);
             if request.append && !request.from_mapping && after.size != end {
                 // The kernel cached these bytes where it believed the end to be.
-                self.distrust_cache();
+                self.cache.distrust();
             }
         }
         let written = written?;
@@ -113,7 +90,13 @@ impl Mapping {
         Ok(written)
     }
 
-    fn put(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> Result<usize> {
+    fn put(
+        &self,
+        fd: &OwnedFd,
+        pattern: &WritePattern,
+        request: &Write<'_>,
+        before: &Attr,
+    ) -> Result<usize> {
         if request.append {
             return rustix::io::pwritev2(
                 fd,
@@ -127,7 +110,7 @@ impl Mapping {
         if request.from_mapping {
             request.data = cut_at_end(request.data, request.offset, before.size);
         }
-        let done = if self.takes_region(fd, &request, before) {
+        let done = if self.takes_region(fd, pattern, &request, before) {
             self.store(fd, &request, before)?
         } else {
             pwrite_all(fd.as_fd(), request.data, request.offset)?
@@ -141,7 +124,13 @@ impl Mapping {
     }
 
     /// Whether a write goes through the region: in place, mappable, and where its side effects can be had.
-    fn takes_region(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> bool {
+    fn takes_region(
+        &self,
+        fd: &OwnedFd,
+        pattern: &WritePattern,
+        request: &Write<'_>,
+        before: &Attr,
+    ) -> bool {
         let end = request.offset.saturating_add(request.data.len() as u64);
         let in_place = !request.data.is_empty() && end <= before.size;
         let possible = guard::AVAILABLE
@@ -156,7 +145,7 @@ impl Mapping {
             WritePath::Region => true,
             // Stores into holes fault once per page and allocate: pwrite does that several times faster.
             WritePath::Auto => {
-                !request.pattern.jumps(request.offset)
+                !pattern.jumps(request.offset)
                     && request.data.len() <= REGION_MAX
                     && before.blocks.saturating_mul(512) >= before.size
             }
@@ -165,7 +154,7 @@ impl Mapping {
         request.from_mapping || (wanted && !self.drops_privilege(fd, request, before))
     }
 
-    fn drops_privilege(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> bool {
+    fn drops_privilege(&self, fd: &OwnedFd, request: &Write<'_>, before: &Attr) -> bool {
         const SETID: u32 = 0o6000;
         if before.mode & SETID != 0 && !request.keeps_setid {
             return true;
@@ -179,8 +168,8 @@ impl Mapping {
     }
 
     /// Copies into the region; what it cannot take goes through pwrite(2), whose answer is the truth.
-    fn store(&self, fd: &OwnedFd, request: &WriteRequest<'_>, before: &Attr) -> Result<usize> {
-        let WriteRequest { offset, data, .. } = *request;
+    fn store(&self, fd: &OwnedFd, request: &Write<'_>, before: &Attr) -> Result<usize> {
+        let Write { offset, data, .. } = *request;
         let Some(writer) = self.backing.lock().readable() else {
             return pwrite_all(fd.as_fd(), data, offset);
         };
@@ -205,7 +194,7 @@ impl Mapping {
             };
         }
         if self.times.written(fd.as_fd()) {
-            self.chore(Chore::Settle(self.me.clone()));
+            self.times_wait();
         }
         Ok(stored)
     }

@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 
 pub use self::kernel::offered;
 use self::mount::{Mounted, Unmounted};
+use crate::cache::Kernel;
 use crate::config::{Access, Config};
 use crate::refusal::{ExitCode, StartError};
 use crate::service;
@@ -36,21 +37,22 @@ pub struct Answering {
     /// `st_dev` of everything in our mount. Unknown only for a mount made by somebody else, on
     /// kernels before 6.17.
     pub device: Option<u64>,
-    notifier: Notifier,
+    /// The kernel, for telling it what to forget.
+    pub kernel: Notifications,
 }
 
-impl Answering {
-    /// What has the kernel ask for a node's attributes anew. It waits for no request, so an event loop may call it.
-    pub fn attribute_invalidator(&self) -> impl Fn(u64) + Send + Sync + 'static {
-        const NO_BYTES: i64 = -1;
-        let notifier = self.notifier.clone();
-        move |node| tell(node, notifier.inval_inode(INodeNo(node), NO_BYTES, 0))
+/// Notifications to the kernel by way of the session.
+#[derive(Debug)]
+pub struct Notifications(Notifier);
+
+impl Kernel for Notifications {
+    fn drop_pages(&self, node: u64) {
+        tell(node, self.0.inval_inode(INodeNo(node), 0, 0));
     }
 
-    /// What makes the kernel drop its cache of a node's bytes and attributes. To be called from
-    /// anywhere but an event loop, for the kernel may wait there for a read to be answered.
-    pub fn into_invalidator(self) -> impl Fn(u64) + Send + Sync + 'static {
-        move |node| tell(node, self.notifier.inval_inode(INodeNo(node), 0, 0))
+    fn expire_attributes(&self, node: u64) {
+        const NO_BYTES: i64 = -1;
+        tell(node, self.0.inval_inode(INodeNo(node), NO_BYTES, 0));
     }
 }
 
@@ -100,9 +102,10 @@ pub fn serve(
     let (mounted, device) = Mounted::new(config)?;
     let result = shake_hands(config, filesystem, device).and_then(|session| {
         log::info!("{:?} is mounted on {:?}", config.source, config.mount_point);
-        let (device, notifier) = (mounted.device(), session.notifier());
+        let device = mounted.device();
         device.into_iter().for_each(raise_read_ahead);
-        answering(Answering { device, notifier })?;
+        let kernel = Notifications(session.notifier());
+        answering(Answering { device, kernel })?;
         // An error is an answer, too: only silence is not.
         let reach = |root: &Path| mount_table::reach(root).unwrap_or_default();
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;

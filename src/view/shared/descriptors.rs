@@ -1,5 +1,5 @@
-//! Which inodes have a descriptor kept open for them: a bounded queue with a second chance for those used
-//! since they came to its front (the CLOCK algorithm).
+//! Which inodes have a descriptor kept open for them within the budget: a bounded queue with a second chance for those
+//! used since they came to its front (the CLOCK algorithm).
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -14,29 +14,29 @@ pub enum Verdict {
 }
 
 #[derive(Debug)]
-pub struct DescriptorCache {
-    /// Lock order: before any shard of the inode table.
-    queue: Mutex<VecDeque<u64>>,
+pub struct DescriptorBudget<K> {
+    /// Lock order: before any shard of the table of what is in use.
+    queue: Mutex<VecDeque<K>>,
     budget: usize,
 }
 
-impl DescriptorCache {
+impl<K: Copy> DescriptorBudget<K> {
     pub fn new(budget: usize) -> Self {
-        DescriptorCache {
+        DescriptorBudget {
             queue: Mutex::default(),
             budget: budget.max(1),
         }
     }
 
     /// Adds a node that has just been given a descriptor; others go to make room.
-    pub fn insert(&self, id: u64, close: impl Fn(u64) -> Verdict) {
+    pub fn insert(&self, id: K, close: impl Fn(K) -> Verdict) {
         let mut queue = self.queue.lock();
         queue.push_back(id);
         evict(&mut queue, self.budget, close);
     }
 
     /// Closes half of what is open; false when there was nothing.
-    pub fn shrink(&self, close: impl Fn(u64) -> Verdict) -> bool {
+    pub fn shrink(&self, close: impl Fn(K) -> Verdict) -> bool {
         let mut queue = self.queue.lock();
         let before = queue.len();
         evict(&mut queue, before / 2, close);
@@ -44,11 +44,14 @@ impl DescriptorCache {
     }
 }
 
-fn evict(queue: &mut VecDeque<u64>, keep: usize, close: impl Fn(u64) -> Verdict) {
+fn evict<K>(queue: &mut VecDeque<K>, keep: usize, close: impl Fn(K) -> Verdict)
+where
+    K: Copy,
+{
     // Two rounds at most: the first takes the second chances away.
-    let mut patience = 2 * queue.len();
-    while queue.len() > keep && patience > 0 {
-        patience -= 1;
+    let mut tries = 2 * queue.len();
+    while queue.len() > keep && tries > 0 {
+        tries -= 1;
         let Some(id) = queue.pop_front() else { return };
         if close(id) == Verdict::Used {
             queue.push_back(id);
@@ -73,7 +76,7 @@ mod tests {
             closed.borrow_mut().push(id);
             Verdict::Gone
         };
-        let cache = DescriptorCache::new(2);
+        let cache = DescriptorBudget::new(2);
         for id in 1..=4 {
             cache.insert(id, close);
         }
@@ -84,6 +87,6 @@ mod tests {
 
     #[test]
     fn shrinking_an_empty_cache_says_so() {
-        assert!(!DescriptorCache::new(8).shrink(|_| Verdict::Gone));
+        assert!(!DescriptorBudget::<u64>::new(8).shrink(|_| Verdict::Gone));
     }
 }

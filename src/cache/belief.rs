@@ -1,0 +1,66 @@
+//! What is remembered of the kernel's cache of one node, as long as the kernel knows the node.
+
+use std::time::Duration;
+
+/// As of which state of a node the kernel's cache is valid. The node table keeps one for each node.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Belief {
+    /// The change stamp as of which the kernel's pages of a file, or its listing of a directory, are valid; 0 when
+    /// they are not.
+    stamp: u64,
+    /// When a directory was last listed to its end, in milliseconds of the cache's clock.
+    listed: u32,
+}
+
+impl Belief {
+    /// The stamp as of which the kernel's pages are valid; 0 when they are not.
+    pub fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    /// The file was closed; `stamp` is what [`FileCache::stamp`](super::FileCache::stamp) said last.
+    pub fn closed(&mut self, stamp: u64) {
+        self.stamp = stamp;
+    }
+
+    /// A change of our own, which left the bytes alone, moved the stamp of a file that nobody has open.
+    pub fn moved_by_us(&mut self, before: u64, after: u64) {
+        if self.stamp == before {
+            self.stamp = after;
+        }
+    }
+
+    pub(super) fn listed(&mut self, stamp: u64, now: u32) {
+        (self.stamp, self.listed) = (stamp, now);
+    }
+
+    pub(super) fn is_listing_valid(&self, stamp: u64, now: u32, timeout: Duration) -> bool {
+        let age = Duration::from_millis(now.wrapping_sub(self.listed).into());
+        self.stamp == stamp && age < timeout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_is_valid_for_a_while_and_as_long_as_nothing_changes() {
+        let mut belief = Belief::default();
+        belief.listed(7, 1000);
+        let second = Duration::from_secs(1);
+        assert!(belief.is_listing_valid(7, 1999, second));
+        assert!(!belief.is_listing_valid(7, 2000, second), "too old");
+        assert!(!belief.is_listing_valid(8, 1500, second), "changed");
+    }
+
+    #[test]
+    fn only_our_own_change_moves_a_valid_stamp() {
+        let mut belief = Belief::default();
+        belief.closed(1);
+        belief.moved_by_us(1, 2);
+        assert_eq!(belief.stamp(), 2);
+        belief.moved_by_us(1, 3);
+        assert_eq!(belief.stamp(), 2, "somebody else has changed it before");
+    }
+}

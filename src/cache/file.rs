@@ -1,0 +1,270 @@
+//! As of when the kernel's cache of an open file is valid, and whether a change was ours.
+//!
+//! A change stamp (`Attr::stamp`) moves with every change. A change of our own is bracketed by `change()` and ends by
+//! setting the new stamp. A stamp that differs while no change of ours was under way was moved behind the mount.
+
+use super::KernelCache;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// The kernel's cache of one open file. Whoever reads, writes or changes the file reports to it.
+#[derive(Debug)]
+pub struct FileCache {
+    /// Itself, for the notifier.
+    this: Weak<FileCache>,
+    node: u64,
+    kernel: Arc<KernelCache>,
+    stamp: AtomicU64,
+    begun: AtomicU64,
+    ended: AtomicU64,
+    /// How often the kernel's cache was found out of date, and how often it was dropped since.
+    doubts: AtomicU64,
+    drops: AtomicU64,
+    /// Somebody changes the file behind the mount.
+    contended: AtomicBool,
+    /// A change behind the mount may hide in a stamp that was set after one of our own.
+    mixed: AtomicBool,
+    /// The kernel has asked for bytes for its cache since the last write past it.
+    filled: AtomicBool,
+    /// The kernel serves the file from the source by itself, and has no cache of its own of it.
+    handed_over: AtomicBool,
+}
+
+/// A change of our own that takes longer than this may have met one of somebody else.
+const BRIEF: Duration = Duration::from_millis(2);
+
+/// A change of our own under way.
+#[derive(Debug)]
+pub struct Changing<'a> {
+    file: &'a FileCache,
+    since: Instant,
+}
+
+impl Changing<'_> {
+    /// Sets the stamp that the change has led to. A change behind the mount at the same moment is in it,
+    /// unseen: where that is likely, the kernel's cache is trusted no further than the next open.
+    pub fn led_to(&self, stamp: u64) {
+        let file = self.file;
+        if file.contended.load(SeqCst) || self.since.elapsed() > BRIEF {
+            file.mixed.store(true, SeqCst);
+        }
+        file.stamp.store(stamp, SeqCst);
+    }
+
+    /// Notices a change behind the mount, from within this one: `stamp` was read from the source just before.
+    pub fn began_at(&self, stamp: u64) {
+        if !self.file.is_handed_over() && self.file.differs(stamp, 1) {
+            self.file.distrust();
+        }
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.file.ended.fetch_add(1, SeqCst);
+    }
+}
+
+impl FileCache {
+    /// The cache of `node`, which is valid as of `stamp` (0: it is not).
+    pub fn new(node: u64, stamp: u64, kernel: Arc<KernelCache>) -> Arc<Self> {
+        Arc::new_cyclic(|this| FileCache {
+            this: this.clone(),
+            node,
+            kernel,
+            stamp: AtomicU64::new(stamp),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
+            contended: AtomicBool::new(false),
+            mixed: AtomicBool::new(false),
+            filled: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
+        })
+    }
+
+    /// The node that is cached.
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// The stamp as of which the kernel's cache is valid; 0 while it is in doubt.
+    pub fn stamp(&self) -> u64 {
+        if self.in_doubt() || self.mixed.load(SeqCst) || self.is_handed_over() {
+            0
+        } else {
+            self.stamp.load(SeqCst)
+        }
+    }
+
+    /// The file is opened once more and has stamp `now`, which is taken for the new one. True when the kernel may keep
+    /// what it has: when `now` is the old stamp, and that was never in doubt.
+    pub fn before_open(&self, now: u64) -> bool {
+        let mixed = self.mixed.swap(false, SeqCst);
+        self.stamp.swap(now, SeqCst) == now && !mixed && !self.in_doubt()
+    }
+
+    /// Begins a change of our own.
+    pub fn change(&self) -> Changing<'_> {
+        self.begun.fetch_add(1, SeqCst);
+        let since = Instant::now();
+        Changing { file: self, since }
+    }
+
+    /// Notices a change behind the mount: `stamp` was read from the source just before. The kernel's cache goes then.
+    pub fn seen(&self, stamp: u64) {
+        if !self.is_handed_over() && self.differs(stamp, 0) {
+            self.distrust();
+        }
+    }
+
+    /// The kernel's cache is out of date: no open may keep it until it was dropped, which is asked for here.
+    pub fn distrust(&self) {
+        self.doubts.fetch_add(1, SeqCst);
+        self.kernel.pages_changed(self.node, self.this.clone());
+    }
+
+    /// The kernel has dropped its cache because of one doubt.
+    pub(super) fn dropped(&self) {
+        self.drops.fetch_add(1, SeqCst);
+    }
+
+    /// The kernel is about to get bytes for its cache.
+    pub fn filling(&self) {
+        // Readers of one file share this: store only what is new.
+        if !self.filled.load(SeqCst) {
+            self.filled.store(true, SeqCst);
+        }
+    }
+
+    /// A write past the kernel's cache is done. The kernel may have put into its cache what that has replaced: it drops
+    /// what it has when such a write begins, and of an asynchronous one it does not look again at the end (Linux 6.18).
+    pub fn bypassed(&self) {
+        if self.filled.swap(false, SeqCst) {
+            self.distrust();
+        }
+    }
+
+    /// Attributes have changed in a way that the kernel does not expect of the request under way.
+    pub fn attributes_changed(&self) {
+        self.kernel.attributes_changed(self.node);
+    }
+
+    /// From now on the kernel serves the file from the source by itself.
+    pub fn handed_over(&self) {
+        self.handed_over.store(true, SeqCst);
+    }
+
+    fn is_handed_over(&self) -> bool {
+        self.handed_over.load(SeqCst)
+    }
+
+    fn in_doubt(&self) -> bool {
+        self.drops.load(SeqCst) != self.doubts.load(SeqCst)
+    }
+
+    /// Whether `now`, read from the source just before, was moved behind the mount; the new stamp is taken. `own`
+    /// changes of our own are known to be under way; while there are others nothing can be told, and the answer is no.
+    fn differs(&self, now: u64, own: u64) -> bool {
+        let (begun, known) = (self.begun.load(SeqCst), self.stamp.load(SeqCst));
+        if known == now
+            || begun - self.ended.load(SeqCst).min(begun) != own
+            || begun != self.begun.load(SeqCst)
+        {
+            return false;
+        }
+        let taken = self.stamp.compare_exchange(known, now, SeqCst, SeqCst);
+        let moved = taken.is_ok() && known != 0;
+        if moved {
+            self.contended.store(true, SeqCst);
+        }
+        moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Timeouts;
+    use super::*;
+
+    /// A cache that is valid as of stamp 1.
+    fn cache() -> Arc<FileCache> {
+        let (attr, entry) = (Duration::ZERO, Duration::ZERO);
+        FileCache::new(7, 1, KernelCache::new(Timeouts { attr, entry }))
+    }
+
+    fn doubts(file: &FileCache) -> u64 {
+        file.doubts.load(SeqCst)
+    }
+
+    #[test]
+    fn a_foreign_change_is_told_once() {
+        let file = cache();
+        file.seen(1);
+        assert_eq!(doubts(&file), 0);
+        file.seen(2);
+        file.seen(2);
+        assert_eq!(doubts(&file), 1);
+    }
+
+    #[test]
+    fn a_change_of_our_own_is_none() {
+        let file = cache();
+        let changing = file.change();
+        file.seen(2);
+        assert_eq!(doubts(&file), 0, "nothing can be told meanwhile");
+        changing.led_to(2);
+        drop(changing);
+        file.seen(2);
+        assert_eq!(doubts(&file), 0);
+        assert!(file.before_open(2));
+        assert!(!file.before_open(3));
+    }
+
+    #[test]
+    fn where_others_write_too_our_own_changes_are_not_trusted() {
+        let file = cache();
+        file.seen(2);
+        file.dropped();
+        file.change().led_to(3);
+        assert_eq!((file.stamp(), file.before_open(3)), (0, false));
+        assert!(file.before_open(3), "the cache is a new one since");
+    }
+
+    #[test]
+    fn nothing_is_kept_while_it_is_in_doubt() {
+        let file = cache();
+        file.distrust();
+        assert_eq!((file.stamp(), file.before_open(1)), (0, false));
+        file.dropped();
+        assert_eq!((file.stamp(), file.before_open(1)), (1, true));
+    }
+
+    #[test]
+    fn a_write_past_the_cache_finds_what_was_filled_before_it_once() {
+        let file = cache();
+        file.bypassed();
+        assert_eq!(doubts(&file), 0);
+        file.filling();
+        file.bypassed();
+        file.bypassed();
+        assert_eq!(doubts(&file), 1);
+    }
+
+    #[test]
+    fn a_foreign_change_before_our_own_is_seen_from_within() {
+        let file = cache();
+        file.change().began_at(2);
+        assert_eq!(doubts(&file), 1);
+    }
+
+    #[test]
+    fn of_what_the_kernel_serves_itself_it_has_no_cache() {
+        let file = cache();
+        file.handed_over();
+        file.seen(2);
+        assert_eq!((doubts(&file), file.stamp()), (0, 0));
+    }
+}

@@ -1,0 +1,182 @@
+//! Where all notifications to the kernel leave from.
+//!
+//! Dropping the pages of a file may wait for a read that never ends. So it is never done by a thread that answers
+//! requests, and every file waits by itself.
+
+use super::FileCache;
+use crate::pool::Pool;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::Builder;
+
+/// Files at most whose pages the kernel is dropping at a time.
+const MAX_DROPPING: usize = 16;
+
+/// The kernel, as far as it can be told what to forget.
+pub trait Kernel: Send + Sync + 'static {
+    /// Drops the pages and the attributes it has cached of `node`. Returns when that is done.
+    fn drop_pages(&self, node: u64);
+    /// Asks for the attributes of `node` anew. Waits for no request.
+    fn expire_attributes(&self, node: u64);
+}
+
+/// A node whose pages must go, and the file that waits to hear that they have gone.
+type Stale = (u64, Weak<FileCache>);
+
+/// The way to the kernel, open once the session has begun.
+pub struct Notifier {
+    kernel: OnceLock<Arc<dyn Kernel>>,
+    stale: Sender<Stale>,
+    /// Taken by the thread that passes them on.
+    queue: Mutex<Option<Receiver<Stale>>>,
+}
+
+impl std::fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Notifier")
+    }
+}
+
+impl Notifier {
+    pub fn new() -> Self {
+        let (stale, queue) = channel();
+        Notifier {
+            kernel: OnceLock::new(),
+            stale,
+            queue: Mutex::new(Some(queue)),
+        }
+    }
+
+    /// Starts the thread that tells `kernel`. Only the first call counts.
+    pub fn connect(&self, kernel: impl Kernel) -> io::Result<()> {
+        let Some(queue) = self.queue.lock().take() else {
+            return Ok(());
+        };
+        let kernel: Arc<dyn Kernel> = Arc::new(kernel);
+        let _ = self.kernel.set(kernel.clone()); // `queue` was there, so this is the first call.
+        let dropping = Dropping::new(kernel);
+        Builder::new().name("notifier".into()).spawn(move || {
+            queue
+                .iter()
+                .for_each(|(node, file)| dropping.add(node, file));
+        })?;
+        Ok(())
+    }
+
+    pub fn expire_attributes(&self, node: u64) {
+        if let Some(kernel) = self.kernel.get() {
+            kernel.expire_attributes(node);
+        }
+    }
+
+    pub fn drop_pages(&self, node: u64, file: Weak<FileCache>) {
+        // The session is ending when nobody listens any more.
+        let _ = self.stale.send((node, file));
+    }
+}
+
+/// Nodes whose pages the kernel is dropping.
+struct Dropping {
+    kernel: Arc<dyn Kernel>,
+    /// By node, the files that wait to hear that it is done; a node is worked on while it is here.
+    waiting: Mutex<HashMap<u64, Vec<Weak<FileCache>>>>,
+    pool: Arc<Pool>,
+}
+
+impl Dropping {
+    fn new(kernel: Arc<dyn Kernel>) -> Arc<Self> {
+        Arc::new(Dropping {
+            kernel,
+            waiting: Mutex::default(),
+            pool: Pool::new("invalidation", MAX_DROPPING),
+        })
+    }
+
+    /// Has the pages of `node` dropped, from now on, and tells the file.
+    fn add(self: &Arc<Self>, node: u64, file: Weak<FileCache>) {
+        match self.waiting.lock().entry(node) {
+            Entry::Occupied(mut others) => return others.get_mut().push(file),
+            Entry::Vacant(free) => drop(free.insert(vec![file])),
+        }
+        let all = self.clone();
+        self.pool.run(Box::new(move || all.work(node)));
+    }
+
+    fn work(&self, node: u64) {
+        while let Some(due) = self.due(node) {
+            self.kernel.drop_pages(node);
+            let told = due.iter().filter_map(Weak::upgrade);
+            told.for_each(|file| file.dropped());
+        }
+    }
+
+    /// Those who asked before the kernel is told once more.
+    fn due(&self, node: u64) -> Option<Vec<Weak<FileCache>>> {
+        let mut waiting = self.waiting.lock();
+        let due = waiting.get_mut(&node).map(std::mem::take);
+        if due.as_ref().is_none_or(Vec::is_empty) {
+            waiting.remove(&node);
+            return None;
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits at node 1 until the gate is dropped.
+    struct Slow {
+        gate: Mutex<Receiver<()>>,
+        dropped: Sender<u64>,
+    }
+
+    impl Kernel for Slow {
+        fn drop_pages(&self, node: u64) {
+            if node == 1 {
+                let _ = self.gate.lock().recv();
+            }
+            self.dropped.send(node).expect("somebody listens");
+        }
+
+        fn expire_attributes(&self, _: u64) {}
+    }
+
+    #[test]
+    fn a_node_that_hangs_holds_up_no_other() {
+        let (gate, closed) = channel::<()>();
+        let (dropped, heard) = channel();
+        let gate_of_one = Mutex::new(closed);
+        let dropping = Dropping::new(Arc::new(Slow {
+            gate: gate_of_one,
+            dropped,
+        }));
+        let working = |node| {
+            let waiting = dropping.waiting.lock();
+            waiting.get(&node).is_some_and(Vec::is_empty)
+        };
+        dropping.add(1, Weak::new());
+        while !working(1) {
+            std::thread::yield_now();
+        }
+        for _ in 0..2 * MAX_DROPPING {
+            dropping.add(1, Weak::new());
+        }
+        dropping.add(2, Weak::new());
+        let next = || heard.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(next(), Ok(2));
+        drop(gate);
+        assert_eq!(next(), Ok(1));
+        // Those who asked meanwhile are served by one more time.
+        assert_eq!(next(), Ok(1));
+        while !dropping.waiting.lock().is_empty() {
+            std::thread::yield_now();
+        }
+        assert!(heard.try_recv().is_err());
+    }
+}

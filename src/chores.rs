@@ -1,0 +1,38 @@
+//! What is left to do after a request was answered. A thread of the operations does it ([`crate::fs`]).
+
+use std::sync::Weak;
+use std::sync::mpsc::Sender;
+
+/// Something that is to be done soon, by nobody's request.
+#[derive(Debug)]
+pub enum Chore {
+    /// Times of this file wait to be applied.
+    ApplyTimes(Weak<dyn PendingTimes>),
+    /// A file was opened while none was watched: watch open files from now on.
+    Watch,
+    /// Many inodes were forgotten: their memory can go back.
+    Trim,
+}
+
+/// A file whose times may wait to be applied.
+pub trait PendingTimes: Send + Sync + std::fmt::Debug {
+    /// Applies times that wait; says whether any did.
+    fn apply_times(&self) -> bool;
+}
+
+/// Where chores go.
+#[derive(Debug, Clone)]
+pub struct Chores(Sender<Chore>);
+
+impl Chores {
+    /// Chores that go to the receiver of `sender`.
+    pub fn new(sender: Sender<Chore>) -> Self {
+        Chores(sender)
+    }
+
+    /// Leaves a chore to be done.
+    pub fn add(&self, chore: Chore) {
+        // Nobody listens any more when the session is ending.
+        let _ = self.0.send(chore);
+    }
+}

@@ -1,0 +1,271 @@
+//! Operations on open files.
+
+use super::Fs;
+use crate::actor::Actor;
+use crate::chores::Chore;
+use crate::request::{Durability, Seek, Write};
+use crate::sys::inode_flags::FsXattr;
+use crate::view::{Content, HasFlags, Tree};
+use rustix::fs::{FallocateFlags, IFlags, OFlags};
+use rustix::io::{Errno, Result};
+use std::any::Any;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// What the kernel is told of a new handle.
+#[derive(Debug)]
+pub struct Opened<O> {
+    /// The handle's number.
+    pub fh: u64,
+    /// Bypass the kernel's cache.
+    pub direct_io: bool,
+    /// What the kernel has cached of the file is still true.
+    pub keep_cache: bool,
+    /// Closing it needs no word: nothing can have been written.
+    pub read_only: bool,
+    open: Arc<O>,
+}
+
+impl<O: Content> Opened<O> {
+    /// Whether the kernel serves the file by itself.
+    pub fn is_handed_over(&self) -> bool {
+        self.open.is_handed_over()
+    }
+
+    /// Has `register` give the kernel the file, which it then serves by itself: the first open decides for all until
+    /// the last one is closed. `None` where it is served from here.
+    pub fn hand_over<H: Any + Send + Sync>(
+        &self,
+        by: &Actor,
+        register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
+    ) -> Option<&H> {
+        self.open
+            .hand_over(by, |fd| if self.direct_io { None } else { register(fd) })
+    }
+}
+
+/// What the kernel says of a write.
+#[derive(Debug, Clone, Copy)]
+pub struct Writing {
+    /// The flags its descriptor has now.
+    pub flags: OFlags,
+    /// It writes back a client's mapping; who that was nobody knows.
+    pub from_mapping: bool,
+    /// suid and sgid bits must go.
+    pub drop_setid: bool,
+}
+
+impl<T: Tree> Fs<T> {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open(&self, by: &Actor, node: u64, flags: OFlags) -> Result<Opened<T::Open>> {
+        let mode = flags & OFlags::RWMODE;
+        if mode != OFlags::RDONLY {
+            self.changing()?;
+        }
+        let open = self.tree.open(by, &self.nodes.get(node)?, flags)?;
+        self.register(Arc::new(open), mode != OFlags::WRONLY)
+    }
+
+    /// Gives an open of a client that `reads` or only writes its number.
+    pub(super) fn register(&self, open: Arc<T::Open>, reads: bool) -> Result<Opened<T::Open>> {
+        let keep_cache = match open.may_keep_cache(reads) {
+            Ok(keep_cache) => keep_cache,
+            Err(errno) => {
+                self.tree.close(open);
+                return Err(errno);
+            }
+        };
+        let direct_io = self.settings.direct_io || !open.is_cacheable();
+        let read_only = !open.is_writable();
+        let fh = self.files.insert(open.clone());
+        if !self.watched.swap(true, SeqCst) {
+            self.chores.add(Chore::Watch);
+        }
+        Ok(Opened {
+            fh,
+            direct_io,
+            keep_cache,
+            read_only,
+            open,
+        })
+    }
+
+    /// Lends `lend` up to `size` bytes of a file, open with these `flags`.
+    pub fn read<R>(
+        &self,
+        fh: u64,
+        offset: u64,
+        size: u32,
+        flags: OFlags,
+        lend: impl FnOnce(Result<&[u8]>) -> R,
+    ) -> R {
+        match self.files.get(fh) {
+            Ok(open) => {
+                let direct = flags.contains(OFlags::DIRECT);
+                open.read(offset, size as usize, direct, lend)
+            }
+            Err(errno) => lend(Err(errno)),
+        }
+    }
+
+    /// Writes to an open file.
+    ///
+    /// # Errors
+    /// Those of pwrite(2).
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8], how: Writing) -> Result<usize> {
+        self.files.get(fh)?.write(&Write {
+            offset,
+            data,
+            append: how.flags.contains(OFlags::APPEND) && !how.from_mapping,
+            from_mapping: how.from_mapping,
+            direct: how.flags.contains(OFlags::DIRECT),
+            keeps_setid: !how.drop_setid,
+            durability: self.durability(how.flags),
+        })
+    }
+
+    fn durability(&self, flags: OFlags) -> Durability {
+        if self.settings.flags.sync || flags.contains(OFlags::SYNC) {
+            Durability::Full
+        } else if flags.contains(OFlags::DSYNC) {
+            Durability::Data
+        } else {
+            Durability::Cached
+        }
+    }
+
+    /// A descriptor of the file was closed, perhaps not the last one.
+    ///
+    /// # Errors
+    /// A write that was lost since the handle was opened or last synced, however often it is asked; with
+    /// `--sync-on-close` those of fsync(2).
+    pub fn flush(&self, fh: u64) -> Result<()> {
+        self.files.get(fh)?.flush(self.settings.sync_on_close)
+    }
+
+    /// Makes a file's bytes durable, and with them its attributes unless `data_only`.
+    ///
+    /// # Errors
+    /// Those of fsync(2): a lost write is reported to each handle that was open for writing, once.
+    pub fn fsync(&self, fh: u64, data_only: bool) -> Result<()> {
+        self.files.get(fh)?.sync(data_only)
+    }
+
+    /// Ends a handle.
+    ///
+    /// # Errors
+    /// EBADF when there is no such handle.
+    pub fn release(&self, fh: u64) -> Result<()> {
+        self.tree.close(self.files.remove(fh)?);
+        Ok(())
+    }
+
+    /// Allocates, punches or zeroes a range.
+    ///
+    /// # Errors
+    /// Those of fallocate(2).
+    pub fn fallocate(
+        &self,
+        by: &Actor,
+        fh: u64,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> Result<()> {
+        self.changing()?;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        self.files.get(fh)?.allocate(by, mode, offset, length)
+    }
+
+    /// Finds data or a hole.
+    ///
+    /// # Errors
+    /// ENXIO when there is none from there on; EINVAL for other kinds of seeking, which are the kernel's own.
+    pub fn lseek(&self, fh: u64, offset: u64, whence: i32) -> Result<u64> {
+        let open = self.files.get(fh)?;
+        match whence {
+            libc::SEEK_DATA => open.seek(Seek::Data(offset)),
+            libc::SEEK_HOLE => open.seek(Seek::Hole(offset)),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    /// Copies between two open files of the view; returns the bytes copied, perhaps fewer than asked for.
+    ///
+    /// # Errors
+    /// Those of copy_file_range(2).
+    pub fn copy_file_range(
+        &self,
+        by: &Actor,
+        from: (u64, u64),
+        to: (u64, u64),
+        len: u64,
+    ) -> Result<usize> {
+        // What fits into the reply, and keeps the request short enough to be waited for.
+        const MAX_COPY: usize = 1 << 30;
+        self.changing()?;
+        let (input, output) = (self.files.get(from.0)?, self.files.get(to.0)?);
+        let len = usize::try_from(len).unwrap_or(MAX_COPY).min(MAX_COPY);
+        output.copy_from(by, (&input, from.1), to.1, len)
+    }
+
+    /// The inode flags that lsattr(1) shows.
+    ///
+    /// # Errors
+    /// ENOTTY where the view has none; EBADF for an unknown handle.
+    pub fn inode_flags(&self, fh: u64) -> Result<IFlags> {
+        self.with_flags(fh, HasFlags::flags, HasFlags::flags)
+    }
+
+    /// As `inode_flags`, in the extended form.
+    ///
+    /// # Errors
+    /// Those of `inode_flags`.
+    pub fn extended_flags(&self, fh: u64) -> Result<FsXattr> {
+        self.with_flags(fh, HasFlags::extended_flags, HasFlags::extended_flags)
+    }
+
+    /// Sets the inode flags; the kernel has checked that the caller may.
+    ///
+    /// # Errors
+    /// Those of ioctl_iflags(2).
+    pub fn set_inode_flags(&self, node: u64, fh: u64, flags: IFlags) -> Result<()> {
+        self.changing()?;
+        let outcome = self.with_flags(fh, |f| f.set_flags(flags), |d| d.set_flags(flags));
+        // The kernel does not expect an ioctl to move the ctime.
+        self.cache.attributes_changed(node);
+        outcome
+    }
+
+    /// As `set_inode_flags`, in the extended form.
+    ///
+    /// # Errors
+    /// Those of `set_inode_flags`.
+    pub fn set_extended_flags(&self, node: u64, fh: u64, attr: &FsXattr) -> Result<()> {
+        self.changing()?;
+        let (file, dir) = (
+            |f: &T::Open| f.set_extended_flags(attr),
+            |d: &T::Listing| d.set_extended_flags(attr),
+        );
+        let outcome = self.with_flags(fh, file, dir);
+        self.cache.attributes_changed(node);
+        outcome
+    }
+
+    /// Handles of files and of directories have numbers of their own kinds; a file is looked for first.
+    fn with_flags<R>(
+        &self,
+        fh: u64,
+        file: impl FnOnce(&T::Open) -> Result<R>,
+        dir: impl FnOnce(&T::Listing) -> Result<R>,
+    ) -> Result<R> {
+        match self.files.get(fh) {
+            Ok(open) => file(&open),
+            Err(_) => dir(&self.dirs.get(fh)?.listing),
+        }
+    }
+}

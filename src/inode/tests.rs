@@ -1,0 +1,88 @@
+//! The node table, with inodes that are a number and a life.
+
+use super::*;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Life {
+    number: u64,
+    life: u32,
+}
+
+impl Place for Life {
+    type Key = u64;
+
+    fn key(&self) -> u64 {
+        self.number
+    }
+
+    fn generation(&self) -> u32 {
+        self.life
+    }
+}
+
+const FIRST: Life = Life { number: 7, life: 1 };
+const SECOND: Life = Life { number: 7, life: 2 };
+
+fn table() -> NodeTable<Life> {
+    let root = Life {
+        number: ROOT,
+        life: 0,
+    };
+    NodeTable::new(root, Numbers::new(Some))
+}
+
+#[test]
+fn an_inode_is_forgotten_with_its_last_lookup() {
+    let table = table();
+    assert_eq!(table.remember(FIRST), (7, None));
+    assert_eq!(table.remember(FIRST), (7, None));
+    table.count(7);
+    assert!(table.forget(7, 2).is_none());
+    assert_eq!(table.get(7), Ok(FIRST));
+    let gone = table.forget(7, 1).expect("the last one");
+    assert_eq!((gone.place, gone.trim), (FIRST, false));
+    assert_eq!(table.get(7), Err(Errno::STALE));
+    assert!(table.forget(7, 1).is_none(), "it is not known any more");
+}
+
+#[test]
+fn lookups_count_on_over_another_life() {
+    let table = table();
+    table.remember(FIRST);
+    table.believe(7, |belief| belief.closed(5));
+    assert_eq!(table.remember(SECOND), (7, Some(FIRST)));
+    assert_eq!(table.belief_of(&SECOND).stamp(), 0);
+    assert!(table.forget(7, 1).is_none(), "the forget of the first life");
+    assert_eq!(table.get(7), Ok(SECOND));
+}
+
+#[test]
+fn a_life_that_is_over_changes_nothing() {
+    let table = table();
+    table.remember(SECOND);
+    table.update(&FIRST, |place| place.life = 9);
+    table.believe_of(&FIRST, |belief| belief.closed(5));
+    assert_eq!(table.get(7), Ok(SECOND));
+    assert_eq!(table.belief_of(&SECOND).stamp(), 0);
+    table.believe_of(&SECOND, |belief| belief.closed(5));
+    assert_eq!(table.belief_of(&SECOND).stamp(), 5);
+}
+
+#[test]
+fn the_root_is_never_forgotten() {
+    let table = table();
+    assert!(table.forget(ROOT, u64::MAX).is_none());
+    assert!(table.get(ROOT).is_ok());
+}
+
+#[test]
+fn many_forgotten_inodes_are_worth_a_trim() {
+    let table = table();
+    let numbers = 2..2 + TRIM_AFTER as u64;
+    let trims = numbers.filter(|&number| {
+        table.remember(Life { number, life: 0 });
+        table.forget(number, 1).expect("one lookup").trim
+    });
+    assert_eq!(trims.count(), 1);
+    table.trim();
+}

@@ -1,0 +1,298 @@
+//! One source file while somebody has it open: its windows, its descriptors, and what is known of it.
+
+use super::backing::Backing;
+use super::budget::AddressSpace;
+use super::losses::Losses;
+use super::times::Times;
+use super::windows::{Pin, WindowSet};
+use crate::attr::Attr;
+use crate::cache::FileCache;
+use crate::chores::{Chore, Chores, PendingTimes};
+use crate::config::WritePath;
+use crate::source::SourceDir;
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::OFlags;
+use rustix::io::{Errno, Result};
+use std::any::Any;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// What all mappings of one view share.
+#[derive(Debug)]
+pub struct Context {
+    /// The address space that windows live in.
+    pub space: Arc<AddressSpace>,
+    /// Which way in-place writes take.
+    pub write_path: WritePath,
+    /// Whether reading leaves access times alone.
+    pub no_atime: bool,
+    /// Where files whose times wait are reported.
+    pub chores: Chores,
+}
+
+/// One source file while somebody has it open, shared by all its opens.
+#[derive(Debug)]
+pub struct Mapping {
+    /// Itself, for chores that outlive the request.
+    pub(super) this: Weak<Mapping>,
+    pub(super) context: Arc<Context>,
+    pub(super) source: Arc<SourceDir>,
+    pub(super) windows: Arc<WindowSet>,
+    /// Held shared while bytes are copied or lent, exclusively while the file is resized or its windows
+    /// are replaced. Lock order: before `backing`, `times` and the window table.
+    pub(super) gate: RwLock<()>,
+    pub(super) backing: Mutex<Backing>,
+    pub(super) times: Times,
+    pub(super) cache: Arc<FileCache>,
+    pub(super) losses: Losses,
+    /// The stamp as of which the file is known to carry no security.capability; 0 when unknown.
+    pub(super) unprivileged: AtomicU64,
+    pub(super) unmappable: AtomicBool,
+    /// Reads that were not worth a window.
+    pub(super) declined: AtomicU64,
+    /// What the kernel serves the file with by itself, once that is decided.
+    handed_over: OnceLock<Option<Handover>>,
+}
+
+/// The kernel's hold on a file, whatever it is made of.
+struct Handover(Box<dyn Any + Send + Sync>);
+
+impl std::fmt::Debug for Handover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handover")
+    }
+}
+
+impl PendingTimes for Mapping {
+    /// Applies times that wait, so that attributes can be shown.
+    fn apply_times(&self) -> bool {
+        if !self.times.wait_to_be_applied() {
+            return false;
+        }
+        let Some(fd) = self.descriptor() else {
+            return false;
+        };
+        // Sole effect of an error here is a modification time that stays behind by milliseconds.
+        let _ = self.restamping(fd.as_fd(), || self.times.apply(fd.as_fd(), &self.source));
+        true
+    }
+}
+
+impl Mapping {
+    /// The file behind `cache`, which lies on `source`.
+    pub fn new(source: Arc<SourceDir>, cache: Arc<FileCache>, context: Arc<Context>) -> Arc<Self> {
+        let windows = WindowSet::new(&context.space);
+        Arc::new_cyclic(|this| Mapping {
+            this: this.clone(),
+            source,
+            windows,
+            gate: RwLock::new(()),
+            backing: Mutex::default(),
+            times: Times::default(),
+            cache,
+            losses: Losses::default(),
+            unprivileged: AtomicU64::new(0),
+            unmappable: AtomicBool::new(false),
+            declined: AtomicU64::new(0),
+            handed_over: OnceLock::new(),
+            context,
+        })
+    }
+
+    /// The kernel's cache of the file.
+    pub fn cache(&self) -> &FileCache {
+        &self.cache
+    }
+
+    /// A descriptor on the inode, for whatever does not touch its bytes.
+    pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
+        self.backing.lock().any()
+    }
+
+    /// The description for readers, if there is one.
+    pub fn reader(&self) -> Option<Arc<OwnedFd>> {
+        self.backing.lock().reader()
+    }
+
+    /// Gives the mapping a description for readers, opened O_RDONLY.
+    pub fn open_reader(&self, fd: Arc<OwnedFd>) {
+        self.backing.lock().open_reader(fd);
+    }
+
+    /// Counts an open for writing that works on `fd`. With the first one the windows give way to such as can
+    /// be made writable (and, on overlayfs, to such as show the copy that the open has just made).
+    pub fn open_writer(&self, fd: &Arc<OwnedFd>, access: OFlags) {
+        let _closed = self.gate.write();
+        if self.backing.lock().open_writer(fd, access) {
+            self.windows.clear();
+        }
+    }
+
+    /// Takes back an open for writing. With the last one the region is read-only again, its pages are on their
+    /// way to the device, and nothing of ours keeps the file from being executed.
+    pub fn close_writer(&self) {
+        self.apply_times();
+        let _closed = self.gate.write();
+        let mut backing = self.backing.lock();
+        if backing.leave_writer() {
+            self.windows.start_writeback();
+            self.windows.protect();
+            self.windows.clear();
+            backing.drop_writers();
+        }
+    }
+
+    /// What the kernel serves the file with by itself: made by `make` the first time, kept until the file is
+    /// closed. `None`, for as long, when `make` has nothing to give.
+    pub fn hand_over<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Option<T>) -> Option<&T> {
+        let decide = || {
+            let hold = make()?;
+            self.cache.handed_over();
+            Some(Handover(Box::new(hold)))
+        };
+        self.handed_over
+            .get_or_init(decide)
+            .as_ref()?
+            .0
+            .downcast_ref()
+    }
+
+    /// Whether the kernel serves the file by itself.
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self.handed_over.get(), Some(Some(_)))
+    }
+
+    /// Changes the length to `len` bytes, which `truncate` does to the file.
+    ///
+    /// # Errors
+    /// Those of `truncate`.
+    pub fn resize(&self, len: u64, truncate: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _closed = self.gate.write();
+        self.apply_times();
+        let Some(fd) = self.descriptor() else {
+            return truncate();
+        };
+        self.restamping(fd.as_fd(), || {
+            truncate()?;
+            self.windows.resize(len);
+            Ok(())
+        })
+    }
+
+    /// Runs an operation of ours that changes the file by other means than writing, so that it is not taken
+    /// for a change behind the mount.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn altering<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _open = self.gate.read();
+        match self.descriptor() {
+            Some(fd) => self.restamping(fd.as_fd(), change),
+            None => change(),
+        }
+    }
+
+    fn restamping<T>(&self, fd: BorrowedFd<'_>, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let changing = self.cache.change();
+        let before = self.source.stat(fd);
+        if let Ok(before) = &before {
+            changing.began_at(before.stamp());
+        }
+        let outcome = change();
+        if let Ok(after) = self.source.stat(fd) {
+            changing.led_to(after.stamp());
+            if let Ok(before) = &before {
+                self.compare_mode(before, &after);
+            }
+        }
+        outcome
+    }
+
+    /// Notices that a change of the bytes has taken suid or sgid: the kernel would believe in them for as long as
+    /// in any attribute, and execute the file under them.
+    pub(super) fn compare_mode(&self, before: &Attr, after: &Attr) {
+        if before.mode != after.mode {
+            self.cache.attributes_changed();
+        }
+    }
+
+    /// Forgets times that wait to be applied: the caller is about to set others.
+    pub fn cancel_times(&self) {
+        self.times.cancel();
+    }
+
+    /// Has times that wait applied soon.
+    pub(super) fn times_wait(&self) {
+        let this: Weak<Mapping> = self.this.clone();
+        self.context.chores.add(Chore::ApplyTimes(this));
+    }
+
+    /// The attributes behind a descriptor on the file; a change behind the mount is noticed.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn attr(&self, fd: BorrowedFd<'_>) -> Result<Attr> {
+        let attr = self.source.stat(fd)?;
+        self.cache.seen(attr.stamp());
+        Ok(attr)
+    }
+
+    /// Looks whether the source changed behind the mount; if so the kernel's cache goes. Sources that would
+    /// have to be asked over a network are left alone: they may never answer.
+    pub fn check(&self) {
+        if let Some(fd) = self.descriptor().filter(|_| !self.source.remote) {
+            // What cannot be looked at now is noticed by whoever reads next.
+            let _ = self.attr(fd.as_fd());
+            // A description that is to tell of lost writes has to be there before others are told.
+            drop(self.backing.lock().probe());
+        }
+    }
+
+    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not when
+    /// the open `reads` and its first read is due to move the access time: that read has to reach us.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn may_keep_cache(&self, reads: bool) -> Result<bool> {
+        let fd = self.descriptor().ok_or(Errno::BADF)?;
+        let attr = self.source.stat(fd.as_fd())?;
+        Ok(self.cache.before_open(attr.stamp()) && !(reads && self.is_access_time_due(&attr)))
+    }
+
+    /// Whether the source has to ask another machine, which may never answer.
+    pub fn is_remote(&self) -> bool {
+        self.source.remote
+    }
+
+    /// Whether the file's length says nothing of what a read returns, as on procfs.
+    pub fn is_synthetic(&self) -> bool {
+        self.source.synthetic
+    }
+
+    /// A range of the file, mapped from `fd`; `None` where it cannot be mapped.
+    pub(super) fn pin(
+        &self,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        file_len: u64,
+    ) -> Option<Pin> {
+        if self.unmappable.load(Relaxed) || len as u64 > self.context.space.geometry().overlap {
+            return None;
+        }
+        match self.windows.pin(fd, offset, len, file_len) {
+            Ok(pin) => Some(pin),
+            Err(error) => {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                if errno != Errno::NOMEM && !self.unmappable.swap(true, Relaxed) {
+                    log::info!(
+                        "node {} cannot be mapped ({error}): it is served by pread and pwrite",
+                        self.cache.node()
+                    );
+                }
+                None
+            }
+        }
+    }
+}

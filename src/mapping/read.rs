@@ -1,0 +1,134 @@
+//! Reading: bytes are lent from a window where one is worth it, and copied by pread(2) elsewhere.
+
+use super::file::Mapping;
+use super::readahead::{self, ReadPattern};
+use super::times;
+use super::window::Window;
+use crate::attr::Attr;
+use crate::source::AtimeRule;
+use rustix::io::{Errno, Result};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Reads above this many bytes always map their window.
+const SMALL_READ: usize = 512 << 10;
+
+/// Of the reads that are not worth a window one in so many maps it all the same, so that windows move to where the
+/// reading is.
+const MAPPED_ALL_THE_SAME: u64 = 64;
+
+impl Mapping {
+    /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` is that of the open:
+    /// its first read moves the access time, the later ones tell what to read ahead.
+    pub fn read_at<R>(
+        &self,
+        offset: u64,
+        len: usize,
+        pattern: &ReadPattern,
+        lend: impl FnOnce(Result<&[u8]>) -> R,
+    ) -> R {
+        let _open = self.gate.read();
+        let Some(fd) = self.backing.lock().readable() else {
+            return lend(Err(Errno::BADF));
+        };
+        let attr = match self.attr(fd.as_fd()) {
+            Ok(attr) => attr,
+            Err(errno) => return lend(Err(errno)),
+        };
+        if self.source.synthetic {
+            return read_copied(fd.as_fd(), offset, len, lend);
+        }
+        let len = len.min(usize::try_from(attr.size.saturating_sub(offset)).unwrap_or(usize::MAX));
+        if len == 0 {
+            return lend(Ok(&[]));
+        }
+        if pattern.is_first() {
+            self.move_access_time(fd.as_fd(), &attr);
+        }
+        let pin = match self.is_worth_a_window(offset, len, pattern) {
+            true => self.pin(fd.as_fd(), offset, len, attr.size),
+            false => None,
+        };
+        match pin {
+            Some(pin) => {
+                let uncached = |range: &Range<u64>| {
+                    !readahead::is_cached(fd.as_fd(), range.start..range.end.min(attr.size))
+                };
+                if let Some(range) = pattern.fetch(offset, len).filter(uncached) {
+                    // Advice that is not taken costs speed only.
+                    let _ = pin.will_need(range);
+                }
+                pin.with_bytes(|bytes| lend(Ok(bytes)))
+            }
+            None => read_copied(fd.as_fd(), offset, len, lend),
+        }
+    }
+
+    /// Whether a read is to map its window: not when another one would have to go for a few bytes of a reader
+    /// that jumps about.
+    fn is_worth_a_window(&self, offset: u64, len: usize, pattern: &ReadPattern) -> bool {
+        let space = &self.context.space;
+        len > SMALL_READ
+            || !pattern.jumps_to(offset, len)
+            || self.windows.holds(offset)
+            || space.has_room(space.geometry().full())
+            || self.declined.fetch_add(1, Relaxed) % MAPPED_ALL_THE_SAME == 0
+    }
+
+    /// Moves the access time as a read(2) of the source would: mapping a page is what the source's kernel
+    /// takes for one.
+    fn move_access_time(&self, fd: BorrowedFd<'_>, attr: &Attr) {
+        if self.is_access_time_due(attr) {
+            let page = rustix::param::page_size() as u64;
+            let lease = self.context.space.reserve(page);
+            let _ = lease.and_then(|lease| Window::map(fd, 0, lease));
+        }
+    }
+
+    pub(super) fn is_access_time_due(&self, attr: &Attr) -> bool {
+        const DAY: i64 = 24 * 60 * 60;
+        !self.context.no_atime
+            && match self.source.atime {
+                AtimeRule::Never => false,
+                AtimeRule::Strict => true,
+                AtimeRule::Relative => {
+                    attr.atime <= attr.mtime
+                        || attr.atime <= attr.ctime
+                        || times::now().sec - attr.atime.sec >= DAY
+                }
+            }
+    }
+}
+
+fn read_copied<R>(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+    lend: impl FnOnce(Result<&[u8]>) -> R,
+) -> R {
+    thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(len, 0);
+        match pread_all(fd, buffer, offset) {
+            Ok(n) => lend(Ok(&buffer[..n])),
+            Err(errno) => lend(Err(errno)),
+        }
+    })
+}
+
+/// Reads until `buffer` is full or the file ends.
+fn pread_all(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::io::pread(fd, &mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}

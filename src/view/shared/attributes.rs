@@ -1,0 +1,159 @@
+//! Attributes of the source's inodes: showing and changing them.
+
+use super::content::OpenFile;
+use super::find::Located;
+use super::node::Node;
+use super::view::Shared;
+use crate::actor::Actor;
+use crate::attr::{Attr, Time};
+use crate::chores::PendingTimes;
+use crate::request::{SetAttr, SetTime};
+use crate::source::{Kind, proc_path};
+use crate::sys::truncate::truncate;
+use crate::view::Attributes;
+use rustix::fs::{self as sys, AtFlags, FileType, Gid, Mode, StatVfs, Timespec, Timestamps};
+use rustix::fs::{UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::io::Result;
+use std::os::fd::AsFd;
+
+impl Attributes for Shared {
+    fn attr(&self, node: &Node) -> Result<Attr> {
+        if node.kind() == Kind::OwnMount {
+            return Ok(own_mount());
+        }
+        let inode = self.locate(node)?;
+        match &inode.mapping {
+            Some(mapping) => {
+                mapping.apply_times();
+                mapping.attr(inode.as_fd())
+            }
+            None => inode.source.stat(inode.as_fd()),
+        }
+    }
+
+    fn set_attr(
+        &self,
+        by: &Actor,
+        node: &Node,
+        open: Option<&OpenFile>,
+        set: &SetAttr,
+    ) -> Result<()> {
+        let inode = self.locate(node)?;
+        // A request to change nothing is what remains of two things: chown(2) to -1, -1, which takes suid and sgid
+        // from a file of the caller's own, and of a write by anybody, which says so itself once more.
+        let takes_setid = set.is_nothing() && by.owns(inode.source.stat(inode.as_fd())?.uid);
+        self.unchanged_in_bytes(node, &inode, || {
+            if set.uid.is_some() || set.gid.is_some() || takes_setid {
+                let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
+                // Whether sgid survives depends on who acts, which else would be whoever this thread served last.
+                by.change()?;
+                sys::chownat(&inode, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+            }
+            if let Some(mode) = set.mode {
+                by.manage()?;
+                sys::chmod(proc_path(&inode), Mode::from_raw_mode(mode & 0o7777))?;
+            }
+            Ok(())
+        })?;
+        if let Some(size) = set.size {
+            by.change()?;
+            self.resize(&inode, open, size)?;
+        }
+        self.change_times(node, &inode, set)
+    }
+
+    fn statfs(&self, node: &Node) -> Result<StatVfs> {
+        sys::fstatvfs(self.locate(node)?)
+    }
+}
+
+impl Shared {
+    fn resize(&self, inode: &Located, open: Option<&OpenFile>, size: u64) -> Result<()> {
+        if let Some((mapping, fd)) = open.and_then(OpenFile::writable_mapping) {
+            return mapping.resize(size, || sys::ftruncate(fd, size));
+        }
+        // truncate(2) and not ftruncate(2): to the length a file has already, only the latter is a change.
+        let path = proc_path(inode);
+        match &inode.mapping {
+            Some(mapping) => mapping.resize(size, || truncate(&path, size)),
+            None => truncate(&path, size),
+        }
+    }
+
+    fn change_times(&self, node: &Node, inode: &Located, set: &SetAttr) -> Result<()> {
+        if set.atime.is_none() && set.mtime.is_none() {
+            return Ok(());
+        }
+        if let (Some(mapping), Some(_)) = (&inode.mapping, set.mtime) {
+            mapping.cancel_times();
+        }
+        let times = Timestamps {
+            last_access: timespec(set.atime),
+            last_modification: timespec(set.mtime),
+        };
+        self.unchanged_in_bytes(node, inode, || {
+            sys::utimensat(inode, c"", &times, AtFlags::EMPTY_PATH)
+        })
+    }
+
+    /// Runs a change of ours that leaves the bytes alone, so that the kernel's cache of them stays valid.
+    pub(super) fn unchanged_in_bytes<T>(
+        &self,
+        node: &Node,
+        inode: &Located,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if let Some(mapping) = &inode.mapping {
+            return mapping.altering(change);
+        }
+        if node.kind() != Kind::Source(FileType::RegularFile) {
+            return change();
+        }
+        let before = inode.source.stat(inode.as_fd())?.stamp();
+        let outcome = change()?;
+        // Without it the kernel's cache is dropped at the next open: no reason to deny a change that took place.
+        if let Ok(after) = inode.source.stat(inode.as_fd()) {
+            self.moved_by_us(node, before, after.stamp());
+        }
+        Ok(outcome)
+    }
+}
+
+/// A mount of mmfs's own below the source: an empty directory nobody can write to.
+fn own_mount() -> Attr {
+    let none = Time::default();
+    Attr {
+        dev: 0,
+        ino: 0,
+        size: 0,
+        blocks: 0,
+        atime: none,
+        mtime: none,
+        ctime: none,
+        btime: None,
+        mode: FileType::Directory.as_raw_mode() | 0o555,
+        nlink: 2,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 4096,
+        mount_root: true,
+    }
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    match time {
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        Some(SetTime::Now) => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        },
+        Some(SetTime::To(t)) => Timespec {
+            tv_sec: t.sec,
+            tv_nsec: t.nsec.into(),
+        },
+    }
+}

@@ -1,0 +1,239 @@
+//! One open of a file of the source: its bytes, by way of the mapping that all opens of the inode share.
+
+use super::node::Node;
+use crate::actor::Actor;
+use crate::attr::Attr;
+use crate::chores::PendingTimes;
+use crate::mapping::{Mapping, ReadPattern, WritePattern};
+use crate::request::{Seek, Write};
+use crate::source::reopen;
+use crate::sys::inode_flags::{FsXattr, fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
+use crate::view::{Content, HasFlags};
+use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
+use rustix::io::{Errno, Result};
+use std::any::Any;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// One open of a regular file.
+#[derive(Debug)]
+pub struct OpenFile {
+    node: Node,
+    /// The file's bytes, shared by all its opens.
+    mapping: Arc<Mapping>,
+    /// An open file description of its own where it was opened to write: lost writes are reported to each, once.
+    fd: Option<Arc<OwnedFd>>,
+    opener: Actor,
+    /// How it was read so far.
+    read: ReadPattern,
+    /// How it was written so far.
+    written: WritePattern,
+    /// How many of the mapping's losses its fsync has reported, or came before it.
+    known_losses: AtomicU64,
+}
+
+impl OpenFile {
+    pub(super) fn new(
+        by: &Actor,
+        node: &Node,
+        mapping: Arc<Mapping>,
+        fd: Option<Arc<OwnedFd>>,
+    ) -> Self {
+        mapping.apply_times();
+        let known_losses = AtomicU64::new(mapping.losses());
+        OpenFile {
+            node: node.clone(),
+            mapping,
+            fd,
+            opener: *by,
+            read: ReadPattern::default(),
+            written: WritePattern::default(),
+            known_losses,
+        }
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub(super) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// The mapping and this open's description, where it was opened to write.
+    pub(super) fn writable_mapping(&self) -> Option<(&Mapping, &OwnedFd)> {
+        self.fd.as_ref().map(|fd| (&*self.mapping, &**fd))
+    }
+
+    /// The description to write, sync or allocate through; EBADF where it was opened to read.
+    fn writable(&self) -> Result<&Arc<OwnedFd>> {
+        self.fd.as_ref().ok_or(Errno::BADF)
+    }
+
+    /// Any descriptor on the file; EBADF when the mapping has none, which its being open rules out.
+    fn any(&self) -> Result<Arc<OwnedFd>> {
+        let own = self.fd.clone();
+        own.or_else(|| self.mapping.descriptor()).ok_or(Errno::BADF)
+    }
+
+    /// Of a file that the kernel serves by itself, clients map the source's own pages: stores move times then of which
+    /// its FUSE knows nothing.
+    pub(super) fn doubt_times(&self) {
+        if self.fd.is_some() && self.mapping.is_handed_over() {
+            self.mapping.cache().attributes_changed();
+        }
+    }
+}
+
+impl Content for OpenFile {
+    fn attr(&self) -> Result<Attr> {
+        self.mapping.apply_times();
+        self.mapping.attr(self.any()?.as_fd())
+    }
+
+    fn is_writable(&self) -> bool {
+        self.fd.is_some()
+    }
+
+    fn is_cacheable(&self) -> bool {
+        !self.mapping.is_synthetic()
+    }
+
+    fn may_keep_cache(&self, reads: bool) -> Result<bool> {
+        self.mapping.may_keep_cache(reads)
+    }
+
+    fn read<R>(
+        &self,
+        offset: u64,
+        len: usize,
+        direct: bool,
+        lend: impl FnOnce(Result<&[u8]>) -> R,
+    ) -> R {
+        if !direct {
+            self.mapping.cache().filling();
+        }
+        self.mapping.read_at(offset, len, &self.read, lend)
+    }
+
+    fn write(&self, write: &Write<'_>) -> Result<usize> {
+        let fd = self.writable()?;
+        let written = self
+            .mapping
+            .write_at(fd, &self.opener, &self.written, write);
+        if write.direct && !write.from_mapping {
+            self.mapping.cache().bypassed();
+        }
+        written
+    }
+
+    fn flush(&self, sync: bool) -> Result<()> {
+        self.mapping.apply_times();
+        self.doubt_times();
+        match &self.fd {
+            Some(fd) if sync => self.mapping.sync(fd, false),
+            Some(_) => self.mapping.lost_since(self.known_losses.load(Relaxed)),
+            None => Ok(()),
+        }
+    }
+
+    fn sync(&self, data_only: bool) -> Result<()> {
+        let outcome = self.mapping.sync(&*self.any()?, data_only);
+        self.known_losses.store(self.mapping.losses(), Relaxed);
+        outcome
+    }
+
+    fn allocate(&self, by: &Actor, mode: FallocateFlags, offset: u64, len: u64) -> Result<()> {
+        let fd = self.writable()?;
+        by.change()?;
+        self.mapping
+            .altering(|| sys::fallocate(fd, mode, offset, len))
+    }
+
+    fn seek(&self, to: Seek) -> Result<u64> {
+        let to = match to {
+            Seek::Data(offset) => SeekFrom::Data(offset),
+            Seek::Hole(offset) => SeekFrom::Hole(offset),
+        };
+        sys::seek(&*self.any()?, to)
+    }
+
+    fn copy_from(
+        &self,
+        by: &Actor,
+        (from, mut offset_in): (&Self, u64),
+        mut offset: u64,
+        len: usize,
+    ) -> Result<usize> {
+        let (input, output) = (from.any()?, self.writable()?);
+        by.change()?;
+        self.mapping.altering(|| {
+            sys::copy_file_range(
+                &*input,
+                Some(&mut offset_in),
+                output,
+                Some(&mut offset),
+                len,
+            )
+        })
+    }
+
+    fn settle(&self) {
+        // Another machine may never answer.
+        if !self.mapping.is_remote() {
+            self.mapping.apply_times();
+        }
+    }
+
+    /// The kernel acts as who registers, so that is the opener, without the privilege of leaving suid and sgid alone;
+    /// files that have one are not handed over.
+    fn hand_over<H: Any + Send + Sync>(
+        &self,
+        by: &Actor,
+        register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
+    ) -> Option<&H> {
+        const SETID: u32 = 0o6000;
+        let mapping = &self.mapping;
+        mapping.hand_over(|| {
+            // Another machine would be asked in the name of who opened the file first.
+            if mapping.is_remote() {
+                return None;
+            }
+            // One open for writing would keep the source from being executed for as long as anybody reads.
+            let reader = match mapping.reader() {
+                Some(reader) => reader,
+                None => Arc::new(reopen(&*mapping.descriptor()?, OFlags::RDONLY).ok()?),
+            };
+            if mapping.attr(reader.as_fd()).ok()?.mode & SETID != 0 {
+                return None;
+            }
+            by.without_setid().ok()?;
+            register(reader.as_fd())
+        })
+    }
+
+    fn is_handed_over(&self) -> bool {
+        self.mapping.is_handed_over()
+    }
+}
+
+impl HasFlags for OpenFile {
+    fn flags(&self) -> Result<IFlags> {
+        sys::ioctl_getflags(self.any()?)
+    }
+
+    fn extended_flags(&self) -> Result<FsXattr> {
+        fs_ioc_fsgetxattr(self.any()?)
+    }
+
+    fn set_flags(&self, flags: IFlags) -> Result<()> {
+        let fd = self.any()?;
+        self.mapping.altering(|| sys::ioctl_setflags(&fd, flags))
+    }
+
+    fn set_extended_flags(&self, attr: &FsXattr) -> Result<()> {
+        let fd = self.any()?;
+        self.mapping.altering(|| fs_ioc_fssetxattr(&fd, attr))
+    }
+}

@@ -1,0 +1,190 @@
+//! Inodes that have a descriptor or a mapping of ours: those somebody has open, directories within the budget, and what
+//! could not be found again. All others are found again by their place when they are needed.
+
+use super::descriptors::{DescriptorBudget, Verdict};
+use super::node::Life;
+use crate::mapping::Mapping;
+use parking_lot::{Mutex, MutexGuard};
+use rustix::io::{Errno, Result};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+
+const SHARDS: usize = 32;
+
+/// What is held of one inode.
+#[derive(Debug, Default)]
+struct Held {
+    descriptor: Option<Arc<OwnedFd>>,
+    /// The descriptor is the only way back to the inode.
+    only_way: bool,
+    /// Used since the budget last asked.
+    used: bool,
+    /// Alive while somebody has the inode open.
+    mapping: Weak<Mapping>,
+}
+
+impl Held {
+    fn is_idle(&self) -> bool {
+        self.descriptor.is_none() && self.mapping.strong_count() == 0
+    }
+}
+
+/// All inodes that something is held of.
+#[derive(Debug)]
+pub struct InUse {
+    /// Lock order: a shard is taken after the budget's lock or without it, and before the node table's; never two
+    /// shards at once.
+    shards: [Mutex<HashMap<Life, Held>>; SHARDS],
+    hasher: RandomState,
+    budget: DescriptorBudget<Life>,
+}
+
+impl InUse {
+    /// Nothing yet, and at most `descriptors` that could be found again.
+    pub fn new(descriptors: usize) -> Self {
+        InUse {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            budget: DescriptorBudget::new(descriptors),
+        }
+    }
+
+    /// What is at hand of an inode that is about to be worked on.
+    pub fn take_up(&self, life: &Life) -> (Option<Arc<OwnedFd>>, Option<Arc<Mapping>>) {
+        match self.shard(life).get_mut(life) {
+            Some(held) => {
+                held.used = true;
+                (held.descriptor.clone(), held.mapping.upgrade())
+            }
+            None => (None, None),
+        }
+    }
+
+    /// The descriptor kept open for an inode.
+    pub fn descriptor(&self, life: &Life) -> Option<Arc<OwnedFd>> {
+        self.shard(life).get(life)?.descriptor.clone()
+    }
+
+    /// The mapping of an inode that somebody has open.
+    pub fn mapping(&self, life: &Life) -> Option<Arc<Mapping>> {
+        self.shard(life).get(life)?.mapping.upgrade()
+    }
+
+    /// Whether nothing is at hand of an inode.
+    pub fn is_idle(&self, life: &Life) -> bool {
+        self.shard(life).get(life).is_none_or(Held::is_idle)
+    }
+
+    /// Keeps `fd` open within the budget, unless the inode has a descriptor.
+    pub fn keep(&self, life: Life, fd: Arc<OwnedFd>) {
+        let mut shard = self.shard(&life);
+        let held = shard.entry(life).or_default();
+        if held.descriptor.is_none() {
+            held.descriptor = Some(fd);
+            drop(shard);
+            self.budget.insert(life, |life| self.give_up(&life));
+        }
+    }
+
+    /// Keeps `fd` open until the inode is forgotten.
+    pub fn keep_for_good(&self, life: Life, fd: Arc<OwnedFd>) {
+        let mut shard = self.shard(&life);
+        let held = shard.entry(life).or_default();
+        held.descriptor.get_or_insert(fd);
+        held.only_way = true;
+    }
+
+    /// The mapping of an inode, made by `make` when nobody has the inode open.
+    pub fn open(&self, life: &Life, make: impl FnOnce() -> Arc<Mapping>) -> Arc<Mapping> {
+        let mut shard = self.shard(life);
+        let held = shard.entry(*life).or_default();
+        if let Some(mapping) = held.mapping.upgrade() {
+            return mapping;
+        }
+        let mapping = make();
+        held.mapping = Arc::downgrade(&mapping);
+        mapping
+    }
+
+    /// Gives back a mapping. `closing` is called unless another one has taken its place.
+    pub fn close(&self, life: &Life, mapping: Arc<Mapping>, closing: impl FnOnce(&Mapping)) {
+        let mut shard = self.shard(life);
+        let own = |held: &&mut Held| std::ptr::eq(held.mapping.as_ptr(), Arc::as_ptr(&mapping));
+        if let Some(held) = shard.get_mut(life).filter(own) {
+            closing(&mapping);
+            if Arc::strong_count(&mapping) == 1 {
+                held.mapping = Weak::new();
+                if held.descriptor.is_none() {
+                    shard.remove(life);
+                }
+            }
+        }
+        drop(shard);
+        drop(mapping); // the windows go here, outside the lock
+    }
+
+    /// The kernel has forgotten the inode.
+    pub fn forget(&self, life: &Life) {
+        let mut shard = self.shard(life);
+        let Some(held) = shard.get_mut(life) else {
+            return;
+        };
+        held.only_way = false;
+        let descriptor = held.descriptor.take();
+        if held.is_idle() {
+            shard.remove(life);
+        }
+        drop(shard);
+        drop(descriptor); // closed outside the lock
+    }
+
+    /// The mappings of all files that are open.
+    pub fn mappings(&self) -> Vec<Arc<Mapping>> {
+        let of_shard = |shard: &Mutex<HashMap<Life, Held>>| -> Vec<_> {
+            let shard = shard.lock();
+            let open = shard.values().filter_map(|held| held.mapping.upgrade());
+            open.collect()
+        };
+        self.shards.iter().flat_map(of_shard).collect()
+    }
+
+    /// Runs `call`; when descriptors have run out, closes some that can be had again and runs it again.
+    ///
+    /// # Errors
+    /// Those of `call`.
+    pub fn with_room<T>(&self, call: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            match call() {
+                Err(Errno::MFILE | Errno::NFILE)
+                    if self.budget.shrink(|life| self.give_up(&life)) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Closes the descriptor of an inode, unless it was used since it was last asked for.
+    fn give_up(&self, life: &Life) -> Verdict {
+        let mut shard = self.shard(life);
+        let Some(held) = shard.get_mut(life) else {
+            return Verdict::Gone;
+        };
+        let used = std::mem::take(&mut held.used);
+        if held.only_way || held.descriptor.is_none() {
+            return Verdict::Gone;
+        }
+        if used {
+            return Verdict::Used;
+        }
+        held.descriptor = None;
+        if held.is_idle() {
+            shard.remove(life);
+        }
+        Verdict::Gone
+    }
+
+    fn shard(&self, life: &Life) -> MutexGuard<'_, HashMap<Life, Held>> {
+        self.shards[self.hasher.hash_one(life) as usize % SHARDS].lock()
+    }
+}

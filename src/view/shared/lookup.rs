@@ -1,0 +1,91 @@
+//! Names found in directories of the source.
+
+use super::node::{Key, Node};
+use super::view::Shared;
+use crate::attr::Attr;
+use crate::chores::PendingTimes;
+use crate::inode::ROOT;
+use crate::source::{Inode, Kind, SourceDir};
+use crate::view::Found;
+use rustix::io::Result;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+impl Shared {
+    /// Finds `name` through a descriptor on the directory `parent`, which lies on `source`.
+    ///
+    /// # Errors
+    /// ENOENT when there is none; the others of openat(2).
+    pub fn lookup_in(
+        &self,
+        dir: BorrowedFd<'_>,
+        source: &Arc<SourceDir>,
+        parent: u64,
+        name: &OsStr,
+    ) -> Result<Found<Node>> {
+        if let Some(attr) = source.glimpse(dir, name)? {
+            if let Some(place) = self.recognize(source, &attr) {
+                return Ok(self.with_times(Found { place, attr }));
+            }
+            // Nothing holds what was only looked at: where its number means another inode by now, look again.
+            let seen = source.confirm(dir, name, attr);
+            if let Some(inode) = seen {
+                let place = Node::new(&inode, parent, name);
+                if !self.contradicts(&place) {
+                    return Ok(self.with_times(Found { place, attr }));
+                }
+            }
+        }
+        let inode = self.in_use.with_room(|| self.sources.find(dir, name))?;
+        Ok(self.with_times(self.met(inode, parent, name)))
+    }
+
+    /// An inode that is remembered in the very state just seen, which no other life of its number can have been born
+    /// in (see `Node::confirmed`).
+    fn recognize(&self, source: &SourceDir, attr: &Attr) -> Option<Node> {
+        let key = Key {
+            source: source.index,
+            ino: attr.ino,
+        };
+        let id = self.nodes.listed_number(key);
+        if id == ROOT {
+            return None;
+        }
+        let confirmed =
+            |node: &Node| -> Option<Node> { node.is_confirmed_by(key, attr).then(|| node.clone()) };
+        self.nodes.with(id, confirmed).ok().flatten()
+    }
+
+    /// Whether another life of the inode's number is remembered.
+    fn contradicts(&self, place: &Node) -> bool {
+        let id = self.nodes.number(place.life().key);
+        self.nodes.with(id, |known| known != place).unwrap_or(false)
+    }
+
+    /// What was just met as `name` in `parent`. Of a directory the descriptor is kept within the budget.
+    pub fn met(&self, inode: Inode, parent: u64, name: &OsStr) -> Found<Node> {
+        let place = Node::new(&inode, parent, name);
+        let attr = inode.attr;
+        // A descriptor kept on another filesystem would keep it from being unmounted.
+        let keep = place.is_dir() && inode.source.index == 0;
+        if let Some(fd) = inode.fd.filter(|_| keep) {
+            self.in_use.keep(place.life(), fd);
+        }
+        Found { place, attr }
+    }
+
+    /// Applies times that wait, for attributes are about to be shown.
+    fn with_times(&self, mut found: Found<Node>) -> Found<Node> {
+        if found.place.kind() == Kind::OwnMount {
+            return found;
+        }
+        let mapping = self.in_use.mapping(&found.place.life());
+        if let Some(mapping) = mapping.filter(|mapping| mapping.apply_times()) {
+            let fd = mapping.descriptor();
+            let attr = fd.and_then(|fd| mapping.attr(fd.as_fd()).ok());
+            found.attr = attr.unwrap_or(found.attr);
+        }
+        found
+    }
+}

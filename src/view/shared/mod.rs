@@ -1,0 +1,19 @@
+//! The shared view: the source itself. What is changed through it is changed in the source.
+
+mod attributes;
+mod content;
+mod descriptors;
+mod find;
+mod in_use;
+mod listing;
+mod lookup;
+mod names;
+mod node;
+mod open;
+mod view;
+mod xattrs;
+
+pub use content::OpenFile;
+pub use listing::OpenDir;
+pub use node::Node;
+pub use view::Shared;

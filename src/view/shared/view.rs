@@ -1,0 +1,111 @@
+//! The view's parts, put together.
+
+use super::content::OpenFile;
+use super::in_use::InUse;
+use super::listing::OpenDir;
+use super::node::{Node, plain_number};
+use crate::cache::KernelCache;
+use crate::config::Config;
+use crate::inode::{NodeTable, Numbers, ROOT};
+use crate::mapping::Context;
+use crate::mapping::budget::{AddressSpace, default_budget};
+use crate::request::MAX_REQUEST;
+use crate::source::Sources;
+use crate::view::{Reporter, Tree, View};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+
+/// The source as a view.
+#[derive(Debug)]
+pub struct Shared {
+    pub(super) sources: Sources,
+    pub(super) nodes: Arc<NodeTable<Node>>,
+    pub(super) in_use: InUse,
+    pub(super) cache: Arc<KernelCache>,
+    pub(super) context: Arc<Context>,
+}
+
+impl Shared {
+    /// Opens the source, which reports its changes to `reporter`. Returns it with the table of the nodes that the
+    /// kernel knows: the root alone.
+    ///
+    /// # Errors
+    /// Those of opening the source, and of installing the SIGBUS handler.
+    pub fn open(config: &Config, reporter: Reporter) -> io::Result<(Self, Arc<NodeTable<Node>>)> {
+        let descriptors = raise_descriptor_limit();
+        let budget = config.map_budget.unwrap_or_else(default_budget);
+        let context = Context {
+            space: AddressSpace::new(budget, config.window_size, u64::from(MAX_REQUEST))?,
+            write_path: config.write_path,
+            no_atime: config.flags.no_atime,
+            chores: reporter.chores,
+        };
+        let (sources, root) = Sources::open(&config.source)?;
+        let root_ino = root.attr.ino;
+        let numbers = Numbers::new(move |key| plain_number(root_ino, key));
+        let node = Node::new(&root, 0, OsStr::new(""));
+        let in_use = InUse::new(descriptors / 4);
+        if let Some(fd) = root.fd {
+            in_use.keep_for_good(node.life(), fd);
+        }
+        let nodes = Arc::new(NodeTable::new(node, numbers));
+        let shared = Shared {
+            sources,
+            nodes: nodes.clone(),
+            in_use,
+            cache: reporter.cache,
+            context: Arc::new(context),
+        };
+        Ok((shared, nodes))
+    }
+
+    /// Notes that an own operation moved the change stamp of an inode that nobody has open.
+    pub(super) fn moved_by_us(&self, node: &Node, before: u64, after: u64) {
+        self.nodes
+            .believe_of(node, |belief| belief.moved_by_us(before, after));
+    }
+}
+
+impl View for Shared {
+    type Node = Node;
+    type Open = OpenFile;
+    type Listing = OpenDir;
+}
+
+impl Tree for Shared {
+    fn forget(&self, node: &Node) {
+        self.in_use.forget(&node.life());
+    }
+
+    fn check_open_files(&self) {
+        for mapping in self.in_use.mappings() {
+            mapping.check();
+        }
+    }
+
+    fn set_own_device(&self, device: u64) {
+        self.sources.set_own_device(device);
+    }
+
+    fn is_stacked(&self) -> bool {
+        let root = self.nodes.get(ROOT).and_then(|root| self.source_of(&root));
+        root.is_ok_and(|source| source.stacked)
+    }
+}
+
+/// Raises the soft limit of open files to the hard one and returns it.
+fn raise_descriptor_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // What cannot be raised stays as it is.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    usize::try_from(now).unwrap_or(1024).min(1 << 16)
+}
