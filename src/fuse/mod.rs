@@ -2,15 +2,13 @@
 
 mod convert;
 mod ioctl;
-mod lanes;
-mod listeners;
 mod negotiation;
 mod passthrough;
-mod spares;
 
 pub use negotiation::{features, negotiate};
 
 use crate::config::Config;
+use crate::dispatch::Dispatch;
 use crate::fs::{Fs, Listed, SetAttr, Writing};
 use crate::inode::Entry;
 use convert::{
@@ -24,12 +22,9 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use lanes::Lanes;
-use listeners::Listeners;
 use passthrough::Passthrough;
 pub use passthrough::offers_passthrough;
 use rustix::fs as sys;
-use spares::Spares;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -40,11 +35,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug)]
 pub struct Adapter {
     fs: Arc<Fs>,
-    /// A file's bytes, and whatever has to wait for them.
-    bytes: Arc<Lanes<Fs>>,
-    /// Everything else about an inode.
-    rest: Arc<Lanes<Fs>>,
-    listeners: Arc<Listeners>,
+    dispatch: Dispatch<Fs>,
     passthrough: Arc<Passthrough>,
     attr_timeout: Duration,
     entry_timeout: Duration,
@@ -53,17 +44,8 @@ pub struct Adapter {
 impl Adapter {
     /// Serves `fs` with the timeouts of `config`.
     pub fn new(fs: Arc<Fs>, config: &Config) -> Self {
-        let spares = Spares::new(config.threads);
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let listeners = Listeners::new(config.threads, processors);
-        let lanes = |patient| {
-            let (spares, listeners) = (spares.clone(), listeners.clone());
-            Lanes::new(fs.clone(), config.threads, spares, listeners, patient)
-        };
         Adapter {
-            bytes: lanes(true),
-            rest: lanes(false),
-            listeners,
+            dispatch: Dispatch::new(fs.clone(), config.threads),
             fs,
             passthrough: Arc::new(Passthrough::new(config)),
             attr_timeout: config.attr_timeout,
@@ -89,12 +71,13 @@ impl Adapter {
         reply: ReplyEmpty,
         op: impl FnOnce(&Fs) -> rustix::io::Result<()> + Send + 'static,
     ) {
-        self.bytes.run(node.0, move |fs| empty(op(fs), reply));
+        self.dispatch
+            .content(node.0, move |fs| empty(op(fs), reply));
     }
 
     /// Whatever might wait for one inode, but not for its bytes.
     fn in_lane(&self, node: INodeNo, op: impl FnOnce(&Fs) + Send + 'static) {
-        self.rest.run(node.0, op);
+        self.dispatch.tree(node.0, op);
     }
 }
 
@@ -129,8 +112,7 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
         // It may have the source free a large file.
-        let _duty = self.listeners.begin();
-        self.fs.forget(node.0, count);
+        self.dispatch.here(|fs| fs.forget(node.0, count));
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -168,15 +150,14 @@ impl Filesystem for Adapter {
         };
         let asker = asker(req);
         let timeout = self.attr_timeout;
-        let lanes = if size.is_some() {
-            &self.bytes
-        } else {
-            &self.rest
-        };
-        lanes.run(node.0, move |fs| {
+        let change = move |fs: &Fs| {
             let changed = fs.setattr(&asker, node.0, fh.map(|fh| fh.0), &set);
             attr(changed, timeout, reply);
-        });
+        };
+        match size {
+            Some(_) => self.dispatch.content(node.0, change),
+            None => self.dispatch.tree(node.0, change),
+        }
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
@@ -269,7 +250,7 @@ impl Filesystem for Adapter {
         // The first writer waits for readers, to change the windows under them, and the source's own open may wait
         // for bytes: attributes must not wait with it.
         let passthrough = self.passthrough.clone();
-        self.bytes.run(node.0, move |fs| {
+        self.dispatch.content(node.0, move |fs| {
             let opened = fs.open(&asker, node.0, flags);
             passthrough.opened(fs, &asker, opened, reply);
         });
@@ -307,7 +288,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let flags = open_flags(flags.0);
-        self.bytes.run(node.0, move |fs| {
+        self.dispatch.content(node.0, move |fs| {
             fs.read(fh.0, offset, size, flags, |outcome| match outcome {
                 Ok(bytes) => reply.data(bytes),
                 Err(errno) => reply.error(fuse_errno(errno)),
@@ -332,15 +313,9 @@ impl Filesystem for Adapter {
             from_mapping: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             drop_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        match self.bytes.enter(node.0) {
-            Some(_turn) => written(self.fs.write(fh.0, offset, data, how), reply),
-            None => {
-                let data = data.to_vec();
-                self.bytes.run(node.0, move |fs| {
-                    written(fs.write(fh.0, offset, &data, how), reply)
-                });
-            }
-        }
+        self.dispatch.content_with(node.0, data, move |fs, data| {
+            written(fs.write(fh.0, offset, data, how), reply)
+        });
     }
 
     fn flush(&self, _: &Request, node: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -433,8 +408,7 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        let _duty = self.listeners.begin();
-        empty(self.fs.releasedir(fh.0), reply);
+        self.dispatch.here(|fs| empty(fs.releasedir(fh.0), reply));
     }
 
     fn fsyncdir(
@@ -529,7 +503,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.bytes.run(node.0, move |fs| {
+        self.dispatch.content(node.0, move |fs| {
             let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO);
             match offset.and_then(|offset| fs.lseek(fh.0, offset, whence)) {
                 Ok(found) => reply.offset(found as i64),
@@ -553,7 +527,7 @@ impl Filesystem for Adapter {
     ) {
         let asker = asker(req);
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        self.bytes.run(node_out.0, move |fs| {
+        self.dispatch.content(node_out.0, move |fs| {
             written(fs.copy_file_range(&asker, from, to, len), reply)
         });
     }

@@ -24,7 +24,7 @@ pub struct Lanes<T> {
 }
 
 /// Leave for an event loop to work on an inode, until dropped.
-pub struct Turn<'a, T> {
+struct Turn<'a, T> {
     // In this order: the event loop may rest once nobody waits for it.
     _place: Place<'a, T>,
     _at_work: AtWork<'a>,
@@ -92,8 +92,24 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         }
     }
 
-    /// Enters if there is room, for a job that borrows what would have to be copied before it could wait.
-    pub fn enter(&self, node: u64) -> Option<Turn<'_, T>> {
+    /// As `run`, for a job that needs `bytes`: they are copied only where the job has to wait.
+    pub fn run_with(
+        self: &Arc<Self>,
+        node: u64,
+        bytes: &[u8],
+        job: impl FnOnce(&T, &[u8]) + Send + 'static,
+    ) {
+        match self.enter(node) {
+            Some(_turn) => job(&self.on, bytes),
+            None => {
+                let bytes = bytes.to_vec();
+                self.run(node, move |on| job(on, &bytes));
+            }
+        }
+    }
+
+    /// Enters if there is room.
+    fn enter(&self, node: u64) -> Option<Turn<'_, T>> {
         let _at_work = self.spares.begin()?;
         let mut busy = self.shard(node).lock();
         let lane = busy.entry(node).or_default();
