@@ -1,98 +1,110 @@
-//! Keeps one file from taking all threads: only so many are inside it at a time, each one's other requests queue
-//! aside. A file whose source never answers holds up its own clients only.
+//! Limits how many threads work on one inode. Further jobs of that inode wait in a queue. So a file whose source does
+//! not answer delays its own clients only.
 
-use super::listeners::{Duty, Listeners};
-use super::spares::{AtWork, Spares};
+use super::listeners::{Listeners, Serving};
+use super::spares::{Busy, Spares};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Work on one inode, with the reply it owes.
+/// Work on one inode, including the reply.
 type Job<T> = Box<dyn FnOnce(&T) + Send>;
 
 const SHARDS: usize = 16;
 
-/// The lanes of all inodes that are being worked on.
+/// The lanes of all inodes that have jobs.
 pub struct Lanes<T> {
-    on: Arc<T>,
+    serves: Arc<T>,
     spares: Arc<Spares>,
     listeners: Arc<Listeners>,
-    width: usize,
-    /// Whether a job waits for those inside rather than take a spare thread.
-    patient: bool,
-    busy: [Mutex<HashMap<u64, Lane<T>>>; SHARDS],
+    /// Slots of each lane.
+    slots: usize,
+    last_loop: LastLoop,
+    /// By node. A lane is here while one of its slots is taken.
+    lanes: [Mutex<HashMap<u64, Lane<T>>>; SHARDS],
 }
 
-/// Leave for an event loop to work on an inode, until dropped.
-struct Turn<'a, T> {
-    // In this order: the event loop may rest once nobody waits for it.
-    _place: Place<'a, T>,
-    _at_work: AtWork<'a>,
-    _duty: Duty<'a>,
+/// Where the last free event loop leaves a job, so that it can read the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastLoop {
+    /// In the lane's queue, where another thread works on the same inode. With a spare thread otherwise. So a file
+    /// that does not answer takes one spare thread and not several.
+    Queues,
+    /// With a spare thread.
+    UsesSpare,
 }
 
-/// A place in a lane, given back when dropped.
-struct Place<'a, T> {
+/// The jobs of one inode: those that run take a slot each, the others wait.
+struct Lane<T> {
+    taken: usize,
+    waiting: VecDeque<Job<T>>,
+}
+
+/// A slot of a lane. When dropped, first runs the jobs that wait for it.
+struct Slot<'a, T> {
     lanes: &'a Lanes<T>,
     node: u64,
 }
 
-impl<T> Drop for Place<'_, T> {
+impl<T> Drop for Slot<'_, T> {
     fn drop(&mut self) {
         self.lanes.leave(self.node);
     }
 }
 
-struct Lane<T> {
-    inside: usize,
-    waiting: VecDeque<Job<T>>,
+/// An event loop that may work on an inode, until dropped.
+struct Turn<'a, T> {
+    // Dropped in this order: an event loop may stop listening only after it has run what waits for its slot.
+    _slot: Slot<'a, T>,
+    _busy: Busy<'a>,
+    _serving: Serving<'a>,
 }
 
 impl<T> std::fmt::Debug for Lanes<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lanes")
-            .field("width", &self.width)
+            .field("slots", &self.slots)
+            .field("last_loop", &self.last_loop)
             .finish_non_exhaustive()
     }
 }
 
 impl<T: Send + Sync + 'static> Lanes<T> {
-    /// Lanes of work on `on` for so many event loops, which `listeners` are and whose `spares` there are.
-    /// Where they are `patient`, a job waits for those inside rather than take a spare thread.
+    /// Lanes for `loops` event loops. Jobs get `serves`.
     pub fn new(
-        on: Arc<T>,
-        threads: usize,
+        serves: Arc<T>,
+        loops: usize,
         spares: Arc<Spares>,
         listeners: Arc<Listeners>,
-        patient: bool,
+        last_loop: LastLoop,
     ) -> Arc<Self> {
         Arc::new(Lanes {
-            on,
+            serves,
             spares,
             listeners,
-            width: threads.saturating_sub(2).max(1),
-            patient,
-            busy: std::array::from_fn(|_| Mutex::default()),
+            slots: loops.saturating_sub(2).max(1),
+            last_loop,
+            lanes: std::array::from_fn(|_| Mutex::default()),
         })
     }
 
-    /// Runs `job` now, or lets whoever works on `node` run it when there is room.
+    /// Runs `job` here, or leaves it to another thread.
     pub fn run(self: &Arc<Self>, node: u64, job: impl FnOnce(&T) + Send + 'static) {
-        let _duty = self.listeners.begin();
+        let _serving = self.listeners.begin();
         let Some(job) = self.enter_or_queue(node, job) else {
             return;
         };
-        match self.spares.begin() {
-            Some(_at_work) => self.inside(node, job),
+        match self.spares.begin_unless_last() {
+            Some(_busy) => self.run_in_slot(node, job),
             None => {
-                if let Some(job) = self.queue_behind(node, Box::new(job)) {
-                    self.aside(node, job);
+                if let Some(job) = self.queue_instead(node, Box::new(job)) {
+                    self.run_on_spare(node, job);
                 }
             }
         }
     }
 
-    /// As `run`, for a job that needs `bytes`: they are copied only where the job has to wait.
+    /// As `run`, for a job that needs `bytes`. They are copied only where the job does not run here at once.
     pub fn run_with(
         self: &Arc<Self>,
         node: u64,
@@ -100,54 +112,51 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         job: impl FnOnce(&T, &[u8]) + Send + 'static,
     ) {
         match self.enter(node) {
-            Some(_turn) => job(&self.on, bytes),
+            Some(_turn) => job(&self.serves, bytes),
             None => {
                 let bytes = bytes.to_vec();
-                self.run(node, move |on| job(on, &bytes));
+                self.run(node, move |serves| job(serves, &bytes));
             }
         }
     }
 
-    /// Enters if there is room.
+    /// Takes a slot, unless all are taken or this is the last free event loop.
     fn enter(&self, node: u64) -> Option<Turn<'_, T>> {
-        let _at_work = self.spares.begin()?;
-        let mut busy = self.shard(node).lock();
-        let lane = busy.entry(node).or_default();
-        if lane.inside == self.width {
+        let _busy = self.spares.begin_unless_last()?;
+        let mut lanes = self.shard(node).lock();
+        let lane = lanes.entry(node).or_default();
+        if lane.taken == self.slots {
             return None;
         }
-        lane.inside += 1;
-        let _place = Place { lanes: self, node };
-        let _duty = self.listeners.begin();
+        lane.taken += 1;
+        let _slot = Slot { lanes: self, node };
+        let _serving = self.listeners.begin();
         Some(Turn {
-            _place,
-            _at_work,
-            _duty,
+            _slot,
+            _busy,
+            _serving,
         })
     }
 
-    fn inside(&self, node: u64, job: impl FnOnce(&T)) {
-        let _place = Place { lanes: self, node };
-        job(&self.on);
-    }
-
-    /// Has a spare thread do the job, or does it here when there is none.
-    fn aside(self: &Arc<Self>, node: u64, job: Job<T>) {
-        let lanes = self.clone();
-        let job = Box::new(move || lanes.inside(node, job));
-        if let Err(job) = self.spares.run(job) {
-            let _at_work = self.spares.mark();
-            job();
+    /// Takes a slot and gives the job back, or queues the job.
+    fn enter_or_queue<J: FnOnce(&T) + Send + 'static>(&self, node: u64, job: J) -> Option<J> {
+        let mut lanes = self.shard(node).lock();
+        let lane = lanes.entry(node).or_default();
+        if lane.taken < self.slots {
+            lane.taken += 1;
+            return Some(job);
         }
+        lane.waiting.push_back(Box::new(job));
+        None
     }
 
-    /// Gives up a place taken for the job and lets the others inside do it; gives the job back where nobody is.
-    /// So one file that never answers takes one spare thread and not several.
-    fn queue_behind(&self, node: u64, job: Job<T>) -> Option<Job<T>> {
-        let mut busy = self.shard(node).lock();
-        match busy.get_mut(&node) {
-            Some(lane) if self.patient && lane.inside > 1 => {
-                lane.inside -= 1;
+    /// Gives up the slot taken for the job and queues the job. Gives it back where it would be run by nobody, or where
+    /// it must not wait.
+    fn queue_instead(&self, node: u64, job: Job<T>) -> Option<Job<T>> {
+        let mut lanes = self.shard(node).lock();
+        match lanes.get_mut(&node) {
+            Some(lane) if self.last_loop == LastLoop::Queues && lane.taken > 1 => {
+                lane.taken -= 1;
                 lane.waiting.push_back(job);
                 None
             }
@@ -155,52 +164,52 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         }
     }
 
-    /// Gives the job back when there is room for it.
-    fn enter_or_queue<J: FnOnce(&T) + Send + 'static>(&self, node: u64, job: J) -> Option<J> {
-        let mut busy = self.shard(node).lock();
-        let lane = busy.entry(node).or_default();
-        if lane.inside < self.width {
-            lane.inside += 1;
-            return Some(job);
+    /// Runs the job on a spare thread, or here when there is none.
+    fn run_on_spare(self: &Arc<Self>, node: u64, job: Job<T>) {
+        let lanes = self.clone();
+        let job = Box::new(move || lanes.run_in_slot(node, job));
+        if let Err(job) = self.spares.run(job) {
+            let _busy = self.spares.begin();
+            job();
         }
-        lane.waiting.push_back(Box::new(job));
-        None
+    }
+
+    fn run_in_slot(&self, node: u64, job: impl FnOnce(&T)) {
+        let _slot = Slot { lanes: self, node };
+        job(&self.serves);
     }
 }
 
 impl<T> Lanes<T> {
-    /// Runs what has queued up meanwhile, then gives the place back.
+    /// Runs the jobs that wait, then gives the slot back.
     fn leave(&self, node: u64) {
-        loop {
-            let next = {
-                let mut busy = self.shard(node).lock();
-                let Some(lane) = busy.get_mut(&node) else {
-                    return;
-                };
-                match lane.waiting.pop_front() {
-                    Some(job) => job,
-                    None => {
-                        lane.inside -= 1;
-                        if lane.inside == 0 {
-                            busy.remove(&node);
-                        }
-                        return;
-                    }
-                }
-            };
-            next(&self.on);
+        while let Some(job) = self.next_or_leave(node) {
+            job(&self.serves);
         }
     }
 
+    fn next_or_leave(&self, node: u64) -> Option<Job<T>> {
+        let mut lanes = self.shard(node).lock();
+        let lane = lanes.get_mut(&node)?;
+        let next = lane.waiting.pop_front();
+        if next.is_none() {
+            lane.taken -= 1;
+            if lane.taken == 0 {
+                lanes.remove(&node);
+            }
+        }
+        next
+    }
+
     fn shard(&self, node: u64) -> &Mutex<HashMap<u64, Lane<T>>> {
-        &self.busy[(node % SHARDS as u64) as usize]
+        &self.lanes[(node % SHARDS as u64) as usize]
     }
 }
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
         Lane {
-            inside: 0,
+            taken: 0,
             waiting: VecDeque::new(),
         }
     }
@@ -212,11 +221,22 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::sync::{Arc, Barrier};
 
+    const LOOPS: usize = 5;
+    const SLOTS: usize = 3;
+
+    fn lanes() -> Arc<Lanes<()>> {
+        let (spares, listeners) = (Spares::new(LOOPS), Listeners::new(LOOPS, 2));
+        Lanes::new(Arc::new(()), LOOPS, spares, listeners, LastLoop::Queues)
+    }
+
     #[test]
-    fn all_threads_but_two_wait_and_the_rest_is_queued() {
-        let lanes = Lanes::new(Arc::new(()), 5, Spares::new(5), Listeners::new(5, 2), true);
-        let (gate, done) = (Arc::new(Barrier::new(4)), Arc::new(AtomicUsize::new(0)));
-        let inside: Vec<_> = (0..3)
+    fn all_loops_but_two_work_on_an_inode_and_further_jobs_are_queued() {
+        let lanes = lanes();
+        let (gate, done) = (
+            Arc::new(Barrier::new(SLOTS + 1)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let working: Vec<_> = (0..SLOTS)
             .map(|_| {
                 let (lanes, gate, done) = (lanes.clone(), gate.clone(), done.clone());
                 std::thread::spawn(move || {
@@ -227,11 +247,8 @@ mod tests {
                 })
             })
             .collect();
-        while lanes.busy[7]
-            .lock()
-            .get(&7)
-            .is_none_or(|lane| lane.inside < 3)
-        {
+        let taken = || lanes.lanes[7].lock().get(&7).map_or(0, |lane| lane.taken);
+        while taken() < SLOTS {
             std::thread::yield_now();
         }
         for _ in 0..64 {
@@ -243,8 +260,29 @@ mod tests {
         assert_eq!(done.load(SeqCst), 0);
         lanes.run(8, |()| ()); // another file is served
         gate.wait();
-        inside.into_iter().for_each(|t| t.join().expect("a worker"));
-        assert_eq!(done.load(SeqCst), 67);
-        assert!(lanes.busy[7].lock().is_empty(), "nothing is left behind");
+        working
+            .into_iter()
+            .for_each(|thread| thread.join().expect("a worker"));
+        assert_eq!(done.load(SeqCst), 64 + SLOTS);
+        assert!(lanes.lanes[7].lock().is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn bytes_are_borrowed_where_the_job_runs_at_once_and_kept_where_it_waits() {
+        let lanes = lanes();
+        let bytes = b"bytes".to_vec();
+        let given = bytes.as_ptr() as usize;
+        lanes.run_with(7, &bytes, move |(), got| {
+            assert_eq!(got.as_ptr() as usize, given)
+        });
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let turns: Vec<_> = (0..SLOTS).filter_map(|_| lanes.enter(7)).collect();
+        assert_eq!(turns.len(), SLOTS);
+        let see = seen.clone();
+        lanes.run_with(7, &bytes, move |(), got| see.lock().extend_from_slice(got));
+        drop(bytes);
+        assert!(seen.lock().is_empty(), "every slot is taken");
+        drop(turns);
+        assert_eq!(&**seen.lock(), b"bytes");
     }
 }

@@ -1,9 +1,10 @@
 //! Which thread serves which request, so that a file whose source does not answer delays no other file's clients.
 //!
-//! An event loop is a thread that reads requests from the kernel. It runs the job of a request itself where it can:
+//! An event loop is a thread that reads requests from the kernel. It runs the job of a request itself unless
+//! one of these modules decides otherwise:
 //! - `lanes` limits how many threads work on one inode. Further jobs of that inode wait in a queue.
-//! - `spares` keeps one event loop free to read requests. Jobs that would occupy it run on spare threads.
-//! - `listeners` chooses how many event loops read requests, by measuring which number answers faster.
+//! - `spares` keeps one event loop free to read requests. A job that would occupy the last one runs on a spare thread.
+//! - `listeners` chooses how many event loops read requests: all or few, whichever answers more of them per second.
 //!
 //! A job is a closure and an inode is a number here. Nothing in this module knows what a job does.
 
@@ -11,7 +12,7 @@ mod lanes;
 mod listeners;
 mod spares;
 
-use lanes::Lanes;
+use lanes::{Lanes, LastLoop};
 use listeners::Listeners;
 use spares::Spares;
 use std::sync::Arc;
@@ -31,13 +32,13 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         let spares = Spares::new(loops);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let listeners = Listeners::new(loops, processors);
-        let lanes = |patient| {
+        let lanes = |last_loop| {
             let (spares, listeners) = (spares.clone(), listeners.clone());
-            Lanes::new(serves.clone(), loops, spares, listeners, patient)
+            Lanes::new(serves.clone(), loops, spares, listeners, last_loop)
         };
         Dispatch {
-            content: lanes(true),
-            tree: lanes(false),
+            content: lanes(LastLoop::Queues),
+            tree: lanes(LastLoop::UsesSpare),
             serves,
             listeners,
         }
@@ -62,14 +63,16 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
 
     /// Runs a job that concerns `node` but not its bytes: its attributes, or the names in it.
     ///
-    /// `job` runs before this returns, or later on another thread. It never waits for a job of [`Self::content`].
+    /// `job` runs before this returns, or later on another thread. It never waits in a queue behind a job of
+    /// [`Self::content`].
     pub fn tree(&self, node: u64, job: impl FnOnce(&T) + Send + 'static) {
         self.tree.run(node, job);
     }
 
-    /// Runs a job on the calling event loop, whatever else is running.
+    /// Runs a job on the calling event loop. It takes no slot in a lane and no spare thread, so it must not wait for a
+    /// source.
     pub fn here(&self, job: impl FnOnce(&T)) {
-        let _duty = self.listeners.begin();
+        let _serving = self.listeners.begin();
         job(&self.serves);
     }
 }

@@ -1,78 +1,77 @@
-//! Keeps one event loop free to hear the kernel. The loop that finds all others at work gives its request to a spare
-//! thread: however many files never answer, the rest of the tree does. Loops that rest while few listen count as free:
-//! they are back within two milliseconds when one of the few is stuck.
+//! Keeps one event loop free to read requests. An event loop that finds all others busy hands its job to a spare
+//! thread. So files that do not answer occupy spare threads, and the rest of the tree is served.
+//!
+//! An event loop that waits while few listen (see `listeners`) counts as free: it listens again within two milliseconds
+//! when one of the few is held up.
 
 use crate::pool::{Job, Pool};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
-/// Spare threads at most: so many requests can wait for sources that never answer before the loops do, too.
-const MOST: usize = 64;
+/// Requests that may wait on spare threads for sources that do not answer. Further ones occupy event loops.
+const MAX_SPARE_THREADS: usize = 64;
 
 thread_local! {
-    /// The number of this event loop, once it has met its first request.
+    /// The number of this event loop, from its first request on.
     static LOOP: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// The event loops at work, and the threads that stand in for the last of them.
+/// Which event loops are busy, and the spare threads.
 #[derive(Debug)]
 pub struct Spares {
-    /// One for each event loop: whether it is at work.
-    at_work: Box<[AtomicBool]>,
-    met: AtomicUsize,
+    /// By event loop: whether it is busy.
+    busy: Box<[AtomicBool]>,
+    /// Event loops that have a number.
+    numbered: AtomicUsize,
     pool: Arc<Pool>,
 }
 
-/// An event loop at work, until dropped.
+/// A busy event loop, until dropped.
 #[derive(Debug)]
-pub struct AtWork<'a>(&'a AtomicBool);
+pub struct Busy<'a>(&'a AtomicBool);
 
-impl Drop for AtWork<'_> {
+impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.store(false, SeqCst);
     }
 }
 
 impl Spares {
-    /// Spares for so many event loops.
+    /// For `loops` event loops.
     pub fn new(loops: usize) -> Arc<Self> {
         Arc::new(Spares {
-            at_work: (0..loops).map(|_| AtomicBool::new(false)).collect(),
-            met: AtomicUsize::new(0),
-            pool: Pool::new("spare", MOST),
+            busy: (0..loops).map(|_| AtomicBool::new(false)).collect(),
+            numbered: AtomicUsize::new(0),
+            pool: Pool::new("spare", MAX_SPARE_THREADS),
         })
     }
 
-    /// Notes that the calling event loop works on a request of its own, or not: `None` when it is the only one
-    /// that could hear the kernel meanwhile. A single loop works: it has nobody to take turns with.
-    pub fn begin(&self) -> Option<AtWork<'_>> {
-        let at_work = self.mark();
-        let others = || {
-            self.at_work
-                .iter()
-                .filter(|one| !std::ptr::eq(*one, at_work.0))
-        };
-        let alone = self.at_work.len() > 1 && others().all(|other| other.load(SeqCst));
-        (!alone).then_some(at_work)
+    /// Marks the calling event loop as busy, unless all others are. A single event loop has no others and is always
+    /// marked.
+    pub fn begin_unless_last(&self) -> Option<Busy<'_>> {
+        let own = self.begin();
+        let others = || self.busy.iter().filter(|one| !std::ptr::eq(*one, own.0));
+        let is_last = self.busy.len() > 1 && others().all(|other| other.load(SeqCst));
+        (!is_last).then_some(own)
     }
 
-    /// Notes that the calling event loop works, come what may.
-    pub fn mark(&self) -> AtWork<'_> {
+    /// Marks the calling event loop as busy.
+    pub fn begin(&self) -> Busy<'_> {
         let number = LOOP.get().unwrap_or_else(|| {
-            let number = self.met.fetch_add(1, SeqCst);
+            let number = self.numbered.fetch_add(1, SeqCst);
             LOOP.set(Some(number));
             number
         });
-        let own = &self.at_work[number % self.at_work.len()];
+        let own = &self.busy[number % self.busy.len()];
         own.store(true, SeqCst);
-        AtWork(own)
+        Busy(own)
     }
 
     /// Has a spare thread do the job.
     ///
     /// # Errors
-    /// The job, when there are too many already or no more can be had.
+    /// The job, when all spare threads are busy and no more can be started.
     pub fn run(&self, job: Job) -> Result<(), Job> {
         self.pool.try_run(job)
     }
@@ -93,8 +92,8 @@ mod tests {
                 let (spares, began) = (spares.clone(), began.clone());
                 let (gate, closed) = channel::<()>();
                 let work = move || {
-                    let at_work = spares.begin();
-                    began.send(at_work.is_some()).expect("somebody listens");
+                    let busy = spares.begin_unless_last();
+                    began.send(busy.is_some()).expect("the test receives");
                     // Until the gate is dropped.
                     let _ = closed.recv();
                 };
@@ -102,17 +101,23 @@ mod tests {
             })
             .collect();
         assert_eq!((begun.recv(), begun.recv()), (Ok(true), Ok(true)));
-        assert!(spares.begin().is_none(), "two of three are at work");
+        assert!(
+            spares.begin_unless_last().is_none(),
+            "two of three are busy"
+        );
         for (gate, one) in loops {
             drop(gate);
             one.join().expect("a loop");
         }
-        assert!(spares.begin().is_some(), "nobody is at work any more");
+        assert!(
+            spares.begin_unless_last().is_some(),
+            "none is busy any more"
+        );
     }
 
     #[test]
     fn a_single_loop_does_its_own_work() {
         let spares = Spares::new(1);
-        assert!(spares.begin().is_some());
+        assert!(spares.begin_unless_last().is_some());
     }
 }
