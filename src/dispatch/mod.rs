@@ -69,8 +69,8 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         self.tree.run(node, job);
     }
 
-    /// Runs a job on the calling event loop. It takes no slot in a lane and no spare thread, so it must not wait for a
-    /// source.
+    /// Runs a job on the calling event loop at once, for a request that rarely takes long. It neither waits in a queue
+    /// nor runs on a spare thread.
     pub fn here(&self, job: impl FnOnce(&T)) {
         let _serving = self.listeners.begin();
         job(&self.serves);
