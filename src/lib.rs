@@ -1,6 +1,6 @@
 //! mmfs shows a directory as a view of memory-mapped files.
 //!
-//! Data flows down: `cli` → `daemon` → `session` → `fuse` → `fs` → (`inode`, `handle`, `mapping`) →
+//! Data flows down: `cli` → `daemon` → `session` → `fuse` → `dispatch` → `fs` → (`inode`, `handle`, `mapping`) →
 //! `source` → `sys`. Types of the FUSE library appear in `session` and `fuse` only, unsafe code in
 //! `mapping::window`, `mapping::guard` and `sys` only.
 
@@ -11,6 +11,7 @@ pub mod chores;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod dispatch;
 pub mod fs;
 pub mod fuse;
 pub mod handle;

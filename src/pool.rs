@@ -1,4 +1,4 @@
-//! Threads that are there when they are needed, for work that may wait for ever.
+//! Threads for work that may wait for ever. They are started when they are needed.
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -10,19 +10,19 @@ use std::time::Duration;
 /// Work for a thread.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// How long a thread waits for more.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A thread without work ends after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes of stack for one.
-const STACK: usize = 256 << 10;
+/// A thread's stack, in bytes.
+const STACK_SIZE: usize = 256 << 10;
 
-/// So many threads at most, none while there is nothing to do.
+/// A bounded number of threads, none while there are no jobs.
 #[derive(Debug)]
 pub struct Pool {
     name: &'static str,
-    most: usize,
+    max_threads: usize,
     state: Mutex<State>,
-    bell: Condvar,
+    job_added: Condvar,
 }
 
 #[derive(Default)]
@@ -42,31 +42,31 @@ impl std::fmt::Debug for State {
 }
 
 impl Pool {
-    /// Up to `most` threads called `name`.
-    pub fn new(name: &'static str, most: usize) -> Arc<Self> {
+    /// Up to `max_threads` threads named `name`.
+    pub fn new(name: &'static str, max_threads: usize) -> Arc<Self> {
         Arc::new(Pool {
             name,
-            most,
+            max_threads,
             state: Mutex::default(),
-            bell: Condvar::new(),
+            job_added: Condvar::new(),
         })
     }
 
     /// Has a thread do the job at once.
     ///
     /// # Errors
-    /// The job, when all threads are busy and no more can be had.
+    /// The job, when all threads are busy and no more can be started.
     pub fn try_run(self: &Arc<Self>, job: Job) -> Result<(), Job> {
         let mut state = self.state.lock();
-        if state.idle <= state.jobs.len() && !self.hire(&mut state) {
+        if state.idle <= state.jobs.len() && !self.add_thread(&mut state) {
             return Err(job);
         }
         state.jobs.push_back(job);
-        self.bell.notify_one();
+        self.job_added.notify_one();
         Ok(())
     }
 
-    /// Has a thread do the job, as soon as there is one for it. Where no thread can be had at all, it is done here.
+    /// Has a thread do the job as soon as one is free. Where no thread can be started, the job runs here.
     pub fn run(self: &Arc<Self>, job: Job) {
         if let Err(job) = self.try_run(job) {
             let mut state = self.state.lock();
@@ -75,22 +75,22 @@ impl Pool {
                 return job();
             }
             state.jobs.push_back(job);
-            self.bell.notify_one();
+            self.job_added.notify_one();
         }
     }
 
-    fn hire(self: &Arc<Self>, state: &mut State) -> bool {
-        if state.threads == self.most {
+    fn add_thread(self: &Arc<Self>, state: &mut State) -> bool {
+        if state.threads == self.max_threads {
             return false;
         }
         let pool = self.clone();
-        let hired = thread::Builder::new()
+        let started = thread::Builder::new()
             .name(self.name.into())
-            .stack_size(STACK)
+            .stack_size(STACK_SIZE)
             .spawn(move || pool.serve())
             .is_ok();
-        state.threads += usize::from(hired);
-        hired
+        state.threads += usize::from(started);
+        started
     }
 
     fn serve(&self) {
@@ -98,15 +98,18 @@ impl Pool {
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
-                // A reply that is dropped by a panic is an error to its client; the thread is needed further.
+                // A panic drops the reply, which its client sees as an error. The thread goes on.
                 if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
-                    log::error!("a {} thread has failed in its work", self.name);
+                    log::error!("a {} thread has panicked", self.name);
                 }
                 state = self.state.lock();
                 continue;
             }
             state.idle += 1;
-            let timed_out = self.bell.wait_for(&mut state, PATIENCE).timed_out();
+            let timed_out = self
+                .job_added
+                .wait_for(&mut state, IDLE_TIMEOUT)
+                .timed_out();
             state.idle -= 1;
             if timed_out && state.jobs.is_empty() {
                 state.threads -= 1;
@@ -122,9 +125,9 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn there_is_an_end_to_its_threads() {
-        const MOST: usize = 8;
-        let pool = Pool::new("test", MOST);
+    fn the_number_of_threads_is_bounded() {
+        const MAX_THREADS: usize = 8;
+        let pool = Pool::new("test", MAX_THREADS);
         let gate = Arc::new(Mutex::new(()));
         let closed = gate.lock();
         let (done, heard) = channel();
@@ -132,15 +135,15 @@ mod tests {
             let (done, gate) = (done.clone(), gate.clone());
             Box::new(move || {
                 drop(gate.lock());
-                done.send(()).expect("somebody listens");
+                done.send(()).expect("the test receives");
             })
         };
-        for n in 0..MOST {
+        for n in 0..MAX_THREADS {
             assert!(pool.try_run(job()).is_ok(), "thread {n}");
         }
         assert!(pool.try_run(job()).is_err(), "all are busy");
         pool.run(job());
         drop(closed);
-        assert_eq!(heard.iter().take(MOST + 1).count(), MOST + 1);
+        assert_eq!(heard.iter().take(MAX_THREADS + 1).count(), MAX_THREADS + 1);
     }
 }

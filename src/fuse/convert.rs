@@ -2,18 +2,14 @@
 
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
-use crate::fs::{Listed, Opened};
+use crate::fs::{Listed, Opened, Writing};
 use crate::request::SetTime;
 use crate::sys::identity::Caller;
-use crate::view::Content;
-use fuser::{
-    Errno, FileAttr, FileType, FopenFlags, INodeNo, ReplyAttr, ReplyEmpty, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow,
-};
+use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, Request, TimeOrNow, WriteFlags};
 use rustix::fs::{self as sys, OFlags};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub fn asker(req: &Request) -> Actor {
+pub fn actor(req: &Request) -> Actor {
     Actor {
         caller: Caller {
             uid: req.uid(),
@@ -27,7 +23,16 @@ pub fn open_flags(flags: i32) -> OFlags {
     OFlags::from_bits_retain(flags as u32)
 }
 
-pub fn fopen_flags<O: Content>(opened: &Opened<O>) -> FopenFlags {
+/// What a WRITE says besides its bytes and their offset.
+pub fn writing(write_flags: WriteFlags, open_flags: OFlags) -> Writing {
+    Writing {
+        flags: open_flags,
+        from_mapping: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+        drop_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+    }
+}
+
+pub fn fopen_flags<O>(opened: &Opened<O>) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(
         FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
@@ -38,57 +43,11 @@ pub fn fopen_flags<O: Content>(opened: &Opened<O>) -> FopenFlags {
     flags
 }
 
-/// As `fopen_flags`, for a file that the kernel serves by itself, where no more are allowed.
-pub fn passed_flags<O: Content>(opened: &Opened<O>) -> FopenFlags {
+/// As `fopen_flags`, for a file that the kernel serves by itself. It takes no other flag then.
+pub fn passthrough_flags<O>(opened: &Opened<O>) -> FopenFlags {
     match opened.read_only {
         true => FopenFlags::FOPEN_NOFLUSH,
         false => FopenFlags::empty(),
-    }
-}
-
-pub fn empty(outcome: rustix::io::Result<()>, reply: ReplyEmpty) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(fuse_errno(errno)),
-    }
-}
-
-pub fn attr(outcome: rustix::io::Result<Attr>, timeout: Duration, reply: ReplyAttr) {
-    match outcome {
-        Ok(attr) => reply.attr(&timeout, &file_attr(&attr)),
-        Err(errno) => reply.error(fuse_errno(errno)),
-    }
-}
-
-pub fn statfs(outcome: rustix::io::Result<sys::StatVfs>, reply: ReplyStatfs) {
-    match outcome {
-        Ok(s) => reply.statfs(
-            s.f_blocks,
-            s.f_bfree,
-            s.f_bavail,
-            s.f_files,
-            s.f_ffree,
-            s.f_bsize as u32,
-            s.f_namemax as u32,
-            s.f_frsize as u32,
-        ),
-        Err(errno) => reply.error(fuse_errno(errno)),
-    }
-}
-
-pub fn written(outcome: rustix::io::Result<usize>, reply: ReplyWrite) {
-    match outcome {
-        Ok(count) => reply.written(count as u32),
-        Err(errno) => reply.error(fuse_errno(errno)),
-    }
-}
-
-pub fn xattr(outcome: rustix::io::Result<(usize, Vec<u8>)>, size: u32, reply: ReplyXattr) {
-    match outcome {
-        Ok((len, _)) if size == 0 => reply.size(len as u32),
-        Ok((len, _)) if len > size as usize => reply.error(Errno::ERANGE),
-        Ok((_, bytes)) => reply.data(&bytes),
-        Err(errno) => reply.error(fuse_errno(errno)),
     }
 }
 
@@ -103,8 +62,8 @@ pub fn set_time(time: TimeOrNow) -> SetTime {
     }
 }
 
-/// The time a request carries. fuser 0.18 takes seconds before the epoch and the nanoseconds after them both
-/// off the epoch, so that is what is undone here.
+/// The time a request carries. For a time before the epoch, fuser 0.18 subtracts both the seconds and the nanoseconds
+/// from the epoch, although the nanoseconds count forwards. This undoes it.
 pub fn from_system_time(at: SystemTime) -> Time {
     match at.duration_since(UNIX_EPOCH) {
         Ok(since) => Time {
@@ -158,9 +117,9 @@ pub fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// An entry of which only number and type are known. Its size is one no file can have: the kernel then lists
-/// the name and forgets the entry. With any other it would take generation 0 and these attributes for the
-/// inode's own, and an inode that is open would go bad under its users.
+/// An entry of which only number and type are known. No file can have the size given here: so the kernel lists the
+/// name and drops the rest. With a possible size it would take generation 0 and these attributes for the inode's own,
+/// and operations on an inode that is open would fail.
 pub fn bare_attr(e: &Listed<'_>) -> FileAttr {
     FileAttr {
         ino: INodeNo(e.ino),
@@ -181,7 +140,7 @@ pub fn bare_attr(e: &Listed<'_>) -> FileAttr {
     }
 }
 
-/// The 32 bits the FUSE protocol has for a device number: 12 of the major between the minor's 8 and 12.
+/// A device number as the FUSE protocol has it, in 32 bits: the minor's low 8, the major's 12, the minor's high 12.
 pub fn encode_device(device: u64) -> u32 {
     let (major, minor) = (sys::major(device), sys::minor(device));
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12

@@ -3,10 +3,10 @@
 use crate::request::MAX_REQUEST;
 use fuser::{InitFlags, KernelConfig};
 
-/// Requests that may be under way in the background; a file that never answers keeps some of them for good.
+/// Background requests that the kernel may have open at a time. A file that does not answer keeps some of them for good.
 const MAX_BACKGROUND: u16 = 1024;
 
-/// What is asked of the kernel, where it knows it.
+/// What mmfs asks the kernel for. A kernel that does not know one of them works without it.
 const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_CACHE_SYMLINKS,
@@ -14,10 +14,10 @@ const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
-    // Without it every write(2) costs a request for security.capability.
+    // Without it, the kernel asks for security.capability before every write(2).
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_MAX_PAGES,
-    // A node id and a generation cannot find a forgotten inode again.
+    // Node id and generation do not suffice to find a forgotten inode again.
     InitFlags::FUSE_NO_EXPORT_SUPPORT,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_POSIX_ACL,
@@ -25,17 +25,17 @@ const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_BIG_WRITES,
 ];
 
-/// Asks for what mmfs wants, as far as the kernel has it.
+/// Asks for what mmfs wants, as far as the kernel knows it.
 pub fn negotiate(config: &mut KernelConfig) {
     for flag in WANTED {
-        // One the kernel does not know is done without.
+        // The error says that the kernel does not know this one.
         let _ = config.add_capabilities(flag);
     }
     let _ = config.set_max_write(MAX_REQUEST);
     let _ = config.set_max_background(MAX_BACKGROUND);
 }
 
-/// The names of what we ask for: what `offered` contains, and what it lacks.
+/// The names of the features that mmfs asks for: those that `offered` contains, and those that it lacks.
 pub fn features(offered: InitFlags) -> (Vec<String>, Vec<String>) {
     let (in_use, missing): (Vec<_>, Vec<_>) = WANTED
         .iter()

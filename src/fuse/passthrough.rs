@@ -1,7 +1,8 @@
-//! Opened files handed over to the kernel (`--passthrough`): it reads, writes and maps the source by itself, and asks
-//! for nothing but what is left (Linux 6.9, CAP_SYS_ADMIN). What cannot be handed over is served from windows.
+//! Open files handed over to the kernel (`--passthrough`). The kernel then reads, writes and maps the source by itself
+//! and sends only the other requests. It takes Linux 6.9 and CAP_SYS_ADMIN. Files that cannot be handed over are served
+//! from windows.
 
-use super::convert::{file_attr, fopen_flags, fuse_errno, passed_flags};
+use super::convert::{file_attr, fopen_flags, fuse_errno, passthrough_flags};
 use crate::actor::Actor;
 use crate::config::Config;
 use crate::fs::{Entry, Opened};
@@ -13,35 +14,36 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Whether files are handed over.
+/// Whether files are handed over to the kernel.
 #[derive(Debug)]
 pub struct Passthrough {
-    on: AtomicBool,
-    complained: AtomicBool,
+    enabled: AtomicBool,
+    /// Whether the log says already that a file could not be handed over.
+    refusal_logged: AtomicBool,
 }
 
-/// Whether a kernel that offers this can be asked for it.
+/// Whether a kernel that offers these features can do passthrough.
 pub fn offers_passthrough(offered: InitFlags) -> bool {
     offered.contains(InitFlags::FUSE_PASSTHROUGH)
 }
 
 impl Passthrough {
-    /// Handing over if that is wanted, until the kernel refuses.
+    /// Enabled if `config` asks for it and its other options allow it.
     pub fn new(config: &Config) -> Self {
         let this = Passthrough {
-            on: AtomicBool::new(config.passthrough),
-            complained: AtomicBool::new(false),
+            enabled: AtomicBool::new(config.passthrough),
+            refusal_logged: AtomicBool::new(false),
         };
         if config.flags.no_atime || config.flags.sync {
-            this.give_up("the kernel passes files through neither with noatime nor with sync");
+            this.turn_off("the kernel passes files through neither with noatime nor with sync");
         }
         this
     }
 
-    /// Asks the kernel for it. A source that is `stacked` on other filesystems itself takes a level more, and then
-    /// nothing can be stacked on the mount.
+    /// Asks the kernel for passthrough, and turns it off if the kernel has none. `stacked` says that the source's
+    /// filesystem is itself stacked on others. It needs one more level then, and nothing can be stacked on the mount.
     pub fn negotiate(&self, config: &mut KernelConfig, stacked: bool) {
-        if !self.on.load(Relaxed) {
+        if !self.enabled.load(Relaxed) {
             return;
         }
         let depth = if stacked { 2 } else { 1 };
@@ -50,7 +52,7 @@ impl Passthrough {
             .is_err()
             || config.set_max_stack_depth(depth).is_err()
         {
-            self.give_up("this kernel has no FUSE passthrough (Linux 6.9 has)");
+            self.turn_off("this kernel has no FUSE passthrough (Linux 6.9 has)");
         }
     }
 
@@ -62,7 +64,7 @@ impl Passthrough {
         };
         let fh = FileHandle(opened.fh);
         match self.backing(by, &opened, |fd| reply.open_backing(fd)) {
-            Some(backing) => reply.opened_passthrough(fh, passed_flags(&opened), backing),
+            Some(backing) => reply.opened_passthrough(fh, passthrough_flags(&opened), backing),
             None => reply.opened(fh, fopen_flags(&opened)),
         }
     }
@@ -83,22 +85,22 @@ impl Passthrough {
         let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation.into()));
         match self.backing(by, &opened, |fd| reply.open_backing(fd)) {
             Some(backing) => {
-                let flags = passed_flags(&opened);
+                let flags = passthrough_flags(&opened);
                 reply.created_passthrough(&timeout, &attr, generation, fh, flags, backing);
             }
             None => reply.created(&timeout, &attr, generation, fh, fopen_flags(&opened)),
         }
     }
 
-    /// The kernel's hold on a file that was just opened. All who have it open share one, so what the first of
-    /// them got holds for the others: `None` is service from windows.
+    /// What the kernel knows a handed-over file by, for a file that was just opened. `None` where it is served from
+    /// windows. All opens of a file share one: the first open decides for the others.
     fn backing<'a, O: Content>(
         &self,
         by: &Actor,
         opened: &'a Opened<O>,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Option<&'a BackingId> {
-        if !self.on.load(Relaxed) && !opened.is_handed_over() {
+        if !self.enabled.load(Relaxed) && !opened.is_handed_over() {
             return None;
         }
         opened.hand_over(by, |fd| {
@@ -108,9 +110,9 @@ impl Passthrough {
 
     fn refused(&self, error: &io::Error) {
         match error.raw_os_error() {
-            Some(libc::EPERM) => self.give_up("passthrough takes CAP_SYS_ADMIN"),
-            // ELOOP: it lies on a filesystem that is stacked higher than the source's root.
-            _ if !self.complained.swap(true, Relaxed) => {
+            Some(libc::EPERM) => self.turn_off("passthrough takes CAP_SYS_ADMIN"),
+            // ELOOP, for example: the file's filesystem is stacked higher than the source's root.
+            _ if !self.refusal_logged.swap(true, Relaxed) => {
                 log::warn!(
                     "a file cannot be passed through ({error}): such files are served from maps"
                 );
@@ -119,8 +121,8 @@ impl Passthrough {
         }
     }
 
-    fn give_up(&self, why: &str) {
-        if self.on.swap(false, Relaxed) {
+    fn turn_off(&self, why: &str) {
+        if self.enabled.swap(false, Relaxed) {
             log::warn!("{why}: files are served from maps");
         }
     }

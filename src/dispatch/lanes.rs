@@ -1,0 +1,288 @@
+//! Limits how many threads work on one inode. Further jobs of that inode wait in a queue. So a file whose source does
+//! not answer delays its own clients only.
+
+use super::listeners::{Listeners, Serving};
+use super::spares::{Busy, Spares};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Work on one inode, including the reply.
+type Job<T> = Box<dyn FnOnce(&T) + Send>;
+
+const SHARDS: usize = 16;
+
+/// The lanes of all inodes that have jobs.
+pub struct Lanes<T> {
+    serves: Arc<T>,
+    spares: Arc<Spares>,
+    listeners: Arc<Listeners>,
+    /// Slots of each lane.
+    slots: usize,
+    last_loop: LastLoop,
+    /// By node. A lane is here while one of its slots is taken.
+    lanes: [Mutex<HashMap<u64, Lane<T>>>; SHARDS],
+}
+
+/// Where the last free event loop leaves a job, so that it can read the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastLoop {
+    /// In the lane's queue, where another thread works on the same inode. With a spare thread otherwise. So a file
+    /// that does not answer takes one spare thread and not several.
+    Queues,
+    /// With a spare thread.
+    UsesSpare,
+}
+
+/// The jobs of one inode: those that run take a slot each, the others wait.
+struct Lane<T> {
+    taken: usize,
+    waiting: VecDeque<Job<T>>,
+}
+
+/// A slot of a lane. When dropped, first runs the jobs that wait for it.
+struct Slot<'a, T> {
+    lanes: &'a Lanes<T>,
+    node: u64,
+}
+
+impl<T> Drop for Slot<'_, T> {
+    fn drop(&mut self) {
+        self.lanes.leave(self.node);
+    }
+}
+
+/// An event loop that may work on an inode, until dropped.
+struct Turn<'a, T> {
+    // Dropped in this order: an event loop may stop listening only after it has run what waits for its slot.
+    _slot: Slot<'a, T>,
+    _busy: Busy<'a>,
+    _serving: Serving<'a>,
+}
+
+impl<T> std::fmt::Debug for Lanes<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lanes")
+            .field("slots", &self.slots)
+            .field("last_loop", &self.last_loop)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + Sync + 'static> Lanes<T> {
+    /// Lanes for `loops` event loops. Jobs get `serves`.
+    pub fn new(
+        serves: Arc<T>,
+        loops: usize,
+        spares: Arc<Spares>,
+        listeners: Arc<Listeners>,
+        last_loop: LastLoop,
+    ) -> Arc<Self> {
+        Arc::new(Lanes {
+            serves,
+            spares,
+            listeners,
+            slots: loops.saturating_sub(2).max(1),
+            last_loop,
+            lanes: std::array::from_fn(|_| Mutex::default()),
+        })
+    }
+
+    /// Runs `job` here, or leaves it to another thread.
+    pub fn run(self: &Arc<Self>, node: u64, job: impl FnOnce(&T) + Send + 'static) {
+        let _serving = self.listeners.begin();
+        let Some(job) = self.enter_or_queue(node, job) else {
+            return;
+        };
+        match self.spares.begin_unless_last() {
+            Some(_busy) => self.run_in_slot(node, job),
+            None => {
+                if let Some(job) = self.queue_instead(node, Box::new(job)) {
+                    self.run_on_spare(node, job);
+                }
+            }
+        }
+    }
+
+    /// As `run`, for a job that needs `bytes`. They are copied only where the job does not run here at once.
+    pub fn run_with(
+        self: &Arc<Self>,
+        node: u64,
+        bytes: &[u8],
+        job: impl FnOnce(&T, &[u8]) + Send + 'static,
+    ) {
+        match self.enter(node) {
+            Some(_turn) => job(&self.serves, bytes),
+            None => {
+                let bytes = bytes.to_vec();
+                self.run(node, move |serves| job(serves, &bytes));
+            }
+        }
+    }
+
+    /// Takes a slot, unless all are taken or this is the last free event loop.
+    fn enter(&self, node: u64) -> Option<Turn<'_, T>> {
+        let _busy = self.spares.begin_unless_last()?;
+        let mut lanes = self.shard(node).lock();
+        let lane = lanes.entry(node).or_default();
+        if lane.taken == self.slots {
+            return None;
+        }
+        lane.taken += 1;
+        let _slot = Slot { lanes: self, node };
+        let _serving = self.listeners.begin();
+        Some(Turn {
+            _slot,
+            _busy,
+            _serving,
+        })
+    }
+
+    /// Takes a slot and gives the job back, or queues the job.
+    fn enter_or_queue<J: FnOnce(&T) + Send + 'static>(&self, node: u64, job: J) -> Option<J> {
+        let mut lanes = self.shard(node).lock();
+        let lane = lanes.entry(node).or_default();
+        if lane.taken < self.slots {
+            lane.taken += 1;
+            return Some(job);
+        }
+        lane.waiting.push_back(Box::new(job));
+        None
+    }
+
+    /// Gives up the slot taken for the job and queues the job. Gives it back where it would be run by nobody, or where
+    /// it must not wait.
+    fn queue_instead(&self, node: u64, job: Job<T>) -> Option<Job<T>> {
+        let mut lanes = self.shard(node).lock();
+        match lanes.get_mut(&node) {
+            Some(lane) if self.last_loop == LastLoop::Queues && lane.taken > 1 => {
+                lane.taken -= 1;
+                lane.waiting.push_back(job);
+                None
+            }
+            _ => Some(job),
+        }
+    }
+
+    /// Runs the job on a spare thread, or here when there is none.
+    fn run_on_spare(self: &Arc<Self>, node: u64, job: Job<T>) {
+        let lanes = self.clone();
+        let job = Box::new(move || lanes.run_in_slot(node, job));
+        if let Err(job) = self.spares.run(job) {
+            let _busy = self.spares.begin();
+            job();
+        }
+    }
+
+    fn run_in_slot(&self, node: u64, job: impl FnOnce(&T)) {
+        let _slot = Slot { lanes: self, node };
+        job(&self.serves);
+    }
+}
+
+impl<T> Lanes<T> {
+    /// Runs the jobs that wait, then gives the slot back.
+    fn leave(&self, node: u64) {
+        while let Some(job) = self.next_or_leave(node) {
+            job(&self.serves);
+        }
+    }
+
+    fn next_or_leave(&self, node: u64) -> Option<Job<T>> {
+        let mut lanes = self.shard(node).lock();
+        let lane = lanes.get_mut(&node)?;
+        let next = lane.waiting.pop_front();
+        if next.is_none() {
+            lane.taken -= 1;
+            if lane.taken == 0 {
+                lanes.remove(&node);
+            }
+        }
+        next
+    }
+
+    fn shard(&self, node: u64) -> &Mutex<HashMap<u64, Lane<T>>> {
+        &self.lanes[(node % SHARDS as u64) as usize]
+    }
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Lane {
+            taken: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::{Arc, Barrier};
+
+    const LOOPS: usize = 5;
+    const SLOTS: usize = 3;
+
+    fn lanes() -> Arc<Lanes<()>> {
+        let (spares, listeners) = (Spares::new(LOOPS), Listeners::new(LOOPS, 2));
+        Lanes::new(Arc::new(()), LOOPS, spares, listeners, LastLoop::Queues)
+    }
+
+    #[test]
+    fn all_loops_but_two_work_on_an_inode_and_further_jobs_are_queued() {
+        let lanes = lanes();
+        let (gate, done) = (
+            Arc::new(Barrier::new(SLOTS + 1)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let working: Vec<_> = (0..SLOTS)
+            .map(|_| {
+                let (lanes, gate, done) = (lanes.clone(), gate.clone(), done.clone());
+                std::thread::spawn(move || {
+                    lanes.run(7, move |()| {
+                        gate.wait();
+                        done.fetch_add(1, SeqCst);
+                    })
+                })
+            })
+            .collect();
+        let taken = || lanes.lanes[7].lock().get(&7).map_or(0, |lane| lane.taken);
+        while taken() < SLOTS {
+            std::thread::yield_now();
+        }
+        for _ in 0..64 {
+            let done = done.clone();
+            lanes.run(7, move |()| {
+                done.fetch_add(1, SeqCst);
+            }); // returns at once
+        }
+        assert_eq!(done.load(SeqCst), 0);
+        lanes.run(8, |()| ()); // another file is served
+        gate.wait();
+        working
+            .into_iter()
+            .for_each(|thread| thread.join().expect("a worker"));
+        assert_eq!(done.load(SeqCst), 64 + SLOTS);
+        assert!(lanes.lanes[7].lock().is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn bytes_are_borrowed_where_the_job_runs_at_once_and_kept_where_it_waits() {
+        let lanes = lanes();
+        let bytes = b"bytes".to_vec();
+        let given = bytes.as_ptr() as usize;
+        lanes.run_with(7, &bytes, move |(), got| {
+            assert_eq!(got.as_ptr() as usize, given)
+        });
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let turns: Vec<_> = (0..SLOTS).filter_map(|_| lanes.enter(7)).collect();
+        assert_eq!(turns.len(), SLOTS);
+        let see = seen.clone();
+        lanes.run_with(7, &bytes, move |(), got| see.lock().extend_from_slice(got));
+        drop(bytes);
+        assert!(seen.lock().is_empty(), "every slot is taken");
+        drop(turns);
+        assert_eq!(&**seen.lock(), b"bytes");
+    }
+}

@@ -1,0 +1,95 @@
+//! How long trials and the pauses between them last.
+
+use super::TrialEnd;
+use std::time::{Duration, Instant};
+
+/// The first trial. Each further one is four times as long while few are faster.
+pub(super) const MIN_TRIAL: Duration = Duration::from_millis(16);
+pub(super) const MAX_TRIAL: Duration = Duration::from_millis(256);
+
+/// The first pause. Each trial that fails doubles it.
+pub(super) const MIN_PAUSE: Duration = Duration::from_millis(8);
+pub(super) const MAX_PAUSE: Duration = Duration::from_millis(512);
+
+/// How many times as many requests as few all must answer in a second to count as faster: a single pause is a rough
+/// measurement.
+const MIN_SPEEDUP_OF_ALL: f64 = 1.25;
+
+/// Length and outcome of the phases.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    /// When the phase began.
+    began: Instant,
+    /// How many requests had been answered then.
+    answered_before: u64,
+    /// How long a trial lasts.
+    pub(super) trial: Duration,
+    /// How long a pause lasts at least.
+    pub(super) pause: Duration,
+    /// Requests per second in the trial before this pause, unless it ended early.
+    pub(super) rate_of_few: Option<f64>,
+}
+
+impl Schedule {
+    /// The first pause begins now.
+    pub fn new(now: Instant) -> Self {
+        Schedule {
+            began: now,
+            answered_before: 0,
+            trial: MIN_TRIAL,
+            pause: MIN_PAUSE,
+            rate_of_few: None,
+        }
+    }
+
+    /// Begins a trial if the pause is over and all were no faster in it than few were before.
+    pub fn begin_trial(&mut self, now: Instant, answered: u64) -> bool {
+        let begins =
+            now.duration_since(self.began) >= self.pause && self.few_may_be_faster(now, answered);
+        if begins {
+            (self.began, self.answered_before) = (now, answered);
+        }
+        begins
+    }
+
+    /// Whether the trial has lasted long enough.
+    pub fn trial_is_over(&self) -> bool {
+        self.began.elapsed() > self.trial
+    }
+
+    /// Begins a pause.
+    pub fn end_trial(&mut self, now: Instant, answered: u64, why: TrialEnd) {
+        match why {
+            TrialEnd::TimeOver => self.rate_of_few = Some(self.rate(now, answered)),
+            TrialEnd::Failed => self.fail(),
+            TrialEnd::Idle => {}
+        }
+        (self.began, self.answered_before) = (now, answered);
+    }
+
+    /// Compares this pause with the trial before it, once.
+    fn few_may_be_faster(&mut self, now: Instant, answered: u64) -> bool {
+        let Some(rate_of_few) = self.rate_of_few.take() else {
+            return true;
+        };
+        let may_be = self.rate(now, answered) < rate_of_few * MIN_SPEEDUP_OF_ALL;
+        if may_be {
+            self.pause = MIN_PAUSE;
+            self.trial = (self.trial * 4).min(MAX_TRIAL);
+        } else {
+            self.fail();
+        }
+        may_be
+    }
+
+    /// Requests per second in this phase.
+    fn rate(&self, now: Instant, answered: u64) -> f64 {
+        let seconds = now.duration_since(self.began).as_secs_f64();
+        (answered - self.answered_before) as f64 / seconds
+    }
+
+    fn fail(&mut self) {
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        self.trial = MIN_TRIAL;
+    }
+}

@@ -1,0 +1,78 @@
+//! Which thread serves which request, so that a file whose source does not answer delays no other file's clients.
+//!
+//! An event loop is a thread that reads requests from the kernel. It runs the job of a request itself unless
+//! one of these modules decides otherwise:
+//! - `lanes` limits how many threads work on one inode. Further jobs of that inode wait in a queue.
+//! - `spares` keeps one event loop free to read requests. A job that would occupy the last one runs on a spare thread.
+//! - `listeners` chooses how many event loops read requests: all or few, whichever answers more of them per second.
+//!
+//! A job is a closure and an inode is a number here. Nothing in this module knows what a job does.
+
+mod lanes;
+mod listeners;
+mod spares;
+
+use lanes::{Lanes, LastLoop};
+use listeners::Listeners;
+use spares::Spares;
+use std::sync::Arc;
+
+/// Distributes the jobs of requests over the event loops and the spare threads. A job gets a `T`, which answers it.
+#[derive(Debug)]
+pub struct Dispatch<T> {
+    serves: Arc<T>,
+    content: Arc<Lanes<T>>,
+    tree: Arc<Lanes<T>>,
+    listeners: Arc<Listeners>,
+}
+
+impl<T: Send + Sync + 'static> Dispatch<T> {
+    /// For `loops` event loops, whose jobs get `serves`.
+    pub fn new(serves: Arc<T>, loops: usize) -> Self {
+        let spares = Spares::new(loops);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let listeners = Listeners::new(loops, processors);
+        let lanes = |last_loop| {
+            let (spares, listeners) = (spares.clone(), listeners.clone());
+            Lanes::new(serves.clone(), loops, spares, listeners, last_loop)
+        };
+        Dispatch {
+            content: lanes(LastLoop::Queues),
+            tree: lanes(LastLoop::UsesSpare),
+            serves,
+            listeners,
+        }
+    }
+
+    /// Runs a job that reads or changes the bytes of `node`, or that waits for other jobs which do.
+    ///
+    /// `job` runs before this returns, or later on another thread.
+    pub fn content(&self, node: u64, job: impl FnOnce(&T) + Send + 'static) {
+        self.content.run(node, job);
+    }
+
+    /// As [`Self::content`], for a job that needs `bytes`. They are copied only where the job has to wait.
+    pub fn content_with(
+        &self,
+        node: u64,
+        bytes: &[u8],
+        job: impl FnOnce(&T, &[u8]) + Send + 'static,
+    ) {
+        self.content.run_with(node, bytes, job);
+    }
+
+    /// Runs a job that concerns `node` but not its bytes: its attributes, or the names in it.
+    ///
+    /// `job` runs before this returns, or later on another thread. It never waits in a queue behind a job of
+    /// [`Self::content`].
+    pub fn tree(&self, node: u64, job: impl FnOnce(&T) + Send + 'static) {
+        self.tree.run(node, job);
+    }
+
+    /// Runs a job on the calling event loop at once, for a request that rarely takes long. It neither waits in a queue
+    /// nor runs on a spare thread.
+    pub fn here(&self, job: impl FnOnce(&T)) {
+        let _serving = self.listeners.begin();
+        job(&self.serves);
+    }
+}

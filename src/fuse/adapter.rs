@@ -1,0 +1,67 @@
+//! The adapter's parts, and how a request's operation is run and answered.
+
+use super::passthrough::Passthrough;
+use super::reply::Answer;
+use crate::cache::Timeouts;
+use crate::config::Config;
+use crate::dispatch::Dispatch;
+use crate::fs::{Entry, Fs};
+use crate::view::Tree;
+use fuser::{INodeNo, ReplyEntry};
+use rustix::io::Result;
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+/// Serves one `Fs` to the kernel.
+#[derive(Debug)]
+pub struct Adapter<T: Tree> {
+    pub(super) fs: Arc<Fs<T>>,
+    pub(super) dispatch: Dispatch<Fs<T>>,
+    pub(super) passthrough: Arc<Passthrough>,
+    pub(super) timeouts: Timeouts,
+}
+
+impl<T: Tree> Adapter<T> {
+    /// Serves `fs` as `config` says.
+    pub fn new(fs: Arc<Fs<T>>, config: &Config) -> Self {
+        Adapter {
+            dispatch: Dispatch::new(fs.clone(), config.threads),
+            timeouts: fs.timeouts(),
+            fs,
+            passthrough: Arc::new(Passthrough::new(config)),
+        }
+    }
+
+    /// Answers a request that concerns the bytes of `node`.
+    pub(super) fn content<O>(
+        &self,
+        node: INodeNo,
+        reply: impl Answer<O>,
+        op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
+    ) {
+        self.dispatch
+            .content(node.0, move |fs| reply.answer(op(fs)));
+    }
+
+    /// Answers a request that concerns `node` but not its bytes.
+    pub(super) fn tree<O>(
+        &self,
+        node: INodeNo,
+        reply: impl Answer<O>,
+        op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
+    ) {
+        self.dispatch.tree(node.0, move |fs| reply.answer(op(fs)));
+    }
+
+    /// Answers a request that makes or finds the inode `name` in the directory `parent`.
+    pub(super) fn entry(
+        &self,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+        op: impl FnOnce(&Fs<T>, &OsStr) -> Result<Entry> + Send + 'static,
+    ) {
+        let name = name.to_owned();
+        self.tree(parent, (reply, self.timeouts), move |fs| op(fs, &name));
+    }
+}

@@ -1,0 +1,442 @@
+//! One method for each request: decodes it, calls `Fs`, replies. No decision is taken here.
+
+use super::adapter::Adapter;
+use super::convert::{actor, decode_device, open_flags, set_time, writing};
+use super::ioctl;
+use super::negotiation::negotiate;
+use super::reply::{Answer, list, list_plus};
+use crate::fs::{Fs, Listed};
+use crate::request::SetAttr;
+use crate::view::Tree;
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs as sys;
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+impl<T: Tree> Filesystem for Adapter<T> {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        negotiate(config);
+        self.passthrough.negotiate(config, self.fs.is_stacked());
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.fs.settle();
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        // What the name leads to may not answer, but its node is not known yet. So the directory's is taken.
+        self.entry(parent, name, reply, move |fs, name| {
+            fs.lookup(parent.0, name)
+        });
+    }
+
+    fn forget(&self, _: &Request, node: INodeNo, count: u64) {
+        self.dispatch.here(|fs| fs.forget(node.0, count));
+    }
+
+    fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.tree(node, (reply, self.timeouts), move |fs| {
+            fs.getattr(node.0, fh.map(|fh| fh.0))
+        });
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        let (by, reply) = (actor(req), (reply, self.timeouts));
+        let change = move |fs: &Fs<T>| fs.setattr(&by, node.0, fh.map(|fh| fh.0), &set);
+        // A resize waits for reads and writes of the file.
+        match size {
+            Some(_) => self.content(node, reply, change),
+            None => self.tree(node, reply, change),
+        }
+    }
+
+    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+        self.tree(node, reply, move |fs| fs.readlink(node.0));
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (by, rdev) = (actor(req), decode_device(rdev));
+        self.entry(parent, name, reply, move |fs, name| {
+            fs.mknod(&by, parent.0, name, mode, umask, rdev)
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let by = actor(req);
+        self.entry(parent, name, reply, move |fs, name| {
+            fs.mkdir(&by, parent.0, name, mode, umask)
+        });
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_owned();
+        self.tree(parent, reply, move |fs| fs.unlink(parent.0, &name));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_owned();
+        self.tree(parent, reply, move |fs| fs.rmdir(parent.0, &name));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (by, target) = (actor(req), target.to_owned());
+        self.entry(parent, name, reply, move |fs, name| {
+            fs.symlink(&by, parent.0, name, &target)
+        });
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = sys::RenameFlags::from_bits_retain(flags.bits());
+        let (name, new_name) = (name.to_owned(), new_name.to_owned());
+        self.tree(parent, reply, move |fs| {
+            fs.rename((parent.0, &name), (new_parent.0, &new_name), flags)
+        });
+    }
+
+    fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.entry(parent, name, reply, move |fs, name| {
+            fs.link(node.0, parent.0, name)
+        });
+    }
+
+    fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (by, flags) = (actor(req), open_flags(flags.0));
+        let passthrough = self.passthrough.clone();
+        // The first open for writing waits for readers, and the source's own open may wait for bytes. Attributes must
+        // not wait with it.
+        self.dispatch.content(node.0, move |fs| {
+            let opened = fs.open(&by, node.0, flags);
+            passthrough.opened(&by, opened, reply);
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (by, name, flags) = (actor(req), name.to_owned(), open_flags(flags));
+        let (passthrough, timeout) = (self.passthrough.clone(), self.timeouts.shorter());
+        self.dispatch.tree(parent.0, move |fs| {
+            let created = fs.create(&by, parent.0, &name, mode, umask, flags);
+            passthrough.created(&by, created, timeout, reply);
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let flags = open_flags(flags.0);
+        self.dispatch.content(node.0, move |fs| {
+            fs.read(fh.0, offset, size, flags, |bytes| reply.answer(bytes));
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let how = writing(write_flags, open_flags(flags.0));
+        self.dispatch.content_with(node.0, data, move |fs, data| {
+            reply.answer(fs.write(fh.0, offset, data, how));
+        });
+    }
+
+    fn flush(&self, _: &Request, node: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.content(node, reply, move |fs| fs.flush(fh.0));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.content(node, reply, move |fs| fs.release(fh.0));
+    }
+
+    fn fsync(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.content(node, reply, move |fs| fs.fsync(fh.0, data_only));
+    }
+
+    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.tree(node, reply, move |fs| fs.opendir(node.0));
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.dispatch.tree(node.0, move |fs| {
+            let listed = fs.readdir(fh.0, offset, |entry| list(&mut reply, entry));
+            reply.answer(listed);
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let timeouts = self.timeouts;
+        self.dispatch.tree(node.0, move |fs| {
+            let take = |entry: &Listed<'_>| list_plus(&mut reply, entry, timeouts);
+            let listed = fs.readdirplus(fh.0, offset, take);
+            reply.answer(listed);
+        });
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.dispatch.here(|fs| reply.answer(fs.releasedir(fh.0)));
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.tree(node, reply, move |fs| fs.fsyncdir(fh.0, data_only));
+    }
+
+    fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
+        self.tree(node, reply, move |fs| fs.statfs(node.0));
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (by, name, value) = (actor(req), name.to_owned(), value.to_owned());
+        self.tree(node, reply, move |fs| {
+            fs.setxattr(&by, node.0, &name, &value, flags as u32)
+        });
+    }
+
+    fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = name.to_owned();
+        self.tree(node, (reply, size), move |fs| match size {
+            0 => fs.getxattr_size(node.0, &name).map(|len| (len, Vec::new())),
+            _ => fs
+                .getxattr(node.0, &name, size as usize)
+                .map(|value| (value.len(), value)),
+        });
+    }
+
+    fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let by = actor(req);
+        self.tree(node, (reply, size), move |fs| {
+            fs.listxattr(&by, node.0).map(|list| (list.len(), list))
+        });
+    }
+
+    fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (by, name) = (actor(req), name.to_owned());
+        self.tree(node, reply, move |fs| fs.removexattr(&by, node.0, &name));
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        // Under default_permissions the kernel decides and does not ask. If it did, ENOSYS would mean consent.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let by = actor(req);
+        self.content(node, reply, move |fs| {
+            fs.fallocate(&by, fh.0, offset, length, mode as u32)
+        });
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.content(node, reply, move |fs| {
+            let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO)?;
+            fs.lseek(fh.0, offset, whence)
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        node_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let by = actor(req);
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        self.content(node_out, reply, move |fs| {
+            fs.copy_file_range(&by, from, to, len)
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        _: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let given = in_data.to_owned();
+        self.tree(node, reply, move |fs| {
+            ioctl::answer(fs, (node.0, fh.0), cmd, &given)
+        });
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // The kernel does not ask again and answers by itself: regular files are always ready.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+}
