@@ -73,13 +73,14 @@ impl Fs {
     /// # Errors
     /// Those of opening it, and of installing the SIGBUS handler.
     pub fn new(config: &Config) -> io::Result<Arc<Self>> {
-        guard::install()?;
+        let handler = guard::install()?;
         let descriptors = raise_descriptor_limit();
         let inodes = InodeTable::open(&config.source, descriptors / 4)?;
         let (sender, receiver) = channel();
         let budget = config.map_budget.unwrap_or_else(default_budget);
         let context = Context {
-            space: AddressSpace::new(budget, config.window_size, u64::from(MAX_REQUEST))?,
+            space: AddressSpace::new(budget, config.window_size, u64::from(MAX_REQUEST)),
+            handler,
             write_path: config.write_path,
             no_atime: config.flags.no_atime,
             chores: sender,

@@ -1,6 +1,5 @@
 //! How much address space the windows of all files may take together, and which window goes next.
 
-use super::guard;
 use super::windows::WindowSet;
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -115,8 +114,8 @@ pub struct AddressSpace {
 
 impl AddressSpace {
     /// Address space of `budget` bytes, for windows of about `window_size` bytes and requests of at most
-    /// `max_request`. Installs the guard's handler, so that whoever has a window has that too.
-    pub fn new(budget: u64, window_size: u64, max_request: u64) -> io::Result<Arc<AddressSpace>> {
+    /// `max_request`.
+    pub fn new(budget: u64, window_size: u64, max_request: u64) -> Arc<AddressSpace> {
         // Half: the other half is for allocators, stacks and libraries.
         let max_windows = max_map_count().unwrap_or(65_530) / 2;
         AddressSpace::with_limits(
@@ -130,9 +129,8 @@ impl AddressSpace {
         budget: u64,
         max_windows: u64,
         geometry: Geometry,
-    ) -> io::Result<Arc<AddressSpace>> {
-        guard::install()?;
-        Ok(Arc::new(AddressSpace {
+    ) -> Arc<AddressSpace> {
+        Arc::new(AddressSpace {
             geometry,
             budget,
             max_windows,
@@ -140,7 +138,7 @@ impl AddressSpace {
             eviction: Mutex::default(),
             queue: Mutex::default(),
             usage: Mutex::default(),
-        }))
+        })
     }
 
     /// Where windows begin and end.

@@ -18,8 +18,17 @@ pub struct Fault {
     pub copied: usize,
 }
 
-/// Installs the SIGBUS handler, once; later calls return the first one's result.
-pub fn install() -> io::Result<()> {
+/// Proof that the SIGBUS handler is installed: only [`install`] makes one, and [`copy`] asks for it.
+/// It is never taken out again, so a proof holds for the life of the process, in every thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Installed(());
+
+/// Installs the SIGBUS handler, once; later calls return the first one's result. Processors without a guarded
+/// copy need no handler.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn install() -> io::Result<Installed> {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
         use std::sync::OnceLock;
@@ -28,20 +37,25 @@ pub fn install() -> io::Result<()> {
             .get_or_init(|| loops::install().map_err(|e| e.raw_os_error().unwrap_or(libc::EINVAL)));
         result.map_err(io::Error::from_raw_os_error)?;
     }
-    Ok(())
+    Ok(Installed(()))
 }
 
 /// Copies `len` bytes from `src` to `dst`, either of which may be a mapping of a file.
 ///
+/// # Errors
+/// A page could not be had.
+///
 /// # Safety
-/// - [`install`] has succeeded;
 /// - `src` is mapped readable and `dst` writable for `len` bytes, and stay so during the call (the file
 ///   behind either may shrink meanwhile: that is the fault reported here);
 /// - the two do not overlap;
 /// - no reference of Rust's covers what is written, or the bytes of a mapping.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) -> Result<(), Fault> {
-    // SAFETY: the caller's promises are the loop's conditions; it follows the C calling convention.
+pub unsafe fn copy(_: Installed, dst: *mut u8, src: *const u8, len: usize) -> Result<(), Fault> {
+    // SAFETY:
+    // - the caller's promises are the loop's conditions about memory;
+    // - a page that cannot be had is answered by the handler, which is installed;
+    // - the loop follows the C calling convention.
     match unsafe { loops::mmfs_guarded_copy(dst, src, len) } {
         0 => Ok(()),
         left => Err(Fault { copied: len - left }),
@@ -53,7 +67,7 @@ pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) -> Result<(), Fault
 /// # Safety
 /// None needed; the signature is that of the other processors.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub unsafe fn copy(_dst: *mut u8, _src: *const u8, len: usize) -> Result<(), Fault> {
+pub unsafe fn copy(_: Installed, _dst: *mut u8, _src: *const u8, len: usize) -> Result<(), Fault> {
     if len == 0 {
         Ok(())
     } else {

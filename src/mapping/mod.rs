@@ -54,6 +54,8 @@ pub enum Chore {
 pub struct Context {
     /// The address space that windows live in.
     pub space: Arc<AddressSpace>,
+    /// The SIGBUS handler, without which nothing is mapped.
+    pub handler: guard::Installed,
     /// Which way in-place writes take.
     pub write_path: WritePath,
     /// Whether reading leaves access times alone.
@@ -101,7 +103,7 @@ impl std::fmt::Debug for Handover {
 impl Mapping {
     /// The view of node `id`; `stamp` says as of when the kernel's cache of it is valid (0: it is not).
     pub fn new(id: u64, source: Arc<SourceDir>, stamp: u64, context: Arc<Context>) -> Arc<Self> {
-        let windows = WindowSet::new(&context.space);
+        let windows = WindowSet::new(&context.space, context.handler);
         Arc::new_cyclic(|me| Mapping {
             me: me.clone(),
             id,
@@ -462,7 +464,7 @@ impl Mapping {
         if self.is_access_time_due(attr) {
             let page = rustix::param::page_size() as u64;
             let lease = self.context.space.reserve(page);
-            let _ = lease.and_then(|lease| window::Window::map(fd, 0, lease));
+            let _ = lease.and_then(|lease| window::Window::map(fd, 0, lease, self.context.handler));
         }
     }
 

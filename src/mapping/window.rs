@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // Raw pointers into a mapping, argued at each use.
 
 use super::budget::Lease;
-use super::guard::{self, Fault};
+use super::guard::{self, Fault, Installed};
 use memmap2::{Advice, MmapOptions, MmapRaw, RemapOptions};
 use parking_lot::RwLock;
 use rustix::mm::MprotectFlags;
@@ -37,6 +37,7 @@ impl WriteError {
 pub struct Window {
     map: MmapRaw,
     lease: Lease,
+    handler: Installed,
     /// Written through since the last sync.
     dirty: AtomicBool,
     /// Whether pages are `PROT_WRITE`. Read-locked during each write, so that nobody takes the permission
@@ -47,7 +48,12 @@ pub struct Window {
 
 impl Window {
     /// Maps as many bytes as were leased, from `offset`, a multiple of the page.
-    pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, lease: Lease) -> io::Result<Window> {
+    pub(super) fn map(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        lease: Lease,
+        handler: Installed,
+    ) -> io::Result<Window> {
         let len = usize::try_from(lease.bytes()).map_err(|_| rustix::io::Errno::NOMEM)?;
         let map = MmapOptions::new()
             .offset(offset)
@@ -64,6 +70,7 @@ impl Window {
         Ok(Window {
             map,
             lease,
+            handler,
             dirty,
             writable,
             last_used,
@@ -213,11 +220,10 @@ impl Window {
     pub fn read(&self, start: usize, into: &mut [u8]) -> Result<(), Fault> {
         let from = self.at(start, into.len());
         // SAFETY:
-        // - a Lease comes from an AddressSpace, which installed the handler first;
         // - `from` was checked against the mapping, readable throughout its life; `into` is a live slice;
         // - they do not overlap: a slice of ours is never in a mapping;
         // - `into` is borrowed by us alone, and references to mapped bytes are never loaded from.
-        unsafe { guard::copy(into.as_mut_ptr(), from, into.len()) }
+        unsafe { guard::copy(self.handler, into.as_mut_ptr(), from, into.len()) }
     }
 
     /// Guarded copy into the window, which is made writable first if it is not.
@@ -233,11 +239,10 @@ impl Window {
             writable = self.writable.read();
         }
         // SAFETY:
-        // - a Lease comes from an AddressSpace, which installed the handler first;
         // - `to` was checked against the mapping, writable as long as `writable` is read-locked: until the end;
         // - `bytes` is a live slice; they do not overlap: a slice of ours is never in a mapping;
         // - references to mapped bytes are never loaded from, so none is contradicted.
-        let result = unsafe { guard::copy(to, bytes.as_ptr(), bytes.len()) };
+        let result = unsafe { guard::copy(self.handler, to, bytes.as_ptr(), bytes.len()) };
         // After the copy, as a sync meanwhile may miss it; a fault may have come after some pages.
         self.mark_dirty();
         result.map_err(WriteError::Fault)

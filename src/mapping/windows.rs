@@ -3,6 +3,7 @@
 use super::budget::{AddressSpace, Ticket};
 #[cfg(test)]
 use super::guard::Fault;
+use super::guard::Installed;
 use super::window::{Window, WriteError};
 use parking_lot::RwLock;
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Weak};
 pub struct WindowSet {
     this: Weak<WindowSet>,
     space: Arc<AddressSpace>,
+    handler: Installed,
     /// Lock order: after `AddressSpace::eviction`, before `AddressSpace::queue`. Held for look-up and change of
     /// the table only: never while mapping, unmapping, copying or replying.
     table: RwLock<Table>,
@@ -50,11 +52,12 @@ pub struct Pin {
 
 impl WindowSet {
     /// A file without windows yet.
-    pub fn new(space: &Arc<AddressSpace>) -> Arc<WindowSet> {
+    pub fn new(space: &Arc<AddressSpace>, handler: Installed) -> Arc<WindowSet> {
         let (space, table) = (Arc::clone(space), RwLock::default());
         Arc::new_cyclic(|this| WindowSet {
             this: Weak::clone(this),
             space,
+            handler,
             table,
         })
     }
@@ -125,7 +128,7 @@ impl WindowSet {
             None => {
                 let start = geometry.start(index);
                 self.space
-                    .with_room(|| Window::map(fd, start, self.space.reserve(goal)?))?
+                    .with_room(|| Window::map(fd, start, self.space.reserve(goal)?, self.handler))?
             }
         };
         Ok(self.insert(index, window, file_len))

@@ -1,5 +1,5 @@
 use super::*;
-use crate::mapping::windows::tests::{O, PAGE, W, space, sparse};
+use crate::mapping::windows::tests::{O, PAGE, W, new_set, space, sparse};
 use std::os::fd::AsFd;
 use std::process::Command;
 
@@ -10,7 +10,7 @@ fn a_random_load_of_four_threads_stays_within_the_budget() {
     println!("MMFS_SEED={seed}");
     for clearing in [false, true] {
         let space = space(8);
-        let sets = [WindowSet::new(&space), WindowSet::new(&space)];
+        let sets = [new_set(&space), new_set(&space)];
         std::thread::scope(|scope| {
             for thread in 1..=4u64 {
                 let (space, sets) = (&space, &sets);
@@ -67,9 +67,8 @@ fn the_number_of_windows_is_bounded() {
             window: W,
             overlap: O,
         },
-    )
-    .unwrap();
-    let set = WindowSet::new(&space);
+    );
+    let set = new_set(&space);
     for index in 0..50 {
         set.pin(file.as_fd(), index * W, 1, 1 << 40).unwrap();
     }
@@ -83,8 +82,8 @@ fn half_of_max_map_count_is_left_alone() {
         .trim()
         .parse()
         .unwrap();
-    let (file, space) = (sparse(1 << 40), AddressSpace::new(1 << 45, W, O).unwrap());
-    let set = WindowSet::new(&space);
+    let (file, space) = (sparse(1 << 40), AddressSpace::new(1 << 45, W, O));
+    let set = new_set(&space);
     for index in 0..(limit as u64 / 2 + 500).min(40_000) {
         set.pin(file.as_fd(), index * W, 1, 1 << 40).unwrap();
     }
@@ -111,9 +110,9 @@ fn a_small_address_space_is_shared_by_eviction_and_then_enomem() {
     };
     let (file, space) = (
         sparse(1 << 40),
-        AddressSpace::with_limits(1 << 40, 1000, geometry).unwrap(),
+        AddressSpace::with_limits(1 << 40, 1000, geometry),
     );
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let used = statm.split(' ').next().unwrap().parse::<u64>().unwrap() * PAGE;
     let limit = Some(used + (100 << 20));

@@ -1,5 +1,6 @@
 use super::*;
 use crate::mapping::budget::Geometry;
+use crate::mapping::guard;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -18,7 +19,10 @@ pub(in crate::mapping) fn space(windows: u64) -> Arc<AddressSpace> {
             overlap: O,
         },
     )
-    .unwrap()
+}
+
+pub(in crate::mapping) fn new_set(space: &Arc<AddressSpace>) -> Arc<WindowSet> {
+    WindowSet::new(space, guard::install().unwrap())
 }
 
 /// The byte that `patterned` files have at `offset`.
@@ -99,7 +103,7 @@ fn every_edge_reads_what_the_file_holds() {
         3 * W + 5,
     ] {
         let (file, space) = (patterned(len), space(64));
-        let set = WindowSet::new(&space);
+        let set = new_set(&space);
         let edges = [0, PAGE, W, FULL, 2 * W, len]
             .into_iter()
             .flat_map(|edge| [edge.saturating_sub(1), edge, edge + 1]);
@@ -126,7 +130,7 @@ fn every_edge_reads_what_the_file_holds() {
 #[test]
 fn ranges_outside_the_file_or_too_long_are_refused() {
     let (file, space) = (patterned(10), space(4));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     for (offset, len, file_len) in [
         (0, 0, 0),
         (0, 1, 0),
@@ -150,7 +154,7 @@ fn writes_reach_the_file_and_need_a_writable_descriptor() {
     let named = tempfile::NamedTempFile::new().unwrap();
     let file = named.as_file();
     file.set_len(W + PAGE).unwrap();
-    let set = WindowSet::new(&space(4));
+    let set = new_set(&space(4));
     for offset in [0, PAGE - 1, W - 2, W + PAGE - 3] {
         let pin = set.pin(file.as_fd(), offset, 3, W + PAGE).unwrap();
         pin.write(b"abc").unwrap();
@@ -181,7 +185,7 @@ fn writes_reach_the_file_and_need_a_writable_descriptor() {
 
 #[test]
 fn a_file_truncated_behind_a_pin_is_a_fault() {
-    let (file, set) = (patterned(2 * PAGE), WindowSet::new(&space(4)));
+    let (file, set) = (patterned(2 * PAGE), new_set(&space(4)));
     let pin = set
         .pin(file.as_fd(), 0, 2 * PAGE as usize, 2 * PAGE)
         .unwrap();
@@ -207,7 +211,7 @@ fn a_file_truncated_behind_a_pin_is_a_fault() {
 #[test]
 fn resize_cuts_drops_and_lengthens() {
     let (file, space) = (patterned(4 * W), space(64));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     for index in 0..4 {
         read(&set, &file, index * W, 1);
     }
@@ -240,7 +244,7 @@ fn resize_cuts_drops_and_lengthens() {
 
 #[test]
 fn resize_keeps_what_was_written_and_may_be_written_again() {
-    let (file, set) = (sparse(PAGE), WindowSet::new(&space(4)));
+    let (file, set) = (sparse(PAGE), new_set(&space(4)));
     set.pin(file.as_fd(), 0, 1, PAGE)
         .unwrap()
         .write(b"a")
@@ -260,7 +264,7 @@ fn resize_keeps_what_was_written_and_may_be_written_again() {
 #[test]
 fn a_file_growing_by_small_appends_is_remapped_seldom() {
     let (file, space) = (sparse(1), space(4));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     for resized in [false, true] {
         set.clear();
         let mut lengths = Vec::new();
@@ -281,7 +285,7 @@ fn a_file_growing_by_small_appends_is_remapped_seldom() {
 #[test]
 fn a_short_window_that_is_pinned_is_replaced() {
     let (file, space) = (sparse(PAGE), space(4));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     let old = set.pin(file.as_fd(), 0, 1, PAGE).unwrap();
     old.write(b"a").unwrap();
     file.set_len(W).unwrap();
@@ -299,7 +303,7 @@ fn a_short_window_that_is_pinned_is_replaced() {
 #[test]
 fn the_least_recently_used_goes_first_and_pins_stay() {
     let (file, other, space) = (patterned(8 * W), sparse(8 * W), space(4));
-    let (set, second) = (WindowSet::new(&space), WindowSet::new(&space));
+    let (set, second) = (new_set(&space), new_set(&space));
     let pin = |index: u64| set.pin(file.as_fd(), index * W, 1, 8 * W);
     let present = || set.table.read().slots.keys().copied().collect::<Vec<_>>();
     for index in 0..4 {
@@ -330,7 +334,7 @@ fn the_least_recently_used_goes_first_and_pins_stay() {
 #[test]
 fn a_pin_outlives_its_window_in_the_table() {
     let (file, space) = (patterned(W), space(4));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     let pin = set.pin(file.as_fd(), 3, 1, W).unwrap();
     set.clear();
     assert_eq!((set.mapped_bytes(), space.used()), (0, W));
@@ -343,7 +347,7 @@ fn a_pin_outlives_its_window_in_the_table() {
 
 #[test]
 fn advice_leaves_a_window_in_one_piece() {
-    let (file, set) = (sparse(PAGE * 4), WindowSet::new(&space(4)));
+    let (file, set) = (sparse(PAGE * 4), new_set(&space(4)));
     let pin = set.pin(file.as_fd(), PAGE, 1, 4 * PAGE).unwrap();
     for range in [
         0..1,
@@ -366,7 +370,7 @@ fn advice_leaves_a_window_in_one_piece() {
 
 #[test]
 fn writers_and_protection_do_not_collide() {
-    let (file, set) = (sparse(2 * W), WindowSet::new(&space(4)));
+    let (file, set) = (sparse(2 * W), new_set(&space(4)));
     std::thread::scope(|scope| {
         for thread in 1..=3u8 {
             let (file, set) = (&file, &set);
@@ -393,8 +397,8 @@ fn resize_reaches_every_window_that_overlaps_the_end() {
         window: W,
         overlap: 4 * W,
     };
-    let space = AddressSpace::with_limits(1 << 30, 100, geometry).unwrap();
-    let (file, set) = (sparse(0), WindowSet::new(&space));
+    let space = AddressSpace::with_limits(1 << 30, 100, geometry);
+    let (file, set) = (sparse(0), new_set(&space));
     for len in [
         20 * W,
         9 * W + 1,
@@ -423,7 +427,7 @@ fn resize_reaches_every_window_that_overlaps_the_end() {
 #[test]
 fn a_budget_below_one_window_is_enomem() {
     let (file, space) = (sparse(FULL), space(0));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     assert_eq!(errno(set.pin(file.as_fd(), 0, 1, FULL)), Errno::NOMEM);
     assert_eq!((space.used(), space.windows()), (0, 0));
 }
