@@ -4,6 +4,7 @@ mod alarm;
 mod backing;
 pub mod budget;
 mod freshness;
+pub mod geometry;
 pub mod guard;
 mod losses;
 mod readahead;

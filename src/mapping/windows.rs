@@ -1,6 +1,6 @@
 //! The windows of one file.
 
-use super::budget::{AddressSpace, Ticket};
+use super::budget::{AddressSpace, Evict, Ticket};
 #[cfg(test)]
 use super::guard::Fault;
 use super::guard::Installed;
@@ -167,7 +167,8 @@ impl WindowSet {
         if old.as_ref().is_some_and(|old| old.window.is_dirty()) {
             window.mark_dirty();
         }
-        let ticket = self.space.enqueue(Weak::clone(&self.this), index);
+        let this: Weak<WindowSet> = Weak::clone(&self.this);
+        let ticket = self.space.enqueue(this, index);
         table.slots.insert(
             index,
             Slot {
@@ -185,35 +186,6 @@ impl WindowSet {
         let slot = table.slots.remove(&index)?;
         self.space.dequeue(slot.ticket);
         Some(slot)
-    }
-
-    /// Unmaps a window that came to the front of the queue; false if it is gone, used since, or pinned.
-    /// A dirty one may go: its pages stay dirty in the page cache, where fsync(2) finds them.
-    pub(super) fn evict(&self, index: u64, ticket: Ticket) -> bool {
-        let mut table = self.table.write();
-        let Some(slot) = table
-            .slots
-            .get_mut(&index)
-            .filter(|slot| slot.ticket == ticket)
-        else {
-            return false;
-        };
-        let pinned = Arc::get_mut(&mut slot.window).is_none();
-        let stamp = if pinned {
-            self.space.now()
-        } else {
-            slot.window.last_used()
-        };
-        if pinned || stamp > ticket.0 {
-            slot.ticket = self
-                .space
-                .requeue(ticket, stamp, Weak::clone(&self.this), index);
-            return false;
-        }
-        let victim = table.slots.remove(&index);
-        drop(table);
-        drop(victim); // Unmapped with the table unlocked.
-        true
     }
 
     /// Follows a change of the file's length to `file_len`: drops windows beyond the end, cuts those that
@@ -334,6 +306,34 @@ impl WindowSet {
     #[cfg(test)]
     pub fn window_count(&self) -> usize {
         self.table.read().slots.len()
+    }
+}
+
+impl Evict for WindowSet {
+    /// A dirty window may go: its pages stay dirty in the page cache, where fsync(2) finds them.
+    fn evict(&self, index: u64, ticket: Ticket) -> bool {
+        let mut table = self.table.write();
+        let Some(slot) = table
+            .slots
+            .get_mut(&index)
+            .filter(|slot| slot.ticket == ticket)
+        else {
+            return false;
+        };
+        let pinned = Arc::get_mut(&mut slot.window).is_none();
+        let last_used = match pinned {
+            true => self.space.now(),
+            false => slot.window.last_used(),
+        };
+        if pinned || last_used > ticket.last_used {
+            let this: Weak<WindowSet> = Weak::clone(&self.this);
+            slot.ticket = self.space.requeue(ticket, last_used, this, index);
+            return false;
+        }
+        let victim = table.slots.remove(&index);
+        drop(table);
+        drop(victim); // Unmapped with the table unlocked.
+        true
     }
 }
 

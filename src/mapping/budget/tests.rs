@@ -1,7 +1,74 @@
 use super::*;
+use crate::mapping::windows::WindowSet;
 use crate::mapping::windows::tests::{O, PAGE, W, new_set, space, sparse};
 use std::os::fd::AsFd;
 use std::process::Command;
+
+/// A holder of leases of one byte, by index: what each has in the queue, and when it was last used.
+struct Leases {
+    this: Weak<Leases>,
+    space: Arc<AddressSpace>,
+    held: Mutex<BTreeMap<u64, (Ticket, u64, Lease)>>,
+}
+
+impl Leases {
+    fn reserve(&self, index: u64) -> io::Result<()> {
+        let lease = self.space.reserve(1)?;
+        let this: Weak<Leases> = Weak::clone(&self.this);
+        let mut held = self.held.lock();
+        let ticket = self.space.enqueue(this, index);
+        held.insert(index, (ticket, ticket.last_used, lease));
+        Ok(())
+    }
+
+    fn held(&self) -> Vec<u64> {
+        self.held.lock().keys().copied().collect()
+    }
+}
+
+impl Evict for Leases {
+    fn evict(&self, index: u64, ticket: Ticket) -> bool {
+        let mut held = self.held.lock();
+        let (known, last_used, _) = held.get_mut(&index).unwrap();
+        assert_eq!(*known, ticket);
+        if *last_used > ticket.last_used {
+            let this: Weak<Leases> = Weak::clone(&self.this);
+            let tick = (*last_used).min(self.space.now());
+            *known = self.space.requeue(ticket, tick, this, index);
+            return false;
+        }
+        held.remove(&index).is_some()
+    }
+}
+
+#[test]
+fn the_queue_follows_the_last_use_whoever_holds_the_windows() {
+    let geometry = Geometry::new(W, O, 4 * W);
+    let space = AddressSpace::with_limits(3, 100, geometry);
+    let holder = Arc::new_cyclic(|this| Leases {
+        this: Weak::clone(this),
+        space: Arc::clone(&space),
+        held: Mutex::default(),
+    });
+    let use_until = |index, tick| holder.held.lock().get_mut(&index).unwrap().1 = tick;
+    (0..3).for_each(|index| holder.reserve(index).unwrap());
+    use_until(0, space.now());
+    holder.reserve(3).unwrap();
+    assert_eq!(holder.held(), [0, 2, 3]);
+    // In use all the time: nothing can go.
+    for index in [0, 2, 3] {
+        use_until(index, u64::MAX);
+    }
+    let refused = holder.reserve(4).unwrap_err();
+    assert_eq!(Errno::from_io_error(&refused), Some(Errno::NOMEM));
+    use_until(0, 0);
+    holder.reserve(4).unwrap();
+    assert_eq!((holder.held(), space.used()), (vec![2, 3, 4], 3));
+    // A holder that is gone has nothing to evict.
+    drop(holder);
+    assert_eq!((space.used(), space.windows()), (0, 0));
+    assert!(!space.evict_one());
+}
 
 #[test]
 fn a_random_load_of_four_threads_stays_within_the_budget() {

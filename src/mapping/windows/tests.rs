@@ -1,5 +1,5 @@
 use super::*;
-use crate::mapping::budget::Geometry;
+use crate::mapping::geometry::Geometry;
 use crate::mapping::guard;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -55,36 +55,6 @@ fn read(set: &WindowSet, file: &File, offset: u64, len: u64) -> Vec<u8> {
 
 fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Errno {
     Errno::from_io_error(&result.unwrap_err()).unwrap()
-}
-
-#[test]
-fn geometry_follows_budget_and_end_of_file() {
-    let geometry = |window, budget| Geometry::new(window, 1 << 20, budget).window;
-    assert_eq!(geometry(64 << 20, 1 << 40), 64 << 20);
-    assert_eq!(geometry(64 << 20, 100 << 20), 8 << 20);
-    assert_eq!(geometry(64 << 20, 0), 64 << 10);
-    assert_eq!(geometry(3 * W, 1 << 40), 3 * W);
-    let geometry = Geometry {
-        window: W,
-        overlap: O,
-    };
-    for (index, file_len, extent) in [
-        (0, 0, 0),
-        (0, 1, PAGE),
-        (0, PAGE, PAGE),
-        (0, PAGE + 1, 2 * PAGE),
-        (0, FULL - 1, FULL),
-        (0, FULL + 1, FULL),
-        (1, W, 0),
-        (1, W + 1, PAGE),
-        (2, W, 0),
-    ] {
-        assert_eq!(
-            geometry.extent(index, file_len),
-            extent,
-            "{index} {file_len}"
-        );
-    }
 }
 
 #[test]
