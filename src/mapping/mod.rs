@@ -104,7 +104,7 @@ impl std::fmt::Debug for Handover {
 impl Mapping {
     /// The view of node `id`; `stamp` says as of when the kernel's cache of it is valid (0: it is not).
     pub fn new(id: u64, source: Arc<SourceDir>, stamp: u64, context: Arc<Context>) -> Arc<Self> {
-        let windows = WindowSet::new(&context.space, context.handler);
+        let windows = WindowSet::new(&context.space, context.handler, geometry::BaseOffset::ZERO);
         Arc::new_cyclic(|me| Mapping {
             me: me.clone(),
             id,

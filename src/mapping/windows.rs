@@ -1,6 +1,7 @@
-//! The windows of one file.
+//! The windows of one content.
 
 use super::budget::{AddressSpace, Evict, Ticket};
+use super::geometry::BaseOffset;
 #[cfg(test)]
 use super::guard::Fault;
 use super::guard::Installed;
@@ -13,7 +14,10 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
-/// The windows of one file, found by their index, mapped as requests come and evicted as room is needed.
+/// The windows of one content, found by their index, mapped as requests come and evicted as room is needed.
+///
+/// The content is what a file holds from `base` on: the whole file where that is zero. Offsets and lengths
+/// count from the beginning of the content.
 ///
 /// A window leaves the table by being taken out of it, and is unmapped when its last pin is dropped: never
 /// under a reader. To change a window one takes it out as its only owner, so a remapping needs no lock.
@@ -21,6 +25,7 @@ use std::sync::{Arc, Weak};
 pub struct WindowSet {
     this: Weak<WindowSet>,
     space: Arc<AddressSpace>,
+    base: BaseOffset,
     handler: Installed,
     /// Lock order: after `AddressSpace::eviction`, before `AddressSpace::queue`. Held for look-up and change of
     /// the table only: never while mapping, unmapping, copying or replying.
@@ -30,8 +35,8 @@ pub struct WindowSet {
 #[derive(Debug, Default)]
 struct Table {
     slots: BTreeMap<u64, Slot>,
-    /// The greatest length of file that windows were cut to since `resize` last said it.
-    file_len: u64,
+    /// The greatest length of the content that windows were cut to since `resize` last said it.
+    content_len: u64,
 }
 
 #[derive(Debug)]
@@ -40,58 +45,60 @@ struct Slot {
     ticket: Ticket,
 }
 
-/// A range of a file, mapped as long as this lives.
+/// A range of a content, mapped as long as this lives.
 #[derive(Debug)]
 pub struct Pin {
     window: Arc<Window>,
-    /// The file offset at which the window begins.
-    base: u64,
+    /// The offset at which the window begins.
+    window_start: u64,
     start: usize,
     len: usize,
 }
 
 impl WindowSet {
-    /// A file without windows yet.
-    pub fn new(space: &Arc<AddressSpace>, handler: Installed) -> Arc<WindowSet> {
+    /// A content without windows yet, which begins at `base` in its file.
+    pub fn new(space: &Arc<AddressSpace>, handler: Installed, base: BaseOffset) -> Arc<WindowSet> {
         let (space, table) = (Arc::clone(space), RwLock::default());
         Arc::new_cyclic(|this| WindowSet {
             this: Weak::clone(this),
             space,
+            base,
             handler,
             table,
         })
     }
 
     /// Pins `[offset, offset + len)`, mapping its window from `fd` if there is none or it is too short.
+    /// `content_len` is the length that the content has right now: no more than the file has beyond `base`.
     ///
-    /// EINVAL if the range is empty, longer than the overlap, or not within `file_len`, the length that the file
-    /// has right now; ENOMEM if there is no address space for it; otherwise what mmap(2) says (ENODEV: the
-    /// file cannot be mapped).
+    /// # Errors
+    /// EINVAL if the range is empty, longer than the overlap, or not within `content_len`; ENOMEM if there is
+    /// no address space for it; otherwise what mmap(2) says (ENODEV: the file cannot be mapped).
     pub fn pin(
         &self,
         fd: BorrowedFd<'_>,
         offset: u64,
         len: usize,
-        file_len: u64,
+        content_len: u64,
     ) -> io::Result<Pin> {
         let geometry = self.space.geometry();
         let end = offset.checked_add(len as u64).ok_or(Errno::INVAL)?;
-        if len == 0 || len as u64 > geometry.overlap || end > file_len {
+        if len == 0 || len as u64 > geometry.overlap || end > content_len {
             return Err(Errno::INVAL.into());
         }
         let index = geometry.index(offset);
-        let base = geometry.start(index);
+        let window_start = geometry.start(index);
         let window = match self.present(index) {
-            Some(window) if window.len() >= end - base => window,
+            Some(window) if window.len() >= end - window_start => window,
             present => {
                 let len = present.map_or(0, |short| short.len()); // The short one is unpinned here.
-                self.cover(fd, index, len, file_len)?
+                self.cover(fd, index, len, content_len)?
             }
         };
         Ok(Pin {
             window,
-            base,
-            start: (offset - base) as usize,
+            window_start,
+            start: (offset - window_start) as usize,
             len,
         })
     }
@@ -109,29 +116,29 @@ impl WindowSet {
         Some(Arc::clone(window))
     }
 
-    /// A window that reaches the end of file or its full extent, in place of one of `len` bytes: the same one
-    /// grown if nobody pins it, otherwise a new one.
+    /// A window that reaches the end of the content or its full extent, in place of one of `len` bytes: the
+    /// same one grown if nobody pins it, otherwise a new one.
     fn cover(
         &self,
         fd: BorrowedFd<'_>,
         index: u64,
         len: u64,
-        file_len: u64,
+        content_len: u64,
     ) -> io::Result<Arc<Window>> {
         let geometry = self.space.geometry();
-        let goal = geometry.grown(index, len, file_len);
+        let goal = geometry.grown(index, len, content_len);
         let same = self
             .take_short(index, goal)
             .and_then(|window| self.remapped(window, goal));
         let window = match same {
             Some(window) => window,
             None => {
-                let start = geometry.start(index);
+                let start = self.base.in_file(geometry.start(index))?;
                 self.space
                     .with_room(|| Window::map(fd, start, self.space.reserve(goal)?, self.handler))?
             }
         };
-        Ok(self.insert(index, window, file_len))
+        Ok(self.insert(index, window, content_len))
     }
 
     /// Takes a window shorter than `len` out of the table, if nobody pins it.
@@ -154,7 +161,7 @@ impl WindowSet {
 
     /// Puts a window in its place, unless another thread has put one there that is no shorter; returns the one
     /// that is there then. The other one is unmapped with its last pin.
-    fn insert(&self, index: u64, window: Window, file_len: u64) -> Arc<Window> {
+    fn insert(&self, index: u64, window: Window, content_len: u64) -> Arc<Window> {
         let window = Arc::new(window);
         let mut table = self.table.write();
         let no_shorter = |slot: &&Slot| slot.window.len() >= window.len();
@@ -176,7 +183,7 @@ impl WindowSet {
                 ticket,
             },
         );
-        table.file_len = table.file_len.max(file_len);
+        table.content_len = table.content_len.max(content_len);
         drop(table);
         drop(old); // Unmapped with the table unlocked.
         window
@@ -188,21 +195,24 @@ impl WindowSet {
         Some(slot)
     }
 
-    /// Follows a change of the file's length to `file_len`: drops windows beyond the end, cuts those that
+    /// Follows a change of the content's length to `content_len`: drops windows beyond the end, cuts those that
     /// reach beyond it, lengthens those that stopped at the old end. The caller excludes pins meanwhile; a
     /// window that is pinned nevertheless is dropped from the table and mapped again when needed.
-    pub fn resize(&self, file_len: u64) {
+    pub fn resize(&self, content_len: u64) {
         let geometry = self.space.geometry();
         let (beyond, wrong) = {
             let mut table = self.table.write();
-            let shrunk = file_len < table.file_len;
-            table.file_len = file_len;
-            let beyond = table.slots.split_off(&file_len.div_ceil(geometry.window));
+            let shrunk = content_len < table.content_len;
+            table.content_len = content_len;
+            let beyond = table
+                .slots
+                .split_off(&content_len.div_ceil(geometry.window));
             beyond
                 .values()
                 .for_each(|slot| self.space.dequeue(slot.ticket));
-            // Only the last windows can have the wrong length: those cut at an end of file, then or now.
-            let ends = |index, len| len < geometry.full() || geometry.start(index) + len > file_len;
+            // Only the last windows can have the wrong length: those cut at the end, then or now.
+            let ends =
+                |index, len| len < geometry.full() || geometry.start(index) + len > content_len;
             let last = table
                 .slots
                 .iter()
@@ -211,10 +221,10 @@ impl WindowSet {
             let wrong: Vec<_> = last
                 .take_while(|&(index, len)| ends(index, len))
                 .filter_map(|(index, len)| {
-                    let extent = geometry.extent(index, file_len);
+                    let extent = geometry.extent(index, content_len);
                     let goal = match shrunk {
                         true => len.min(extent),
-                        false if len < extent => geometry.grown(index, len, file_len),
+                        false if len < extent => geometry.grown(index, len, content_len),
                         false => len,
                     };
                     (goal != len).then_some((index, goal))
@@ -231,12 +241,12 @@ impl WindowSet {
             if let Some(window) =
                 Arc::into_inner(window).and_then(|window| self.remapped(window, goal))
             {
-                self.insert(index, window, file_len);
+                self.insert(index, window, content_len);
             }
         }
     }
 
-    /// msync(`MS_SYNC`) over the windows written through since the last sync; how much of the file, from its
+    /// msync(`MS_SYNC`) over the windows written through since the last sync; how much of the content, from its
     /// beginning, that has made durable in one piece, or the first error, after all were tried. Windows evicted
     /// or replaced since they were written to are not seen here: their pages are dirty in the page cache, for
     /// an fsync(2) to cover.
@@ -390,9 +400,10 @@ impl Pin {
         self.window.write(self.start, bytes)
     }
 
-    /// Has the kernel start reading `range`, given in file offsets, as far as the window goes.
+    /// Has the kernel start reading `range`, given in offsets of the content, as far as the window goes.
     pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
-        let [start, end] = [range.start, range.end].map(|offset| offset.saturating_sub(self.base));
+        let [start, end] =
+            [range.start, range.end].map(|offset| offset.saturating_sub(self.window_start));
         self.window.will_need(start..end)
     }
 }

@@ -34,3 +34,17 @@ fn geometry_follows_budget_and_end_of_file() {
         );
     }
 }
+
+#[test]
+fn a_base_is_a_multiple_of_the_page() {
+    assert_eq!(BaseOffset::new(0).unwrap(), BaseOffset::ZERO);
+    for base in [PAGE, 3 * PAGE, 1 << 40] {
+        assert_eq!(BaseOffset::new(base).unwrap().in_file(5).unwrap(), base + 5);
+    }
+    for base in [1, PAGE - 1, PAGE + 1, 512, u64::MAX] {
+        let refused = BaseOffset::new(base).unwrap_err();
+        assert_eq!(Errno::from_io_error(&refused), Some(Errno::INVAL), "{base}");
+    }
+    let last = BaseOffset::new(u64::MAX - PAGE + 1).unwrap();
+    assert!(last.in_file(PAGE - 1).is_ok() && last.in_file(PAGE).is_err());
+}

@@ -1,3 +1,5 @@
+mod base;
+
 use super::*;
 use crate::mapping::geometry::Geometry;
 use crate::mapping::guard;
@@ -22,7 +24,7 @@ pub(in crate::mapping) fn space(windows: u64) -> Arc<AddressSpace> {
 }
 
 pub(in crate::mapping) fn new_set(space: &Arc<AddressSpace>) -> Arc<WindowSet> {
-    WindowSet::new(space, guard::install().unwrap())
+    WindowSet::new(space, guard::install().unwrap(), BaseOffset::ZERO)
 }
 
 /// The byte that `patterned` files have at `offset`.
