@@ -1,4 +1,4 @@
-//! How much address space the windows of all files may take together, and which window goes next.
+//! How much address space all windows may take together, and which of them is unmapped next.
 
 use super::geometry::Geometry;
 use parking_lot::Mutex;
@@ -11,16 +11,17 @@ use std::sync::{Arc, Weak};
 /// The place of a window in the order of eviction: the least ticket is evicted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket {
-    /// The tick of the last use that the queue knows of.
+    /// The tick of the last use that the order accounts for.
     pub(super) last_used: u64,
     /// Tells windows of the same tick apart.
     number: u64,
 }
 
-/// A holder of windows, which the queue asks to unmap one.
+/// A holder of windows, which can unmap one of them to make room.
 pub(super) trait Evict: Send + Sync {
-    /// Unmaps the window `index`, which the queue knew by `ticket` and no longer holds. False if it stays:
-    /// it is in use or was used since, and is back in the queue by [`AddressSpace::requeue`]; or it is gone.
+    /// Unmaps the window `index`, which the queue held under `ticket` and no longer holds. False if it was not
+    /// unmapped: it is in use or was used since, and is back in the queue by [`AddressSpace::requeue`]; or it had
+    /// left its table before.
     fn evict(&self, index: u64, ticket: Ticket) -> bool;
 }
 
@@ -113,7 +114,7 @@ impl AddressSpace {
         self.clock.load(Relaxed)
     }
 
-    /// Whether a window of `bytes` fits without another one having to go.
+    /// Whether a window of `bytes` fits without an eviction.
     pub fn has_room(&self, bytes: u64) -> bool {
         self.used().saturating_add(bytes) <= self.budget()
     }
@@ -134,7 +135,7 @@ impl AddressSpace {
         loop {
             match attempt() {
                 Err(e) if Errno::from_io_error(&e) == Some(Errno::NOMEM) => {
-                    let _one_at_a_time = self.eviction.lock();
+                    let _evicting = self.eviction.lock();
                     if (0..step).take_while(|_| self.evict_one()).count() == 0 {
                         return Err(e);
                     }
@@ -180,15 +181,15 @@ impl AddressSpace {
         self.queue.lock().remove(&ticket);
     }
 
-    /// Takes `bytes` for a holder of `held` already.
+    /// Counts `bytes` and `windows` as used, evicting others as needed, for a lease that has `held` bytes already.
     fn admit(&self, held: u64, bytes: u64, windows: u64) -> io::Result<()> {
         if held + bytes > self.budget {
-            return Err(Errno::NOMEM.into()); // Not even an empty address space would do.
+            return Err(Errno::NOMEM.into()); // It would not fit if all other windows were gone.
         }
         if self.take(bytes, windows) {
             return Ok(());
         }
-        let _one_at_a_time = self.eviction.lock();
+        let _evicting = self.eviction.lock();
         while !self.take(bytes, windows) {
             if !self.evict_one() {
                 return Err(Errno::NOMEM.into());
@@ -264,8 +265,8 @@ impl Drop for Lease {
     }
 }
 
-/// What windows may take when nobody says otherwise: half of what the limit on address space leaves, and
-/// no more than there is physical memory.
+/// The budget in bytes where no option gives one: half of what RLIMIT_AS leaves, and at most the size of
+/// physical memory.
 pub fn default_budget() -> u64 {
     let info = rustix::system::sysinfo();
     let memory = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
@@ -275,7 +276,7 @@ pub fn default_budget() -> u64 {
     }
 }
 
-/// The size of our own address space in bytes; 0 if /proc does not tell.
+/// The size of our own address space in bytes; 0 if /proc cannot be read.
 fn own_address_space() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());

@@ -3,8 +3,8 @@
 use rustix::io::Errno;
 use std::io;
 
-/// No window covers less than this, whatever the budget.
-const SMALLEST_WINDOW: u64 = 64 << 10;
+/// No window covers fewer bytes than this, however small the budget.
+const MIN_WINDOW: u64 = 64 << 10;
 
 /// Rounds up to a whole page.
 fn page_up(bytes: u64) -> u64 {
@@ -34,10 +34,10 @@ pub struct Geometry {
 impl Geometry {
     /// Windows of `window_size` bytes, or an eighth of the budget where that is less.
     pub fn new(window_size: u64, overlap: u64, budget: u64) -> Geometry {
-        let eighth = (budget / 8).max(SMALLEST_WINDOW);
+        let eighth = (budget / 8).max(MIN_WINDOW);
         let eighth = 1 << eighth.ilog2();
         Geometry {
-            window: page_up(window_size.min(eighth).max(SMALLEST_WINDOW)),
+            window: page_up(window_size.min(eighth).max(MIN_WINDOW)),
             overlap: page_up(overlap),
         }
     }

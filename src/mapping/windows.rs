@@ -19,8 +19,8 @@ use std::sync::{Arc, Weak};
 /// The content is what a file holds from `base` on: the whole file where that is zero. Offsets and lengths
 /// count from the beginning of the content.
 ///
-/// A window leaves the table by being taken out of it, and is unmapped when its last pin is dropped: never
-/// under a reader. To change a window one takes it out as its only owner, so a remapping needs no lock.
+/// A window that was taken out of the table is unmapped when its last pin is dropped: never under a reader.
+/// Only a window without pins is remapped, after it was taken out of the table: that needs no lock.
 #[derive(Debug)]
 pub struct WindowSet {
     this: Weak<WindowSet>,
@@ -35,7 +35,7 @@ pub struct WindowSet {
 #[derive(Debug, Default)]
 struct Table {
     slots: BTreeMap<u64, Slot>,
-    /// The greatest length of the content that windows were cut to since `resize` last said it.
+    /// The greatest content length that a window was mapped for since the last `resize`.
     content_len: u64,
 }
 
@@ -112,12 +112,12 @@ impl WindowSet {
     fn present(&self, index: u64) -> Option<Arc<Window>> {
         let table = self.table.read();
         let window = &table.slots.get(&index)?.window;
-        window.touch(self.space.now());
+        window.mark_used(self.space.now());
         Some(Arc::clone(window))
     }
 
     /// A window that reaches the end of the content or its full extent, in place of one of `len` bytes: the
-    /// same one grown if nobody pins it, otherwise a new one.
+    /// same one grown if it is not pinned, otherwise a new one.
     fn cover(
         &self,
         fd: BorrowedFd<'_>,
@@ -141,7 +141,7 @@ impl WindowSet {
         Ok(self.insert(index, window, content_len))
     }
 
-    /// Takes a window shorter than `len` out of the table, if nobody pins it.
+    /// Takes a window shorter than `len` out of the table, if it is not pinned.
     fn take_short(&self, index: u64, len: u64) -> Option<Window> {
         let mut table = self.table.write();
         let slot = table.slots.get_mut(&index)?;
@@ -159,16 +159,16 @@ impl WindowSet {
             .map(|()| window)
     }
 
-    /// Puts a window in its place, unless another thread has put one there that is no shorter; returns the one
-    /// that is there then. The other one is unmapped with its last pin.
+    /// Puts a window in the table, unless another thread has put one there that is no shorter. Returns the
+    /// one that is in the table then; the other one is unmapped with its last pin.
     fn insert(&self, index: u64, window: Window, content_len: u64) -> Arc<Window> {
         let window = Arc::new(window);
         let mut table = self.table.write();
         let no_shorter = |slot: &&Slot| slot.window.len() >= window.len();
         if let Some(slot) = table.slots.get(&index).filter(no_shorter) {
-            let winner = Arc::clone(&slot.window);
+            let present = Arc::clone(&slot.window);
             drop(table);
-            return winner;
+            return present;
         }
         let old = self.remove(&mut table, index);
         if old.as_ref().is_some_and(|old| old.window.is_dirty()) {
@@ -246,10 +246,13 @@ impl WindowSet {
         }
     }
 
-    /// msync(`MS_SYNC`) over the windows written through since the last sync; how much of the content, from its
-    /// beginning, that has made durable in one piece, or the first error, after all were tried. Windows evicted
-    /// or replaced since they were written to are not seen here: their pages are dirty in the page cache, for
-    /// an fsync(2) to cover.
+    /// msync(`MS_SYNC`) over the windows written through since the last sync. Returns how many bytes that has
+    /// made durable, counted from the beginning of the content: the length of the first window, or 0. Windows
+    /// evicted or replaced since they were written to are not included: their pages are dirty in the page cache,
+    /// and fsync(2) covers them.
+    ///
+    /// # Errors
+    /// The first one of msync(2), after all windows were tried.
     pub fn sync(&self) -> io::Result<u64> {
         let (mut durable, mut outcome) = (0, Ok(()));
         for (index, window) in self.select(Window::is_dirty) {
@@ -269,17 +272,18 @@ impl WindowSet {
         }
     }
 
-    /// Forbids stores through any window; one that refuses is dropped instead.
+    /// Forbids stores through any window. A window that cannot be protected is dropped from the table.
     pub fn protect(&self) {
         for (index, window) in self.select(|_| true) {
             if window.make_read_only().is_err() {
-                let refused = self.remove(&mut self.table.write(), index);
-                drop(refused);
+                let dropped = self.remove(&mut self.table.write(), index);
+                drop(dropped); // Unmapped with the table unlocked.
             }
         }
     }
 
-    /// The windows that `wanted` picks, pinned by the answer, for work that the table must not be locked for.
+    /// The windows that are `wanted`, which stay mapped as long as the result lives. For work during which the
+    /// table must not be locked.
     fn select(&self, wanted: impl Fn(&Window) -> bool) -> Vec<(u64, Arc<Window>)> {
         let table = self.table.read();
         let picked = table.slots.iter().filter(|(_, slot)| wanted(&slot.window));
@@ -340,9 +344,9 @@ impl Evict for WindowSet {
             slot.ticket = self.space.requeue(ticket, last_used, this, index);
             return false;
         }
-        let victim = table.slots.remove(&index);
+        let evicted = table.slots.remove(&index);
         drop(table);
-        drop(victim); // Unmapped with the table unlocked.
+        drop(evicted); // Unmapped with the table unlocked.
         true
     }
 }
@@ -360,7 +364,7 @@ impl Pin {
         self.len
     }
 
-    /// Never: nothing cannot be pinned.
+    /// Always false: an empty range cannot be pinned.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -400,7 +404,7 @@ impl Pin {
         self.window.write(self.start, bytes)
     }
 
-    /// Has the kernel start reading `range`, given in offsets of the content, as far as the window goes.
+    /// Makes the kernel start reading `range`, given in offsets of the content, as far as the window goes.
     pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
         let [start, end] =
             [range.start, range.end].map(|offset| offset.saturating_sub(self.window_start));
