@@ -244,12 +244,14 @@ fn read_mapped(mount: &Path, figures: &Figures, rng: &mut Rng) {
     let Some(map) = figures.outcome("mmap", &[libc::ENODEV], mapped) else {
         return;
     };
+    let handler = guard::install().expect("installed by the test already");
     let mut page = vec![0; 4096];
     for _ in 0..16 {
         let offset = rng.below(LONGEST) & !4095;
-        // SAFETY: the page lies within the mapping, `page` is as long, the handler is installed.
+        // SAFETY: the page lies within the mapping, `page` is as long.
         let copied = unsafe {
             guard::copy(
+                handler,
                 page.as_mut_ptr(),
                 map.cast::<u8>().add(offset as usize),
                 4096,
@@ -263,8 +265,14 @@ fn read_mapped(mount: &Path, figures: &Figures, rng: &mut Rng) {
         if let (Some(tag), 0) = (seen.tag(), rng.below(4)) {
             let bytes = pattern::bytes(tag, offset, 4096);
             // SAFETY: as above, the other way round.
-            let _ =
-                unsafe { guard::copy(map.cast::<u8>().add(offset as usize), bytes.as_ptr(), 4096) };
+            let _ = unsafe {
+                guard::copy(
+                    handler,
+                    map.cast::<u8>().add(offset as usize),
+                    bytes.as_ptr(),
+                    4096,
+                )
+            };
         }
     }
     // SAFETY: the mapping made above, of which nothing is left.

@@ -1,7 +1,6 @@
-//! How much address space the windows of all files may take together, and which window goes next.
+//! How much address space all windows may take together, and which of them is unmapped next.
 
-use super::guard;
-use super::windows::WindowSet;
+use super::geometry::Geometry;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -9,81 +8,27 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
-/// No window covers less than this, whatever the budget.
-const SMALLEST_WINDOW: u64 = 64 << 10;
-
-/// Rounds up to a whole page.
-pub(super) fn page_up(bytes: u64) -> u64 {
-    bytes.next_multiple_of(rustix::param::page_size() as u64)
+/// The place of a window in the order of eviction: the least ticket is evicted first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket {
+    /// The tick of the last use that the order accounts for.
+    pub(super) last_used: u64,
+    /// Tells windows of the same tick apart.
+    number: u64,
 }
 
-/// Where windows begin and end.
-///
-/// ```text
-/// file      0         W         2W        3W    end   page_up(end)
-///           |---------|---------|---------|------|--:
-/// window 0  [=========~~~~)     :         :         :   = window
-/// window 1  :         [=========~~~~)     :         :   ~ overlap
-/// window 2  :         :         [=========~~~~)     :
-/// window 3  :         :         :         [=========)   cut at the end, rounded up to the page
-/// ```
-///
-/// A request that begins in `[k*W, (k+1)*W)` and is no longer than the overlap ends within window k.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Geometry {
-    /// W: the distance from one window's beginning to the next one's, a multiple of the page.
-    pub window: u64,
-    /// The largest request, rounded up to the page.
-    pub overlap: u64,
+/// A holder of windows, which can unmap one of them to make room.
+pub(super) trait Evict: Send + Sync {
+    /// Unmaps the window `index`, which the queue held under `ticket` and no longer holds. False if it was not
+    /// unmapped: it is in use or was used since, and is back in the queue by [`AddressSpace::requeue`]; or it had
+    /// left its table before.
+    fn evict(&self, index: u64, ticket: Ticket) -> bool;
 }
 
-impl Geometry {
-    /// Windows of `window_size` bytes, or an eighth of the budget where that is less.
-    pub fn new(window_size: u64, overlap: u64, budget: u64) -> Geometry {
-        let eighth = (budget / 8).max(SMALLEST_WINDOW);
-        let eighth = 1 << eighth.ilog2();
-        Geometry {
-            window: page_up(window_size.min(eighth).max(SMALLEST_WINDOW)),
-            overlap: page_up(overlap),
-        }
-    }
-
-    /// The window for requests beginning at `offset`.
-    pub fn index(&self, offset: u64) -> u64 {
-        offset / self.window
-    }
-
-    /// The file offset at which window `index` begins.
-    pub fn start(&self, index: u64) -> u64 {
-        index * self.window
-    }
-
-    /// The length of a window that the end of file does not cut.
-    pub fn full(&self) -> u64 {
-        self.window + self.overlap
-    }
-
-    /// The length of window `index` in a file of `file_len` bytes.
-    pub fn extent(&self, index: u64, file_len: u64) -> u64 {
-        page_up(file_len)
-            .saturating_sub(self.start(index))
-            .min(self.full())
-    }
-
-    /// The length to which a window of `len` bytes grows: doubling, so that a file growing by small
-    /// appends has its last window remapped a logarithmic number of times. What lies beyond the end of
-    /// file is never touched (pins are bounded by the file's length) and is cut off by `resize`.
-    pub fn grown(&self, index: u64, len: u64, file_len: u64) -> u64 {
-        self.extent(index, file_len).max(2 * len).min(self.full())
-    }
-}
-
-/// When a window was last used, and its number; the least ticket is evicted first.
-pub(super) type Ticket = (u64, u64);
-
+/// A window in the queue.
 #[derive(Debug)]
-struct Entry {
-    set: Weak<WindowSet>,
+struct Queued {
+    holder: Weak<dyn Evict>,
     index: u64,
 }
 
@@ -95,28 +40,30 @@ struct Usage {
 
 /// The address space that the windows of one session share.
 ///
-/// Least-recently-used order is kept lazily: a pin only stamps its window with the clock, which ticks
-/// when a window is mapped; the queue catches up when a stamped window comes to its front. So a pin
-/// takes no lock here, and an eviction costs O(log n) for itself and each window used since it was queued.
+/// Least-recently-used order is kept lazily. The clock ticks when a window is mapped. A use only stores the
+/// present tick in its window. A window that is at the front of the queue, but was used since, is put back by
+/// the tick of that use. So a use takes no lock here, and an eviction costs O(log n) for itself and for each
+/// window used since it was queued.
 #[derive(Debug)]
 pub struct AddressSpace {
     geometry: Geometry,
     budget: u64,
     max_windows: u64,
     clock: AtomicU64,
-    /// Held while evicting, so that a window on its way out is not missed by a second thread that then
-    /// reports ENOMEM. Lock order: before any `WindowSet::table`; never taken with one held.
+    /// Held while evicting. A window being evicted is in no queue, but its room is still taken: a second
+    /// thread would find nothing to evict and report ENOMEM. Lock order: before any lock that
+    /// [`Evict::evict`] takes; never taken with one of those held.
     eviction: Mutex<()>,
-    /// Lock order: after `WindowSet::table`. Holds every window that is in a table.
-    queue: Mutex<BTreeMap<Ticket, Entry>>,
+    /// Every window that a holder has, except the one being evicted. Lock order: after the holders' locks.
+    queue: Mutex<BTreeMap<Ticket, Queued>>,
     /// Lock order: last.
     usage: Mutex<Usage>,
 }
 
 impl AddressSpace {
     /// Address space of `budget` bytes, for windows of about `window_size` bytes and requests of at most
-    /// `max_request`. Installs the guard's handler, so that whoever has a window has that too.
-    pub fn new(budget: u64, window_size: u64, max_request: u64) -> io::Result<Arc<AddressSpace>> {
+    /// `max_request`.
+    pub fn new(budget: u64, window_size: u64, max_request: u64) -> Arc<AddressSpace> {
         // Half: the other half is for allocators, stacks and libraries.
         let max_windows = max_map_count().unwrap_or(65_530) / 2;
         AddressSpace::with_limits(
@@ -130,9 +77,8 @@ impl AddressSpace {
         budget: u64,
         max_windows: u64,
         geometry: Geometry,
-    ) -> io::Result<Arc<AddressSpace>> {
-        guard::install()?;
-        Ok(Arc::new(AddressSpace {
+    ) -> Arc<AddressSpace> {
+        Arc::new(AddressSpace {
             geometry,
             budget,
             max_windows,
@@ -140,7 +86,7 @@ impl AddressSpace {
             eviction: Mutex::default(),
             queue: Mutex::default(),
             usage: Mutex::default(),
-        }))
+        })
     }
 
     /// Where windows begin and end.
@@ -153,22 +99,22 @@ impl AddressSpace {
         self.budget
     }
 
-    /// The bytes mapped or about to be, pinned windows that left their table included.
+    /// The bytes mapped or about to be, borrowed windows that left their table included.
     pub fn used(&self) -> u64 {
         self.usage.lock().bytes
     }
 
-    /// The windows mapped or about to be, pinned ones that left their table included.
+    /// The windows mapped or about to be, borrowed ones that left their table included.
     pub fn windows(&self) -> u64 {
         self.usage.lock().windows
     }
 
-    /// The stamp of a use at this moment.
+    /// The present tick: what a use at this moment stores in its window.
     pub(super) fn now(&self) -> u64 {
         self.clock.load(Relaxed)
     }
 
-    /// Whether a window of `bytes` fits without another one having to go.
+    /// Whether a window of `bytes` fits without an eviction.
     pub fn has_room(&self, bytes: u64) -> bool {
         self.used().saturating_add(bytes) <= self.budget()
     }
@@ -189,7 +135,7 @@ impl AddressSpace {
         loop {
             match attempt() {
                 Err(e) if Errno::from_io_error(&e) == Some(Errno::NOMEM) => {
-                    let _one_at_a_time = self.eviction.lock();
+                    let _evicting = self.eviction.lock();
                     if (0..step).take_while(|_| self.evict_one()).count() == 0 {
                         return Err(e);
                     }
@@ -200,43 +146,50 @@ impl AddressSpace {
         }
     }
 
-    /// Puts a window that was just used last in the order. Called under its set's table lock.
-    pub(super) fn enqueue(&self, set: Weak<WindowSet>, index: u64) -> Ticket {
-        let now = self.clock.fetch_add(1, Relaxed) + 1;
-        self.queue.lock().insert((now, now), Entry { set, index });
-        (now, now)
+    /// Puts window `index` of `holder`, which was just used, at the end of the queue. The holder calls this
+    /// under the lock of its table.
+    pub(super) fn enqueue(&self, holder: Weak<dyn Evict>, index: u64) -> Ticket {
+        let number = self.clock.fetch_add(1, Relaxed) + 1;
+        let ticket = Ticket {
+            last_used: number,
+            number,
+        };
+        self.queue.lock().insert(ticket, Queued { holder, index });
+        ticket
     }
 
-    /// Puts back, at the place `stamp` gives it, a window that came to the front too early. Called under
-    /// its set's table lock.
+    /// Puts a window that [`Evict::evict`] keeps back in the queue, at the place that `last_used` gives it.
+    /// The holder calls this under the lock of its table.
     pub(super) fn requeue(
         &self,
-        (_, number): Ticket,
-        stamp: u64,
-        set: Weak<WindowSet>,
+        ticket: Ticket,
+        last_used: u64,
+        holder: Weak<dyn Evict>,
         index: u64,
     ) -> Ticket {
-        self.queue
-            .lock()
-            .insert((stamp, number), Entry { set, index });
-        (stamp, number)
+        let ticket = Ticket {
+            last_used,
+            ..ticket
+        };
+        self.queue.lock().insert(ticket, Queued { holder, index });
+        ticket
     }
 
-    /// Forgets a window that leaves its table, under that table's lock. A window being looked at for
-    /// eviction is not in the queue; the table then tells the evictor that it is gone.
+    /// Takes a window out of the queue that leaves its holder's table. The holder calls this under the lock of
+    /// that table. A window about to be evicted is not in the queue; `evict` finds it gone from the table.
     pub(super) fn dequeue(&self, ticket: Ticket) {
         self.queue.lock().remove(&ticket);
     }
 
-    /// Takes `bytes` for a holder of `held` already.
+    /// Counts `bytes` and `windows` as used, evicting others as needed, for a lease that has `held` bytes already.
     fn admit(&self, held: u64, bytes: u64, windows: u64) -> io::Result<()> {
         if held + bytes > self.budget {
-            return Err(Errno::NOMEM.into()); // Not even an empty address space would do.
+            return Err(Errno::NOMEM.into()); // It would not fit if all other windows were gone.
         }
         if self.take(bytes, windows) {
             return Ok(());
         }
-        let _one_at_a_time = self.eviction.lock();
+        let _evicting = self.eviction.lock();
         while !self.take(bytes, windows) {
             if !self.evict_one() {
                 return Err(Errno::NOMEM.into());
@@ -262,18 +215,18 @@ impl AddressSpace {
         usage.windows -= windows;
     }
 
-    /// Unmaps the least recently used window that nobody pins. Called with `eviction` held.
+    /// Unmaps the least recently used window that is not in use; false if all are. Called with `eviction` held.
     fn evict_one(&self) -> bool {
-        // Twice round: once to catch up with the stamps, once to see that all of them are pinned.
-        let chances = 2 * self.queue.lock().len();
-        for _ in 0..chances {
-            let Some((ticket, entry)) = self.queue.lock().pop_first() else {
+        // Twice round: once to put every window where its last use belongs, once to see that all are in use.
+        let attempts = 2 * self.queue.lock().len();
+        for _ in 0..attempts {
+            let Some((ticket, queued)) = self.queue.lock().pop_first() else {
                 return false;
             };
-            if entry
-                .set
+            if queued
+                .holder
                 .upgrade()
-                .is_some_and(|set| set.evict(entry.index, ticket))
+                .is_some_and(|holder| holder.evict(queued.index, ticket))
             {
                 return true;
             }
@@ -312,8 +265,8 @@ impl Drop for Lease {
     }
 }
 
-/// What windows may take when nobody says otherwise: half of what the limit on address space leaves, and
-/// no more than there is physical memory.
+/// The budget in bytes where no option gives one: half of what RLIMIT_AS leaves, and at most the size of
+/// physical memory.
 pub fn default_budget() -> u64 {
     let info = rustix::system::sysinfo();
     let memory = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
@@ -323,7 +276,7 @@ pub fn default_budget() -> u64 {
     }
 }
 
-/// The size of our own address space in bytes; 0 if /proc does not tell.
+/// The size of our own address space in bytes; 0 if /proc cannot be read.
 fn own_address_space() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());

@@ -2,9 +2,11 @@
 
 use super::backing::Backing;
 use super::budget::AddressSpace;
+use super::geometry::BaseOffset;
+use super::guard;
 use super::losses::Losses;
 use super::times::Times;
-use super::windows::{Pin, WindowSet};
+use super::windows::{Loan, WindowSet};
 use crate::attr::Attr;
 use crate::cache::FileCache;
 use crate::chores::{Chore, Chores, PendingTimes};
@@ -23,6 +25,8 @@ use std::sync::{Arc, OnceLock, Weak};
 pub struct Context {
     /// The address space that windows live in.
     pub space: Arc<AddressSpace>,
+    /// The SIGBUS handler, without which nothing is mapped.
+    pub handler: guard::Installed,
     /// Which way in-place writes take.
     pub write_path: WritePath,
     /// Whether reading leaves access times alone.
@@ -82,7 +86,7 @@ impl PendingTimes for Mapping {
 impl Mapping {
     /// The file behind `cache`, which lies on `source`.
     pub fn new(source: Arc<SourceDir>, cache: Arc<FileCache>, context: Arc<Context>) -> Arc<Self> {
-        let windows = WindowSet::new(&context.space);
+        let windows = WindowSet::new(&context.space, context.handler, BaseOffset::ZERO);
         Arc::new_cyclic(|this| Mapping {
             this: this.clone(),
             source,
@@ -271,18 +275,18 @@ impl Mapping {
     }
 
     /// A range of the file, mapped from `fd`; `None` where it cannot be mapped.
-    pub(super) fn pin(
+    pub(super) fn borrow(
         &self,
         fd: BorrowedFd<'_>,
         offset: u64,
         len: usize,
         file_len: u64,
-    ) -> Option<Pin> {
+    ) -> Option<Loan> {
         if self.unmappable.load(Relaxed) || len as u64 > self.context.space.geometry().overlap {
             return None;
         }
-        match self.windows.pin(fd, offset, len, file_len) {
-            Ok(pin) => Some(pin),
+        match self.windows.borrow(fd, offset, len, file_len) {
+            Ok(loan) => Some(loan),
             Err(error) => {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
                 if errno != Errno::NOMEM && !self.unmappable.swap(true, Relaxed) {

@@ -1,25 +1,35 @@
 //! The guarded copy: to or from a mapping, an error where a plain copy would die of SIGBUS.
 //!
-//! The copy is a short assembly loop of our own between two labels. A SIGBUS whose instruction pointer
-//! lies between them is answered by resuming at the second label, with the count of bytes left still
-//! in its register; any other SIGBUS goes to whoever handled it before us.
-#![allow(unsafe_code)] // A signal handler and the copy loop it knows cannot be written without.
+//! The copy is a short assembly loop between two labels. When a SIGBUS interrupts it between them, the handler
+//! resumes the thread at the second label, where a register holds the count of bytes left. Any other SIGBUS
+//! goes to the handler that was installed before ours.
+#![allow(unsafe_code)] // A signal handler and an assembly loop, argued at each use.
 
 use std::io;
 
-/// Whether this processor has a guarded copy. Where not, every copy fails with nothing copied, and
-/// callers are left with pread(2) and pwrite(2).
+/// Whether this processor has a guarded copy. Where it has none, every copy fails with nothing copied, and
+/// callers use pread(2) and pwrite(2).
 pub const AVAILABLE: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
-/// A copy met a page that could not be had: beyond a truncated file's end, no space, no medium.
+/// The kernel could not provide a page: it is beyond the end of a truncated file, the disk is full, or the
+/// device failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     /// Bytes at the front that were copied for certain.
     pub copied: usize,
 }
 
-/// Installs the SIGBUS handler, once; later calls return the first one's result.
-pub fn install() -> io::Result<()> {
+/// Proof that the SIGBUS handler is installed: only [`install`] makes one, and [`copy`] asks for it.
+/// The handler stays installed, so a proof holds for the life of the process, in every thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Installed(());
+
+/// Installs the SIGBUS handler, once; later calls return the first one's result. Processors without a guarded
+/// copy need no handler.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn install() -> io::Result<Installed> {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
         use std::sync::OnceLock;
@@ -28,20 +38,25 @@ pub fn install() -> io::Result<()> {
             .get_or_init(|| loops::install().map_err(|e| e.raw_os_error().unwrap_or(libc::EINVAL)));
         result.map_err(io::Error::from_raw_os_error)?;
     }
-    Ok(())
+    Ok(Installed(()))
 }
 
 /// Copies `len` bytes from `src` to `dst`, either of which may be a mapping of a file.
 ///
+/// # Errors
+/// The kernel could not provide a page.
+///
 /// # Safety
-/// - [`install`] has succeeded;
 /// - `src` is mapped readable and `dst` writable for `len` bytes, and stay so during the call (the file
 ///   behind either may shrink meanwhile: that is the fault reported here);
 /// - the two do not overlap;
 /// - no reference of Rust's covers what is written, or the bytes of a mapping.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) -> Result<(), Fault> {
-    // SAFETY: the caller's promises are the loop's conditions; it follows the C calling convention.
+pub unsafe fn copy(_: Installed, dst: *mut u8, src: *const u8, len: usize) -> Result<(), Fault> {
+    // SAFETY:
+    // - the caller's promises are the loop's conditions about memory;
+    // - where the kernel cannot provide a page, the handler, which is installed, ends the loop;
+    // - the loop follows the C calling convention.
     match unsafe { loops::mmfs_guarded_copy(dst, src, len) } {
         0 => Ok(()),
         left => Err(Fault { copied: len - left }),
@@ -53,7 +68,7 @@ pub unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) -> Result<(), Fault
 /// # Safety
 /// None needed; the signature is that of the other processors.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub unsafe fn copy(_dst: *mut u8, _src: *const u8, len: usize) -> Result<(), Fault> {
+pub unsafe fn copy(_: Installed, _dst: *mut u8, _src: *const u8, len: usize) -> Result<(), Fault> {
     if len == 0 {
         Ok(())
     } else {
@@ -142,10 +157,10 @@ mod loops {
     type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
     type PlainHandler = extern "C" fn(c_int);
 
-    /// What handled SIGBUS before us.
+    /// The action for SIGBUS before ours.
     static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
-    /// Puts our handler in front of the present one, which is remembered before ours can run.
+    /// Installs our handler. The present action is stored before, as our handler needs it.
     pub fn install() -> io::Result<()> {
         let present = sigaction(None)?;
         PREVIOUS.get_or_init(|| present);
@@ -198,7 +213,7 @@ mod loops {
     extern "C" fn on_sigbus(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
         // SAFETY:
         // - under SA_SIGINFO the third argument points to the interrupted thread's ucontext_t;
-        // - it lies on this handler's frame, writable, and nobody else knows it.
+        // - it lies on this handler's frame, writable, and no other reference to it exists.
         let context_of_thread = unsafe { &mut *context.cast::<ucontext_t>() };
         // SAFETY: under SA_SIGINFO the second argument points to a filled siginfo_t.
         let sent = unsafe { (*info).si_code } <= 0;
@@ -207,14 +222,14 @@ mod loops {
         }
     }
 
-    /// Does what would have been done without us. `sent`: by kill(2) and the like, so that returning
+    /// Does what the action before ours does. `sent`: by kill(2) and the like, so that returning
     /// would not raise it again.
     fn chain(signal: c_int, info: *mut siginfo_t, context: *mut c_void, sent: bool) {
         let default = action(libc::SIG_DFL, 0);
         let previous = PREVIOUS.get().unwrap_or(&default);
         match previous.sa_sigaction {
             libc::SIG_IGN if sent => {}
-            // The kernel lets nobody ignore a fault either.
+            // A fault kills even where the signal is ignored: the kernel does the same.
             libc::SIG_DFL | libc::SIG_IGN => {
                 // It cannot fail: the signal is valid and so are the pointers.
                 let _ = sigaction(Some(&default));

@@ -7,6 +7,7 @@
 mod backing;
 pub mod budget;
 mod file;
+pub mod geometry;
 pub mod guard;
 mod losses;
 mod read;

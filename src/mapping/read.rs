@@ -47,20 +47,20 @@ impl Mapping {
         if pattern.is_first() {
             self.move_access_time(fd.as_fd(), &attr);
         }
-        let pin = match self.is_worth_a_window(offset, len, pattern) {
-            true => self.pin(fd.as_fd(), offset, len, attr.size),
+        let loan = match self.is_worth_a_window(offset, len, pattern) {
+            true => self.borrow(fd.as_fd(), offset, len, attr.size),
             false => None,
         };
-        match pin {
-            Some(pin) => {
+        match loan {
+            Some(loan) => {
                 let uncached = |range: &Range<u64>| {
                     !readahead::is_cached(fd.as_fd(), range.start..range.end.min(attr.size))
                 };
                 if let Some(range) = pattern.fetch(offset, len).filter(uncached) {
                     // Advice that is not taken costs speed only.
-                    let _ = pin.will_need(range);
+                    let _ = loan.will_need(range);
                 }
-                pin.with_bytes(|bytes| lend(Ok(bytes)))
+                loan.with_bytes(|bytes| lend(Ok(bytes)))
             }
             None => read_copied(fd.as_fd(), offset, len, lend),
         }
@@ -83,7 +83,7 @@ impl Mapping {
         if self.is_access_time_due(attr) {
             let page = rustix::param::page_size() as u64;
             let lease = self.context.space.reserve(page);
-            let _ = lease.and_then(|lease| Window::map(fd, 0, lease));
+            let _ = lease.and_then(|lease| Window::map(fd, 0, lease, self.context.handler));
         }
     }
 

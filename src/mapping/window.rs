@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // Raw pointers into a mapping, argued at each use.
 
 use super::budget::Lease;
-use super::guard::{self, Fault};
+use super::guard::{self, Fault, Installed};
 use memmap2::{Advice, MmapOptions, MmapRaw, RemapOptions};
 use parking_lot::RwLock;
 use rustix::mm::MprotectFlags;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 /// Why a write through a window failed.
 #[derive(Debug)]
 pub enum WriteError {
-    /// A page could not be had; the same bytes through pwrite(2) tell why.
+    /// The kernel could not provide a page. Writing the same bytes by pwrite(2) tells why.
     Fault(Fault),
     /// The window could not be made writable: EACCES if it was mapped from a read-only descriptor.
     Protect(io::Error),
@@ -37,24 +37,30 @@ impl WriteError {
 pub struct Window {
     map: MmapRaw,
     lease: Lease,
+    handler: Installed,
     /// Written through since the last sync.
     dirty: AtomicBool,
-    /// Whether pages are `PROT_WRITE`. Read-locked during each write, so that nobody takes the permission
-    /// away under the copy. Lock order: none is taken with it held, and it is not taken with others held.
+    /// Whether pages are `PROT_WRITE`. Read-locked during each write, so that the permission stays until the
+    /// copy has ended. Lock order: none is taken with it held, and it is not taken with others held.
     writable: RwLock<bool>,
     last_used: AtomicU64,
 }
 
 impl Window {
     /// Maps as many bytes as were leased, from `offset`, a multiple of the page.
-    pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, lease: Lease) -> io::Result<Window> {
+    pub(super) fn map(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        lease: Lease,
+        handler: Installed,
+    ) -> io::Result<Window> {
         let len = usize::try_from(lease.bytes()).map_err(|_| rustix::io::Errno::NOMEM)?;
         let map = MmapOptions::new()
             .offset(offset)
             .len(len)
             .map_raw_read_only(fd.as_raw_fd())?;
-        // A fault reads what it needs and no more: readers say what else they want. Left to itself the
-        // kernel reads the device's whole read-ahead around every fault, megabytes on some.
+        // A fault then reads only what it needs; `will_need` asks for more. Without this advice the kernel reads the
+        // device's whole read-ahead around every fault, which is megabytes on some devices.
         map.advise(Advice::Random)?;
         let (dirty, writable, last_used) = (
             AtomicBool::new(false),
@@ -64,6 +70,7 @@ impl Window {
         Ok(Window {
             map,
             lease,
+            handler,
             dirty,
             writable,
             last_used,
@@ -90,29 +97,29 @@ impl Window {
         self.map.len() as u64
     }
 
-    /// Never: a window of nothing is not mapped.
+    /// Always false: an empty window cannot be mapped.
     pub fn is_empty(&self) -> bool {
         self.map.len() == 0
     }
 
-    /// The stamp of the last use.
+    /// The tick of the last use.
     pub(super) fn last_used(&self) -> u64 {
         self.last_used.load(Relaxed)
     }
 
-    /// Notes a use. Readers of one window share its cache line: store only what is new.
-    pub(super) fn touch(&self, now: u64) {
+    /// Notes a use at the tick `now`. Readers of one window share its cache line, so only a new tick is stored.
+    pub(super) fn mark_used(&self, now: u64) {
         if self.last_used() != now {
             self.last_used.store(now, Relaxed);
         }
     }
 
-    /// Written through since the last sync.
+    /// Whether it was written through since the last sync.
     pub fn is_dirty(&self) -> bool {
         self.dirty.load(Relaxed)
     }
 
-    /// Has the next sync include this window.
+    /// Makes the next sync include this window.
     pub(super) fn mark_dirty(&self) {
         self.dirty.store(true, Relaxed);
     }
@@ -122,14 +129,14 @@ impl Window {
         self.protect(true)
     }
 
-    /// Forbids stores, after those under way.
+    /// Forbids stores, once the writes under way have ended.
     pub fn make_read_only(&self) -> io::Result<()> {
         self.protect(false)
     }
 
     fn protect(&self, writable: bool) -> io::Result<()> {
-        let mut now = self.writable.write();
-        if *now != writable {
+        let mut current = self.writable.write();
+        if *current != writable {
             let flags = if writable {
                 MprotectFlags::READ | MprotectFlags::WRITE
             } else {
@@ -139,21 +146,22 @@ impl Window {
             // - the range is exactly our own mapping, page-aligned and still mapped;
             // - reading stays allowed; stores are made under `writable` read-locked only, which excludes us.
             unsafe { rustix::mm::mprotect(self.map.as_mut_ptr().cast(), self.map.len(), flags) }?;
-            *now = writable;
+            *current = writable;
         }
         Ok(())
     }
 
-    /// Has the kernel start reading `range`, cut to the window; madvise(2), MADV_WILLNEED.
+    /// Makes the kernel start reading `range`, cut to the window; madvise(2), MADV_WILLNEED.
     pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
-        /// Of one advice the kernel silently takes no more than the device's read-ahead, 128 KiB as a rule.
-        const PIECE: usize = 128 << 10;
+        /// In bytes. For one advice the kernel reads no more than the device's read-ahead, by default 128 KiB,
+        /// and reports success.
+        const MAX_ADVICE: usize = 128 << 10;
         let end = range.end.min(self.len()) as usize;
         (range.start as usize..end)
-            .step_by(PIECE)
+            .step_by(MAX_ADVICE)
             .try_for_each(|at| {
                 self.map
-                    .advise_range(Advice::WillNeed, at, PIECE.min(end - at))
+                    .advise_range(Advice::WillNeed, at, MAX_ADVICE.min(end - at))
             })
     }
 
@@ -179,7 +187,7 @@ impl Window {
     ///
     /// # Panics
     /// If they are not within the window.
-    fn at(&self, start: usize, len: usize) -> *mut u8 {
+    fn address(&self, start: usize, len: usize) -> *mut u8 {
         let end = start.checked_add(len).expect("range overflows");
         assert!(
             end <= self.map.len(),
@@ -190,19 +198,19 @@ impl Window {
     }
 
     /// Lends bytes to `f` for exactly one writev(2): `f` must hand the slice to the kernel and do nothing
-    /// else with it. A byte that cannot be had is then EFAULT to that call, where a load of ours would raise
-    /// SIGBUS; and a byte that others change meanwhile is read by the kernel only, once.
+    /// else with it. A page that the kernel cannot provide is then EFAULT from that call, where a load of ours would
+    /// raise SIGBUS. A byte that others change meanwhile is read by the kernel only, once.
     ///
     /// # Panics
     /// If the range is not within the window.
     pub fn with_bytes<R>(&self, start: usize, len: usize, f: impl FnOnce(&[u8]) -> R) -> R {
-        let data = self.at(start, len);
+        let data = self.address(start, len);
         // SAFETY: of from_raw_parts' conditions
-        // - non-null, aligned, one allocation of `len` bytes: `at` checked it against the mapping, which
+        // - non-null, aligned, one allocation of `len` bytes: `address` checked it against the mapping, which
         //   lives and stays in place as long as `&self`, which outlives the slice;
         // - `len` is no more than the mapping's length, which fits isize;
         // - immutable while lent: not so, as the file can change; but no code of ours loads from the slice,
-        //   it is an address and a length on their way to a system call, and `f` is held to that above.
+        //   `f` passes its address and length to a system call and must do nothing else.
         f(unsafe { std::slice::from_raw_parts(data, len) })
     }
 
@@ -211,13 +219,12 @@ impl Window {
     /// # Panics
     /// If the range is not within the window.
     pub fn read(&self, start: usize, into: &mut [u8]) -> Result<(), Fault> {
-        let from = self.at(start, into.len());
+        let from = self.address(start, into.len());
         // SAFETY:
-        // - a Lease comes from an AddressSpace, which installed the handler first;
         // - `from` was checked against the mapping, readable throughout its life; `into` is a live slice;
         // - they do not overlap: a slice of ours is never in a mapping;
         // - `into` is borrowed by us alone, and references to mapped bytes are never loaded from.
-        unsafe { guard::copy(into.as_mut_ptr(), from, into.len()) }
+        unsafe { guard::copy(self.handler, into.as_mut_ptr(), from, into.len()) }
     }
 
     /// Guarded copy into the window, which is made writable first if it is not.
@@ -225,7 +232,7 @@ impl Window {
     /// # Panics
     /// If the range is not within the window.
     pub fn write(&self, start: usize, bytes: &[u8]) -> Result<(), WriteError> {
-        let to = self.at(start, bytes.len());
+        let to = self.address(start, bytes.len());
         let mut writable = self.writable.read();
         while !*writable {
             drop(writable);
@@ -233,11 +240,10 @@ impl Window {
             writable = self.writable.read();
         }
         // SAFETY:
-        // - a Lease comes from an AddressSpace, which installed the handler first;
         // - `to` was checked against the mapping, writable as long as `writable` is read-locked: until the end;
         // - `bytes` is a live slice; they do not overlap: a slice of ours is never in a mapping;
         // - references to mapped bytes are never loaded from, so none is contradicted.
-        let result = unsafe { guard::copy(to, bytes.as_ptr(), bytes.len()) };
+        let result = unsafe { guard::copy(self.handler, to, bytes.as_ptr(), bytes.len()) };
         // After the copy, as a sync meanwhile may miss it; a fault may have come after some pages.
         self.mark_dirty();
         result.map_err(WriteError::Fault)

@@ -1,8 +1,10 @@
-//! The windows of one file.
+//! The windows of one content.
 
-use super::budget::{AddressSpace, Ticket};
+use super::budget::{AddressSpace, Evict, Ticket};
+use super::geometry::BaseOffset;
 #[cfg(test)]
 use super::guard::Fault;
+use super::guard::Installed;
 use super::window::{Window, WriteError};
 use parking_lot::RwLock;
 use rustix::io::Errno;
@@ -12,14 +14,19 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
-/// The windows of one file, found by their index, mapped as requests come and evicted as room is needed.
+/// The windows of one content, found by their index, mapped as requests come and evicted as room is needed.
 ///
-/// A window leaves the table by being taken out of it, and is unmapped when its last pin is dropped: never
-/// under a reader. To change a window one takes it out as its only owner, so a remapping needs no lock.
+/// The content is what a file holds from `base` on: the whole file where that is zero. Offsets and lengths
+/// count from the beginning of the content.
+///
+/// A window that was taken out of the table is unmapped when its last loan is dropped: never under a reader.
+/// Only a window that nobody borrows is remapped, after it was taken out of the table: that needs no lock.
 #[derive(Debug)]
 pub struct WindowSet {
     this: Weak<WindowSet>,
     space: Arc<AddressSpace>,
+    base: BaseOffset,
+    handler: Installed,
     /// Lock order: after `AddressSpace::eviction`, before `AddressSpace::queue`. Held for look-up and change of
     /// the table only: never while mapping, unmapping, copying or replying.
     table: RwLock<Table>,
@@ -28,8 +35,8 @@ pub struct WindowSet {
 #[derive(Debug, Default)]
 struct Table {
     slots: BTreeMap<u64, Slot>,
-    /// The greatest length of file that windows were cut to since `resize` last said it.
-    file_len: u64,
+    /// The greatest content length that a window was mapped for since the last `resize`.
+    content_len: u64,
 }
 
 #[derive(Debug)]
@@ -38,57 +45,60 @@ struct Slot {
     ticket: Ticket,
 }
 
-/// A range of a file, mapped as long as this lives.
+/// A range of a content, mapped as long as this lives.
 #[derive(Debug)]
-pub struct Pin {
+pub struct Loan {
     window: Arc<Window>,
-    /// The file offset at which the window begins.
-    base: u64,
+    /// The offset at which the window begins.
+    window_start: u64,
     start: usize,
     len: usize,
 }
 
 impl WindowSet {
-    /// A file without windows yet.
-    pub fn new(space: &Arc<AddressSpace>) -> Arc<WindowSet> {
+    /// A content without windows yet, which begins at `base` in its file.
+    pub fn new(space: &Arc<AddressSpace>, handler: Installed, base: BaseOffset) -> Arc<WindowSet> {
         let (space, table) = (Arc::clone(space), RwLock::default());
         Arc::new_cyclic(|this| WindowSet {
             this: Weak::clone(this),
             space,
+            base,
+            handler,
             table,
         })
     }
 
-    /// Pins `[offset, offset + len)`, mapping its window from `fd` if there is none or it is too short.
+    /// Borrows `[offset, offset + len)`, mapping its window from `fd` if there is none or it is too short.
+    /// `content_len` is the length that the content has right now: no more than the file has beyond `base`.
     ///
-    /// EINVAL if the range is empty, longer than the overlap, or not within `file_len`, the length that the file
-    /// has right now; ENOMEM if there is no address space for it; otherwise what mmap(2) says (ENODEV: the
-    /// file cannot be mapped).
-    pub fn pin(
+    /// # Errors
+    /// EINVAL if the range is empty, longer than the overlap, or not within `content_len`; ENOMEM if there is
+    /// no address space for it; otherwise what mmap(2) says (ENODEV: the file cannot be mapped).
+    pub fn borrow(
         &self,
         fd: BorrowedFd<'_>,
         offset: u64,
         len: usize,
-        file_len: u64,
-    ) -> io::Result<Pin> {
+        content_len: u64,
+    ) -> io::Result<Loan> {
         let geometry = self.space.geometry();
         let end = offset.checked_add(len as u64).ok_or(Errno::INVAL)?;
-        if len == 0 || len as u64 > geometry.overlap || end > file_len {
+        if len == 0 || len as u64 > geometry.overlap || end > content_len {
             return Err(Errno::INVAL.into());
         }
         let index = geometry.index(offset);
-        let base = geometry.start(index);
+        let window_start = geometry.start(index);
         let window = match self.present(index) {
-            Some(window) if window.len() >= end - base => window,
+            Some(window) if window.len() >= end - window_start => window,
             present => {
-                let len = present.map_or(0, |short| short.len()); // The short one is unpinned here.
-                self.cover(fd, index, len, file_len)?
+                let len = present.map_or(0, |short| short.len()); // The short one is given back here.
+                self.cover(fd, index, len, content_len)?
             }
         };
-        Ok(Pin {
+        Ok(Loan {
             window,
-            base,
-            start: (offset - base) as usize,
+            window_start,
+            start: (offset - window_start) as usize,
             len,
         })
     }
@@ -102,36 +112,36 @@ impl WindowSet {
     fn present(&self, index: u64) -> Option<Arc<Window>> {
         let table = self.table.read();
         let window = &table.slots.get(&index)?.window;
-        window.touch(self.space.now());
+        window.mark_used(self.space.now());
         Some(Arc::clone(window))
     }
 
-    /// A window that reaches the end of file or its full extent, in place of one of `len` bytes: the same one
-    /// grown if nobody pins it, otherwise a new one.
+    /// A window that reaches the end of the content or its full extent, in place of one of `len` bytes: the
+    /// same one grown if it is not borrowed, otherwise a new one.
     fn cover(
         &self,
         fd: BorrowedFd<'_>,
         index: u64,
         len: u64,
-        file_len: u64,
+        content_len: u64,
     ) -> io::Result<Arc<Window>> {
         let geometry = self.space.geometry();
-        let goal = geometry.grown(index, len, file_len);
+        let goal = geometry.grown(index, len, content_len);
         let same = self
             .take_short(index, goal)
             .and_then(|window| self.remapped(window, goal));
         let window = match same {
             Some(window) => window,
             None => {
-                let start = geometry.start(index);
+                let start = self.base.in_file(geometry.start(index))?;
                 self.space
-                    .with_room(|| Window::map(fd, start, self.space.reserve(goal)?))?
+                    .with_room(|| Window::map(fd, start, self.space.reserve(goal)?, self.handler))?
             }
         };
-        Ok(self.insert(index, window, file_len))
+        Ok(self.insert(index, window, content_len))
     }
 
-    /// Takes a window shorter than `len` out of the table, if nobody pins it.
+    /// Takes a window shorter than `len` out of the table, if it is not borrowed.
     fn take_short(&self, index: u64, len: u64) -> Option<Window> {
         let mut table = self.table.write();
         let slot = table.slots.get_mut(&index)?;
@@ -149,22 +159,23 @@ impl WindowSet {
             .map(|()| window)
     }
 
-    /// Puts a window in its place, unless another thread has put one there that is no shorter; returns the one
-    /// that is there then. The other one is unmapped with its last pin.
-    fn insert(&self, index: u64, window: Window, file_len: u64) -> Arc<Window> {
+    /// Puts a window in the table, unless another thread has put one there that is no shorter. Returns the
+    /// one that is in the table then; the other one is unmapped with its last loan.
+    fn insert(&self, index: u64, window: Window, content_len: u64) -> Arc<Window> {
         let window = Arc::new(window);
         let mut table = self.table.write();
         let no_shorter = |slot: &&Slot| slot.window.len() >= window.len();
         if let Some(slot) = table.slots.get(&index).filter(no_shorter) {
-            let winner = Arc::clone(&slot.window);
+            let present = Arc::clone(&slot.window);
             drop(table);
-            return winner;
+            return present;
         }
         let old = self.remove(&mut table, index);
         if old.as_ref().is_some_and(|old| old.window.is_dirty()) {
             window.mark_dirty();
         }
-        let ticket = self.space.enqueue(Weak::clone(&self.this), index);
+        let this: Weak<WindowSet> = Weak::clone(&self.this);
+        let ticket = self.space.enqueue(this, index);
         table.slots.insert(
             index,
             Slot {
@@ -172,7 +183,7 @@ impl WindowSet {
                 ticket,
             },
         );
-        table.file_len = table.file_len.max(file_len);
+        table.content_len = table.content_len.max(content_len);
         drop(table);
         drop(old); // Unmapped with the table unlocked.
         window
@@ -184,50 +195,24 @@ impl WindowSet {
         Some(slot)
     }
 
-    /// Unmaps a window that came to the front of the queue; false if it is gone, used since, or pinned.
-    /// A dirty one may go: its pages stay dirty in the page cache, where fsync(2) finds them.
-    pub(super) fn evict(&self, index: u64, ticket: Ticket) -> bool {
-        let mut table = self.table.write();
-        let Some(slot) = table
-            .slots
-            .get_mut(&index)
-            .filter(|slot| slot.ticket == ticket)
-        else {
-            return false;
-        };
-        let pinned = Arc::get_mut(&mut slot.window).is_none();
-        let stamp = if pinned {
-            self.space.now()
-        } else {
-            slot.window.last_used()
-        };
-        if pinned || stamp > ticket.0 {
-            slot.ticket = self
-                .space
-                .requeue(ticket, stamp, Weak::clone(&self.this), index);
-            return false;
-        }
-        let victim = table.slots.remove(&index);
-        drop(table);
-        drop(victim); // Unmapped with the table unlocked.
-        true
-    }
-
-    /// Follows a change of the file's length to `file_len`: drops windows beyond the end, cuts those that
-    /// reach beyond it, lengthens those that stopped at the old end. The caller excludes pins meanwhile; a
-    /// window that is pinned nevertheless is dropped from the table and mapped again when needed.
-    pub fn resize(&self, file_len: u64) {
+    /// Follows a change of the content's length to `content_len`: drops windows beyond the end, cuts those that
+    /// reach beyond it, lengthens those that stopped at the old end. The caller excludes loans meanwhile; a
+    /// window that is borrowed nevertheless is dropped from the table and mapped again when needed.
+    pub fn resize(&self, content_len: u64) {
         let geometry = self.space.geometry();
         let (beyond, wrong) = {
             let mut table = self.table.write();
-            let shrunk = file_len < table.file_len;
-            table.file_len = file_len;
-            let beyond = table.slots.split_off(&file_len.div_ceil(geometry.window));
+            let shrunk = content_len < table.content_len;
+            table.content_len = content_len;
+            let beyond = table
+                .slots
+                .split_off(&content_len.div_ceil(geometry.window));
             beyond
                 .values()
                 .for_each(|slot| self.space.dequeue(slot.ticket));
-            // Only the last windows can have the wrong length: those cut at an end of file, then or now.
-            let ends = |index, len| len < geometry.full() || geometry.start(index) + len > file_len;
+            // Only the last windows can have the wrong length: those cut at the end, then or now.
+            let ends =
+                |index, len| len < geometry.full() || geometry.start(index) + len > content_len;
             let last = table
                 .slots
                 .iter()
@@ -236,10 +221,10 @@ impl WindowSet {
             let wrong: Vec<_> = last
                 .take_while(|&(index, len)| ends(index, len))
                 .filter_map(|(index, len)| {
-                    let extent = geometry.extent(index, file_len);
+                    let extent = geometry.extent(index, content_len);
                     let goal = match shrunk {
                         true => len.min(extent),
-                        false if len < extent => geometry.grown(index, len, file_len),
+                        false if len < extent => geometry.grown(index, len, content_len),
                         false => len,
                     };
                     (goal != len).then_some((index, goal))
@@ -256,15 +241,18 @@ impl WindowSet {
             if let Some(window) =
                 Arc::into_inner(window).and_then(|window| self.remapped(window, goal))
             {
-                self.insert(index, window, file_len);
+                self.insert(index, window, content_len);
             }
         }
     }
 
-    /// msync(`MS_SYNC`) over the windows written through since the last sync; how much of the file, from its
-    /// beginning, that has made durable in one piece, or the first error, after all were tried. Windows evicted
-    /// or replaced since they were written to are not seen here: their pages are dirty in the page cache, for
-    /// an fsync(2) to cover.
+    /// msync(`MS_SYNC`) over the windows written through since the last sync. Returns how many bytes that has
+    /// made durable, counted from the beginning of the content: the length of the first window, or 0. Windows
+    /// evicted or replaced since they were written to are not included: their pages are dirty in the page cache,
+    /// and fsync(2) covers them.
+    ///
+    /// # Errors
+    /// The first one of msync(2), after all windows were tried.
     pub fn sync(&self) -> io::Result<u64> {
         let (mut durable, mut outcome) = (0, Ok(()));
         for (index, window) in self.select(Window::is_dirty) {
@@ -284,17 +272,18 @@ impl WindowSet {
         }
     }
 
-    /// Forbids stores through any window; one that refuses is dropped instead.
+    /// Forbids stores through any window. A window that cannot be protected is dropped from the table.
     pub fn protect(&self) {
         for (index, window) in self.select(|_| true) {
             if window.make_read_only().is_err() {
-                let refused = self.remove(&mut self.table.write(), index);
-                drop(refused);
+                let dropped = self.remove(&mut self.table.write(), index);
+                drop(dropped); // Unmapped with the table unlocked.
             }
         }
     }
 
-    /// The windows that `wanted` picks, pinned by the answer, for work that the table must not be locked for.
+    /// The windows that are `wanted`, which stay mapped as long as the result lives. For work during which the
+    /// table must not be locked.
     fn select(&self, wanted: impl Fn(&Window) -> bool) -> Vec<(u64, Arc<Window>)> {
         let table = self.table.read();
         let picked = table.slots.iter().filter(|(_, slot)| wanted(&slot.window));
@@ -303,7 +292,7 @@ impl WindowSet {
             .collect()
     }
 
-    /// Drops all windows, those pinned with their last pin.
+    /// Drops all windows, those borrowed with their last loan.
     pub fn clear(&self) {
         let slots = {
             let mut table = self.table.write();
@@ -334,62 +323,91 @@ impl WindowSet {
     }
 }
 
+impl Evict for WindowSet {
+    /// A dirty window may go: its pages stay dirty in the page cache, where fsync(2) finds them.
+    fn evict(&self, index: u64, ticket: Ticket) -> bool {
+        let mut table = self.table.write();
+        let Some(slot) = table
+            .slots
+            .get_mut(&index)
+            .filter(|slot| slot.ticket == ticket)
+        else {
+            return false;
+        };
+        let borrowed = Arc::get_mut(&mut slot.window).is_none();
+        let last_used = match borrowed {
+            true => self.space.now(),
+            false => slot.window.last_used(),
+        };
+        if borrowed || last_used > ticket.last_used {
+            let this: Weak<WindowSet> = Weak::clone(&self.this);
+            slot.ticket = self.space.requeue(ticket, last_used, this, index);
+            return false;
+        }
+        let evicted = table.slots.remove(&index);
+        drop(table);
+        drop(evicted); // Unmapped with the table unlocked.
+        true
+    }
+}
+
 impl Drop for WindowSet {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-impl Pin {
-    /// The bytes pinned.
+impl Loan {
+    /// The bytes borrowed.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Never: nothing cannot be pinned.
+    /// Always false: an empty range cannot be borrowed.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Lends the pinned bytes for exactly one writev(2); see [`Window::with_bytes`] for what `f` may do.
+    /// Lends the borrowed bytes for exactly one writev(2); see [`Window::with_bytes`] for what `f` may do.
     pub fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
         self.window.with_bytes(self.start, self.len, f)
     }
 
-    /// Guarded copy of the first `into.len()` bytes pinned.
+    /// Guarded copy of the first `into.len()` bytes borrowed.
     ///
     /// # Panics
-    /// If more are asked for than are pinned.
+    /// If more are asked for than are borrowed.
     #[cfg(test)]
     pub fn read(&self, into: &mut [u8]) -> Result<(), Fault> {
         assert!(
             into.len() <= self.len,
-            "reading {} of {} bytes pinned",
+            "reading {} of {} bytes borrowed",
             into.len(),
             self.len
         );
         self.window.read(self.start, into)
     }
 
-    /// Guarded copy over the first `bytes.len()` bytes pinned; makes the window writable first if it is not.
+    /// Guarded copy over the first `bytes.len()` bytes borrowed; makes the window writable first if it is not.
     ///
     /// # Panics
-    /// If there are more than are pinned.
+    /// If there are more than are borrowed.
     pub fn write(&self, bytes: &[u8]) -> Result<(), WriteError> {
         assert!(
             bytes.len() <= self.len,
-            "writing {} of {} bytes pinned",
+            "writing {} of {} bytes borrowed",
             bytes.len(),
             self.len
         );
         self.window.write(self.start, bytes)
     }
 
-    /// Has the kernel start reading `range`, given in file offsets, as far as the window goes.
+    /// Makes the kernel start reading `range`, given in offsets of the content, as far as the window goes.
     pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
-        let [start, end] = [range.start, range.end].map(|offset| offset.saturating_sub(self.base));
+        let [start, end] =
+            [range.start, range.end].map(|offset| offset.saturating_sub(self.window_start));
         self.window.will_need(start..end)
     }
 }

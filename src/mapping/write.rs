@@ -173,8 +173,8 @@ impl Mapping {
         let Some(writer) = self.backing.lock().readable() else {
             return pwrite_all(fd.as_fd(), data, offset);
         };
-        let stored = match self.pin(writer.as_fd(), offset, data.len(), before.size) {
-            Some(pin) => pin
+        let stored = match self.borrow(writer.as_fd(), offset, data.len(), before.size) {
+            Some(loan) => loan
                 .write(data)
                 .map_or_else(|failed| failed.copied(), |()| data.len()),
             None => 0,

@@ -16,7 +16,7 @@ fn truncated(pages: usize, left: usize) -> (File, MmapRaw, usize) {
 
 #[test]
 fn copies_whole_and_counts_what_came_before_a_fault() {
-    install().unwrap();
+    let handler = install().unwrap();
     let (_file, map, page) = truncated(3, 2);
     let mut buffer = vec![7u8; 3 * page];
     for (from, len) in [
@@ -35,10 +35,10 @@ fn copies_whole_and_counts_what_came_before_a_fault() {
         } else {
             Err(Fault { copied: within })
         };
-        // SAFETY: `from + len` is within map and buffer, which are distinct; the handler is installed.
+        // SAFETY: `from + len` is within map and buffer, which are distinct.
         unsafe {
-            let into = copy(map.as_mut_ptr().add(from), buffer.as_ptr(), len);
-            let out = copy(buffer.as_mut_ptr(), map.as_ptr().add(from), len);
+            let into = copy(handler, map.as_mut_ptr().add(from), buffer.as_ptr(), len);
+            let out = copy(handler, buffer.as_mut_ptr(), map.as_ptr().add(from), len);
             // aarch64 moves 16 bytes at a step.
             let fits = |got: Result<(), Fault>| match (got, expected) {
                 (Err(a), Err(b)) => a.copied <= b.copied && b.copied - a.copied < 16,
@@ -55,17 +55,20 @@ fn copies_whole_and_counts_what_came_before_a_fault() {
 
 #[test]
 fn faults_of_several_threads_stay_apart() {
-    install().unwrap();
+    let handler = install().unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4u8 {
             scope.spawn(move || {
                 let (file, map, page) = truncated(2, 1);
                 let mut buffer = vec![thread; 2 * page];
                 for _ in 0..5_000 {
-                    // SAFETY: both are two pages long and distinct; the handler is installed.
+                    // SAFETY: both are two pages long and distinct.
                     let (into, out) = unsafe {
-                        let into = copy(map.as_mut_ptr(), buffer.as_ptr(), 2 * page);
-                        (into, copy(buffer.as_mut_ptr(), map.as_ptr(), 2 * page))
+                        let into = copy(handler, map.as_mut_ptr(), buffer.as_ptr(), 2 * page);
+                        (
+                            into,
+                            copy(handler, buffer.as_mut_ptr(), map.as_ptr(), 2 * page),
+                        )
                     };
                     assert_eq!(
                         (into, out),

@@ -1,5 +1,8 @@
+mod base;
+
 use super::*;
-use crate::mapping::budget::Geometry;
+use crate::mapping::geometry::Geometry;
+use crate::mapping::guard;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -18,7 +21,10 @@ pub(in crate::mapping) fn space(windows: u64) -> Arc<AddressSpace> {
             overlap: O,
         },
     )
-    .unwrap()
+}
+
+pub(in crate::mapping) fn new_set(space: &Arc<AddressSpace>) -> Arc<WindowSet> {
+    WindowSet::new(space, guard::install().unwrap(), BaseOffset::ZERO)
 }
 
 /// The byte that `patterned` files have at `offset`.
@@ -41,46 +47,16 @@ pub(in crate::mapping) fn sparse(len: u64) -> File {
 
 fn read(set: &WindowSet, file: &File, offset: u64, len: u64) -> Vec<u8> {
     let file_len = file.metadata().unwrap().len();
-    let pin = set
-        .pin(file.as_fd(), offset, len as usize, file_len)
+    let loan = set
+        .borrow(file.as_fd(), offset, len as usize, file_len)
         .unwrap();
-    let mut bytes = vec![0; pin.len()];
-    pin.read(&mut bytes).unwrap();
+    let mut bytes = vec![0; loan.len()];
+    loan.read(&mut bytes).unwrap();
     bytes
 }
 
 fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Errno {
     Errno::from_io_error(&result.unwrap_err()).unwrap()
-}
-
-#[test]
-fn geometry_follows_budget_and_end_of_file() {
-    let geometry = |window, budget| Geometry::new(window, 1 << 20, budget).window;
-    assert_eq!(geometry(64 << 20, 1 << 40), 64 << 20);
-    assert_eq!(geometry(64 << 20, 100 << 20), 8 << 20);
-    assert_eq!(geometry(64 << 20, 0), 64 << 10);
-    assert_eq!(geometry(3 * W, 1 << 40), 3 * W);
-    let geometry = Geometry {
-        window: W,
-        overlap: O,
-    };
-    for (index, file_len, extent) in [
-        (0, 0, 0),
-        (0, 1, PAGE),
-        (0, PAGE, PAGE),
-        (0, PAGE + 1, 2 * PAGE),
-        (0, FULL - 1, FULL),
-        (0, FULL + 1, FULL),
-        (1, W, 0),
-        (1, W + 1, PAGE),
-        (2, W, 0),
-    ] {
-        assert_eq!(
-            geometry.extent(index, file_len),
-            extent,
-            "{index} {file_len}"
-        );
-    }
 }
 
 #[test]
@@ -99,7 +75,7 @@ fn every_edge_reads_what_the_file_holds() {
         3 * W + 5,
     ] {
         let (file, space) = (patterned(len), space(64));
-        let set = WindowSet::new(&space);
+        let set = new_set(&space);
         let edges = [0, PAGE, W, FULL, 2 * W, len]
             .into_iter()
             .flat_map(|edge| [edge.saturating_sub(1), edge, edge + 1]);
@@ -111,9 +87,11 @@ fn every_edge_reads_what_the_file_holds() {
                     read(&set, &file, offset, size) == expected,
                     "{len}: {offset}+{size}"
                 );
-                let pin = set.pin(file.as_fd(), offset, size as usize, len).unwrap();
+                let loan = set
+                    .borrow(file.as_fd(), offset, size as usize, len)
+                    .unwrap();
                 // Loads of ours, as only a test may: nobody truncates this file.
-                assert!(pin.with_bytes(|bytes| bytes == expected));
+                assert!(loan.with_bytes(|bytes| bytes == expected));
             }
         }
         assert_eq!(set.window_count() as u64, len.div_ceil(W));
@@ -126,7 +104,7 @@ fn every_edge_reads_what_the_file_holds() {
 #[test]
 fn ranges_outside_the_file_or_too_long_are_refused() {
     let (file, space) = (patterned(10), space(4));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     for (offset, len, file_len) in [
         (0, 0, 0),
         (0, 1, 0),
@@ -137,7 +115,7 @@ fn ranges_outside_the_file_or_too_long_are_refused() {
         (0, O as usize + 1, W),
     ] {
         assert_eq!(
-            errno(set.pin(file.as_fd(), offset, len, file_len)),
+            errno(set.borrow(file.as_fd(), offset, len, file_len)),
             Errno::INVAL,
             "{offset} {len} {file_len}"
         );
@@ -150,10 +128,10 @@ fn writes_reach_the_file_and_need_a_writable_descriptor() {
     let named = tempfile::NamedTempFile::new().unwrap();
     let file = named.as_file();
     file.set_len(W + PAGE).unwrap();
-    let set = WindowSet::new(&space(4));
+    let set = new_set(&space(4));
     for offset in [0, PAGE - 1, W - 2, W + PAGE - 3] {
-        let pin = set.pin(file.as_fd(), offset, 3, W + PAGE).unwrap();
-        pin.write(b"abc").unwrap();
+        let loan = set.borrow(file.as_fd(), offset, 3, W + PAGE).unwrap();
+        loan.write(b"abc").unwrap();
         let mut got = [0; 3];
         file.read_exact_at(&mut got, offset).unwrap();
         assert_eq!(&got, b"abc");
@@ -164,7 +142,7 @@ fn writes_reach_the_file_and_need_a_writable_descriptor() {
     assert!(set.select(Window::is_dirty).is_empty());
     set.protect();
     assert_eq!(set.window_count(), 2);
-    set.pin(file.as_fd(), 0, 3, W)
+    set.borrow(file.as_fd(), 0, 3, W)
         .unwrap()
         .write(b"xyz")
         .unwrap();
@@ -172,25 +150,25 @@ fn writes_reach_the_file_and_need_a_writable_descriptor() {
 
     set.clear();
     let read_only = File::open(named.path()).unwrap();
-    let pin = set.pin(read_only.as_fd(), 0, 3, W).unwrap();
+    let loan = set.borrow(read_only.as_fd(), 0, 3, W).unwrap();
     assert!(
-        matches!(pin.write(b"abc"), Err(WriteError::Protect(e)) if Errno::from_io_error(&e) == Some(Errno::ACCESS))
+        matches!(loan.write(b"abc"), Err(WriteError::Protect(e)) if Errno::from_io_error(&e) == Some(Errno::ACCESS))
     );
-    assert!(!pin.window.is_dirty());
+    assert!(!loan.window.is_dirty());
 }
 
 #[test]
 fn a_file_truncated_behind_a_pin_is_a_fault() {
-    let (file, set) = (patterned(2 * PAGE), WindowSet::new(&space(4)));
-    let pin = set
-        .pin(file.as_fd(), 0, 2 * PAGE as usize, 2 * PAGE)
+    let (file, set) = (patterned(2 * PAGE), new_set(&space(4)));
+    let loan = set
+        .borrow(file.as_fd(), 0, 2 * PAGE as usize, 2 * PAGE)
         .unwrap();
     file.set_len(PAGE).unwrap();
     let bytes = vec![9; 2 * PAGE as usize];
-    let failed = pin.write(&bytes).unwrap_err();
+    let failed = loan.write(&bytes).unwrap_err();
     assert!(matches!(failed, WriteError::Fault(_)) && failed.copied() == PAGE as usize);
     assert_eq!(
-        pin.read(&mut vec![0; bytes.len()]),
+        loan.read(&mut vec![0; bytes.len()]),
         Err(Fault {
             copied: PAGE as usize
         })
@@ -199,7 +177,7 @@ fn a_file_truncated_behind_a_pin_is_a_fault() {
     let (_reader, writer) = rustix::pipe::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&writer, 1 << 16).unwrap();
     assert_eq!(
-        pin.with_bytes(|bytes| rustix::io::write(&writer, &bytes[PAGE as usize..])),
+        loan.with_bytes(|bytes| rustix::io::write(&writer, &bytes[PAGE as usize..])),
         Err(Errno::FAULT)
     );
 }
@@ -207,7 +185,7 @@ fn a_file_truncated_behind_a_pin_is_a_fault() {
 #[test]
 fn resize_cuts_drops_and_lengthens() {
     let (file, space) = (patterned(4 * W), space(64));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     for index in 0..4 {
         read(&set, &file, index * W, 1);
     }
@@ -240,8 +218,8 @@ fn resize_cuts_drops_and_lengthens() {
 
 #[test]
 fn resize_keeps_what_was_written_and_may_be_written_again() {
-    let (file, set) = (sparse(PAGE), WindowSet::new(&space(4)));
-    set.pin(file.as_fd(), 0, 1, PAGE)
+    let (file, set) = (sparse(PAGE), new_set(&space(4)));
+    set.borrow(file.as_fd(), 0, 1, PAGE)
         .unwrap()
         .write(b"a")
         .unwrap();
@@ -249,7 +227,7 @@ fn resize_keeps_what_was_written_and_may_be_written_again() {
         file.set_len(len).unwrap();
         set.resize(len);
         assert_eq!(read(&set, &file, 0, 1), b"a");
-        set.pin(file.as_fd(), 1, 1, len)
+        set.borrow(file.as_fd(), 1, 1, len)
             .unwrap()
             .write(b"b")
             .unwrap();
@@ -260,7 +238,7 @@ fn resize_keeps_what_was_written_and_may_be_written_again() {
 #[test]
 fn a_file_growing_by_small_appends_is_remapped_seldom() {
     let (file, space) = (sparse(1), space(4));
-    let set = WindowSet::new(&space);
+    let set = new_set(&space);
     for resized in [false, true] {
         set.clear();
         let mut lengths = Vec::new();
@@ -281,8 +259,8 @@ fn a_file_growing_by_small_appends_is_remapped_seldom() {
 #[test]
 fn a_short_window_that_is_pinned_is_replaced() {
     let (file, space) = (sparse(PAGE), space(4));
-    let set = WindowSet::new(&space);
-    let old = set.pin(file.as_fd(), 0, 1, PAGE).unwrap();
+    let set = new_set(&space);
+    let old = set.borrow(file.as_fd(), 0, 1, PAGE).unwrap();
     old.write(b"a").unwrap();
     file.set_len(W).unwrap();
     assert_eq!(read(&set, &file, W - 1, 1), [0]);
@@ -299,17 +277,17 @@ fn a_short_window_that_is_pinned_is_replaced() {
 #[test]
 fn the_least_recently_used_goes_first_and_pins_stay() {
     let (file, other, space) = (patterned(8 * W), sparse(8 * W), space(4));
-    let (set, second) = (WindowSet::new(&space), WindowSet::new(&space));
-    let pin = |index: u64| set.pin(file.as_fd(), index * W, 1, 8 * W);
+    let (set, second) = (new_set(&space), new_set(&space));
+    let loan = |index: u64| set.borrow(file.as_fd(), index * W, 1, 8 * W);
     let present = || set.table.read().slots.keys().copied().collect::<Vec<_>>();
     for index in 0..4 {
-        pin(index).unwrap();
+        loan(index).unwrap();
     }
-    pin(0).unwrap();
-    let held = pin(1).unwrap();
-    pin(4).unwrap();
+    loan(0).unwrap();
+    let held = loan(1).unwrap();
+    loan(4).unwrap();
     assert_eq!(present(), [0, 1, 3, 4]);
-    // Over files too: whatever is used elsewhere takes the rest, but not what is pinned.
+    // Over files too: whatever is used elsewhere takes the rest, but not what is borrowed.
     for index in 0..7 {
         read(&second, &other, index * W, 1);
     }
@@ -317,11 +295,11 @@ fn the_least_recently_used_goes_first_and_pins_stay() {
     held.read(&mut [0]).unwrap();
     assert!(held.with_bytes(|bytes| bytes == [byte(W)]));
 
-    let pins: Vec<_> = [0, 2, 3].map(|index| pin(index).unwrap()).into();
-    assert_eq!(errno(pin(4)), Errno::NOMEM);
-    assert_eq!(errno(second.pin(other.as_fd(), 0, 1, W)), Errno::NOMEM);
-    drop((pins, held));
-    pin(4).unwrap();
+    let loans: Vec<_> = [0, 2, 3].map(|index| loan(index).unwrap()).into();
+    assert_eq!(errno(loan(4)), Errno::NOMEM);
+    assert_eq!(errno(second.borrow(other.as_fd(), 0, 1, W)), Errno::NOMEM);
+    drop((loans, held));
+    loan(4).unwrap();
     assert_eq!(space.used(), 4 * FULL);
     set.clear();
     assert_eq!((space.used(), space.windows()), (0, 0));
@@ -330,21 +308,21 @@ fn the_least_recently_used_goes_first_and_pins_stay() {
 #[test]
 fn a_pin_outlives_its_window_in_the_table() {
     let (file, space) = (patterned(W), space(4));
-    let set = WindowSet::new(&space);
-    let pin = set.pin(file.as_fd(), 3, 1, W).unwrap();
+    let set = new_set(&space);
+    let loan = set.borrow(file.as_fd(), 3, 1, W).unwrap();
     set.clear();
     assert_eq!((set.mapped_bytes(), space.used()), (0, W));
-    assert!(pin.with_bytes(|bytes| bytes == [3]));
+    assert!(loan.with_bytes(|bytes| bytes == [3]));
     drop(set);
-    assert!(pin.with_bytes(|bytes| bytes == [3]));
-    drop(pin);
+    assert!(loan.with_bytes(|bytes| bytes == [3]));
+    drop(loan);
     assert_eq!(space.used(), 0);
 }
 
 #[test]
 fn advice_leaves_a_window_in_one_piece() {
-    let (file, set) = (sparse(PAGE * 4), WindowSet::new(&space(4)));
-    let pin = set.pin(file.as_fd(), PAGE, 1, 4 * PAGE).unwrap();
+    let (file, set) = (sparse(PAGE * 4), new_set(&space(4)));
+    let loan = set.borrow(file.as_fd(), PAGE, 1, 4 * PAGE).unwrap();
     for range in [
         0..1,
         0..u64::MAX,
@@ -352,9 +330,9 @@ fn advice_leaves_a_window_in_one_piece() {
         5 * PAGE..9 * PAGE,
         1..PAGE + 1,
     ] {
-        pin.will_need(range).unwrap();
+        loan.will_need(range).unwrap();
     }
-    drop(pin);
+    drop(loan);
     let before = set.present(0).unwrap().len();
     file.set_len(W).unwrap();
     let grown = set
@@ -366,14 +344,14 @@ fn advice_leaves_a_window_in_one_piece() {
 
 #[test]
 fn writers_and_protection_do_not_collide() {
-    let (file, set) = (sparse(2 * W), WindowSet::new(&space(4)));
+    let (file, set) = (sparse(2 * W), new_set(&space(4)));
     std::thread::scope(|scope| {
         for thread in 1..=3u8 {
             let (file, set) = (&file, &set);
             scope.spawn(move || {
                 for round in 0..2_000 {
                     let offset = (round * 977 + u64::from(thread)) % W;
-                    set.pin(file.as_fd(), offset, 3000, 2 * W)
+                    set.borrow(file.as_fd(), offset, 3000, 2 * W)
                         .unwrap()
                         .write(&[thread; 3000])
                         .unwrap();
@@ -393,8 +371,8 @@ fn resize_reaches_every_window_that_overlaps_the_end() {
         window: W,
         overlap: 4 * W,
     };
-    let space = AddressSpace::with_limits(1 << 30, 100, geometry).unwrap();
-    let (file, set) = (sparse(0), WindowSet::new(&space));
+    let space = AddressSpace::with_limits(1 << 30, 100, geometry);
+    let (file, set) = (sparse(0), new_set(&space));
     for len in [
         20 * W,
         9 * W + 1,
@@ -423,7 +401,7 @@ fn resize_reaches_every_window_that_overlaps_the_end() {
 #[test]
 fn a_budget_below_one_window_is_enomem() {
     let (file, space) = (sparse(FULL), space(0));
-    let set = WindowSet::new(&space);
-    assert_eq!(errno(set.pin(file.as_fd(), 0, 1, FULL)), Errno::NOMEM);
+    let set = new_set(&space);
+    assert_eq!(errno(set.borrow(file.as_fd(), 0, 1, FULL)), Errno::NOMEM);
     assert_eq!((space.used(), space.windows()), (0, 0));
 }

@@ -7,8 +7,8 @@ use super::node::{Node, plain_number};
 use crate::cache::KernelCache;
 use crate::config::Config;
 use crate::inode::{NodeTable, Numbers, ROOT};
-use crate::mapping::Context;
 use crate::mapping::budget::{AddressSpace, default_budget};
+use crate::mapping::{Context, guard};
 use crate::request::MAX_REQUEST;
 use crate::source::Sources;
 use crate::view::{Reporter, Tree, View};
@@ -37,7 +37,8 @@ impl Shared {
         let descriptors = raise_descriptor_limit();
         let budget = config.map_budget.unwrap_or_else(default_budget);
         let context = Context {
-            space: AddressSpace::new(budget, config.window_size, u64::from(MAX_REQUEST))?,
+            space: AddressSpace::new(budget, config.window_size, u64::from(MAX_REQUEST)),
+            handler: guard::install()?,
             write_path: config.write_path,
             no_atime: config.flags.no_atime,
             chores: reporter.chores,
