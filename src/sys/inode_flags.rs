@@ -1,9 +1,9 @@
 //! `FS_IOC_FSGETXATTR` and `FS_IOC_FSSETXATTR`, see ioctl_xfs_fsgetxattr(2): the kernel asks for them
 //! whenever chattr(1) changes flags.
 
-use super::last_errno;
 use rustix::io::Result;
-use std::os::fd::{AsFd, AsRawFd};
+use rustix::ioctl::{Getter, Opcode, Setter, ioctl};
+use std::os::fd::AsFd;
 
 /// `struct fsxattr` of linux/fs.h, which is passed on as it is.
 pub type FsXattr = [u8; 28];
@@ -18,19 +18,12 @@ pub const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 /// # Errors
 /// ENOTTY or EOPNOTSUPP where the filesystem has none.
 pub fn fs_ioc_fsgetxattr(fd: impl AsFd) -> Result<FsXattr> {
-    let mut attr: FsXattr = [0; 28];
-    // SAFETY: the request writes one `struct fsxattr`, 28 bytes without need for alignment, to the pointer.
-    let status = unsafe {
-        libc::ioctl(
-            fd.as_fd().as_raw_fd(),
-            FS_IOC_FSGETXATTR.into(),
-            attr.as_mut_ptr(),
+    // SAFETY: the request writes one `struct fsxattr`, 28 bytes without need for alignment.
+    unsafe {
+        ioctl(
+            fd,
+            Getter::<{ FS_IOC_FSGETXATTR as Opcode }, FsXattr>::new(),
         )
-    };
-    if status < 0 {
-        Err(last_errno())
-    } else {
-        Ok(attr)
     }
 }
 
@@ -39,17 +32,11 @@ pub fn fs_ioc_fsgetxattr(fd: impl AsFd) -> Result<FsXattr> {
 /// # Errors
 /// EPERM for who may not; those of `fs_ioc_fsgetxattr`.
 pub fn fs_ioc_fssetxattr(fd: impl AsFd, attr: &FsXattr) -> Result<()> {
-    // SAFETY: the request reads one `struct fsxattr`, 28 bytes without need for alignment, from the pointer.
-    let status = unsafe {
-        libc::ioctl(
-            fd.as_fd().as_raw_fd(),
-            FS_IOC_FSSETXATTR.into(),
-            attr.as_ptr(),
+    // SAFETY: the request reads one `struct fsxattr`, 28 bytes without need for alignment.
+    unsafe {
+        ioctl(
+            fd,
+            Setter::<{ FS_IOC_FSSETXATTR as Opcode }, FsXattr>::new(*attr),
         )
-    };
-    if status < 0 {
-        Err(last_errno())
-    } else {
-        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
+use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 /// fork(2): the child's id in the parent, `None` in the child.
@@ -162,15 +163,12 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// EINVAL when the two come from different user namespaces, or `fresh` is connected already.
-pub fn clone_fuse_device(fresh: impl AsFd, session: impl AsFd) -> io::Result<()> {
+pub fn clone_fuse_device(fresh: impl AsFd, session: impl AsFd) -> Result<(), Errno> {
     /// `_IOR(229, 0, uint32_t)` of linux/fuse.h.
-    const FUSE_DEV_IOC_CLONE: libc::Ioctl = 0x8004_e500_u32 as libc::Ioctl;
+    const FUSE_DEV_IOC_CLONE: Opcode = opcode::read::<u32>(229, 0);
     let session = session.as_fd().as_raw_fd() as u32;
-    // SAFETY: this request reads one u32 through the pointer, which is valid for the call.
-    match unsafe { libc::ioctl(fresh.as_fd().as_raw_fd(), FUSE_DEV_IOC_CLONE, &session) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    // SAFETY: this request reads one u32, whatever the direction in its number says.
+    unsafe { ioctl(fresh, Setter::<FUSE_DEV_IOC_CLONE, u32>::new(session)) }
 }
 
 #[cfg(test)]
