@@ -1,10 +1,4 @@
-//! A session: one mounted connection to /dev/fuse, its event loops, and its end.
-
-mod fusermount;
-mod kernel;
-mod mount;
-mod mount_table;
-pub mod preflight;
+//! Mounting, serving, and unmounting at the end.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,74 +7,41 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Filesystem, INodeNo, Notifier, Session, SessionACL};
+use fuser::{Filesystem, Session, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-pub use self::kernel::offered;
-use self::mount::{Mounted, Unmounted};
+use super::answering::Answering;
+use super::mount::{Mounted, Unmounted};
+use super::{device, probe};
 use crate::config::{Access, Config};
 use crate::refusal::{ExitCode, StartError};
 use crate::service;
 use crate::sys::process;
 
-/// How long a detached mount's open files are served.
-const GRACE: Duration = Duration::from_secs(30);
+/// How long the open files of a detached mount are served.
+const DETACHED_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the program may take to end itself after a second signal.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// What is known once the kernel and we have agreed, before the first request is read.
-#[derive(Debug)]
-pub struct Answering {
-    /// `st_dev` of everything in our mount. Unknown only for a mount made by somebody else, on
-    /// kernels before 6.17.
-    pub device: Option<u64>,
-    notifier: Notifier,
-}
-
-impl Answering {
-    /// What has the kernel ask for a node's attributes anew. It waits for no request, so an event loop may call it.
-    pub fn attribute_invalidator(&self) -> impl Fn(u64) + Send + Sync + 'static {
-        const NO_BYTES: i64 = -1;
-        let notifier = self.notifier.clone();
-        move |node| tell(node, notifier.inval_inode(INodeNo(node), NO_BYTES, 0))
-    }
-
-    /// What makes the kernel drop its cache of a node's bytes and attributes. To be called from
-    /// anywhere but an event loop, for the kernel may wait there for a read to be answered.
-    pub fn into_invalidator(self) -> impl Fn(u64) + Send + Sync + 'static {
-        move |node| tell(node, self.notifier.inval_inode(INodeNo(node), 0, 0))
-    }
-}
-
-fn tell(node: u64, outcome: io::Result<()>) {
-    match outcome {
-        // ENOENT: the kernel does not remember the node, so it has nothing to drop.
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-            log::warn!("cannot invalidate node {node}: {error}");
-        }
-        _ => {}
-    }
-}
+/// How long the program may take to end by itself after a second signal.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How far the kernel reads ahead in files of the mount, in KiB.
-const READ_AHEAD: u32 = 256;
+const READ_AHEAD_KIB: u32 = 256;
 
 /// Lets the kernel ask for larger pieces, and for several at a time; its default of 128 KiB bounds what a first
 /// sequential read can reach. INIT can lower that only.
 fn raise_read_ahead(device: u64) {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    if let Err(error) = std::fs::write(&path, READ_AHEAD.to_string()) {
+    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
         log::debug!("{path} stays as it is: {error}");
     }
 }
 
 enum Event {
-    /// A person wants the session to end.
+    /// A signal asks for the end of the session.
     Terminate,
-    /// The kernel has ended it: the mount is gone.
+    /// The event loops have ended: the mount is gone.
     Ended(io::Result<()>),
 }
 
@@ -88,7 +49,7 @@ enum Event {
 /// answers; no thread exists before.
 ///
 /// # Errors
-/// The sentence for what kept the mount from coming about, or broke the session off.
+/// The sentence for why nothing could be mounted, or why the session ended early.
 pub fn serve(
     config: &Config,
     filesystem: impl Filesystem,
@@ -98,26 +59,26 @@ pub fn serve(
     process::prepare_signals().map_err(system("prepare signals"))?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system("handle signals"))?;
     let (mounted, device) = Mounted::new(config)?;
-    let result = shake_hands(config, filesystem, device).and_then(|session| {
+    let result = start(config, filesystem, device).and_then(|session| {
         log::info!("{:?} is mounted on {:?}", config.source, config.mount_point);
         let (device, notifier) = (mounted.device(), session.notifier());
         device.into_iter().for_each(raise_read_ahead);
-        answering(Answering { device, notifier })?;
-        // An error is an answer, too: only silence is not.
-        let reach = |root: &Path| mount_table::reach(root).unwrap_or_default();
+        answering(Answering::new(device, notifier))?;
+        // An error is an answer, too.
+        let reach = |root: &Path| probe::reach(root).unwrap_or_default();
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
         run(session, signals, &mounted)
     });
-    // Whatever happened, a mount that nobody serves is not left behind.
+    // A mount that nobody serves is never left behind.
     match mounted.unmount() {
-        Ok(outcome) => log::debug!("the session has ended, its mount is off: {outcome:?}"),
+        Ok(outcome) => log::debug!("the session has ended: {outcome:?}"),
         Err(error) => log::error!("cannot unmount: {error}"),
     }
     result
 }
 
-/// The session after INIT. It knows of no mount point, so it never unmounts anything.
-fn shake_hands<F: Filesystem>(
+/// Answers the kernel's INIT. The session knows no mount point, so fuser never unmounts anything.
+fn start<F: Filesystem>(
     config: &Config,
     filesystem: F,
     device: OwnedFd,
@@ -129,14 +90,8 @@ fn shake_hands<F: Filesystem>(
     };
     let mut options = fuser::Config::default();
     options.n_threads = Some(config.threads);
-    options.clone_fd = can_clone(&device);
+    options.clone_fd = device::can_clone(&device);
     Session::from_fd(filesystem, device, acl, options).map_err(StartError::Handshake)
-}
-
-/// Whether each event loop can have a /dev/fuse of its own. fuser asks for that when it is too late
-/// to do without, so it is tried here.
-fn can_clone(device: &OwnedFd) -> bool {
-    mount::open_device().is_ok_and(|fresh| process::clone_fuse_device(fresh, device).is_ok())
 }
 
 fn run<F: Filesystem>(
@@ -148,9 +103,9 @@ fn run<F: Filesystem>(
     let ended = events.clone();
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || watch(signals, &events))
+        .spawn(move || handle_signals(signals, &events))
         .and_then(|_| {
-            // Nobody listens for the end any more once the grace is over.
+            // Nothing receives this once the timeout is over.
             let serve = move || drop(ended.send(Event::Ended(session.run())));
             thread::Builder::new().name("session".into()).spawn(serve)
         })
@@ -158,19 +113,19 @@ fn run<F: Filesystem>(
     wait_for_end(&inbox, mounted)
 }
 
-/// The first signal asks for the end, the second one is the end.
-fn watch(mut signals: Signals, events: &Sender<Event>) {
+/// The first signal asks for the end, the second one exits.
+fn handle_signals(mut signals: Signals, events: &Sender<Event>) {
     let mut asked = false;
     for signal in signals.forever() {
         if signal == SIGHUP {
             crate::logging::reopen();
             continue;
         }
-        // When nobody listens, the program is ending already.
+        // If nothing receives it, the program is ending already.
         let _ = events.send(Event::Terminate);
         if asked {
-            // A source or an unmount that hangs holds nobody up for longer.
-            thread::sleep(LAST_WORDS);
+            // A source or an unmount that hangs delays the exit no longer than this.
+            thread::sleep(EXIT_TIMEOUT);
             std::process::exit(ExitCode::Success as i32);
         }
         asked = true;
@@ -181,25 +136,25 @@ fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartE
     let first = inbox.recv();
     service::stopping();
     if let Ok(Event::Ended(result)) = first {
-        return verdict(result);
+        return outcome(result);
     }
     match mounted.unmount() {
         Ok(Unmounted::Clean) => log::info!("unmounted"),
         Ok(Unmounted::Detached) => {
-            log::warn!("busy: detached, open files are served for {GRACE:?}");
+            log::warn!("busy: detached, open files are served for {DETACHED_TIMEOUT:?}");
         }
         Ok(Unmounted::Absent) if mounted.is_adopted() => return Ok(()),
         Ok(Unmounted::Absent) => log::warn!("gone or covered by another mount: not unmounted"),
         Err(error) => log::error!("cannot unmount: {error}"),
     }
-    match inbox.recv_timeout(GRACE) {
-        Ok(Event::Ended(result)) => verdict(result),
+    match inbox.recv_timeout(DETACHED_TIMEOUT) {
+        Ok(Event::Ended(result)) => outcome(result),
         Ok(Event::Terminate) | Err(_) => Ok(()),
     }
 }
 
-/// An aborted connection (/sys/fs/fuse/connections) has been ended by a person, like an unmounted one.
-fn verdict(result: io::Result<()>) -> Result<(), StartError> {
+/// Aborting the connection (/sys/fs/fuse/connections) is a way to end a session, like unmounting. It is no error.
+fn outcome(result: io::Result<()>) -> Result<(), StartError> {
     match result {
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
         result => result.map_err(StartError::Session),

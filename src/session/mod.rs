@@ -1,0 +1,16 @@
+//! A session: one mounted connection to /dev/fuse, its event loops, and its end.
+
+mod answering;
+mod device;
+mod fusermount;
+mod kernel;
+mod mount;
+mod mount_options;
+pub mod preflight;
+mod probe;
+mod serve;
+mod top_mount;
+
+pub use answering::Answering;
+pub use kernel::{Offer, offered};
+pub use serve::serve;
