@@ -27,7 +27,7 @@ fn run() -> Result<(), StartError> {
     };
     logging::start(&options.log())?;
     let config = options.resolve()?;
-    daemon::start(&config, |ready| {
+    daemon::start(config.foreground, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
         let fs = Fs::new(&config).map_err(unreadable)?;
         let outcome = session::serve(&config, Adapter::new(fs.clone(), &config), |answering| {
