@@ -6,25 +6,24 @@ use std::io::{self, Read, Write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use crate::config::Config;
 use crate::init;
 use crate::refusal::{ExitCode, StartError};
 use crate::sys::process;
 
-/// What the child sends once the mount answers. A refusal is sent as its sentence instead.
-const ANSWERS: u8 = 0;
+/// The byte that the child sends once the mount answers. A refusal is sent as its sentence instead.
+const MOUNT_ANSWERS: u8 = 0;
 
-/// The way back to whoever waits for the mount.
+/// Tells the parent process, if there is one, that the mount answers.
 #[derive(Debug)]
 pub struct Ready {
     parent: Option<File>,
 }
 
 impl Ready {
-    /// Says that the mount answers. From here on nothing of ours reaches the terminal.
+    /// Says that the mount answers. From here on nothing is written to the terminal.
     ///
     /// # Errors
-    /// Whoever started the mount has gone, and takes it for failed.
+    /// The parent is gone, so whoever started it takes the mount for failed.
     pub fn announce(&mut self) -> Result<(), StartError> {
         let Some(mut parent) = self.parent.take() else {
             return Ok(());
@@ -32,23 +31,24 @@ impl Ready {
         let quiet = open_null().and_then(|null| Ok(rustix::stdio::dup2_stderr(null)?));
         quiet.map_err(|error| StartError::System("leave the terminal", error))?;
         let gone = |_| StartError::Background("interrupted before the mount answered".into());
-        parent.write_all(&[ANSWERS]).map_err(gone)
+        parent.write_all(&[MOUNT_ANSWERS]).map_err(gone)
     }
 }
 
-/// Runs `serve` in the foreground, or in a background process while we wait for its mount to answer.
+/// Runs `serve` in the foreground, or in a background process while this one waits for the mount to answer.
 /// No thread may exist yet.
 ///
 /// # Errors
-/// What `serve` says in the foreground; what the background process said before its mount answered.
+/// Those of `serve` in the foreground; what the background process said before its mount answered.
 pub fn start(
-    config: &Config,
+    foreground: bool,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     if init::is_first() {
         // There is no background to go to: when process 1 ends, so does its container.
-        init::stand_by().map_err(|error| StartError::System("start the daemon", error))?;
-    } else if !config.foreground {
+        init::fork_and_supervise()
+            .map_err(|error| StartError::System("start the daemon", error))?;
+    } else if !foreground {
         return in_background(serve);
     }
     serve(&mut Ready { parent: None })
@@ -58,37 +58,36 @@ fn in_background(
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     let failed = |error: io::Error| StartError::System("go to the background", error);
-    let (listener, speaker) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     match process::fork().map_err(failed)? {
         Some(child) => {
-            drop(speaker);
-            wait_for(child, File::from(listener))
+            drop(writer);
+            wait_for(child, File::from(reader))
         }
         None => {
-            drop(listener);
-            be_the_daemon(File::from(speaker), serve)
+            drop(reader);
+            run_daemon(File::from(writer), serve)
         }
     }
 }
 
-fn wait_for(child: Pid, mut listener: File) -> Result<(), StartError> {
+fn wait_for(child: Pid, mut reader: File) -> Result<(), StartError> {
     let mut first = [0];
-    match listener.read(&mut first) {
-        Ok(1) if first[0] == ANSWERS => return Ok(()),
+    match reader.read(&mut first) {
+        Ok(1) if first[0] == MOUNT_ANSWERS => return Ok(()),
         Ok(1) => {}
-        _ => return Err(StartError::Background(epitaph(child))),
+        _ => return Err(StartError::Background(how_it_ended(child))),
     }
     let mut sentence = first.to_vec();
-    // What has come of the sentence until an error is better than none.
-    let _ = listener.read_to_end(&mut sentence);
+    // After an error, the part of the sentence that has been read is used.
+    let _ = reader.read_to_end(&mut sentence);
     Err(StartError::Background(
         String::from_utf8_lossy(&sentence).into_owned(),
     ))
 }
 
-/// How a child ended that said nothing.
-fn epitaph(child: Pid) -> String {
+/// How a child ended that has sent nothing.
+fn how_it_ended(child: Pid) -> String {
     let waited =
         rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(child), WaitOptions::empty()));
     let signal = waited
@@ -101,13 +100,13 @@ fn epitaph(child: Pid) -> String {
     }
 }
 
-/// The child: it never returns to `main`, for what it has to say goes to its parent or to the log.
-fn be_the_daemon(
-    speaker: File,
+/// The child. It never returns to `main`: its errors go to its parent or to the log.
+fn run_daemon(
+    writer: File,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     let mut ready = Ready {
-        parent: Some(speaker),
+        parent: Some(writer),
     };
     let result = detach()
         .map_err(|error| StartError::System("go to the background", error))
@@ -116,14 +115,14 @@ fn be_the_daemon(
         std::process::exit(ExitCode::Success as i32);
     };
     match ready.parent {
-        // A parent that is gone cannot be told.
+        // If the parent is gone, nobody reads it.
         Some(mut parent) => drop(parent.write_all(error.to_string().as_bytes())),
         None => log::error!("{error}"),
     }
     std::process::exit(error.exit_code() as i32)
 }
 
-/// Out of the terminal's session and of the working directory. Standard error stays until the mount
+/// Leaves the terminal's session and the working directory. Standard error stays open until the mount
 /// answers.
 fn detach() -> io::Result<()> {
     rustix::process::setsid()?;

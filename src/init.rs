@@ -1,5 +1,5 @@
-//! Process 1 of a container: passes signals on to the mmfs that it starts, and reaps whatever else
-//! ends up as its child.
+//! Process 1 of a container: passes signals on to the mmfs that it starts, and reaps every other process that becomes
+//! its child.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,20 +16,20 @@ pub fn is_first() -> bool {
     getpid().is_init()
 }
 
-/// Returns in the child that is to serve. The kernel keeps signals without a handler from process 1
-/// and makes it the parent of every orphan, so it does nothing but this. No thread may exist yet.
+/// Forks. Returns in the child, which is to serve; the parent supervises it and exits with its code. The kernel
+/// delivers no signal without a handler to process 1 and makes it the parent of every orphan. No thread may exist yet.
 ///
 /// # Errors
-/// What fork(2) and signal handling say.
-pub fn stand_by() -> io::Result<()> {
+/// Those of fork(2) and of signal handling.
+pub fn fork_and_supervise() -> io::Result<()> {
     match process::fork()? {
         None => Ok(()),
-        Some(child) => match look_after(child)? {},
+        Some(child) => match supervise(child)? {},
     }
 }
 
-fn look_after(child: Pid) -> io::Result<Infallible> {
-    // A terminal's Ctrl-C is for us to pass on, once. EACCES and ESRCH: the child has ended already.
+fn supervise(child: Pid) -> io::Result<Infallible> {
+    // A terminal's Ctrl-C then reaches only us, and is passed on once. EACCES and ESRCH: the child has ended already.
     let _ = setpgid(Some(child), None);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     loop {
@@ -45,7 +45,7 @@ fn look_after(child: Pid) -> io::Result<Infallible> {
     }
 }
 
-/// Takes every ended child's status; that of `child` is the answer.
+/// Reaps every child that has ended. Returns the status of `child`, if it is one of them.
 fn reap(child: Pid) -> Result<Option<WaitStatus>, Errno> {
     loop {
         match wait(WaitOptions::NOHANG) {
@@ -57,7 +57,7 @@ fn reap(child: Pid) -> Result<Option<WaitStatus>, Errno> {
     }
 }
 
-/// As a shell tells it.
+/// The exit code by a shell's rule: 128 and the signal's number for a child killed by a signal.
 fn exit_code(status: WaitStatus) -> i32 {
     let signal = status.terminating_signal().unwrap_or_default();
     status.exit_status().unwrap_or(128 + signal)

@@ -19,6 +19,7 @@ pub mod init;
 pub mod inode;
 pub mod logging;
 pub mod mapping;
+pub mod mount_table;
 pub mod pool;
 pub mod refusal;
 pub mod request;

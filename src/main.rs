@@ -28,7 +28,7 @@ fn run() -> Result<(), StartError> {
     };
     logging::start(&options.log())?;
     let config = options.resolve()?;
-    daemon::start(&config, |ready| {
+    daemon::start(config.foreground, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
         let fs =
             Fs::new(&config, |reporter| Shared::open(&config, reporter)).map_err(unreadable)?;

@@ -1,4 +1,4 @@
-//! Why a mount does not come about: one sentence for the person at the terminal, and an exit code.
+//! Why mmfs could not mount: one sentence for the person at the terminal, and an exit code.
 
 use std::fmt::{Display, Formatter, Result as Formatted};
 use std::io;
@@ -34,7 +34,7 @@ pub enum Role {
     MountPoint,
 }
 
-/// Why a mount does not come about. `Display` is the one sentence for the person at the terminal.
+/// Why mmfs could not mount. `Display` is the one sentence for the person at the terminal.
 #[derive(Debug)]
 pub enum StartError {
     /// The command line was not understood, or asked for help.
@@ -42,7 +42,7 @@ pub enum StartError {
     /// A path of the command line cannot be reached.
     Unreachable(Role, PathBuf, Errno),
     /// The filesystem a path lies on does not answer.
-    Silent(Role, PathBuf),
+    NoAnswer(Role, PathBuf),
     /// The source may not be read or searched.
     SourceForbidden(PathBuf),
     /// fusermount3 would refuse this mount point to an ordinary user.
@@ -65,15 +65,15 @@ pub enum StartError {
     Helper(String),
     /// mount(2) failed.
     Mount(PathBuf, Errno),
-    /// The kernel and we did not agree after the mount.
+    /// The kernel and fuser did not agree on a protocol after the mount.
     Handshake(io::Error),
     /// The log file cannot be opened.
     Log(PathBuf, io::Error),
     /// The filesystem over the source cannot be set up.
     Filesystem(PathBuf, io::Error),
-    /// No background process came about.
+    /// The background process could not be started, or ended before the mount answered.
     Background(String),
-    /// A system call that always works did not: what was being done, and its error.
+    /// A system call failed that hardly ever does: what was being done, and its error.
     System(&'static str, io::Error),
     /// The event loops failed after the mount had answered.
     Session(io::Error),
@@ -89,8 +89,8 @@ impl StartError {
         }
     }
 
-    /// Says it: help to standard output, everything else to standard error. A closed stream is
-    /// nobody listening, so errors of printing are ignored.
+    /// Prints it: help to standard output, everything else to standard error. Errors of printing are ignored: where a
+    /// stream is closed, nobody reads it.
     pub fn print(&self) {
         match self {
             Self::Usage(error) => drop(error.print()),
@@ -124,10 +124,10 @@ impl Display for StartError {
         match self {
             Self::Usage(error) => write!(f, "{error}"),
             Self::Unreachable(role, path, errno) => write_unreachable(f, *role, path, *errno),
-            Self::Silent(role, path) => write!(
+            Self::NoAnswer(role, path) => write!(
                 f,
                 "{role} {path:?} lies on a filesystem that does not answer; \
-                 unmount that or mend its server first"
+                 unmount that or repair its server first"
             ),
             Self::SourceForbidden(path) => write!(
                 f,
@@ -178,7 +178,7 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
         ),
         Errno::NOENT => write!(
             f,
-            "source {path:?} does not exist; look for a slip of the pen \
+            "source {path:?} does not exist; check the spelling \
              (the order is mmfs SRC MNT)"
         ),
         Errno::NOTDIR => write!(

@@ -1,5 +1,5 @@
-//! What a service manager is told and asks for (sd_notify(3)): readiness, the end, signs of life, and
-//! the journal's priorities. Without one, nothing happens.
+//! A service manager such as systemd (sd_notify(3)): it is told when the mount answers, when it ends and, for its
+//! watchdog, that it still answers. Lines for the journal get priorities. Without a service manager, nothing happens.
 
 use std::path::{Path, PathBuf};
 use std::{io, thread};
@@ -7,9 +7,9 @@ use std::{io, thread};
 use log::Level;
 use sd_notify::NotifyState;
 
-/// The mount answers. From now on its root is asked for attributes twice in the time a watchdog
-/// allows (through `reach`): a mount that hangs falls silent, and the service manager restarts it.
-/// `mount_point` is `None` where only somebody else can see the mount.
+/// Says that the mount answers. If there is a watchdog, a thread calls `reach` on the mount's root twice in the time
+/// that the watchdog allows. Where the mount hangs, `reach` does, too, and the service manager restarts mmfs.
+/// `mount_point` is `None` where this process cannot see the mount.
 ///
 /// # Errors
 /// A thread cannot be started.
@@ -32,7 +32,7 @@ pub fn ready(mount_point: Option<&Path>, reach: fn(&Path)) -> io::Result<()> {
     watchdog.spawn(keep_alive).map(drop)
 }
 
-/// The end has begun.
+/// Says that the session is ending.
 pub fn stopping() {
     tell(NotifyState::Stopping);
 }
@@ -43,7 +43,7 @@ fn tell(state: NotifyState<'_>) {
     }
 }
 
-/// [`priority`] before what is printed rather than logged, where the journal reads it.
+/// The [`priority`] for a line that is printed, not logged; empty where the journal does not read it.
 pub fn prefix(level: Level) -> &'static str {
     if logs_to_journal() {
         priority(level)

@@ -1,6 +1,7 @@
 //! The tree being served: finding names in it without ever leaving it, one `SourceDir` per filesystem.
 
 use crate::attr::Attr;
+use crate::mount_table;
 use crate::sys::exported::{self, ExportedHandle};
 use parking_lot::RwLock;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawMode, StatVfsMountFlags};
@@ -400,21 +401,9 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
 
 /// Whether the mount table says that `dev` is a mount made by mmfs.
 fn mounted_by_mmfs(dev: u64) -> bool {
-    let wanted = format!("{}:{}", fs::major(dev), fs::minor(dev));
-    let Ok(table) = std::fs::read("/proc/self/mountinfo") else {
-        return false;
-    };
-    table
-        .split(|&b| b == b'\n')
-        .any(|line| is_mmfs_line(&String::from_utf8_lossy(line), &wanted))
-}
-
-/// Reads one line of proc_pid_mountinfo(5): the device is field 3, the type follows the lone dash.
-fn is_mmfs_line(line: &str, device: &str) -> bool {
-    line.split(' ').nth(2) == Some(device)
-        && line
-            .split_once(" - ")
-            .is_some_and(|(_, rest)| rest.starts_with("fuse.mmfs "))
+    // Without a table nothing is known to be ours, so nothing is hidden.
+    mount_table::find(|mount| mount.device == dev && mount.is_mmfs())
+        .is_ok_and(|found| found.is_some())
 }
 
 #[cfg(test)]
@@ -429,16 +418,5 @@ mod tests {
         for good in ["a", "...", ".hidden", "new\nline"] {
             assert_eq!(check_name(OsStr::new(good)), Ok(()), "{good:?}");
         }
-    }
-
-    #[test]
-    fn mount_table_lines_are_told_apart() {
-        let line = "40 30 0:52 / /mnt rw,nosuid - fuse.mmfs /src rw,user_id=0";
-        assert!(is_mmfs_line(line, "0:52"));
-        assert!(!is_mmfs_line(line, "0:5"));
-        assert!(!is_mmfs_line(
-            &line.replace("fuse.mmfs", "fuse.sshfs"),
-            "0:52"
-        ));
     }
 }

@@ -1,4 +1,4 @@
-//! What `--version` says, and with `-v` what of the kernel is in use on this machine.
+//! The text of `--version`, and with `-v` the kernel's features that mmfs uses on this machine.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ pub const VERSION: &str = match env!("MMFS_COMMIT").is_empty() {
     false => concat!(env!("CARGO_PKG_VERSION"), " (", env!("MMFS_COMMIT"), ")"),
 };
 
-/// The version, and line by line what is in use. Only for a process that is about to end.
+/// The version, and below it the features in use, one a line. The process must end soon: see [`session::offered`].
 pub fn in_detail() -> String {
     let release = rustix::system::uname();
     let mut text = format!(

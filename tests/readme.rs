@@ -1,55 +1,25 @@
 //! README against the program.
 
-mod common;
+#[path = "../scripts/options_table.rs"]
+mod options_table;
 
-use common::builder::binary;
-use std::collections::BTreeSet;
-use std::process::Command;
+use clap::CommandFactory;
+use mmfs::cli::Options;
+use options_table::{insert, table};
 
 const README: &str = include_str!("../README.md");
 
-/// The part of README between two markers.
-fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
-    let start = text.find(begin).expect("the begin marker") + begin.len();
-    let length = text[start..].find(end).expect("the end marker");
-    &text[start..start + length]
-}
-
-/// Words that look like options.
-fn options(text: &str) -> BTreeSet<String> {
-    text.split(|c: char| c.is_whitespace() || "`,[]|<>=().;".contains(c))
-        .filter(|word| word.starts_with('-') && word.len() > 1)
-        .filter(|word| {
-            word.trim_start_matches('-')
-                .starts_with(|c: char| c.is_ascii_alphabetic())
-        })
-        .map(str::to_owned)
-        .collect()
-}
-
-/// README's table names every option of `--help` and no other.
+/// The table of options is, word by word, what the generator writes.
 #[test]
-fn the_table_of_options_is_that_of_help() {
-    let help = Command::new(binary()).arg("--help").output().expect("mmfs");
-    assert!(help.status.success());
-    let help = String::from_utf8(help.stdout).expect("UTF-8");
-    let listed: String = help
-        .lines()
-        .filter(|line| line.trim_start().starts_with('-'))
-        .map(|line| {
-            line.trim_start()
-                .split("  ")
-                .next()
-                .unwrap_or_default()
-                .replace("...", "")
-                + "\n"
-        })
-        .collect();
-    let table: String = between(README, "<!-- options:begin", "<!-- options:end")
-        .lines()
-        .filter_map(|line| line.strip_prefix("| "))
-        .map(|line| line.split(" | ").next().unwrap_or_default().to_owned() + "\n")
-        .collect();
-    assert!(options(&listed).len() > 20, "{listed}");
-    assert_eq!(options(&table), options(&listed));
+fn the_table_of_options_is_the_generated_one() {
+    let table = table(&Options::command());
+    assert!(table.lines().count() > 20, "{table}");
+    let generated = insert(README, &table).expect("both markers of the table");
+    for (line, wanted) in README.lines().zip(generated.lines()) {
+        assert_eq!(
+            line, wanted,
+            "README.md is out of date: cargo run --example generate -- --publish"
+        );
+    }
+    assert_eq!(README, generated);
 }

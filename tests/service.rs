@@ -154,7 +154,7 @@ fn the_journal_reads_a_priority_before_every_line() {
     service.signal(Signal::TERM);
     service.ends_with(0);
     let log = service.log();
-    assert!(log.contains("<6>mmfs::session: "), "{log}");
+    assert!(log.contains("<6>mmfs::session::serve: "), "{log}");
     assert!(log.contains("<7>"), "{log}");
     let prefixed = |line: &str| ["<3>", "<4>", "<6>", "<7>"].contains(&&line[..3]);
     assert!(log.lines().all(prefixed), "{log}");

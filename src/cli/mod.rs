@@ -19,18 +19,12 @@ use crate::session::preflight;
 use crate::version::{self, VERSION};
 
 const AFTER_HELP: &str = "\
-Every long option can also be given as -o NAME[=VALUE], spelled with _ or -, and mount's own:
-  ro rw exec noexec suid nosuid dev nodev atime noatime sync async dirsync
-nosuid and nodev are on unless suid and dev ask otherwise; of options that disagree, the last wins.
-In a value, \\, is a comma and \\\\ a backslash. What fstab says to others is ignored:
-  defaults nofail auto noauto user nouser users owner group relatime diratime nodiratime _netdev
-  comment= x-* default_permissions (which is always on)
+SIGINT and SIGTERM unmount. Files still open are served for 30 s more, or until a second signal.
+SIGHUP opens the log file anew.
+Exit codes: 0 success, 1 refused or failed, 2 usage error.";
 
-MNT may be /dev/fd/N, a mounted /dev/fuse left open for mmfs (mount.fuse3 -o drop_privileges).
-SIGINT and SIGTERM unmount; files still open are then served for 30 s more, or until a second signal.
-SIGHUP opens the log file anew. Exit codes: 0 done, 1 refused or failed, 2 usage.";
-
-/// The command line as typed.
+/// The command line as typed. The first paragraph of an option's comment is its line in `-h`. The whole comment is its
+/// description in `--help`, in the manual page and in README's table (`cargo run --example generate -- --publish`).
 #[derive(Debug, Parser)]
 #[command(
     name = "mmfs",
@@ -38,42 +32,58 @@ SIGHUP opens the log file anew. Exit codes: 0 done, 1 refused or failed, 2 usage
     about = "Show the directory SRC at MNT, its files served from memory maps",
     override_usage = "mmfs [OPTIONS] <SRC> <MNT>",
     after_help = AFTER_HELP,
+    after_long_help = format!("{}\n\n{AFTER_HELP}", mount_options::notes()),
     args_override_self = true,
-    term_width = 100
+    disable_help_flag = true,
+    disable_version_flag = true
 )]
 pub struct Options {
     /// Directory to show
     #[arg(value_name = "SRC", value_hint = ValueHint::DirPath)]
     source: PathBuf,
     /// Directory to show it at
+    ///
+    /// /dev/fd/N is a mounted /dev/fuse that was left open for mmfs (mount.fuse3 -o drop_privileges).
     #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     mount_point: PathBuf,
-    /// Stay in the foreground, log to standard error
+    /// Stay in the foreground and log to standard error.
+    ///
+    /// Without it, mmfs goes to the background once the mount answers.
     #[arg(short, long)]
     foreground: bool,
-    /// Mount options, as mount(8) gives them
-    #[arg(short = 'o', value_name = "NAME[=VALUE],...")]
+    /// Mount options, separated by commas; --help lists them.
+    #[arg(
+        short = 'o',
+        value_name = "NAME[=VALUE],...",
+        long_help = mount_options::description()
+    )]
     mount_options: Option<OsString>,
-    /// Change nothing through the mount
+    /// Refuse every change through the mount.
     #[arg(short, long, overrides_with = "read_write")]
     read_only: bool,
     #[arg(long, hide = true, overrides_with = "read_only")]
     read_write: bool,
     #[arg(long, hide = true, value_enum, action = ArgAction::Append)]
     mount_flag: Vec<MountFlag>,
-    /// Let everybody in, under the files' own permissions
+    /// Let all users access the mount.
+    ///
+    /// The kernel checks the files' own permissions.
     #[arg(long, conflicts_with = "allow_root")]
     allow_other: bool,
-    /// Let root in besides the mounting user
+    /// Let root access the mount, besides the mounting user.
     #[arg(long)]
     allow_root: bool,
-    /// Unmount even if mmfs is killed (through fusermount3)
+    /// Unmount even if mmfs is killed.
+    ///
+    /// fusermount3 makes the mount, and unmounts it when mmfs has ended.
     #[arg(long)]
     auto_unmount: bool,
-    /// Requests served at once, 1 to 256 [default: processors, 5 to 16]
+    /// Worker threads, 1-256. Default: one per CPU, at least 5, at most 16.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::threads)]
     threads: Option<u16>,
-    /// Bytes of a file in one map, whole pages from 64K (K M G T)
+    /// How many bytes of a file one map covers (K, M, G, T).
+    ///
+    /// A multiple of the page size, at least 64K. More than an eighth of the map budget is reduced to that.
     #[arg(
         long,
         value_name = "SIZE",
@@ -82,10 +92,14 @@ pub struct Options {
         value_parser = size::window_size
     )]
     window_size: u64,
-    /// Bytes of address space for maps (K M G T) [default: by machine]
+    /// How many bytes of address space all maps may take (K, M, G, T).
+    ///
+    /// Default: the physical memory, but at most half of what RLIMIT_AS leaves.
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size::size)]
     map_budget: Option<u64>,
-    /// How writes in place travel: the faster way, or always the map
+    /// How writes that do not extend the file reach it.
+    ///
+    /// region: through the mapping. auto: through the mapping or by pwrite, whichever is faster.
     #[arg(
         long,
         value_name = "auto|region",
@@ -93,10 +107,12 @@ pub struct Options {
         hide_possible_values = true
     )]
     write_path: WritePath,
-    /// Wait for the device at the last close of a written file
+    /// Sync a written file when its last writer closes it.
+    ///
+    /// That close waits until the device has the data.
     #[arg(long)]
     sync_on_close: bool,
-    /// Seconds for which the kernel may believe attributes
+    /// How long the kernel caches attributes, in seconds.
     #[arg(
         long,
         value_name = "S",
@@ -105,7 +121,7 @@ pub struct Options {
         value_parser = size::seconds
     )]
     attr_timeout: Duration,
-    /// Seconds for which the kernel may believe names
+    /// How long the kernel caches names, in seconds.
     #[arg(
         long,
         value_name = "S",
@@ -114,30 +130,48 @@ pub struct Options {
         value_parser = size::seconds
     )]
     entry_timeout: Duration,
-    /// Bypass the kernel's page cache
+    /// Bypass the kernel's page cache.
     #[arg(long)]
     direct_io: bool,
-    /// Let the kernel (6.9) serve open files by itself where it can
+    /// Let the kernel read and write open files by itself, where it can.
+    ///
+    /// Needs Linux 6.9 and root.
     #[arg(long, conflicts_with = "direct_io")]
     passthrough: bool,
-    /// First column of /proc/mounts [default: SRC]
+    /// First column of /proc/mounts. Default: SRC.
     #[arg(long, value_name = "NAME", value_parser = not_empty())]
     fsname: Option<OsString>,
-    /// The type shows as fuse.NAME
+    /// The filesystem type shows as fuse.NAME.
     #[arg(long, value_name = "NAME", default_value = "mmfs", value_parser = not_empty())]
     subtype: OsString,
-    /// Append log lines to FILE
+    /// Append log lines to FILE.
+    ///
+    /// SIGHUP opens it anew.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
-    /// Log more: -v information, -vv debugging, -vvv everything
+    /// Log more: -v information, -vv debugging, -vvv everything.
+    ///
+    /// The variable RUST_LOG overrides this.
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
-    /// Log less: -q errors, -qq nothing (RUST_LOG overrides both)
+    /// Log less: -q errors, -qq nothing.
+    ///
+    /// The variable RUST_LOG overrides this.
     #[arg(short, long, action = ArgAction::Count)]
     quiet: u8,
-    /// Only say whether the mount at MNT answers: exit code 0 or 1
+    /// Only test whether the mount at MNT answers: exit code 0 or 1.
+    ///
+    /// It takes at most ten seconds.
     #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
     check: Option<PathBuf>,
+    /// Print help: -h in short, --help in full.
+    #[arg(short, long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Print the version.
+    ///
+    /// With -v, also the features of this kernel that mmfs uses.
+    #[arg(short = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
 }
 
 /// What the command line asks for.
@@ -200,7 +234,7 @@ enum MountFlag {
     DirSync,
 }
 
-/// Any bytes but none at all.
+/// Accepts every value that is not empty.
 fn not_empty() -> impl clap::builder::TypedValueParser<Value = OsString> {
     use clap::builder::{OsStringValueParser, TypedValueParser};
     OsStringValueParser::new().try_map(|value| match value.is_empty() {
@@ -219,7 +253,7 @@ impl Options {
         }
     }
 
-    /// What was meant. Looks at both paths, and clears a dead mount of ours off the mount point.
+    /// The checked form. Looks at both paths, and clears a dead mount of ours off the mount point.
     ///
     /// # Errors
     /// The sentence for whatever is wrong with either path.
@@ -284,7 +318,7 @@ impl Options {
     }
 }
 
-/// As many as there are processors, but enough that slow requests do not hold up quick ones.
+/// One per CPU, but enough that slow requests do not delay quick ones.
 fn default_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(4, usize::from)

@@ -4,10 +4,10 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use clap::Command;
 use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, Command};
 
-/// mount(8)'s own options, and what they are called here.
+/// mount(8)'s generic options, and the long options that they stand for.
 const GENERIC: [(&str, &str); 13] = [
     ("ro", "--read-only"),
     ("rw", "--read-write"),
@@ -24,8 +24,11 @@ const GENERIC: [(&str, &str); 13] = [
     ("dirsync", "--mount-flag=dirsync"),
 ];
 
-/// What /etc/fstab says to others than us, and `default_permissions`, which is always on.
-const IGNORED: [&str; 15] = [
+/// Always on, so it changes nothing.
+const ALWAYS_ON: &str = "default_permissions";
+
+/// Options in /etc/fstab that are meant for other programs.
+const IGNORED: [&str; 14] = [
     "defaults",
     "nofail",
     "auto",
@@ -39,9 +42,30 @@ const IGNORED: [&str; 15] = [
     "diratime",
     "nodiratime",
     "_netdev",
-    "default_permissions",
     "comment",
 ];
+
+/// The description of `-o`.
+pub fn description() -> String {
+    let generic = GENERIC.map(|(name, _)| name).join(" ");
+    format!(
+        "Mount options, separated by commas.\n\n\
+         Every long option, spelled with _ or -, and the generic options of mount(8):\n\
+         {generic}.\n\
+         nosuid and nodev are the default. Of options that disagree, the last wins."
+    )
+}
+
+/// What else there is to know of `-o`, for the end of `--help`.
+pub fn notes() -> String {
+    let (first, rest) = IGNORED.split_at(IGNORED.len() / 2);
+    let (first, rest) = (first.join(" "), rest.join(" "));
+    format!(
+        "In a value of -o, \\, is a comma and \\\\ a backslash.\n\
+         -o ignores {ALWAYS_ON}, which is always on, and what /etc/fstab tells other programs:\n  \
+         {first}\n  {rest} x-*"
+    )
+}
 
 /// `args` with every `-o list` replaced by the long options it stands for.
 ///
@@ -141,7 +165,7 @@ fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn is_ignored(name: &str) -> bool {
-    IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+    name == ALWAYS_ON || IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
 }
 
 /// `--map-budget` for `map_budget` and `map-budget` alike.
@@ -150,7 +174,10 @@ fn long_option(command: &Command, name: &str) -> Option<String> {
         return Some((*long).into());
     }
     let name = name.replace('_', "-");
-    let mut known = command.get_arguments().filter(|known| !known.is_hide_set());
+    let prints = |arg: &Arg| matches!(arg.get_action(), ArgAction::Help | ArgAction::Version);
+    let mut known = command
+        .get_arguments()
+        .filter(|known| !known.is_hide_set() && !prints(known));
     known
         .any(|known| known.get_long() == Some(&name))
         .then(|| format!("--{name}"))

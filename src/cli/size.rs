@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The smallest window: one request of the oldest kernels is 128 KiB, half of that is the floor.
-const LEAST_WINDOW: u64 = 64 << 10;
+const MIN_WINDOW_SIZE: u64 = 64 << 10;
 
 /// `4096`, `64K`, `1g`, `2MiB`: bytes, with K, M, G and T as powers of 1024.
 ///
@@ -41,7 +41,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 pub fn window_size(text: &str) -> Result<u64, String> {
     let page = rustix::param::page_size() as u64;
     match size(text)? {
-        size if size < LEAST_WINDOW => Err("a window is at least 64K".into()),
+        size if size < MIN_WINDOW_SIZE => Err("a window is at least 64K".into()),
         size if size % page != 0 => Err(format!("a window is a multiple of the page size, {page}")),
         size if size > i64::MAX as u64 => Err("a window is less than 2^63 bytes".into()),
         size => Ok(size),

@@ -146,6 +146,7 @@ fn usage_errors_name_what_is_wrong() {
         (vec!["-o", "remount,ro"], "-o remount"),
         (vec!["-o", "ro,fancy=1"], "-o fancy"),
         (vec!["-o", "help"], "-o help"),
+        (vec!["-o", "version"], "-o version"),
         (vec!["-o", "mount_flag=exec"], "-o mount_flag"),
         (vec!["-o", "ro=1"], "--read-only"),
         (vec!["-o", "threads"], "--threads"),

@@ -1,10 +1,8 @@
 //! fusermount3, the set-user-ID program that mounts and unmounts for ordinary users.
 
-use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -14,28 +12,28 @@ use rustix::net::{
     recvmsg, socketpair,
 };
 
-use crate::config::{Access, Config};
+use super::mount_options::MountOptions;
 use crate::refusal::StartError;
 
 const PROGRAM: &str = "fusermount3";
 
-/// Mounts. Besides the session's /dev/fuse, for `--auto-unmount`: the socket whose closing (with our
-/// end, whichever that is) makes fusermount3 unmount.
+/// Mounts. The first result is the session's /dev/fuse. The second one is for `--auto-unmount`: a socket. fusermount3
+/// unmounts when it is closed, which the end of this process does in any case.
 ///
 /// # Errors
-/// fusermount3 is missing, or its refusal.
-pub fn mount(config: &Config) -> Result<(OwnedFd, Option<OwnedFd>), StartError> {
-    let (ours, mut child) = start(config).map_err(|error| match error.kind() {
+/// fusermount3 is missing, or refuses.
+pub fn mount(options: &MountOptions) -> Result<(OwnedFd, Option<OwnedFd>), StartError> {
+    let (ours, mut child) = start(options).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StartError::HelperMissing,
         _ => StartError::Helper(format!("it cannot be run: {error}")),
     })?;
     let Some(device) = receive_descriptor(&ours) else {
         return Err(refusal(child));
     };
-    if config.auto_unmount {
+    if options.auto_unmount {
         return Ok((device, Some(ours)));
     }
-    // It has nothing more to do; an error of waiting would only mean that somebody else has waited.
+    // fusermount3 has nothing more to do. If waiting fails, it has been waited for already.
     let _ = child.wait();
     Ok((device, None))
 }
@@ -43,7 +41,7 @@ pub fn mount(config: &Config) -> Result<(OwnedFd, Option<OwnedFd>), StartError> 
 /// Unmounts, detaching a busy mount when `lazy`.
 ///
 /// # Errors
-/// fusermount3 cannot be run, or its refusal (a busy mount, above all).
+/// fusermount3 cannot be run, or refuses, as it does when the mount is busy.
 pub fn unmount(mount_point: &Path, lazy: bool) -> io::Result<()> {
     let mut command = Command::new(PROGRAM);
     command
@@ -58,52 +56,22 @@ pub fn unmount(mount_point: &Path, lazy: bool) -> io::Result<()> {
     }
 }
 
-fn start(config: &Config) -> io::Result<(OwnedFd, Child)> {
+fn start(options: &MountOptions) -> io::Result<(OwnedFd, Child)> {
     let stream = SocketType::STREAM;
     // `theirs` is to outlive exec, and no other thread exists that could exec something else.
     let (ours, theirs) = socketpair(AddressFamily::UNIX, stream, SocketFlags::empty(), None)?;
     fcntl_setfd(&ours, FdFlags::CLOEXEC)?;
     let child = Command::new(PROGRAM)
         .arg("-o")
-        .arg(options(config))
+        .arg(options.for_fusermount())
         .arg("--")
-        .arg(&config.mount_point)
+        .arg(&options.mount_point)
         .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
     Ok((ours, child))
-}
-
-fn options(config: &Config) -> OsString {
-    let flags = &config.flags;
-    let switches = [
-        (true, "default_permissions"),
-        (config.access != Access::Owner, "allow_other"),
-        (config.auto_unmount, "auto_unmount"),
-        (flags.read_only, "ro"),
-        (flags.no_exec, "noexec"),
-        (!flags.no_suid, "suid"),
-        (!flags.no_dev, "dev"),
-        (flags.no_atime, "noatime"),
-        (flags.sync, "sync"),
-        (flags.dir_sync, "dirsync"),
-    ];
-    let mut list = [b"fsname=", escape(&config.fsname).as_slice()].concat();
-    list.extend([b",subtype=", escape(&config.subtype).as_slice()].concat());
-    for (_, name) in switches.iter().filter(|(on, _)| *on) {
-        list.extend([b",", name.as_bytes()].concat());
-    }
-    OsString::from_vec(list)
-}
-
-fn escape(value: &OsStr) -> Vec<u8> {
-    let special = |byte| matches!(byte, b',' | b'\\');
-    let bytes = value.as_bytes().iter();
-    bytes
-        .flat_map(|&byte| special(byte).then_some(b'\\').into_iter().chain([byte]))
-        .collect()
 }
 
 /// The /dev/fuse that fusermount3 has mounted; `None` when it ended without sending one.
@@ -139,7 +107,7 @@ fn refusal(child: Child) -> StartError {
     }
 }
 
-/// The last thing it said, without its name before it.
+/// The last line of fusermount3's output, without the program's name before it.
 fn last_line(output: &[u8]) -> String {
     let output = String::from_utf8_lossy(output);
     let line = output

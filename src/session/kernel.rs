@@ -1,5 +1,5 @@
-//! What this machine's kernel offers to FUSE filesystems, asked of the kernel itself: it opens every
-//! connection with INIT, so a mount that nobody sees tells.
+//! What this machine's kernel offers to FUSE filesystems. The kernel says so in INIT, the first request on every
+//! connection, so this mounts something in a namespace of its own.
 
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
-use super::mount::open_device;
+use super::device;
 use crate::sys::process;
 
 /// FUSE_INIT, and where its fields lie behind the header of 40 bytes (linux/fuse.h).
@@ -20,26 +20,26 @@ const MINOR: usize = 44;
 const FLAGS: usize = 52;
 const FLAGS2: usize = 56;
 
-/// How long the kernel may take to say INIT.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the kernel may take to send INIT.
+const INIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The kernel's first word on a connection.
+/// What INIT says.
 #[derive(Debug, Clone, Copy)]
 pub struct Offer {
     /// FUSE protocol version.
     pub version: (u32, u32),
-    /// What it can do.
+    /// The features that the kernel has.
     pub flags: InitFlags,
 }
 
-/// Asks. The process is in namespaces of its own afterwards: for one that is about to end.
+/// Mounts in namespaces of its own and reads INIT. The process stays in them, so it should end soon.
 ///
 /// # Errors
-/// /dev/fuse cannot be opened, or nothing may be mounted here even unseen; EPROTO for a strange INIT.
+/// Those of opening /dev/fuse, unshare(2) and mount(2); ETIMEDOUT without an INIT, EPROTO for one that cannot be read.
 pub fn offered() -> Result<Offer, Errno> {
     process::leave_namespaces()?;
     // Connections are opened and mounted in the same user namespace, or refused.
-    let device = open_device()?;
+    let device = device::open()?;
     mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
@@ -51,7 +51,7 @@ pub fn offered() -> Result<Offer, Errno> {
     let options =
         std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).map_err(|_| Errno::INVAL)?;
     mount(c"none", c"/", c"fuse", MountFlags::empty(), options)?;
-    let limit = Timespec::try_from(PATIENCE).map_err(|_| Errno::INVAL)?;
+    let limit = Timespec::try_from(INIT_TIMEOUT).map_err(|_| Errno::INVAL)?;
     if poll(&mut [PollFd::new(&device, PollFlags::IN)], Some(&limit))? == 0 {
         return Err(Errno::TIMEDOUT);
     }

@@ -1,20 +1,20 @@
-//! The mount itself: made by mount(2) or by fusermount3, or handed to us; taken off only while it is
-//! provably ours and on top, so that nothing below it ever comes down.
+//! The mount itself: made by mount(2) or by fusermount3, or made by another program and passed to us. It is unmounted
+//! only while it is provably ours and on top, so that nothing below it is ever unmounted.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 
-use super::mount_table::{self, Entry, Identity};
-use super::{fusermount, preflight};
-use crate::config::{self, Access, Config};
+use super::mount_options::MountOptions;
+use super::top_mount::Identity;
+use super::{device, fusermount};
+use crate::config::Config;
+use crate::mount_table;
 use crate::refusal::StartError;
-use crate::sys::process;
 
 /// A mount of ours.
 #[derive(Debug)]
@@ -25,14 +25,14 @@ pub struct Mounted {
     _auto_unmount: Option<OwnedFd>,
 }
 
-/// What became of a mount that was to be taken off.
+/// The outcome of unmounting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmounted {
-    /// It is off.
+    /// It is unmounted.
     Clean,
     /// It was busy: no name leads to it any more, but open files live on.
     Detached,
-    /// It was not there, not on top, or never ours to take off.
+    /// It was not there, not on top, or never ours to unmount.
     Absent,
 }
 
@@ -42,43 +42,40 @@ impl Mounted {
     /// # Errors
     /// The sentence for what is missing or forbidden.
     pub fn new(config: &Config) -> Result<(Self, OwnedFd), StartError> {
-        if let Some(number) = preflight::passed_descriptor(&config.mount_point) {
-            return Self::adopt(config, number);
+        if let Some(number) = device::passed_number(&config.mount_point) {
+            return Self::adopt(&config.mount_point, number);
         }
-        let (device, auto_unmount) = make(config)?;
-        // Nothing has to answer for this, so it is the same before and after INIT.
-        let identity = Identity::at(&config.mount_point)
-            .map_err(|errno| StartError::Mount(config.mount_point.clone(), errno))?;
-        let place = Some((config.mount_point.clone(), identity));
-        let device_number = Some(identity.device);
-        Ok((
-            Self {
-                place,
-                device: device_number,
-                _auto_unmount: auto_unmount,
-            },
-            device,
-        ))
+        let options = MountOptions::new(config);
+        let (device, auto_unmount) = make(&options)?;
+        let mount_point = options.mount_point;
+        // No request is sent for this, so it is the same before and after INIT.
+        let identity = Identity::at(&mount_point)
+            .map_err(|errno| StartError::Mount(mount_point.clone(), errno))?;
+        let mounted = Self {
+            place: Some((mount_point, identity)),
+            device: Some(identity.device),
+            _auto_unmount: auto_unmount,
+        };
+        Ok((mounted, device))
     }
 
-    fn adopt(config: &Config, number: i32) -> Result<(Self, OwnedFd), StartError> {
-        let refuse = |why: String| StartError::Descriptor(config.mount_point.clone(), why);
-        let fuse = process::duplicate(number).map_err(|error| refuse(error.to_string()))?;
-        let device = mount_table::device_of_connection(&fuse);
-        let entry = device.and_then(Entry::of_device);
-        if entry.is_some_and(|entry| !entry.options.contains("default_permissions")) {
-            return Err(refuse(
-                "it was mounted without default_permissions; add that".into(),
-            ));
+    fn adopt(mount_point: &Path, number: RawFd) -> Result<(Self, OwnedFd), StartError> {
+        let fuse = device::duplicate(mount_point, number)?;
+        let device = device::mount_device(&fuse);
+        let mount = device.and_then(|device| {
+            let found = mount_table::find(|mount| mount.device == device);
+            found.ok().flatten()
+        });
+        if mount.is_some_and(|mount| !mount.has_super_option("default_permissions")) {
+            let why = "it was mounted without default_permissions; add that";
+            return Err(StartError::Descriptor(mount_point.into(), why.into()));
         }
-        Ok((
-            Self {
-                place: None,
-                device,
-                _auto_unmount: None,
-            },
-            fuse,
-        ))
+        let mounted = Self {
+            place: None,
+            device,
+            _auto_unmount: None,
+        };
+        Ok((mounted, fuse))
     }
 
     /// `st_dev` of everything in the mount, if it can be known.
@@ -86,17 +83,17 @@ impl Mounted {
         self.device
     }
 
-    /// Where it is, if it is ours to look after.
+    /// Where it is, if we have made it.
     pub fn path(&self) -> Option<&Path> {
         self.place.as_ref().map(|(path, _)| path.as_path())
     }
 
-    /// Whether somebody else has made the mount, and looks after it.
+    /// Whether another program has made the mount.
     pub fn is_adopted(&self) -> bool {
         self.place.is_none()
     }
 
-    /// Takes the mount off, detaching it when it is busy.
+    /// Unmounts, detaching the mount when it is busy.
     ///
     /// # Errors
     /// Those of umount2(2), or fusermount3's refusal.
@@ -108,7 +105,7 @@ impl Mounted {
             if Identity::at(path) != Ok(*identity) {
                 return Ok(Unmounted::Absent);
             }
-            match take_off(path, *identity, lazy) {
+            match unmount(path, *identity, lazy) {
                 Ok(()) => return Ok(outcome),
                 Err(error) if lazy => return Err(error),
                 Err(error) => log::debug!("unmounting {path:?}: {error}"),
@@ -122,7 +119,7 @@ impl Mounted {
 ///
 /// # Errors
 /// ENOENT when something else is there; otherwise umount2's errors, or fusermount3's refusal.
-pub fn take_off(path: &Path, identity: Identity, lazy: bool) -> io::Result<()> {
+pub fn unmount(path: &Path, identity: Identity, lazy: bool) -> io::Result<()> {
     if Identity::at(path)? != identity {
         return Err(Errno::NOENT.into());
     }
@@ -137,66 +134,29 @@ pub fn take_off(path: &Path, identity: Identity, lazy: bool) -> io::Result<()> {
     }
 }
 
-/// /dev/fuse, opened anew.
-///
-/// # Errors
-/// What open(2) says.
-pub fn open_device() -> Result<OwnedFd, Errno> {
-    rustix::fs::open(c"/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-}
-
-fn make(config: &Config) -> Result<(OwnedFd, Option<OwnedFd>), StartError> {
+fn make(options: &MountOptions) -> Result<(OwnedFd, Option<OwnedFd>), StartError> {
     // fusermount3 opens it with our rights too, so this answers for both ways.
-    let device = open_device().map_err(StartError::Device)?;
-    if config.auto_unmount {
-        return fusermount::mount(config);
+    let device = device::open().map_err(StartError::Device)?;
+    if options.auto_unmount {
+        return fusermount::mount(options);
     }
-    match mount_directly(config, &device) {
+    match mount_directly(options, &device) {
         Ok(()) => Ok((device, None)),
         Err(Errno::PERM) => {
             drop(device);
-            fusermount::mount(config)
+            fusermount::mount(options)
         }
-        Err(errno) => Err(StartError::Mount(config.mount_point.clone(), errno)),
+        Err(errno) => Err(StartError::Mount(options.mount_point.clone(), errno)),
     }
 }
 
-fn mount_directly(config: &Config, device: &OwnedFd) -> Result<(), Errno> {
-    let mut options = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
-        device.as_raw_fd(),
-        rustix::process::getuid(),
-        rustix::process::getgid(),
-    );
-    if config.access != Access::Owner {
-        options.push_str(",allow_other");
-    }
-    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
-    let mut kind = std::ffi::OsString::from("fuse.");
-    kind.push(&config.subtype);
-    let flags = mount_flags(config.flags);
+fn mount_directly(options: &MountOptions, device: &OwnedFd) -> Result<(), Errno> {
+    let data = CString::new(options.data(device)).map_err(|_| Errno::INVAL)?;
     rustix::mount::mount(
-        &config.fsname,
-        &config.mount_point,
-        kind,
-        flags,
-        options.as_c_str(),
+        &options.fsname,
+        &options.mount_point,
+        options.fs_type(),
+        options.flags(),
+        data.as_c_str(),
     )
-}
-
-fn mount_flags(flags: config::MountFlags) -> MountFlags {
-    let switches = [
-        (flags.read_only, MountFlags::RDONLY),
-        (flags.no_exec, MountFlags::NOEXEC),
-        (flags.no_suid, MountFlags::NOSUID),
-        (flags.no_dev, MountFlags::NODEV),
-        (flags.no_atime, MountFlags::NOATIME),
-        (flags.sync, MountFlags::SYNCHRONOUS),
-        (flags.dir_sync, MountFlags::DIRSYNC),
-    ];
-    switches
-        .into_iter()
-        .filter(|(on, _)| *on)
-        .map(|(_, flag)| flag)
-        .collect()
 }

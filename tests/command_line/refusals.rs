@@ -21,7 +21,7 @@ fn paths_that_cannot_be_used_are_refused() {
         (
             "missing",
             "mount",
-            "source \"missing\" does not exist; look for a slip of the pen (the order is mmfs SRC MNT)",
+            "source \"missing\" does not exist; check the spelling (the order is mmfs SRC MNT)",
         ),
         (
             "source",

@@ -1,0 +1,225 @@
+//! The mount table, /proc/self/mountinfo. Its paths are bytes: they need not be UTF-8.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// The filesystem type of a mount made by mmfs with the default `--subtype`.
+const MMFS: &str = "fuse.mmfs";
+
+/// One mount: a line of proc_pid_mountinfo(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Number of the mount. The kernel uses it again after an unmount.
+    pub id: u64,
+    /// `st_dev` of its files.
+    pub device: u64,
+    /// Where it is mounted, seen from this process's root.
+    pub mount_point: PathBuf,
+    /// The filesystem's type, such as `fuse.mmfs`.
+    pub fs_type: OsString,
+    /// The filesystem's own options, such as `rw,user_id=0,default_permissions`.
+    super_options: OsString,
+}
+
+impl Mount {
+    /// Reads `42 27 0:39 / /mnt rw,relatime shared:7 - fuse.mmfs /src rw,user_id=0,group_id=0`.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let id = number(fields.next()?)?;
+        let (_parent, device, _root) = (fields.next()?, fields.next()?, fields.next()?);
+        let mount_point = unescape(fields.next()?);
+        // Before the lone dash stand the mount's own options and any number of optional fields.
+        fields.find(|field| *field == b"-")?;
+        let (fs_type, _source) = (fields.next()?, fields.next()?);
+        Some(Self {
+            id,
+            device: device_number(device)?,
+            mount_point: mount_point.into(),
+            fs_type: unescape(fs_type),
+            super_options: unescape(fields.next()?),
+        })
+    }
+
+    /// Whether mmfs has made it, with the default `--subtype`.
+    pub fn is_mmfs(&self) -> bool {
+        self.fs_type == MMFS
+    }
+
+    /// Whether it is a FUSE mount.
+    pub fn is_fuse(&self) -> bool {
+        self.fs_type.as_encoded_bytes().starts_with(b"fuse")
+    }
+
+    /// Whether `option` is one of the filesystem's own options.
+    pub fn has_super_option(&self, option: &str) -> bool {
+        let options = self.super_options.as_encoded_bytes();
+        options
+            .split(|&byte| byte == b',')
+            .any(|one| one == option.as_bytes())
+    }
+}
+
+/// The first mount of the table for which `wanted` is true.
+///
+/// # Errors
+/// Those of reading /proc/self/mountinfo.
+pub fn find(wanted: impl Fn(&Mount) -> bool) -> io::Result<Option<Mount>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut mounts = table.split(|&byte| byte == b'\n').filter_map(Mount::parse);
+    Ok(mounts.find(wanted))
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// `st_dev` from `major:minor`.
+fn device_number(field: &[u8]) -> Option<u64> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some(rustix::fs::makedev(
+        major.parse().ok()?,
+        minor.parse().ok()?,
+    ))
+}
+
+/// The kernel writes a blank, tab, newline or backslash as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let (byte, after) = match escaped(rest) {
+            Some(byte) => (byte, &rest[4..]),
+            None => (first, after),
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    OsString::from_vec(bytes)
+}
+
+/// The byte that `text` begins with, if it begins with an escape.
+fn escaped(text: &[u8]) -> Option<u8> {
+    let digit = |byte: u8| {
+        byte.is_ascii_digit()
+            .then(|| u32::from(byte - b'0'))
+            .filter(|d| *d < 8)
+    };
+    match text {
+        [b'\\', a, b, c, ..] => {
+            let code = digit(*a)? << 6 | digit(*b)? << 3 | digit(*c)?;
+            u8::try_from(code).ok()
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    const LINE: &[u8] =
+        b"42 27 0:39 / /mnt rw,relatime shared:7 - fuse.mmfs /src rw,user_id=0,default_permissions";
+
+    fn mounted_on(point: &[u8]) -> Mount {
+        let line = [b"42 27 0:39 /a\\040b ", point, b" rw - fuse.mmfs none rw"].concat();
+        Mount::parse(&line).unwrap()
+    }
+
+    #[test]
+    fn a_line_has_typed_fields() {
+        let mount = Mount::parse(LINE).unwrap();
+        assert_eq!((mount.id, mount.device), (42, rustix::fs::makedev(0, 39)));
+        assert_eq!(mount.mount_point, Path::new("/mnt"));
+        assert_eq!(mount.fs_type, "fuse.mmfs");
+        assert!(mount.has_super_option("default_permissions") && mount.has_super_option("rw"));
+        assert!(!mount.has_super_option("permissions") && !mount.has_super_option("relatime"));
+    }
+
+    #[test]
+    fn optional_fields_may_be_missing_or_many() {
+        for optional in ["", " shared:7", " shared:7 master:1 propagate_from:2"] {
+            let line = format!("42 27 8:1 / /-/mnt rw{optional} - ext4 /dev/sda1 rw");
+            let mount = Mount::parse(line.as_bytes()).unwrap();
+            assert_eq!(mount.mount_point, Path::new("/-/mnt"), "{optional}");
+            assert_eq!(mount.fs_type, "ext4", "{optional}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_undone() {
+        let table: [(&[u8], &[u8]); 8] = [
+            (br"/tmp/a\040b\134", br"/tmp/a b\"),
+            (br"/\011\012\043", b"/\t\n#"),
+            (br"/\134040", br"/\040"),
+            (br"/\377\000", b"/\xff\0"),
+            // The kernel writes none of these. They are taken as they stand.
+            (br"/\400", br"/\400"),
+            (br"/\08x", br"/\08x"),
+            (br"/a\04", br"/a\04"),
+            (br"/a\", br"/a\"),
+        ];
+        for (field, path) in table {
+            let point = mounted_on(field).mount_point;
+            assert_eq!(point.as_os_str(), OsStr::from_bytes(path), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn paths_need_not_be_utf_8() {
+        for (field, path) in [
+            (&b"/caf\xe9"[..], &b"/caf\xe9"[..]),
+            (b"/\xff\\040\xfe", b"/\xff \xfe"),
+        ] {
+            let point = mounted_on(field).mount_point;
+            assert_eq!(point.as_os_str(), OsStr::from_bytes(path), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn types_are_told_apart() {
+        let of_type = |fs_type: &str| {
+            let line = format!("40 30 0:52 / /mnt rw,nosuid - {fs_type} /src rw,user_id=0");
+            Mount::parse(line.as_bytes()).unwrap()
+        };
+        for (fs_type, is_mmfs, is_fuse) in [
+            ("fuse.mmfs", true, true),
+            ("fuse.mmfs2", false, true),
+            ("fuse.sshfs", false, true),
+            ("fuseblk", false, true),
+            ("ext4", false, false),
+        ] {
+            let mount = of_type(fs_type);
+            assert_eq!(
+                (mount.is_mmfs(), mount.is_fuse()),
+                (is_mmfs, is_fuse),
+                "{fs_type}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_line_is_left_out() {
+        for line in [
+            &b""[..],
+            b"42 27 0:39",
+            b"42 27 0:39 / /mnt rw fuse.mmfs /src rw",
+            b"42 27 0:39 / /mnt rw - fuse.mmfs /src",
+            b"x 27 0:39 / /mnt rw - fuse.mmfs /src rw",
+            b"42 27 39 / /mnt rw - fuse.mmfs /src rw",
+        ] {
+            assert_eq!(Mount::parse(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_root_is_in_the_table() {
+        let root = find(|mount| mount.mount_point == Path::new("/")).unwrap();
+        assert!(root.is_some_and(|root| root.id != 0));
+        assert_eq!(find(|_| false).unwrap(), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! What a session offers once the mount answers: its device number, and the way to tell the kernel what to forget.
+
+use std::io;
+
+use fuser::{INodeNo, Notifier};
+
+use crate::cache::Kernel;
+
+/// What is known once the kernel and we have agreed, before the first request is read.
+#[derive(Debug)]
+pub struct Answering {
+    /// `st_dev` of everything in our mount. Unknown only for a mount made by another program, on
+    /// kernels before 6.17.
+    pub device: Option<u64>,
+    /// The kernel at the other end of the connection.
+    pub kernel: Connection,
+}
+
+impl Answering {
+    /// `device` is the mount's `st_dev`, `notifier` speaks to its connection.
+    pub fn new(device: Option<u64>, notifier: Notifier) -> Self {
+        let kernel = Connection(notifier);
+        Self { device, kernel }
+    }
+}
+
+/// The session's connection, for notifications.
+#[derive(Debug)]
+pub struct Connection(Notifier);
+
+impl Kernel for Connection {
+    fn drop_pages(&self, node: u64) {
+        log_failure(node, self.0.inval_inode(INodeNo(node), 0, 0));
+    }
+
+    fn expire_attributes(&self, node: u64) {
+        const NO_BYTES: i64 = -1;
+        log_failure(node, self.0.inval_inode(INodeNo(node), NO_BYTES, 0));
+    }
+}
+
+fn log_failure(node: u64, outcome: io::Result<()>) {
+    match outcome {
+        // ENOENT: the kernel does not remember the node, so it has nothing to drop.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            log::warn!("cannot invalidate node {node}: {error}");
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,61 @@
+//! /dev/fuse: opened anew, left open for us by another program, or cloned for an event loop.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::refusal::StartError;
+use crate::sys::process;
+
+/// Device number of /dev/fuse: MISC_MAJOR, FUSE_MINOR.
+const FUSE_DEVICE: (u32, u32) = (10, 229);
+
+/// Opens /dev/fuse anew. The descriptor belongs to no connection yet.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open() -> Result<OwnedFd, Errno> {
+    rustix::fs::open(c"/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The N of a mount point `/dev/fd/N`: the number of a mounted /dev/fuse that was left open for us.
+pub fn passed_number(mount_point: &Path) -> Option<RawFd> {
+    mount_point.to_str()?.strip_prefix("/dev/fd/")?.parse().ok()
+}
+
+/// A duplicate of the /dev/fuse that was left open under `number`. `mount_point` is the path that says so.
+///
+/// # Errors
+/// [`StartError::Descriptor`] if nothing, or something else, is open under that number.
+pub fn duplicate(mount_point: &Path, number: RawFd) -> Result<OwnedFd, StartError> {
+    let refuse = |why: String| StartError::Descriptor(mount_point.into(), why);
+    let device = process::duplicate(number).map_err(|error| refuse(error.to_string()))?;
+    let status = rustix::fs::fstat(&device).map_err(|errno| refuse(errno.to_string()))?;
+    let (major, minor) = FUSE_DEVICE;
+    let is_fuse = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
+        && status.st_rdev == rustix::fs::makedev(major, minor);
+    match is_fuse {
+        true => Ok(device),
+        false => Err(refuse("it is open on something else".into())),
+    }
+}
+
+/// Whether each event loop can have a /dev/fuse of its own on the connection of `session`. fuser asks for that when it
+/// is too late to do without, so it is tried here.
+pub fn can_clone(session: &OwnedFd) -> bool {
+    open().is_ok_and(|fresh| process::clone_fuse_device(fresh, session).is_ok())
+}
+
+/// `st_dev` of the mount whose connection an open /dev/fuse belongs to. `None` on kernels before 6.17.
+pub fn mount_device(session: impl AsFd) -> Option<u64> {
+    let info = format!("/proc/self/fdinfo/{}", session.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(info).ok()?;
+    let number = info
+        .lines()
+        .find_map(|line| line.strip_prefix("fuse_connection:"))?;
+    // The kernel's own encoding of an anonymous device: major 0, 20 bits of minor.
+    let number: u32 = number.trim().parse().ok()?;
+    Some(rustix::fs::makedev(number >> 20, number & 0xf_ffff))
+}

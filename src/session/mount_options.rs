@@ -1,0 +1,111 @@
+//! What a new mount is told, in the words of mount(2) and of fusermount3.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use rustix::mount::MountFlags;
+
+use crate::config::{Access, Config};
+
+/// All that a mount is made from.
+#[derive(Debug)]
+pub struct MountOptions {
+    /// Where to mount, absolute.
+    pub mount_point: PathBuf,
+    /// First column of /proc/mounts.
+    pub fsname: OsString,
+    /// Let fusermount3 unmount should the daemon die.
+    pub auto_unmount: bool,
+    subtype: OsString,
+    allow_other: bool,
+    switches: [Switch; 7],
+}
+
+/// One of mount(8)'s generic flags.
+#[derive(Debug)]
+struct Switch {
+    is_on: bool,
+    flag: MountFlags,
+    /// What fusermount3 is told when the flag is on, and when it is off. It is told nothing of what it does anyway.
+    words: [&'static str; 2],
+}
+
+impl MountOptions {
+    /// Takes from `config` what concerns the mount.
+    pub fn new(config: &Config) -> Self {
+        let switch = |is_on, flag, words| Switch { is_on, flag, words };
+        let flags = config.flags;
+        Self {
+            mount_point: config.mount_point.clone(),
+            fsname: config.fsname.clone(),
+            auto_unmount: config.auto_unmount,
+            subtype: config.subtype.clone(),
+            allow_other: config.access != Access::Owner,
+            switches: [
+                switch(flags.read_only, MountFlags::RDONLY, ["ro", ""]),
+                switch(flags.no_exec, MountFlags::NOEXEC, ["noexec", ""]),
+                switch(flags.no_suid, MountFlags::NOSUID, ["", "suid"]),
+                switch(flags.no_dev, MountFlags::NODEV, ["", "dev"]),
+                switch(flags.no_atime, MountFlags::NOATIME, ["noatime", ""]),
+                switch(flags.sync, MountFlags::SYNCHRONOUS, ["sync", ""]),
+                switch(flags.dir_sync, MountFlags::DIRSYNC, ["dirsync", ""]),
+            ],
+        }
+    }
+
+    /// The flags of mount(2).
+    pub fn flags(&self) -> MountFlags {
+        let on = self.switches.iter().filter(|switch| switch.is_on);
+        on.map(|switch| switch.flag).collect()
+    }
+
+    /// The filesystem type for mount(2).
+    pub fn fs_type(&self) -> OsString {
+        let mut fs_type = OsString::from("fuse.");
+        fs_type.push(&self.subtype);
+        fs_type
+    }
+
+    /// The data of mount(2), for the connection that `device` will be.
+    pub fn data(&self, device: &OwnedFd) -> String {
+        let mut data = format!(
+            "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+            device.as_raw_fd(),
+            rustix::process::getuid(),
+            rustix::process::getgid(),
+        );
+        if self.allow_other {
+            data.push_str(",allow_other");
+        }
+        data
+    }
+
+    /// The value of fusermount3's `-o`.
+    pub fn for_fusermount(&self) -> OsString {
+        let fixed = ["default_permissions"];
+        let others = self.allow_other.then_some("allow_other");
+        let auto_unmount = self.auto_unmount.then_some("auto_unmount");
+        let switches = self.switches.iter().map(|switch| {
+            let [on, off] = switch.words;
+            if switch.is_on { on } else { off }
+        });
+        let words = fixed.into_iter().chain(others).chain(auto_unmount);
+        let mut list = [b"fsname=", escape(&self.fsname).as_slice()].concat();
+        list.extend([b",subtype=", escape(&self.subtype).as_slice()].concat());
+        for word in words.chain(switches).filter(|word| !word.is_empty()) {
+            list.extend([b",", word.as_bytes()].concat());
+        }
+        OsString::from_vec(list)
+    }
+}
+
+/// `value` with a backslash before each comma and backslash.
+fn escape(value: &OsStr) -> Vec<u8> {
+    let special = |byte| matches!(byte, b',' | b'\\');
+    let bytes = value.as_bytes().iter();
+    bytes
+        .flat_map(|&byte| special(byte).then_some(b'\\').into_iter().chain([byte]))
+        .collect()
+}

@@ -1,0 +1,82 @@
+//! Questions about a directory that its filesystem must answer. Each may hang as long as the filesystem does, so
+//! [`ask`] puts it in a child process.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{Access, AtFlags, CWD, FileType, StatxFlags};
+use rustix::io::Errno;
+
+use crate::refusal::{Role, StartError};
+use crate::sys::process;
+
+/// How long a filesystem may take to answer one question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Asks `question` about `path` in a child process.
+///
+/// # Errors
+/// The outer error: no answer came within [`ANSWER_TIMEOUT`]. The inner one is the answer's.
+pub fn ask(
+    role: Role,
+    path: &Path,
+    question: fn(&Path) -> Result<(), Errno>,
+) -> Result<Result<(), Errno>, StartError> {
+    process::ask_in_child(ANSWER_TIMEOUT, path, question)
+        .map_err(|error| StartError::System("start a child process", error))?
+        .ok_or_else(|| StartError::NoAnswer(role, path.into()))
+}
+
+/// Whether `path` is a directory whose attributes can be had. Symbolic links are followed.
+///
+/// # Errors
+/// Those of statx(2), ENOTDIR in particular.
+pub fn reach(path: &Path) -> Result<(), Errno> {
+    // Without it, the kernel's cache would answer for a dead or hung FUSE mount for a while.
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    let status = rustix::fs::statx(CWD, path, flags, StatxFlags::BASIC_STATS)?;
+    match FileType::from_raw_mode(status.stx_mode.into()) {
+        FileType::Directory => Ok(()),
+        _ => Err(Errno::NOTDIR),
+    }
+}
+
+/// Whether the directory may be read and searched by us.
+///
+/// # Errors
+/// Those of faccessat(2).
+pub fn may_read(path: &Path) -> Result<(), Errno> {
+    let access = Access::READ_OK | Access::EXEC_OK;
+    rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)
+}
+
+/// Whether the directory is empty.
+///
+/// # Errors
+/// ENOTEMPTY if it is not; those of reading a directory.
+pub fn is_empty(path: &Path) -> Result<(), Errno> {
+    let entries = std::fs::read_dir(path).map_err(|error| errno_of(&error))?;
+    match entries.map(|entry| entry.map(drop)).next() {
+        None => Ok(()),
+        Some(Ok(())) => Err(Errno::NOTEMPTY),
+        Some(Err(error)) => Err(errno_of(&error)),
+    }
+}
+
+/// Whether fusermount3 lets an ordinary user mount there: on a directory that is writable, and owned where it is sticky.
+///
+/// # Errors
+/// EPERM for a sticky directory of another user; those of faccessat(2) and stat(2).
+pub fn is_mountable_for_user(path: &Path) -> Result<(), Errno> {
+    rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS)?;
+    let status = rustix::fs::stat(path)?;
+    let sticky = status.st_mode & libc::S_ISVTX != 0;
+    match sticky && status.st_uid != rustix::process::getuid().as_raw() {
+        true => Err(Errno::PERM),
+        false => Ok(()),
+    }
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,162 @@
+//! Mounting, serving, and unmounting at the end.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use fuser::{Filesystem, Session, SessionACL};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::answering::Answering;
+use super::mount::{Mounted, Unmounted};
+use super::{device, probe};
+use crate::config::{Access, Config};
+use crate::refusal::{ExitCode, StartError};
+use crate::service;
+use crate::sys::process;
+
+/// How long the open files of a detached mount are served.
+const DETACHED_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the program may take to end by itself after a second signal.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How far the kernel reads ahead in files of the mount, in KiB.
+const READ_AHEAD_KIB: u32 = 256;
+
+/// Lets the kernel ask for larger pieces, and for several at a time; its default of 128 KiB bounds what a first
+/// sequential read can reach. INIT can lower that only.
+fn raise_read_ahead(device: u64) {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
+        log::debug!("{path} stays as it is: {error}");
+    }
+}
+
+enum Event {
+    /// A signal asks for the end of the session.
+    Terminate,
+    /// The event loops have ended: the mount is gone.
+    Ended(io::Result<()>),
+}
+
+/// Mounts, and serves `filesystem` until the mount is gone. `answering` is called once the mount
+/// answers; no thread exists before.
+///
+/// # Errors
+/// The sentence for why nothing could be mounted, or why the session ended early.
+pub fn serve(
+    config: &Config,
+    filesystem: impl Filesystem,
+    answering: impl FnOnce(Answering) -> Result<(), StartError>,
+) -> Result<(), StartError> {
+    let system = |what| move |error| StartError::System(what, error);
+    process::prepare_signals().map_err(system("prepare signals"))?;
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system("handle signals"))?;
+    let (mounted, device) = Mounted::new(config)?;
+    let result = start(config, filesystem, device).and_then(|session| {
+        log::info!("{:?} is mounted on {:?}", config.source, config.mount_point);
+        let (device, notifier) = (mounted.device(), session.notifier());
+        device.into_iter().for_each(raise_read_ahead);
+        answering(Answering::new(device, notifier))?;
+        // An error is an answer, too.
+        let reach = |root: &Path| probe::reach(root).unwrap_or_default();
+        service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
+        run(session, signals, &mounted)
+    });
+    // A mount that nobody serves is never left behind.
+    match mounted.unmount() {
+        Ok(outcome) => log::debug!("the session has ended: {outcome:?}"),
+        Err(error) => log::error!("cannot unmount: {error}"),
+    }
+    result
+}
+
+/// Answers the kernel's INIT. The session knows no mount point, so fuser never unmounts anything.
+fn start<F: Filesystem>(
+    config: &Config,
+    filesystem: F,
+    device: OwnedFd,
+) -> Result<Session<F>, StartError> {
+    let acl = match config.access {
+        Access::OwnerAndRoot => SessionACL::RootAndOwner,
+        // The kernel keeps others out; fuser's own check would refuse them flush and locks.
+        Access::Owner | Access::Everyone => SessionACL::All,
+    };
+    let mut options = fuser::Config::default();
+    options.n_threads = Some(config.threads);
+    options.clone_fd = device::can_clone(&device);
+    Session::from_fd(filesystem, device, acl, options).map_err(StartError::Handshake)
+}
+
+fn run<F: Filesystem>(
+    session: Session<F>,
+    signals: Signals,
+    mounted: &Mounted,
+) -> Result<(), StartError> {
+    let (events, inbox) = channel();
+    let ended = events.clone();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || handle_signals(signals, &events))
+        .and_then(|_| {
+            // Nothing receives this once the timeout is over.
+            let serve = move || drop(ended.send(Event::Ended(session.run())));
+            thread::Builder::new().name("session".into()).spawn(serve)
+        })
+        .map_err(|error| StartError::System("start a thread", error))?;
+    wait_for_end(&inbox, mounted)
+}
+
+/// The first signal asks for the end, the second one exits.
+fn handle_signals(mut signals: Signals, events: &Sender<Event>) {
+    let mut asked = false;
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            crate::logging::reopen();
+            continue;
+        }
+        // If nothing receives it, the program is ending already.
+        let _ = events.send(Event::Terminate);
+        if asked {
+            // A source or an unmount that hangs delays the exit no longer than this.
+            thread::sleep(EXIT_TIMEOUT);
+            std::process::exit(ExitCode::Success as i32);
+        }
+        asked = true;
+    }
+}
+
+fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartError> {
+    let first = inbox.recv();
+    service::stopping();
+    if let Ok(Event::Ended(result)) = first {
+        return outcome(result);
+    }
+    match mounted.unmount() {
+        Ok(Unmounted::Clean) => log::info!("unmounted"),
+        Ok(Unmounted::Detached) => {
+            log::warn!("busy: detached, open files are served for {DETACHED_TIMEOUT:?}");
+        }
+        Ok(Unmounted::Absent) if mounted.is_adopted() => return Ok(()),
+        Ok(Unmounted::Absent) => log::warn!("gone or covered by another mount: not unmounted"),
+        Err(error) => log::error!("cannot unmount: {error}"),
+    }
+    match inbox.recv_timeout(DETACHED_TIMEOUT) {
+        Ok(Event::Ended(result)) => outcome(result),
+        Ok(Event::Terminate) | Err(_) => Ok(()),
+    }
+}
+
+/// Aborting the connection (/sys/fs/fuse/connections) is a way to end a session, like unmounting. It is no error.
+fn outcome(result: io::Result<()>) -> Result<(), StartError> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        result => result.map_err(StartError::Session),
+    }
+}
