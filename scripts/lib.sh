@@ -61,6 +61,7 @@ become_root() {
     command -v sudo >/dev/null || die "needs root, and there is no sudo: run this script as root"
     exec sudo env "PATH=$PATH" "HOME=$HOME" "MMFS_BIN=$mmfs" "CARGO_TARGET_DIR=$target_dir" \
         ${MMFS_SEED:+"MMFS_SEED=$MMFS_SEED"} ${MMFS_TESTS:+"MMFS_TESTS=$MMFS_TESTS"} \
+        ${XFSTESTS_EXPECT:+"XFSTESTS_EXPECT=$XFSTESTS_EXPECT"} ${XFSTESTS_TESTS:+"XFSTESTS_TESTS=$XFSTESTS_TESTS"} \
         ${MMFS_DEB:+"MMFS_DEB=$MMFS_DEB"} ${MMFS_TOOLCHAIN:+"MMFS_TOOLCHAIN=$MMFS_TOOLCHAIN"} "$0" "$@"
 }
 
