@@ -6,6 +6,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+/// One open of a directory.
+#[derive(Debug)]
+pub struct DirHandle<L> {
+    /// Its node id.
+    pub node: u64,
+    /// What is read from it.
+    pub listing: L,
+}
+
 /// Handles of one kind by number. Numbers are never used twice.
 #[derive(Debug)]
 pub struct HandleTable<T> {

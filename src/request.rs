@@ -99,6 +99,9 @@ pub struct Write<'a> {
     pub durability: Durability,
 }
 
+/// The extended inode flags: `struct fsxattr` of linux/fs.h, which is passed on as it is (ioctl_xfs_fsgetxattr(2)).
+pub type ExtendedFlags = [u8; 28];
+
 /// Where data or a hole is looked for, as lseek(2) does, in bytes from the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {

@@ -3,7 +3,8 @@
 //! A change stamp (`Attr::stamp`) moves with every change. A change of our own is bracketed by `change()` and ends by
 //! setting the new stamp. A stamp that differs while no change of ours was under way was moved behind the mount.
 
-use super::KernelCache;
+use super::kernel_cache::KernelCache;
+use super::notifier::Waiting;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -66,6 +67,13 @@ impl Drop for Changing<'_> {
     }
 }
 
+impl Waiting for FileCache {
+    /// The kernel has dropped its cache because of one doubt.
+    fn dropped(&self) {
+        self.drops.fetch_add(1, SeqCst);
+    }
+}
+
 impl FileCache {
     /// The cache of `node`, which is valid as of `stamp` (0: it is not).
     pub fn new(node: u64, stamp: u64, kernel: Arc<KernelCache>) -> Arc<Self> {
@@ -123,12 +131,8 @@ impl FileCache {
     /// The kernel's cache is out of date: no open may keep it until it was dropped, which is asked for here.
     pub fn distrust(&self) {
         self.doubts.fetch_add(1, SeqCst);
-        self.kernel.pages_changed(self.node, self.this.clone());
-    }
-
-    /// The kernel has dropped its cache because of one doubt.
-    pub(super) fn dropped(&self) {
-        self.drops.fetch_add(1, SeqCst);
+        let this: Weak<FileCache> = self.this.clone();
+        self.kernel.pages_changed(self.node, this);
     }
 
     /// The kernel is about to get bytes for its cache.
@@ -186,7 +190,7 @@ impl FileCache {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Timeouts;
+    use super::super::kernel_cache::Timeouts;
     use super::*;
 
     /// A cache that is valid as of stamp 1.

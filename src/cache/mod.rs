@@ -5,87 +5,10 @@
 
 mod belief;
 mod file;
+mod kernel_cache;
 mod notifier;
 
 pub use belief::Belief;
 pub use file::{Changing, FileCache};
+pub use kernel_cache::{KernelCache, Timeouts};
 pub use notifier::Kernel;
-
-use notifier::Notifier;
-use std::io;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
-
-/// How long the kernel may believe what it was told.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// Of attributes.
-    pub attr: Duration,
-    /// Of names.
-    pub entry: Duration,
-}
-
-impl Timeouts {
-    /// Where one number serves names and attributes, as in READDIRPLUS and CREATE: the shorter keeps both promises.
-    pub fn shorter(&self) -> Duration {
-        self.attr.min(self.entry)
-    }
-}
-
-/// The kernel's cache of one mount.
-#[derive(Debug)]
-pub struct KernelCache {
-    timeouts: Timeouts,
-    notifier: Notifier,
-    /// Listings are dated from here.
-    made: Instant,
-}
-
-impl KernelCache {
-    /// A cache that is empty yet, and believed for as long as `timeouts` say.
-    pub fn new(timeouts: Timeouts) -> Arc<Self> {
-        Arc::new(KernelCache {
-            timeouts,
-            notifier: Notifier::new(),
-            made: Instant::now(),
-        })
-    }
-
-    /// From now on the kernel can be told what it must no longer believe.
-    ///
-    /// # Errors
-    /// Those of starting a thread.
-    pub fn connect(&self, kernel: impl Kernel) -> io::Result<()> {
-        self.notifier.connect(kernel)
-    }
-
-    /// How long the kernel may believe what it is told.
-    pub fn timeouts(&self) -> Timeouts {
-        self.timeouts
-    }
-
-    /// A request has changed attributes of `node` in a way that the kernel does not expect. It asks for them anew.
-    pub fn attributes_changed(&self, node: u64) {
-        self.notifier.expire_attributes(node);
-    }
-
-    fn pages_changed(&self, node: u64, file: Weak<FileCache>) {
-        self.notifier.drop_pages(node, file);
-    }
-
-    /// Whether the kernel may go by the last listing it was given of a directory, which has `stamp` now. Kept longer
-    /// than its entries may be believed, a listing would have the kernel look each of them up again, one by one.
-    pub fn is_listing_valid(&self, belief: &Belief, stamp: u64) -> bool {
-        belief.is_listing_valid(stamp, self.now(), self.timeouts.shorter())
-    }
-
-    /// A directory was listed to its end, having had `stamp` when it was opened.
-    pub fn listed(&self, belief: &mut Belief, stamp: u64) {
-        belief.listed(stamp, self.now());
-    }
-
-    /// Milliseconds since the cache was made.
-    fn now(&self) -> u32 {
-        self.made.elapsed().as_millis() as u32
-    }
-}

@@ -3,7 +3,6 @@
 //! Dropping the pages of a file may wait for a read that never ends. So it is never done by a thread that answers
 //! requests, and every file waits by itself.
 
-use super::FileCache;
 use crate::pool::Pool;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -24,8 +23,14 @@ pub trait Kernel: Send + Sync + 'static {
     fn expire_attributes(&self, node: u64);
 }
 
-/// A node whose pages must go, and the file that waits to hear that they have gone.
-type Stale = (u64, Weak<FileCache>);
+/// A file that waits to hear that its pages have gone.
+pub trait Waiting: Send + Sync {
+    /// The kernel has dropped its pages.
+    fn dropped(&self);
+}
+
+/// A node whose pages must go, and the file that waits to hear it.
+type Stale = (u64, Weak<dyn Waiting>);
 
 /// The way to the kernel, open once the session has begun.
 pub struct Notifier {
@@ -73,7 +78,7 @@ impl Notifier {
         }
     }
 
-    pub fn drop_pages(&self, node: u64, file: Weak<FileCache>) {
+    pub fn drop_pages(&self, node: u64, file: Weak<dyn Waiting>) {
         // The session is ending when nobody listens any more.
         let _ = self.stale.send((node, file));
     }
@@ -83,7 +88,7 @@ impl Notifier {
 struct Dropping {
     kernel: Arc<dyn Kernel>,
     /// By node, the files that wait to hear that it is done; a node is worked on while it is here.
-    waiting: Mutex<HashMap<u64, Vec<Weak<FileCache>>>>,
+    waiting: Mutex<HashMap<u64, Vec<Weak<dyn Waiting>>>>,
     pool: Arc<Pool>,
 }
 
@@ -97,7 +102,7 @@ impl Dropping {
     }
 
     /// Has the pages of `node` dropped, from now on, and tells the file.
-    fn add(self: &Arc<Self>, node: u64, file: Weak<FileCache>) {
+    fn add(self: &Arc<Self>, node: u64, file: Weak<dyn Waiting>) {
         match self.waiting.lock().entry(node) {
             Entry::Occupied(mut others) => return others.get_mut().push(file),
             Entry::Vacant(free) => drop(free.insert(vec![file])),
@@ -115,7 +120,7 @@ impl Dropping {
     }
 
     /// Those who asked before the kernel is told once more.
-    fn due(&self, node: u64) -> Option<Vec<Weak<FileCache>>> {
+    fn due(&self, node: u64) -> Option<Vec<Weak<dyn Waiting>>> {
         let mut waiting = self.waiting.lock();
         let due = waiting.get_mut(&node).map(std::mem::take);
         if due.as_ref().is_none_or(Vec::is_empty) {
@@ -134,6 +139,16 @@ mod tests {
     struct Slow {
         gate: Mutex<Receiver<()>>,
         dropped: Sender<u64>,
+    }
+
+    struct Nobody;
+
+    impl Waiting for Nobody {
+        fn dropped(&self) {}
+    }
+
+    fn nobody() -> Weak<dyn Waiting> {
+        Weak::<Nobody>::new()
     }
 
     impl Kernel for Slow {
@@ -160,14 +175,14 @@ mod tests {
             let waiting = dropping.waiting.lock();
             waiting.get(&node).is_some_and(Vec::is_empty)
         };
-        dropping.add(1, Weak::new());
+        dropping.add(1, nobody());
         while !working(1) {
             std::thread::yield_now();
         }
         for _ in 0..2 * MAX_DROPPING {
-            dropping.add(1, Weak::new());
+            dropping.add(1, nobody());
         }
-        dropping.add(2, Weak::new());
+        dropping.add(2, nobody());
         let next = || heard.recv_timeout(std::time::Duration::from_secs(10));
         assert_eq!(next(), Ok(2));
         drop(gate);

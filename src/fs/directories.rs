@@ -1,19 +1,13 @@
 //! Directories being listed.
 
 use super::{Entry, Fs};
+use crate::handle::DirHandle;
 use crate::view::{DirEntry, Listing, Tree};
 use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-
-/// One open of a directory.
-#[derive(Debug)]
-pub(super) struct DirHandle<L> {
-    node: u64,
-    pub(super) listing: L,
-}
 
 /// An entry as it is listed.
 #[derive(Debug)]

@@ -3,13 +3,10 @@
 use super::Fs;
 use crate::actor::Actor;
 use crate::chores::Chore;
-use crate::request::{Durability, Seek, Write};
-use crate::sys::inode_flags::FsXattr;
+use crate::request::{Durability, ExtendedFlags, Seek, Write};
 use crate::view::{Content, HasFlags, Tree};
 use rustix::fs::{FallocateFlags, IFlags, OFlags};
 use rustix::io::{Errno, Result};
-use std::any::Any;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -27,21 +24,10 @@ pub struct Opened<O> {
     open: Arc<O>,
 }
 
-impl<O: Content> Opened<O> {
-    /// Whether the kernel serves the file by itself.
-    pub fn is_handed_over(&self) -> bool {
-        self.open.is_handed_over()
-    }
-
-    /// Has `register` give the kernel the file, which it then serves by itself: the first open decides for all until
-    /// the last one is closed. `None` where it is served from here.
-    pub fn hand_over<H: Any + Send + Sync>(
-        &self,
-        by: &Actor,
-        register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
-    ) -> Option<&H> {
-        self.open
-            .hand_over(by, |fd| if self.direct_io { None } else { register(fd) })
+impl<O> Opened<O> {
+    /// The open file.
+    pub fn content(&self) -> &O {
+        &self.open
     }
 }
 
@@ -225,7 +211,7 @@ impl<T: Tree> Fs<T> {
     ///
     /// # Errors
     /// Those of `inode_flags`.
-    pub fn extended_flags(&self, fh: u64) -> Result<FsXattr> {
+    pub fn extended_flags(&self, fh: u64) -> Result<ExtendedFlags> {
         self.with_flags(fh, HasFlags::extended_flags, HasFlags::extended_flags)
     }
 
@@ -245,7 +231,7 @@ impl<T: Tree> Fs<T> {
     ///
     /// # Errors
     /// Those of `set_inode_flags`.
-    pub fn set_extended_flags(&self, node: u64, fh: u64, attr: &FsXattr) -> Result<()> {
+    pub fn set_extended_flags(&self, node: u64, fh: u64, attr: &ExtendedFlags) -> Result<()> {
         self.changing()?;
         let (file, dir) = (
             |f: &T::Open| f.set_extended_flags(attr),

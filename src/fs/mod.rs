@@ -12,13 +12,13 @@ mod xattrs;
 pub use directories::Listed;
 pub use files::{Opened, Writing};
 
+use crate::attr::Attr;
 use crate::cache::{Kernel, KernelCache, Timeouts};
 use crate::chores::{Chore, Chores};
 use crate::config::{Config, MountFlags};
-use crate::handle::HandleTable;
+use crate::handle::{DirHandle, HandleTable};
 use crate::inode::{NodeTable, Place};
-use crate::view::{Found, Reporter, Tree, after_change};
-use directories::DirHandle;
+use crate::view::{Content, Found, Reporter, Tree, after_change};
 use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
 use std::io;
@@ -30,7 +30,7 @@ use std::sync::mpsc::{Receiver, channel};
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
     /// Its attributes, `ino` being the node id.
-    pub attr: crate::attr::Attr,
+    pub attr: Attr,
     /// Tells two lives of one node id apart.
     pub generation: u32,
 }
@@ -129,10 +129,7 @@ impl<T: Tree> Fs<T> {
 
     /// Applies what waits, before the daemon ends.
     pub fn settle(&self) {
-        self.files.all().iter().for_each(|open| {
-            use crate::view::Content;
-            open.settle();
-        });
+        self.files.all().iter().for_each(|open| open.settle());
     }
 
     /// The one place that decides whether the view may be changed.

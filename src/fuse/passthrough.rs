@@ -100,10 +100,12 @@ impl Passthrough {
         opened: &'a Opened<O>,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Option<&'a BackingId> {
-        if !self.enabled.load(Relaxed) && !opened.is_handed_over() {
+        let content = opened.content();
+        let wanted = self.enabled.load(Relaxed) || content.is_handed_over();
+        if !wanted || opened.direct_io {
             return None;
         }
-        opened.hand_over(by, |fd| {
+        content.hand_over(by, |fd| {
             register(fd).inspect_err(|error| self.refused(error)).ok()
         })
     }

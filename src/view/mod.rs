@@ -8,8 +8,7 @@ use crate::attr::Attr;
 use crate::cache::KernelCache;
 use crate::chores::Chores;
 use crate::inode::Place;
-use crate::request::{New, Permissions, Removal, Seek, SetAttr, Write};
-use crate::sys::inode_flags::FsXattr;
+use crate::request::{ExtendedFlags, New, Permissions, Removal, Seek, SetAttr, Write};
 use rustix::fs::{FallocateFlags, FileType, IFlags, OFlags, RenameFlags, StatVfs, XattrFlags};
 use rustix::io::{Errno, Result};
 use std::any::Any;
@@ -366,7 +365,7 @@ pub trait HasFlags {
     ///
     /// # Errors
     /// ENOTTY where the view has none.
-    fn extended_flags(&self) -> Result<FsXattr> {
+    fn extended_flags(&self) -> Result<ExtendedFlags> {
         Err(Errno::NOTTY)
     }
 
@@ -382,7 +381,7 @@ pub trait HasFlags {
     ///
     /// # Errors
     /// Those of ioctl_xfs_fsgetxattr(2).
-    fn set_extended_flags(&self, _attr: &FsXattr) -> Result<()> {
+    fn set_extended_flags(&self, _attr: &ExtendedFlags) -> Result<()> {
         Err(Errno::NOTTY)
     }
 }

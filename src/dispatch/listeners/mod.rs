@@ -17,7 +17,7 @@ mod tests;
 
 use crate::sys::process::voluntary_switches;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use schedule::Schedule;
+use schedule::{Schedule, TrialEnd};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -86,17 +86,6 @@ struct State {
     /// The trial that a waiting event loop watches.
     watched: u64,
     schedule: Schedule,
-}
-
-/// Why a trial ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TrialEnd {
-    /// Its time is over. The pause that follows is compared with it.
-    TimeOver,
-    /// Few are too slow.
-    Failed,
-    /// No requests come.
-    Idle,
 }
 
 /// An event loop that serves a request. When dropped, the event loop may wait until all are to listen.

@@ -1,6 +1,5 @@
 //! How long trials and the pauses between them last.
 
-use super::TrialEnd;
 use std::time::{Duration, Instant};
 
 /// The first trial. Each further one is four times as long while few are faster.
@@ -14,6 +13,17 @@ pub(super) const MAX_PAUSE: Duration = Duration::from_millis(512);
 /// How many times as many requests as few all must answer in a second to count as faster: a single pause is a rough
 /// measurement.
 const MIN_SPEEDUP_OF_ALL: f64 = 1.25;
+
+/// Why a trial ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TrialEnd {
+    /// Its time is over. The pause that follows is compared with it.
+    TimeOver,
+    /// Few are too slow.
+    Failed,
+    /// No requests come.
+    Idle,
+}
 
 /// Length and outcome of the phases.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::chores::PendingTimes;
 use crate::mapping::{Mapping, ReadPattern, WritePattern};
-use crate::request::{Seek, Write};
+use crate::request::{ExtendedFlags, Seek, Write};
 use crate::source::reopen;
-use crate::sys::inode_flags::{FsXattr, fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
+use crate::sys::inode_flags::{fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
 use crate::view::{Content, HasFlags};
 use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, Result};
@@ -223,7 +223,7 @@ impl HasFlags for OpenFile {
         sys::ioctl_getflags(self.any()?)
     }
 
-    fn extended_flags(&self) -> Result<FsXattr> {
+    fn extended_flags(&self) -> Result<ExtendedFlags> {
         fs_ioc_fsgetxattr(self.any()?)
     }
 
@@ -232,7 +232,7 @@ impl HasFlags for OpenFile {
         self.mapping.altering(|| sys::ioctl_setflags(&fd, flags))
     }
 
-    fn set_extended_flags(&self, attr: &FsXattr) -> Result<()> {
+    fn set_extended_flags(&self, attr: &ExtendedFlags) -> Result<()> {
         let fd = self.any()?;
         self.mapping.altering(|| fs_ioc_fssetxattr(&fd, attr))
     }

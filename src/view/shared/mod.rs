@@ -10,10 +10,11 @@ mod lookup;
 mod names;
 mod node;
 mod open;
+mod stream;
 mod view;
 mod xattrs;
 
 pub use content::OpenFile;
-pub use listing::OpenDir;
 pub use node::Node;
+pub use stream::OpenDir;
 pub use view::Shared;

@@ -2,8 +2,8 @@
 
 use super::content::OpenFile;
 use super::in_use::InUse;
-use super::listing::OpenDir;
 use super::node::{Node, plain_number};
+use super::stream::OpenDir;
 use crate::cache::KernelCache;
 use crate::config::Config;
 use crate::inode::{NodeTable, Numbers, ROOT};

@@ -1,0 +1,198 @@
+//! Directory streams of the source. Offsets are the source's own (`d_off`): stable, and good for seeking at any later
+//! time.
+
+use crate::request::ExtendedFlags;
+use crate::source::SourceDir;
+use crate::sys::inode_flags::{fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
+use crate::view::{DirEntry, HasFlags, Listing};
+use parking_lot::Mutex;
+use rustix::fs::{self as sys, FileType, IFlags, RawDir, SeekFrom};
+use rustix::io::{Errno, Result};
+use std::ffi::OsStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+/// How much one getdents64(2) asks for, in bytes.
+const BUFFER: usize = 32 << 10;
+
+/// One open of a directory.
+#[derive(Debug)]
+pub struct OpenDir {
+    /// Its node id.
+    node: u64,
+    /// `None` for a mount of mmfs's own, which is shown empty.
+    stream: Option<Stream>,
+}
+
+/// A directory of the source being read.
+#[derive(Debug)]
+pub(super) struct Stream {
+    fd: OwnedFd,
+    source: Arc<SourceDir>,
+    /// The directory's stamp when it was opened.
+    stamp: u64,
+    /// One reader at a time; held while entries are looked up.
+    ahead: Mutex<Ahead>,
+}
+
+/// Entries read from the source that did not fit into a reply yet.
+#[derive(Debug, Default)]
+struct Ahead {
+    entries: Vec<Raw>,
+    names: Vec<u8>,
+    /// The first entry not handed out, and the offset it is found at.
+    next: usize,
+    offset: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Raw {
+    ino: u64,
+    kind: FileType,
+    /// Where the entry after this one is found.
+    offset: u64,
+    name: (usize, usize),
+}
+
+impl OpenDir {
+    pub(super) fn new(node: u64, stream: Option<Stream>) -> Self {
+        OpenDir { node, stream }
+    }
+
+    pub(super) fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// The stream; EBADF for a mount of mmfs's own, which has none.
+    pub(super) fn stream(&self) -> Result<&Stream> {
+        self.stream.as_ref().ok_or(Errno::BADF)
+    }
+}
+
+impl Listing for OpenDir {
+    fn stamp(&self) -> Option<u64> {
+        self.stream.as_ref().map(|stream| stream.stamp)
+    }
+
+    fn sync(&self, data_only: bool) -> Result<()> {
+        match &self.stream {
+            Some(stream) if data_only => sys::fdatasync(&stream.fd),
+            Some(stream) => sys::fsync(&stream.fd),
+            None => Ok(()),
+        }
+    }
+}
+
+impl HasFlags for OpenDir {
+    fn flags(&self) -> Result<IFlags> {
+        sys::ioctl_getflags(self.stream()?)
+    }
+
+    fn extended_flags(&self) -> Result<ExtendedFlags> {
+        fs_ioc_fsgetxattr(self.stream()?)
+    }
+
+    fn set_flags(&self, flags: IFlags) -> Result<()> {
+        sys::ioctl_setflags(self.stream()?, flags)
+    }
+
+    fn set_extended_flags(&self, attr: &ExtendedFlags) -> Result<()> {
+        fs_ioc_fssetxattr(self.stream()?, attr)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Stream {
+    /// The stream of a directory opened as `fd`, which lies on `source`.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn new(fd: OwnedFd, source: Arc<SourceDir>) -> Result<Self> {
+        let stamp = source.stat(fd.as_fd())?.stamp();
+        Ok(Stream {
+            fd,
+            source,
+            stamp,
+            ahead: Mutex::default(),
+        })
+    }
+
+    /// The filesystem it lies on.
+    pub fn source(&self) -> &Arc<SourceDir> {
+        &self.source
+    }
+
+    /// Hands entries from `offset` on to `take`, with the source's own numbers, until it says that there is no room for
+    /// the one offered. True when the end was reached.
+    ///
+    /// # Errors
+    /// Those of getdents64(2), when nothing was handed out before.
+    pub fn read(&self, offset: u64, mut take: impl FnMut(&DirEntry<'_>) -> bool) -> Result<bool> {
+        let mut ahead = self.ahead.lock();
+        if ahead.offset != offset || offset == 0 {
+            sys::seek(&self.fd, SeekFrom::Start(offset))?;
+            *ahead = Ahead {
+                offset,
+                ..Ahead::default()
+            };
+        }
+        let mut any = false;
+        loop {
+            while let Some(raw) = ahead.entries.get(ahead.next).copied() {
+                let entry = DirEntry {
+                    ino: raw.ino,
+                    offset: raw.offset,
+                    kind: raw.kind,
+                    name: OsStr::from_bytes(&ahead.names[raw.name.0..raw.name.1]),
+                };
+                if !take(&entry) {
+                    return Ok(false);
+                }
+                any = true;
+                ahead.next += 1;
+                ahead.offset = raw.offset;
+            }
+            match ahead.refill(&self.fd) {
+                Ok(true) => {}
+                Ok(false) => return Ok(true),
+                Err(_) if any => return Ok(false),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+impl Ahead {
+    /// Reads the next entries; false at the end.
+    fn refill(&mut self, fd: &OwnedFd) -> Result<bool> {
+        let mut buffer = [MaybeUninit::uninit(); BUFFER];
+        let mut dir = RawDir::new(fd.as_fd(), &mut buffer);
+        self.entries.clear();
+        self.names.clear();
+        self.next = 0;
+        while let Some(entry) = dir.next() {
+            let entry = entry?;
+            let start = self.names.len();
+            self.names.extend_from_slice(entry.file_name().to_bytes());
+            let name = (start, self.names.len());
+            let (ino, kind, offset) = (entry.ino(), entry.file_type(), entry.next_entry_cookie());
+            self.entries.push(Raw {
+                ino,
+                kind,
+                offset,
+                name,
+            });
+            if dir.is_buffer_empty() {
+                break;
+            }
+        }
+        Ok(!self.entries.is_empty())
+    }
+}
