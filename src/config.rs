@@ -1,4 +1,4 @@
-//! What was meant: the checked form of the command line, which the rest of the program reads.
+//! The checked form of the command line, which the rest of the program reads.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -27,9 +27,9 @@ pub struct Config {
     pub write_path: WritePath,
     /// Wait for written pages to reach the device at the last close of a written file.
     pub sync_on_close: bool,
-    /// How long the kernel may believe attributes.
+    /// How long the kernel caches attributes.
     pub attr_timeout: Duration,
-    /// How long the kernel may believe names.
+    /// How long the kernel caches names.
     pub entry_timeout: Duration,
     /// Bypass the kernel's page cache on every open.
     pub direct_io: bool,

@@ -70,7 +70,7 @@ pub fn notes() -> String {
 /// `args` with every `-o list` replaced by the long options it stands for.
 ///
 /// # Errors
-/// A usage error that names the option nobody knows.
+/// A usage error that names the unknown option.
 pub fn expand(
     command: &mut Command,
     args: impl IntoIterator<Item = OsString>,

@@ -109,3 +109,74 @@ fn escape(value: &OsStr) -> Vec<u8> {
         .flat_map(|&byte| special(byte).then_some(b'\\').into_iter().chain([byte]))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MountFlags as Flags;
+
+    fn options(flags: Flags) -> MountOptions {
+        MountOptions::new(&Config {
+            source: "/src".into(),
+            mount_point: "/mnt".into(),
+            foreground: true,
+            access: Access::Owner,
+            auto_unmount: false,
+            threads: 1,
+            window_size: 1 << 30,
+            map_budget: None,
+            write_path: Default::default(),
+            sync_on_close: false,
+            attr_timeout: Default::default(),
+            entry_timeout: Default::default(),
+            direct_io: false,
+            passthrough: false,
+            flags,
+            fsname: r"/a,b\c".into(),
+            subtype: "mmfs".into(),
+            log: Default::default(),
+        })
+    }
+
+    #[test]
+    fn both_ways_of_mounting_are_told_the_same_flags() {
+        let fixed = r"fsname=/a\,b\\c,subtype=mmfs,default_permissions";
+        let table = [
+            (Flags::default(), MountFlags::empty(), ",suid,dev"),
+            (
+                Flags {
+                    no_suid: true,
+                    no_dev: true,
+                    ..Flags::default()
+                },
+                MountFlags::NOSUID | MountFlags::NODEV,
+                "",
+            ),
+            (
+                Flags {
+                    read_only: true,
+                    no_exec: true,
+                    no_suid: true,
+                    no_dev: true,
+                    no_atime: true,
+                    sync: true,
+                    dir_sync: true,
+                },
+                MountFlags::RDONLY
+                    | MountFlags::NOEXEC
+                    | MountFlags::NOSUID
+                    | MountFlags::NODEV
+                    | MountFlags::NOATIME
+                    | MountFlags::SYNCHRONOUS
+                    | MountFlags::DIRSYNC,
+                ",ro,noexec,noatime,sync,dirsync",
+            ),
+        ];
+        for (flags, wanted, words) in table {
+            let options = options(flags);
+            assert_eq!(options.flags(), wanted, "{flags:?}");
+            let words = format!("{fixed}{words}");
+            assert_eq!(options.for_fusermount(), OsStr::new(&words), "{flags:?}");
+        }
+    }
+}

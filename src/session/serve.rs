@@ -69,7 +69,7 @@ pub fn serve(
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
         run(session, signals, &mounted)
     });
-    // A mount that nobody serves is never left behind.
+    // Whatever the result, no mount without a server is left behind.
     match mounted.unmount() {
         Ok(outcome) => log::debug!("the session has ended: {outcome:?}"),
         Err(error) => log::error!("cannot unmount: {error}"),

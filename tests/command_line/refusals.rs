@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
-use crate::place::{MMFS, Place, refuses, said};
+use crate::place::{MMFS, Place, eventually, refuses, said};
 
 #[test]
 fn paths_that_cannot_be_used_are_refused() {
@@ -230,4 +230,25 @@ fn a_mount_point_that_does_not_answer_is_refused() {
     // The server dies, so whoever still waits for it is told, and its mount can go.
     drop(device);
     place.run(Command::new("umount").arg("-l").arg(place.mount()));
+}
+
+/// The mount table is read as bytes: an answering mount is found there, and a dead one is cleared.
+#[test]
+fn a_mount_point_need_not_be_utf_8() {
+    let place = Place::new();
+    let script = r#"
+        M=$T/$(printf "caf\351 x"); mkdir "$M"
+        $MMFS "$S" "$M" && $MMFS --check "$M" || exit 1
+        ! $MMFS "$S" "$M" 2>"$T/again" && grep -q "is in use" "$T/again" || exit 2
+        umount "$M"
+        $MMFS -f "$S" "$M" & daemon=$!
+        until $MMFS --check "$M" 2>"$T/check"; do sleep 0.05; done
+        kill -9 $daemon; wait $daemon
+        $MMFS "$S" "$M" 2>"$T/cleared" && grep -q "cleared a dead mount" "$T/cleared" || exit 3
+        umount "$M""#;
+    // In a mount namespace of its own: other tests read the table as UTF-8.
+    let script = format!("unshare --mount --propagation private sh -c '{script}'");
+    let (code, text) = said(&place.sh(&script));
+    assert_eq!(code, Some(0), "{text}");
+    eventually("nothing is left", || place.processes().is_empty());
 }
