@@ -1,8 +1,8 @@
 //! mmfs shows a directory as a view of memory-mapped files.
 //!
-//! Data flows down: `cli` → `daemon` → `session` → `fuse` → `dispatch` → `fs` → (`inode`, `handle`, `mapping`) →
-//! `source` → `sys`. Types of the FUSE library appear in `session` and `fuse` only, unsafe code in
-//! `mapping::window`, `mapping::guard` and `sys` only.
+//! Data flows down: `cli` → `daemon` → `session` → `fuse` → `dispatch` → `fs` → `view` → `mapping` → `source` → `sys`.
+//! docs/internals.md says what each module knows. Types of the FUSE library appear in `session` and `fuse` only, unsafe
+//! code in `mapping::window`, `mapping::guard` and `sys` only.
 
 pub mod actor;
 pub mod attr;

@@ -17,8 +17,8 @@ use crate::config::LogConfig;
 use crate::refusal::StartError;
 use crate::service;
 
-/// Warnings and errors that one module may utter within [`PERIOD`].
-const MOST: u32 = 10;
+/// Warnings and errors that one module may log within [`PERIOD`].
+const MAX_LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
 static FILE: OnceLock<LogFile> = OnceLock::new();
@@ -110,7 +110,7 @@ impl Write for ToFile {
     }
 }
 
-/// Lets [`MOST`] warnings and errors per [`PERIOD`] and module through, and counts the rest.
+/// Lets [`MAX_LINES`] warnings and errors per [`PERIOD`] and module through, and counts the rest.
 struct Trickle {
     logger: Logger,
     taps: Mutex<HashMap<String, Tap>>,
@@ -127,14 +127,14 @@ impl Tap {
     fn admit(&mut self, now: Instant) -> (bool, u32) {
         let mut kept_back = 0;
         if now.duration_since(self.since) >= PERIOD {
-            kept_back = self.said.saturating_sub(MOST);
+            kept_back = self.said.saturating_sub(MAX_LINES);
             *self = Self {
                 since: now,
                 said: 0,
             };
         }
         self.said = self.said.saturating_add(1);
-        (self.said <= MOST, kept_back)
+        (self.said <= MAX_LINES, kept_back)
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
             said: 0,
         };
         let said = (0..100).filter(|_| tap.admit(start).0).count();
-        assert_eq!(said, MOST as usize);
+        assert_eq!(said, MAX_LINES as usize);
         assert_eq!(tap.admit(start + PERIOD), (true, 90));
         assert_eq!(tap.admit(start + PERIOD * 2), (true, 0));
     }

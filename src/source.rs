@@ -47,8 +47,8 @@ pub struct SourceDir {
     pub atime: AtimeRule,
     /// Whether the birth time of an inode never changes.
     born_once: bool,
-    /// How often in a row an exported handle did not tell the inode's number.
-    silent_handles: AtomicU32,
+    /// Exported handles in a row that did not contain the inode number.
+    without_number: AtomicU32,
 }
 
 /// What an inode is to us.
@@ -251,7 +251,7 @@ impl SourceDir {
             stacked: STACKED.contains(&kind),
             atime,
             born_once: kind != OVERLAY,
-            silent_handles: AtomicU32::new(0),
+            without_number: AtomicU32::new(0),
         }
     }
 
@@ -261,7 +261,9 @@ impl SourceDir {
     /// # Errors
     /// ENOENT when there is none.
     pub fn glimpse(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Attr>> {
-        let quick = self.by_handle && !self.remote && self.silent_handles.load(Relaxed) < SILENT;
+        let quick = self.by_handle
+            && !self.remote
+            && self.without_number.load(Relaxed) < MAX_WITHOUT_NUMBER;
         if !quick || check_name(name).is_err() {
             return Ok(None);
         }
@@ -285,11 +287,11 @@ impl SourceDir {
         let handle = name.into_with_c_str(|name| exported::name_to_handle_in(dir, name));
         let handle = handle.ok().flatten()?;
         if handle.ino() != Some(attr.ino) {
-            self.silent_handles.fetch_add(1, Relaxed);
+            self.without_number.fetch_add(1, Relaxed);
             return None;
         }
-        if self.silent_handles.load(Relaxed) != 0 {
-            self.silent_handles.store(0, Relaxed);
+        if self.without_number.load(Relaxed) != 0 {
+            self.without_number.store(0, Relaxed);
         }
         Some(Inode {
             fd: None,
@@ -336,8 +338,8 @@ impl SourceDir {
     }
 }
 
-/// So many handles in a row that do not tell the inode's number are the filesystem's form of handles, not races.
-const SILENT: u32 = 16;
+/// So many in a row are the filesystem's form of handles, not races.
+const MAX_WITHOUT_NUMBER: u32 = 16;
 
 // Magic numbers from statfs(2).
 const OVERLAY: u64 = 0x794c_7630;

@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 128;
 
 /// The layout of `struct file_handle`, with room for the longest.
 #[repr(C)]
-struct FileHandle {
+struct RawHandle {
     handle_bytes: u32,
     handle_type: c_int,
     f_handle: [u8; MAX_BYTES],
@@ -42,7 +42,7 @@ impl ExportedHandle {
         }
     }
 
-    fn pack(raw: &FileHandle) -> Self {
+    fn pack(raw: &RawHandle) -> Self {
         let bytes = &raw.f_handle[..(raw.handle_bytes as usize).min(MAX_BYTES)];
         ExportedHandle(
             raw.handle_type
@@ -54,12 +54,12 @@ impl ExportedHandle {
         )
     }
 
-    fn unpack(&self) -> FileHandle {
+    fn unpack(&self) -> RawHandle {
         let (kind, bytes) = self.0.split_at(size_of::<c_int>());
         let mut f_handle = [0; MAX_BYTES];
         f_handle[..bytes.len()].copy_from_slice(bytes);
         let handle_type = c_int::from_ne_bytes([kind[0], kind[1], kind[2], kind[3]]);
-        FileHandle {
+        RawHandle {
             handle_bytes: bytes.len() as u32,
             handle_type,
             f_handle,
@@ -84,7 +84,7 @@ pub fn name_to_handle_in(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Expo
 }
 
 fn handle_of(dir: BorrowedFd<'_>, path: &CStr, flags: c_int) -> Result<Option<ExportedHandle>> {
-    let mut raw = FileHandle {
+    let mut raw = RawHandle {
         handle_bytes: MAX_BYTES as u32,
         handle_type: 0,
         f_handle: [0; MAX_BYTES],
