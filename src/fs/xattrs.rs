@@ -4,8 +4,9 @@ use super::Fs;
 use crate::actor::Actor;
 use crate::view::Tree;
 use rustix::fs::XattrFlags;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 impl<T: Tree> Fs<T> {
     /// The value of an attribute.
@@ -13,7 +14,8 @@ impl<T: Tree> Fs<T> {
     /// # Errors
     /// ENODATA when there is none; ERANGE when it is longer than `room` bytes; those of getxattr(2).
     pub fn getxattr(&self, node: u64, name: &OsStr, room: usize) -> Result<Vec<u8>> {
-        self.tree.xattr(&self.nodes.get(node)?, name, room)
+        let value = self.tree.xattr(&self.nodes.get(node)?, name, room);
+        value.map_err(|errno| without_acls(name, errno))
     }
 
     /// The length of an attribute's value in bytes.
@@ -21,7 +23,8 @@ impl<T: Tree> Fs<T> {
     /// # Errors
     /// ENODATA when there is none; those of getxattr(2).
     pub fn getxattr_size(&self, node: u64, name: &OsStr) -> Result<usize> {
-        self.tree.xattr_len(&self.nodes.get(node)?, name)
+        let len = self.tree.xattr_len(&self.nodes.get(node)?, name);
+        len.map_err(|errno| without_acls(name, errno))
     }
 
     /// Sets an attribute.
@@ -63,5 +66,14 @@ impl<T: Tree> Fs<T> {
     pub fn removexattr(&self, by: &Actor, node: u64, name: &OsStr) -> Result<()> {
         self.changing()?;
         self.tree.remove_xattr(by, &self.nodes.get(node)?, name)
+    }
+}
+
+/// The kernel asks for an ACL to check a caller's permissions, and takes any errno but ENODATA for a refusal. A view
+/// without ACLs has none on this file.
+fn without_acls(name: &OsStr, errno: Errno) -> Errno {
+    match name.as_bytes().starts_with(b"system.posix_acl_") && errno == Errno::OPNOTSUPP {
+        true => Errno::NODATA,
+        false => errno,
     }
 }

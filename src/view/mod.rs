@@ -41,7 +41,7 @@ pub type Name<'a, P> = (&'a P, &'a OsStr);
 /// An entry of a directory as it is listed.
 #[derive(Debug, Clone, Copy)]
 pub struct DirEntry<'a> {
-    /// The number it is shown with.
+    /// The number it is shown with: the node id (`NodeTable::listed_number`).
     pub ino: u64,
     /// Where the entry after this one is found.
     pub offset: u64,
@@ -228,7 +228,8 @@ pub trait Directories: View {
     fn open_dir(&self, node: &Self::Node) -> Result<Self::Listing>;
 
     /// Hands entries from `offset` on to `take` until it says that there is no room for the one offered. True when
-    /// the end was reached.
+    /// the end was reached. Offset 0 is the beginning, and the offset of an entry leads to what follows it. `.` and `..`
+    /// are entries like others.
     ///
     /// # Errors
     /// Those of getdents64(2), when nothing was handed out before.

@@ -8,7 +8,6 @@ use crate::view::Xattrs;
 use rustix::fs::{self as sys, XattrFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
 /// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX` of xattr(7), in bytes.
 const LONGEST: usize = 64 << 10;
@@ -18,13 +17,13 @@ impl Xattrs for Shared {
         let inode = self.locate(node)?;
         let mut value = Vec::with_capacity(room.min(LONGEST));
         let space = rustix::buffer::spare_capacity(&mut value);
-        sys::getxattr(proc_path(&inode), name, space).map_err(|e| no_acl(name, e))?;
+        sys::getxattr(proc_path(&inode), name, space)?;
         Ok(value)
     }
 
     fn xattr_len(&self, node: &Node, name: &OsStr) -> Result<usize> {
         let inode = self.locate(node)?;
-        sys::getxattr_query(proc_path(&inode), name).map_err(|e| no_acl(name, e))
+        sys::getxattr_query(proc_path(&inode), name)
     }
 
     fn xattr_names(&self, node: &Node) -> Result<Vec<u8>> {
@@ -59,14 +58,5 @@ impl Xattrs for Shared {
         let inode = self.locate(node)?;
         by.manage()?;
         self.unchanged_in_bytes(node, &inode, || sys::removexattr(proc_path(&inode), name))
-    }
-}
-
-/// A source without ACLs has none on this file: the kernel takes any other answer for a reason to refuse
-/// whoever's permissions it is about to check.
-fn no_acl(name: &OsStr, errno: Errno) -> Errno {
-    match name.as_bytes().starts_with(b"system.posix_acl_") && errno == Errno::OPNOTSUPP {
-        true => Errno::NODATA,
-        false => errno,
     }
 }
