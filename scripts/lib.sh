@@ -162,33 +162,38 @@ unmount_mmfs() {
     unset 'suite_mounts[-1]' 'suite_daemons[-1]'
 }
 
-# A minimal Debian with fuse3 and sudo, as an archive; made once with debootstrap.
-clean_root=$root_dir/target/cache/clean-root.tar
+# What each clean root has beside the minimum, by the release of Debian.
+declare -A clean_root_packages=([bookworm]="fuse3,sudo" [trixie]="cargo,gcc,libc6-dev,rustc")
 
+# clean_root release: the archive of that minimal Debian.
+clean_root() { say "$root_dir/target/cache/clean-root-$1.tar"; }
+
+# make_clean_root release: makes that archive, once, with debootstrap.
 make_clean_root() {
-    [[ ! -e $clean_root ]] || return 0
+    local archive tree
+    archive=$(clean_root "$1") tree=$archive.tree
+    [[ ! -e $archive ]] || return 0
     install_missing debootstrap:debootstrap
-    local tree=$clean_root.tree
     rm -rf --one-file-system "$tree"
     mkdir -p "$tree"
-    say "making a clean Debian root with debootstrap"
-    debootstrap --variant=minbase --include=fuse3,sudo bookworm "$tree" >"$clean_root.log" 2>&1 ||
-        die "debootstrap: $(tail -n 3 "$clean_root.log")"
+    say "making a clean root of Debian $1 with debootstrap"
+    debootstrap --variant=minbase --include="${clean_root_packages[$1]}" "$1" "$tree" >"$archive.log" 2>&1 ||
+        die "debootstrap: $(tail -n 3 "$archive.log")"
     rm -rf "$tree"/var/cache/apt/archives/*.deb
-    tar -C "$tree" -cf "$clean_root.new" .
+    tar -C "$tree" -cf "$archive.new" .
     rm -rf --one-file-system "$tree"
-    mv "$clean_root.new" "$clean_root"
+    mv "$archive.new" "$archive"
 }
 
-# unpack_clean_root directory: with /proc mounted in it and a /dev of its own.
+# unpack_clean_root directory release: with /proc mounted in it and a /dev of its own.
 unpack_clean_root() {
-    make_clean_root
+    make_clean_root "$2"
     mkdir "$1"
     # Set-user-ID programs and devices work in it, whatever the filesystem of $work says.
     mount --bind "$1" "$1" && suite_mounts+=("$1")
     mount --make-private "$1"
     mount -o remount,bind,suid,dev,exec "$1"
-    tar -C "$1" -xpf "$clean_root"
+    tar -C "$1" -xpf "$(clean_root "$2")"
     mount -t proc proc "$1/proc" && suite_mounts+=("$1/proc")
     mknod -m 666 "$1/dev/fuse" c 10 229
     # systemd's work at boot; fusermount3 wants it.
