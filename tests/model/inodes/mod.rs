@@ -102,6 +102,14 @@ impl Body {
         }
     }
 
+    /// The device number of a device node.
+    pub fn device(&self) -> u64 {
+        match self {
+            Self::Special(_, device) => *device,
+            _ => 0,
+        }
+    }
+
     /// Its length in bytes; directories and special files have none.
     pub fn size(&self) -> u64 {
         match self {
