@@ -31,6 +31,9 @@ impl<O> Opened<O> {
     }
 }
 
+/// O_DSYNC of open(2). The constant of that name in rustix 1.1 is O_SYNC, which has one bit more.
+const DSYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC as u32);
+
 /// What the kernel says of a write.
 #[derive(Debug, Clone, Copy)]
 pub struct Writing {
@@ -117,7 +120,7 @@ impl<T: Tree> Fs<T> {
     fn durability(&self, flags: OFlags) -> Durability {
         if self.settings.flags.sync || flags.contains(OFlags::SYNC) {
             Durability::Full
-        } else if flags.contains(OFlags::DSYNC) {
+        } else if flags.contains(DSYNC) {
             Durability::Data
         } else {
             Durability::Cached

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use rustix::fs::{FallocateFlags, OFlags, RenameFlags, XattrFlags};
 
 use super::generate::Random;
+pub use super::inodes::Stamp;
 
 /// Offsets and lengths are cut here, so that files stay small enough to compare often.
 pub const FARTHEST: u64 = 384 << 10;
@@ -211,27 +212,6 @@ pub enum Kind {
     Directory,
     Symlink,
     Other,
-}
-
-/// A time, as far as it can be foretold.
-#[derive(Debug, Clone, Copy)]
-pub enum Stamp {
-    /// Set by utimensat, long ago.
-    Set(i64, i64),
-    /// The time of some command of this sequence.
-    Recent,
-    /// Filesystems differ here.
-    Unknown,
-}
-
-impl PartialEq for Stamp {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Set(a, b), Self::Set(c, d)) => (a, b) == (c, d),
-            (Self::Recent, Self::Recent) | (Self::Unknown, _) | (_, Self::Unknown) => true,
-            _ => false,
-        }
-    }
 }
 
 impl At {

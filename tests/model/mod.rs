@@ -8,6 +8,7 @@
 pub mod command;
 pub mod directory;
 pub mod generate;
+pub mod inodes;
 pub mod reference;
 pub mod stage;
 pub mod sys;

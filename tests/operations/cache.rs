@@ -1,0 +1,211 @@
+//! What the kernel may keep of a file that is opened again, and what it is told to drop.
+
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use mmfs::fs::Writing;
+use mmfs::inode::ROOT;
+use mmfs::request::SetAttr;
+use rustix::fs::OFlags;
+
+use crate::served::{ADMIN, PLAIN, Served, Told, USER, name, serve};
+
+/// Opens the file and closes it again; whether the kernel may keep what it has.
+fn is_kept(served: &Served, node: u64) -> bool {
+    let opened = served.opened(node, OFlags::RDWR);
+    served.release(opened.fh).unwrap();
+    opened.keep_cache
+}
+
+/// Whether the kernel may keep what it has after this change of ours, of a file that is open meanwhile. One that takes
+/// longer than two milliseconds is not trusted, so on a busy machine it is done again.
+fn is_kept_after(served: &Served, node: u64, change: impl Fn(u64)) -> bool {
+    (0..20).any(|_| {
+        let fh = served.handle(node, OFlags::RDWR);
+        change(fh);
+        served.release(fh).unwrap();
+        is_kept(served, node)
+    })
+}
+
+#[track_caller]
+fn assert_told(told: &Receiver<Told>, expected: Told) {
+    let next = told.recv_timeout(Duration::from_secs(10));
+    assert_eq!(next, Ok(expected));
+}
+
+#[test]
+fn the_first_open_keeps_nothing_and_the_next_keeps_all() {
+    let served = serve();
+    let node = served.file("a", b"bytes");
+    assert!(!is_kept(&served, node));
+    assert!(is_kept(&served, node));
+    let first = served.opened(node, OFlags::RDONLY);
+    let second = served.opened(node, OFlags::RDONLY);
+    assert!(first.keep_cache && second.keep_cache);
+}
+
+#[test]
+fn a_file_just_created_keeps_nothing() {
+    let served = serve();
+    served.memory.adjust(|knobs| knobs.keeps_always = true);
+    let created = served.create(&USER, ROOT, name("a"), 0o644, 0, OFlags::RDWR);
+    assert!(!created.unwrap().1.keep_cache);
+}
+
+#[test]
+fn nothing_is_kept_of_a_file_changed_behind_while_it_was_closed() {
+    let served = serve();
+    let node = served.file("a", b"bytes");
+    is_kept(&served, node);
+    served.change_behind(node);
+    assert!(!is_kept(&served, node));
+    assert!(is_kept(&served, node));
+}
+
+#[test]
+fn nothing_is_kept_of_a_file_changed_behind_while_it_was_open() {
+    let served = serve();
+    let node = served.file("a", b"bytes");
+    let fh = served.handle(node, OFlags::RDONLY);
+    served.change_behind(node);
+    assert!(!served.opened(node, OFlags::RDONLY).keep_cache);
+    served.release(fh).unwrap();
+}
+
+#[test]
+fn our_own_changes_of_an_open_file_leave_the_cache() {
+    let served = serve();
+    let node = served.file("a", b"bytes");
+    assert!(is_kept_after(&served, node, |fh| {
+        served.write(fh, 0, b"new", PLAIN).unwrap();
+    }));
+    let size = SetAttr {
+        size: Some(3),
+        ..SetAttr::default()
+    };
+    assert!(is_kept_after(&served, node, |fh| {
+        served.setattr(&USER, node, Some(fh), &size).unwrap();
+    }));
+    assert!(is_kept_after(&served, node, |fh| {
+        served.fallocate(&USER, fh, 0, 10, 0).unwrap();
+    }));
+}
+
+#[test]
+fn our_own_change_of_a_mode_or_name_leaves_the_cache_of_a_closed_file() {
+    let served = serve();
+    let node = served.file("a", b"bytes");
+    is_kept(&served, node);
+    let mode = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    served.setattr(&USER, node, None, &mode).unwrap();
+    served.link(node, ROOT, name("b")).unwrap();
+    served
+        .setxattr(&USER, node, name("user.a"), b"", 0)
+        .unwrap();
+    assert!(is_kept(&served, node));
+}
+
+#[test]
+fn nothing_is_kept_for_another_life_of_a_number() {
+    let served = serve();
+    let node = served.file("a", b"");
+    is_kept(&served, node);
+    served.unlink(ROOT, name("a")).unwrap();
+    assert_eq!(served.file("b", b""), node);
+    assert!(!is_kept(&served, node));
+}
+
+#[test]
+fn nothing_is_kept_of_a_file_that_was_forgotten() {
+    let served = serve();
+    let node = served.file("a", b"");
+    is_kept(&served, node);
+    served.forget(node, 1);
+    assert_eq!(served.look("a"), node);
+    assert!(!is_kept(&served, node));
+}
+
+#[test]
+fn the_kernel_is_told_of_a_change_behind_that_getattr_meets() {
+    let served = serve();
+    let told = served.begin();
+    let node = served.file("a", b"bytes");
+    let fh = served.handle(node, OFlags::RDONLY);
+    served.change_behind(node);
+    served.getattr(node, Some(fh)).unwrap();
+    assert_told(&told, Told::DropPages(node));
+    served.getattr(node, Some(fh)).unwrap();
+    assert!(told.try_recv().is_err(), "it is told once");
+}
+
+#[test]
+fn the_kernel_is_told_of_a_change_behind_that_a_write_meets() {
+    let served = serve();
+    let told = served.begin();
+    let node = served.file("a", b"bytes");
+    let fh = served.handle(node, OFlags::RDWR);
+    served.change_behind(node);
+    served.write(fh, 0, b"new", PLAIN).unwrap();
+    assert_told(&told, Told::DropPages(node));
+}
+
+#[test]
+fn what_happened_before_the_session_began_is_told_then() {
+    let served = serve();
+    let node = served.file("a", b"bytes");
+    let fh = served.handle(node, OFlags::RDONLY);
+    served.change_behind(node);
+    served.getattr(node, Some(fh)).unwrap();
+    assert!(!served.opened(node, OFlags::RDONLY).keep_cache);
+    assert_told(&served.begin(), Told::DropPages(node));
+}
+
+#[test]
+fn a_write_past_the_cache_takes_back_what_was_read_into_it() {
+    let served = serve();
+    let told = served.begin();
+    let node = served.file("a", b"bytes");
+    let fh = served.handle(node, OFlags::RDWR);
+    let flags = OFlags::DIRECT;
+    let direct = Writing { flags, ..PLAIN };
+    served.read(fh, 0, 5, flags, |lent| assert!(lent.is_ok()));
+    served.write(fh, 0, b"new", direct).unwrap();
+    assert!(told.try_recv().is_err(), "nothing was read into it");
+    served.read(fh, 0, 5, OFlags::empty(), |lent| assert!(lent.is_ok()));
+    served.write(fh, 0, b"new", direct).unwrap();
+    assert_told(&told, Told::DropPages(node));
+}
+
+#[test]
+fn the_kernel_is_told_of_suid_that_a_write_has_taken() {
+    let served = serve();
+    let told = served.begin();
+    let node = served.file("a", b"bytes");
+    let special = SetAttr {
+        mode: Some(0o4755),
+        ..SetAttr::default()
+    };
+    served.setattr(&ADMIN, node, None, &special).unwrap();
+    let fh = served.handle(node, OFlags::RDWR);
+    let how = Writing {
+        drop_setid: true,
+        ..PLAIN
+    };
+    served.write(fh, 0, b"new", how).unwrap();
+    assert_eq!(told.try_recv(), Ok(Told::ExpireAttributes(node)));
+}
+
+#[test]
+fn timeouts_are_those_of_the_configuration() {
+    let (attr, entry) = (Duration::from_secs(3), Duration::from_secs(5));
+    let served = crate::served::serve_with(|config| {
+        (config.attr_timeout, config.entry_timeout) = (attr, entry);
+    });
+    let timeouts = served.timeouts();
+    assert_eq!((timeouts.attr, timeouts.entry), (attr, entry));
+    assert_eq!(timeouts.shorter(), attr);
+}
