@@ -15,26 +15,34 @@ pub struct DirHandle<L> {
     pub listing: L,
 }
 
-/// Handles of one kind by number. Numbers are never used twice.
+/// Handles of one kind by number. Numbers are never used twice, and no file has a directory's.
 #[derive(Debug)]
 pub struct HandleTable<T> {
     open: RwLock<HashMap<u64, Arc<T>>>,
-    last: AtomicU64,
-}
-
-impl<T> Default for HandleTable<T> {
-    fn default() -> Self {
-        HandleTable {
-            open: RwLock::default(),
-            last: AtomicU64::new(0),
-        }
-    }
+    next: AtomicU64,
 }
 
 impl<T> HandleTable<T> {
+    /// Handles of files, which have even numbers.
+    pub fn of_files() -> Self {
+        HandleTable::from(2)
+    }
+
+    /// Handles of directories, which have odd numbers.
+    pub fn of_directories() -> Self {
+        HandleTable::from(1)
+    }
+
+    fn from(first: u64) -> Self {
+        HandleTable {
+            open: RwLock::default(),
+            next: AtomicU64::new(first),
+        }
+    }
+
     /// Adds a handle.
     pub fn insert(&self, handle: Arc<T>) -> u64 {
-        let fh = self.last.fetch_add(1, Relaxed) + 1;
+        let fh = self.next.fetch_add(2, Relaxed);
         self.open.write().insert(fh, handle);
         fh
     }

@@ -86,16 +86,17 @@ pub struct Inode {
 }
 
 impl Inode {
-    /// Tells two lives of a reused inode number apart; constant where nothing can.
-    pub fn generation(&self) -> u32 {
+    /// Tells two lives of a reused inode number apart; constant where nothing can. The lower 32 bits do almost always.
+    pub fn life(&self) -> u64 {
         match (&self.handle, self.attr.btime) {
-            (Some(handle), _) => handle.generation(),
+            (Some(handle), _) => handle.life(),
             // overlayfs changes the birth time on copy-up while the inode lives on. A symbolic link has no
             // descriptors to lose by that, and the kernel caches its target.
             (None, Some(born))
                 if self.source.born_once || self.attr.kind() == FileType::Symlink =>
             {
-                (born.sec as u32).rotate_left(16) ^ born.nsec
+                let low = (born.sec as u32).rotate_left(16) ^ born.nsec;
+                u64::from(born.nsec) << 32 | u64::from(low)
             }
             _ => 0,
         }

@@ -82,9 +82,8 @@ impl<T: Tree> Fs<T> {
             if matches!(entry.name.as_bytes(), b"." | b"..") {
                 return take(&listed);
             }
-            match self.tree.lookup_listed(listing, entry.name) {
-                Ok(found) => {
-                    let entry = self.remember(found);
+            match self.found(|| self.tree.lookup_listed(listing, entry.name)) {
+                Ok(entry) => {
                     listed.ino = entry.attr.ino;
                     listed.entry = Some(entry);
                     let taken = take(&listed);

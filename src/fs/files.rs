@@ -55,32 +55,31 @@ impl<T: Tree> Fs<T> {
         if mode != OFlags::RDONLY {
             self.changing()?;
         }
-        let open = self.tree.open(by, &self.nodes.get(node)?, flags)?;
-        self.register(Arc::new(open), mode != OFlags::WRONLY)
-    }
-
-    /// Gives an open of a client that `reads` or only writes its number.
-    pub(super) fn register(&self, open: Arc<T::Open>, reads: bool) -> Result<Opened<T::Open>> {
-        let keep_cache = match open.may_keep_cache(reads) {
-            Ok(keep_cache) => keep_cache,
+        let open = Arc::new(self.tree.open(by, &self.nodes.get(node)?, flags)?);
+        match open.may_keep_cache(mode != OFlags::WRONLY) {
+            Ok(keep_cache) => Ok(self.register(open, keep_cache)),
             Err(errno) => {
                 self.tree.close(open);
-                return Err(errno);
+                Err(errno)
             }
-        };
+        }
+    }
+
+    /// Gives an open its number.
+    pub(super) fn register(&self, open: Arc<T::Open>, keep_cache: bool) -> Opened<T::Open> {
         let direct_io = self.settings.direct_io || !open.is_cacheable();
         let read_only = !open.is_writable();
         let fh = self.files.insert(open.clone());
         if !self.watched.swap(true, SeqCst) {
             self.chores.add(Chore::Watch);
         }
-        Ok(Opened {
+        Opened {
             fh,
             direct_io,
             keep_cache,
             read_only,
             open,
-        })
+        }
     }
 
     /// Lends `lend` up to `size` bytes of a file, open with these `flags`.

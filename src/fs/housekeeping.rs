@@ -115,6 +115,7 @@ impl<T: Tree> House<T> {
     fn trim(&mut self) {
         self.trim_at = None;
         if let Some(fs) = self.fs.upgrade() {
+            fs.tree.trim();
             fs.nodes.trim();
         }
     }

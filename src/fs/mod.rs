@@ -89,8 +89,8 @@ impl<T: Tree> Fs<T> {
         Ok(Arc::new(Fs {
             tree,
             nodes,
-            files: HandleTable::default(),
-            dirs: HandleTable::default(),
+            files: HandleTable::of_files(),
+            dirs: HandleTable::of_directories(),
             cache,
             settings: Settings {
                 flags: config.flags,
@@ -140,16 +140,33 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Counts one lookup of what was found, of which the kernel is to be told.
-    fn remember(&self, found: Found<T::Node>) -> Entry {
-        let generation = found.place.generation();
-        let mut attr = found.attr;
-        let (id, other_life) = self.nodes.remember(found.place);
+    /// Counts one lookup of what `find` finds, of which the kernel is to be told.
+    fn found(&self, find: impl Fn() -> Result<Found<T::Node>>) -> Result<Entry> {
+        /// The second look at a number that means another inode by now is a closer one.
+        const TRIES: usize = 3;
+        for _ in 0..TRIES {
+            if let Some(entry) = self.remember(find()?) {
+                return Ok(entry);
+            }
+        }
+        Err(Errno::STALE)
+    }
+
+    /// Counts one lookup of what was found. `None` where its number may mean another inode by now.
+    fn remember(&self, found: Found<T::Node>) -> Option<Entry> {
+        let Found {
+            ref place,
+            mut attr,
+            seen,
+            ..
+        } = found;
+        let generation = place.generation();
+        let (id, other_life) = self.nodes.remember(place.clone(), seen)?;
         if let Some(other) = other_life {
             self.tree.forget(&other);
         }
         attr.ino = id;
-        Entry { attr, generation }
+        Some(Entry { attr, generation })
     }
 
     /// Takes back `count` lookups.

@@ -3,9 +3,9 @@
 use super::{Entry, Fs, Opened};
 use crate::actor::Actor;
 use crate::request::{New, Permissions, Removal};
-use crate::view::Tree;
+use crate::view::{Content, Found, Tree, after_change};
 use rustix::fs::{FileType, OFlags, RawMode, RenameFlags};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,8 +16,17 @@ impl<T: Tree> Fs<T> {
     /// # Errors
     /// ENOENT when there is none; those of openat(2).
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
-        let found = self.tree.lookup(&self.nodes.get(parent)?, name)?;
-        Ok(self.remember(found))
+        let dir = self.nodes.get(parent)?;
+        self.found(|| self.tree.lookup(&dir, name))
+    }
+
+    /// Counts one lookup of what was found after it was made.
+    fn made(&self, found: Found<T::Node>, dir: &T::Node, name: &OsStr) -> Result<Entry> {
+        self.names_changed(dir)?;
+        match self.remember(found) {
+            Some(entry) => Ok(entry),
+            None => after_change(|| self.found(|| self.tree.lookup(dir, name))),
+        }
     }
 
     /// Makes a node of any type but a directory or symbolic link.
@@ -73,8 +82,7 @@ impl<T: Tree> Fs<T> {
         self.changing()?;
         let dir = self.nodes.get(parent)?;
         let found = self.tree.make(by, (&dir, name), new)?;
-        self.names_changed(&dir)?;
-        Ok(self.remember(found))
+        self.made(found, &dir, name)
     }
 
     /// Gives an inode another name.
@@ -85,8 +93,7 @@ impl<T: Tree> Fs<T> {
         self.changing()?;
         let (inode, dir) = (self.nodes.get(node)?, self.nodes.get(parent)?);
         let found = self.tree.link(&inode, (&dir, name))?;
-        self.names_changed(&dir)?;
-        Ok(self.remember(found))
+        self.made(found, &dir, name)
     }
 
     /// Makes a regular file and opens it.
@@ -106,19 +113,30 @@ impl<T: Tree> Fs<T> {
         self.changing()?;
         let permissions = Permissions { mode, umask };
         let dir = self.nodes.get(parent)?;
-        let (found, open) = self.tree.create(by, (&dir, name), permissions, flags)?;
-        let entry = self.remember(found);
-        let opened = match self.names_changed(&dir) {
-            Ok(()) => self.register(Arc::new(open), true),
-            Err(errno) => {
-                self.tree.close(Arc::new(open));
-                Err(errno)
-            }
+        let mut entry = None;
+        let made = |found| entry = self.remember(found);
+        let open = self
+            .tree
+            .create(by, (&dir, name), permissions, flags, made)
+            .map(Arc::new);
+        let undo = |errno, entry: Option<Entry>| {
+            entry.inspect(|entry| self.forget(entry.attr.ino, 1));
+            Err(errno)
         };
-        let mut opened = opened.inspect_err(|_| self.forget(entry.attr.ino, 1))?;
-        opened.keep_cache = false;
+        let (open, entry) = match (open, entry) {
+            (Ok(open), Some(entry)) => (open, entry),
+            (Err(errno), entry) => return undo(errno, entry),
+            (Ok(_), None) => return Err(Errno::IO),
+        };
+        let ready = self
+            .names_changed(&dir)
+            .and_then(|()| after_change(|| open.may_keep_cache(true)));
+        if let Err(errno) = ready {
+            self.tree.close(open);
+            return undo(errno, Some(entry));
+        }
         debug_assert!(entry.attr.is_file());
-        Ok((entry, opened))
+        Ok((entry, self.register(open, false)))
     }
 
     /// Removes a name that is no directory.

@@ -65,7 +65,11 @@ impl Passthrough {
         let fh = FileHandle(opened.fh);
         match self.backing(by, &opened, |fd| reply.open_backing(fd)) {
             Some(backing) => reply.opened_passthrough(fh, passthrough_flags(&opened), backing),
-            None => reply.opened(fh, fopen_flags(&opened)),
+            None => {
+                let flags = fopen_flags(&opened);
+                drop(opened); // Its client may close the file at once, and then nothing of ours is to be open.
+                reply.opened(fh, flags);
+            }
         }
     }
 
@@ -88,7 +92,11 @@ impl Passthrough {
                 let flags = passthrough_flags(&opened);
                 reply.created_passthrough(&timeout, &attr, generation, fh, flags, backing);
             }
-            None => reply.created(&timeout, &attr, generation, fh, fopen_flags(&opened)),
+            None => {
+                let flags = fopen_flags(&opened);
+                drop(opened); // As above.
+                reply.created(&timeout, &attr, generation, fh, flags);
+            }
         }
     }
 

@@ -41,6 +41,17 @@ pub trait Place: Clone + Eq + Debug + Send + Sync + 'static {
     }
 }
 
+/// How an inode was seen that is to be remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// It is held open, so its number cannot have been given to another inode since.
+    Held,
+    /// It was looked at, and may have gone since.
+    Glimpsed,
+    /// It is remembered, and was recognised as the one that is remembered.
+    Recognized,
+}
+
 #[derive(Debug)]
 struct Known<P> {
     place: P,
@@ -124,28 +135,43 @@ impl<P: Place> NodeTable<P> {
     }
 
     /// Counts one lookup of an inode that was just found. Returns its node id, and the other life of that number
-    /// if there was one: the kernel forgets it after this lookup, so its lookups count on.
-    pub fn remember(&self, place: P) -> (u64, Option<P>) {
+    /// if there was one: the kernel forgets it after this lookup, so its lookups count on. `None`, and nothing
+    /// counted, where the number may mean another inode by now: it has to be found once more.
+    pub fn remember(&self, place: P, seen: Seen) -> Option<(u64, Option<P>)> {
         let (id, mut shard) = self.number_and_shard(place.key());
         if id == ROOT {
-            return (ROOT, None);
+            return Some((ROOT, None));
         }
-        let Some(known) = shard.get_mut(&id) else {
-            let known = Known {
-                place,
-                lookups: 1,
-                belief: Belief::default(),
-            };
-            shard.insert(id, Box::new(known));
-            return (id, None);
-        };
-        known.lookups += 1;
-        if known.place == place {
-            known.place.found_again(place);
-            return (id, None);
+        match shard.get_mut(&id) {
+            Some(known) if known.place == place => {
+                known.lookups += 1;
+                if seen != Seen::Recognized {
+                    known.place.found_again(place);
+                }
+                Some((id, None))
+            }
+            Some(known) if seen == Seen::Held => {
+                known.lookups += 1;
+                known.belief = Belief::default();
+                Some((id, Some(std::mem::replace(&mut known.place, place))))
+            }
+            None if seen != Seen::Recognized => {
+                let known = Known {
+                    place,
+                    lookups: 1,
+                    belief: Belief::default(),
+                };
+                shard.insert(id, Box::new(known));
+                Some((id, None))
+            }
+            _ => None,
         }
-        known.belief = Belief::default();
-        (id, Some(std::mem::replace(&mut known.place, place)))
+    }
+
+    /// Whether an inode is remembered in this life.
+    pub fn knows(&self, place: &P) -> bool {
+        let (id, shard) = self.number_and_shard(place.key());
+        shard.get(&id).is_some_and(|known| known.place == *place)
     }
 
     /// Counts a lookup that was shown to the kernel without the inode having been looked at. An inode that

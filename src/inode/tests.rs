@@ -34,8 +34,8 @@ fn table() -> NodeTable<Life> {
 #[test]
 fn an_inode_is_forgotten_with_its_last_lookup() {
     let table = table();
-    assert_eq!(table.remember(FIRST), (7, None));
-    assert_eq!(table.remember(FIRST), (7, None));
+    assert_eq!(table.remember(FIRST, Seen::Held), Some((7, None)));
+    assert_eq!(table.remember(FIRST, Seen::Held), Some((7, None)));
     table.count(7);
     assert!(table.forget(7, 2).is_none());
     assert_eq!(table.get(7), Ok(FIRST));
@@ -48,9 +48,9 @@ fn an_inode_is_forgotten_with_its_last_lookup() {
 #[test]
 fn lookups_count_on_over_another_life() {
     let table = table();
-    table.remember(FIRST);
+    table.remember(FIRST, Seen::Held);
     table.believe(7, |belief| belief.closed(5));
-    assert_eq!(table.remember(SECOND), (7, Some(FIRST)));
+    assert_eq!(table.remember(SECOND, Seen::Held), Some((7, Some(FIRST))));
     assert_eq!(table.belief_of(&SECOND).stamp(), 0);
     assert!(table.forget(7, 1).is_none(), "the forget of the first life");
     assert_eq!(table.get(7), Ok(SECOND));
@@ -59,7 +59,7 @@ fn lookups_count_on_over_another_life() {
 #[test]
 fn a_life_that_is_over_changes_nothing() {
     let table = table();
-    table.remember(SECOND);
+    table.remember(SECOND, Seen::Held);
     table.update(&FIRST, |place| place.life = 9);
     table.believe_of(&FIRST, |belief| belief.closed(5));
     assert_eq!(table.get(7), Ok(SECOND));
@@ -80,9 +80,22 @@ fn many_forgotten_inodes_are_worth_a_trim() {
     let table = table();
     let numbers = 2..2 + TRIM_AFTER as u64;
     let trims = numbers.filter(|&number| {
-        table.remember(Life { number, life: 0 });
+        table.remember(Life { number, life: 0 }, Seen::Held);
         table.forget(number, 1).expect("one lookup").trim
     });
     assert_eq!(trims.count(), 1);
     table.trim();
+}
+
+#[test]
+fn what_was_only_looked_at_replaces_no_other_life() {
+    let table = table();
+    assert_eq!(table.remember(FIRST, Seen::Recognized), None, "forgotten");
+    assert_eq!(table.remember(FIRST, Seen::Glimpsed), Some((7, None)));
+    assert_eq!(table.remember(SECOND, Seen::Glimpsed), None);
+    assert_eq!(table.remember(SECOND, Seen::Recognized), None);
+    assert!(table.knows(&FIRST) && !table.knows(&SECOND));
+    assert_eq!(table.remember(FIRST, Seen::Recognized), Some((7, None)));
+    assert!(table.forget(7, 1).is_none());
+    assert!(table.forget(7, 1).is_some(), "two lookups were counted");
 }

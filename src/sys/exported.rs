@@ -24,11 +24,11 @@ struct RawHandle {
 pub struct ExportedHandle(SmallVec<[u8; 16]>);
 
 impl ExportedHandle {
-    /// A 32-bit hash that tells two lives of one inode number apart.
-    pub fn generation(&self) -> u32 {
+    /// A hash that tells two lives of one inode number apart.
+    pub fn life(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
-        hasher.finish() as u32
+        hasher.finish()
     }
 
     /// The inode number it holds, for the two kinds that most filesystems use: FILEID_INO32_GEN and its

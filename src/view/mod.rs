@@ -7,7 +7,7 @@ use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::cache::KernelCache;
 use crate::chores::Chores;
-use crate::inode::Place;
+use crate::inode::{Place, Seen};
 use crate::request::{ExtendedFlags, New, Permissions, Removal, Seek, SetAttr, Write};
 use rustix::fs::{FallocateFlags, FileType, IFlags, OFlags, RenameFlags, StatVfs, XattrFlags};
 use rustix::io::{Errno, Result};
@@ -26,13 +26,41 @@ pub struct Reporter {
     pub chores: Chores,
 }
 
-/// An inode just found, whatever its name.
+/// An inode just found, whatever its name. Dropped when it is remembered as a node.
 #[derive(Debug, Clone)]
 pub struct Found<P> {
     /// What finds it again.
     pub place: P,
     /// Its attributes; `ino` is not yet the node id.
     pub attr: Attr,
+    /// How it was seen.
+    pub seen: Seen,
+    /// Keeps its number from being given to another inode.
+    _hold: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl<P> Found<P> {
+    /// An inode that `hold` holds open.
+    pub fn held(place: P, attr: Attr, hold: Arc<dyn Any + Send + Sync>) -> Self {
+        let (seen, _hold) = (Seen::Held, Some(hold));
+        Found {
+            place,
+            attr,
+            seen,
+            _hold,
+        }
+    }
+
+    /// An inode that nothing holds. `Seen::Held` says that its number cannot be given to another one all the same.
+    pub fn seen(place: P, attr: Attr, seen: Seen) -> Self {
+        let _hold = None;
+        Found {
+            place,
+            attr,
+            seen,
+            _hold,
+        }
+    }
 }
 
 /// A name in a directory.
@@ -67,8 +95,11 @@ pub trait View: Send + Sync + Sized + 'static {
 /// an inode cannot be found any more. An operation that has changed something never fails with ESTALE: the kernel
 /// would do it again.
 pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
-    /// The kernel has forgotten an inode: what was kept for it may go.
+    /// The kernel has forgotten an inode: what was kept for it may go, unless the node table knows it again.
     fn forget(&self, node: &Self::Node);
+
+    /// Many inodes were forgotten: memory that was kept for them can go back.
+    fn trim(&self) {}
 
     /// Looks whether open files were changed behind the mount, and reports it.
     fn check_open_files(&self);
@@ -97,7 +128,8 @@ pub trait Names: View {
     fn make(&self, by: &Actor, at: Name<'_, Self::Node>, new: New<'_>)
     -> Result<Found<Self::Node>>;
 
-    /// Makes a regular file and opens it with `flags`.
+    /// Makes a regular file and opens it with `flags`. `made` is told of it in between, so that it is a node when it is
+    /// opened.
     ///
     /// # Errors
     /// EEXIST when the caller insists on a new one; ESTALE when one has appeared that the kernel must check the
@@ -108,7 +140,8 @@ pub trait Names: View {
         at: Name<'_, Self::Node>,
         permissions: Permissions,
         flags: OFlags,
-    ) -> Result<(Found<Self::Node>, Self::Open)>;
+        made: impl FnOnce(Found<Self::Node>),
+    ) -> Result<Self::Open>;
 
     /// Gives an inode another name.
     ///

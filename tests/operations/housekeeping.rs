@@ -5,6 +5,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use mmfs::chores::{Chore, PendingTimes};
+use mmfs::inode::Seen;
 use rustix::fs::OFlags;
 
 use crate::inodes::Ino;
@@ -105,7 +106,10 @@ fn memory_is_given_back_once_many_nodes_were_forgotten() {
     const MANY: u64 = 16 << 10;
     let served = serve();
     let nodes = served.memory.nodes();
-    let meet = |number| nodes.remember(Ino { number, life: 0 }).0;
+    let meet = |number| {
+        let met = nodes.remember(Ino { number, life: 0 }, Seen::Held);
+        met.expect("a node").0
+    };
     let forget = |number| nodes.forget(meet(number), 1).expect("it was met").trim;
     for number in 10..10 + MANY + 50 {
         served.forget(meet(number), 1);

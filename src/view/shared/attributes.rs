@@ -57,7 +57,7 @@ impl Attributes for Shared {
         })?;
         if let Some(size) = set.size {
             by.change()?;
-            self.resize(&inode, open, size)?;
+            self.resize(node, &inode, open, size)?;
         }
         self.change_times(node, &inode, set)
     }
@@ -68,13 +68,19 @@ impl Attributes for Shared {
 }
 
 impl Shared {
-    fn resize(&self, inode: &Located, open: Option<&OpenFile>, size: u64) -> Result<()> {
+    fn resize(
+        &self,
+        node: &Node,
+        inode: &Located,
+        open: Option<&OpenFile>,
+        size: u64,
+    ) -> Result<()> {
         if let Some((mapping, fd)) = open.and_then(OpenFile::writable_mapping) {
             return mapping.resize(size, || sys::ftruncate(fd, size));
         }
         // truncate(2) and not ftruncate(2): to the length a file has already, only the latter is a change.
         let path = proc_path(inode);
-        match &inode.mapping {
+        match self.in_use.mapping(&node.life()) {
             Some(mapping) => mapping.resize(size, || truncate(&path, size)),
             None => truncate(&path, size),
         }

@@ -125,12 +125,15 @@ impl InUse {
         drop(mapping); // the windows go here, outside the lock
     }
 
-    /// The kernel has forgotten the inode.
-    pub fn forget(&self, life: &Life) {
+    /// The kernel has forgotten the inode, unless it is `known_again` by now: what was held since then stays.
+    pub fn forget_unless(&self, life: &Life, known_again: impl FnOnce() -> bool) {
         let mut shard = self.shard(life);
         let Some(held) = shard.get_mut(life) else {
             return;
         };
+        if known_again() {
+            return;
+        }
         held.only_way = false;
         let descriptor = held.descriptor.take();
         if held.is_idle() {
@@ -143,11 +146,23 @@ impl InUse {
     /// The mappings of all files that are open.
     pub fn mappings(&self) -> Vec<Arc<Mapping>> {
         let of_shard = |shard: &Mutex<HashMap<Life, Held>>| -> Vec<_> {
-            let shard = shard.lock();
+            let mut shard = shard.lock();
+            // A mapping that somebody else looked at when it was closed has left its entry behind.
+            shard.retain(|_, held| !held.is_idle());
             let open = shard.values().filter_map(|held| held.mapping.upgrade());
             open.collect()
         };
         self.shards.iter().flat_map(of_shard).collect()
+    }
+
+    /// Gives the memory of entries that are gone back.
+    pub fn trim(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            shard.retain(|_, held| !held.is_idle());
+            let room = 2 * shard.len();
+            shard.shrink_to(room);
+        }
     }
 
     /// Runs `call`; when descriptors have run out, closes some that can be had again and runs it again.

@@ -4,7 +4,7 @@ use super::node::{Key, Node};
 use super::view::Shared;
 use crate::attr::Attr;
 use crate::chores::PendingTimes;
-use crate::inode::ROOT;
+use crate::inode::{ROOT, Seen};
 use crate::source::{Inode, Kind, SourceDir};
 use crate::view::Found;
 use rustix::io::Result;
@@ -26,14 +26,14 @@ impl Shared {
     ) -> Result<Found<Node>> {
         if let Some(attr) = source.glimpse(dir, name)? {
             if let Some(place) = self.recognize(source, &attr) {
-                return Ok(self.with_times(Found { place, attr }));
+                return Ok(self.with_times(Found::seen(place, attr, Seen::Recognized)));
             }
             // Nothing holds what was only looked at: where its number means another inode by now, look again.
             let seen = source.confirm(dir, name, attr);
             if let Some(inode) = seen {
                 let place = Node::new(&inode, parent, name);
                 if !self.contradicts(&place) {
-                    return Ok(self.with_times(Found { place, attr }));
+                    return Ok(self.with_times(Found::seen(place, attr, Seen::Glimpsed)));
                 }
             }
         }
@@ -67,12 +67,14 @@ impl Shared {
     pub fn met(&self, inode: Inode, parent: u64, name: &OsStr) -> Found<Node> {
         let place = Node::new(&inode, parent, name);
         let attr = inode.attr;
+        let Some(fd) = inode.fd else {
+            return Found::seen(place, attr, Seen::Glimpsed);
+        };
         // A descriptor kept on another filesystem would keep it from being unmounted.
-        let keep = place.is_dir() && inode.source.index == 0;
-        if let Some(fd) = inode.fd.filter(|_| keep) {
-            self.in_use.keep(place.life(), fd);
+        if place.is_dir() && inode.source.index == 0 {
+            self.in_use.keep(place.life(), fd.clone());
         }
-        Found { place, attr }
+        Found::held(place, attr, fd)
     }
 
     /// Applies times that wait, for attributes are about to be shown.

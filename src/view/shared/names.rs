@@ -8,7 +8,7 @@ use crate::actor::Actor;
 use crate::inode::Place;
 use crate::request::{New, Permissions, Removal};
 use crate::source::{Inode, check_name, proc_path};
-use crate::view::{Found, Name, Names, after_change};
+use crate::view::{Found, Name, Names, Tree, after_change};
 use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
@@ -53,7 +53,8 @@ impl Names for Shared {
         (parent, name): Name<'_, Node>,
         permissions: Permissions,
         flags: OFlags,
-    ) -> Result<(Found<Node>, OpenFile)> {
+        made: impl FnOnce(Found<Node>),
+    ) -> Result<OpenFile> {
         let dir = self.directory(parent)?;
         check_name(name)?;
         by.create(permissions.umask)?;
@@ -71,8 +72,9 @@ impl Names for Shared {
         let inode = after_change(|| self.sources.identify(fd.clone()))?;
         let source = inode.source.clone();
         let found = self.met(inode, self.nodes.number(parent.key()), name);
-        let open = self.opened(by, &found.place, &source, fd, access);
-        Ok((found, open))
+        let node = found.place.clone();
+        made(found);
+        Ok(self.opened(by, &node, &source, fd, access))
     }
 
     fn link(&self, node: &Node, (parent, name): Name<'_, Node>) -> Result<Found<Node>> {
@@ -153,10 +155,8 @@ impl Shared {
         };
         if inode.attr.nlink <= 1 || inode.attr.is_dir() {
             self.in_use.keep_for_good(known.life(), fd);
-            if self.nodes.get(id).ok().is_none_or(|now| now != known) {
-                // Forgotten meanwhile: nobody would tell again.
-                self.in_use.forget(&known.life());
-            }
+            // If the kernel has forgotten it meanwhile, it does not say so again.
+            self.forget(&known);
         } else if matches!(known.locator(), Locator::Named { .. }) {
             // Looking up another of its names finds it again, so this one counts among those that may go.
             self.in_use.keep(known.life(), fd);

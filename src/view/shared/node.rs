@@ -24,7 +24,8 @@ const OWN_MOUNTS: u16 = 0x7ffe;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Life {
     pub key: Key,
-    pub generation: u32,
+    /// `source::Inode::life`.
+    pub life: u64,
     /// Where generations cannot tell (overlayfs), at least a FIFO is never opened for a file.
     pub kind: Kind,
 }
@@ -43,7 +44,7 @@ impl Life {
         };
         Life {
             key,
-            generation: inode.generation(),
+            life: inode.life(),
             kind: inode.kind,
         }
     }
@@ -176,7 +177,7 @@ impl Place for Node {
     }
 
     fn generation(&self) -> u32 {
-        self.life.generation
+        self.life.life as u32
     }
 
     fn found_again(&mut self, found: Self) {

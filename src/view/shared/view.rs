@@ -77,7 +77,12 @@ impl View for Shared {
 
 impl Tree for Shared {
     fn forget(&self, node: &Node) {
-        self.in_use.forget(&node.life());
+        self.in_use
+            .forget_unless(&node.life(), || self.nodes.knows(node));
+    }
+
+    fn trim(&self) {
+        self.in_use.trim();
     }
 
     fn check_open_files(&self) {

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use mmfs::attr::{Attr, Time};
 use mmfs::cache::{FileCache, KernelCache};
-use mmfs::inode::{NodeTable, Numbers, Place};
+use mmfs::inode::{NodeTable, Numbers, Place, Seen};
 use mmfs::request::ExtendedFlags;
 use mmfs::view::{Found, Reporter, Tree, View};
 use parking_lot::{Mutex, MutexGuard};
@@ -207,7 +207,7 @@ impl Memory {
 impl Contents {
     fn found(&self, ino: Ino) -> Result<Found<Ino>> {
         let attr = self.attr(ino)?;
-        Ok(Found { place: ino, attr })
+        Ok(Found::seen(ino, attr, Seen::Held))
     }
 
     fn attr(&self, ino: Ino) -> Result<Attr> {

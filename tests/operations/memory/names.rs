@@ -43,17 +43,18 @@ impl Names for Memory {
         at: Name<'_, Ino>,
         permissions: Permissions,
         flags: OFlags,
-    ) -> Result<(Found<Ino>, MemoryFile)> {
+        made: impl FnOnce(Found<Ino>),
+    ) -> Result<MemoryFile> {
         self.called("create", shown(at))?;
         let mut contents = self.contents();
         let ino = match contents.make(by, at, empty_file(permissions)) {
             Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => return Err(Errno::STALE),
             other => other?,
         };
-        Ok((
-            contents.found(ino)?,
-            self.opened(&mut contents, ino, flags)?,
-        ))
+        let found = contents.found(ino)?;
+        drop(contents);
+        made(found);
+        self.opened(&mut self.contents(), ino, flags)
     }
 
     fn link(&self, node: &Ino, at: Name<'_, Ino>) -> Result<Found<Ino>> {
