@@ -118,25 +118,29 @@ impl<T: Tree> Fs<T> {
         let open = self
             .tree
             .create(by, (&dir, name), permissions, flags, made)
-            .map(Arc::new);
-        let undo = |errno, entry: Option<Entry>| {
-            entry.inspect(|entry| self.forget(entry.attr.ino, 1));
-            Err(errno)
-        };
-        let (open, entry) = match (open, entry) {
-            (Ok(open), Some(entry)) => (open, entry),
-            (Err(errno), entry) => return undo(errno, entry),
-            (Ok(_), None) => return Err(Errno::IO),
-        };
-        let ready = self
-            .names_changed(&dir)
-            .and_then(|()| after_change(|| open.may_keep_cache(true)));
-        if let Err(errno) = ready {
-            self.tree.close(open);
-            return undo(errno, Some(entry));
+            .and_then(|open| self.created(Arc::new(open), &dir));
+        match (open, entry) {
+            (Ok(open), Some(entry)) => Ok((entry, self.register(open, false))),
+            (open, entry) => {
+                entry.inspect(|entry| self.forget(entry.attr.ino, 1));
+                let errno = open.map(|open| self.tree.close(open)).err();
+                Err(errno.unwrap_or(Errno::IO)) // a view that told of no file
+            }
         }
-        debug_assert!(entry.attr.is_file());
-        Ok((entry, self.register(open, false)))
+    }
+
+    /// What comes after a file was made in `dir`, and its first open; closes it again where that fails.
+    fn created(&self, open: Arc<T::Open>, dir: &T::Node) -> Result<Arc<T::Open>> {
+        let ready = self
+            .names_changed(dir)
+            .and_then(|()| after_change(|| open.may_keep_cache(true)));
+        match ready {
+            Ok(_) => Ok(open),
+            Err(errno) => {
+                self.tree.close(open);
+                Err(errno)
+            }
+        }
     }
 
     /// Removes a name that is no directory.
