@@ -32,8 +32,8 @@ pub struct FileCache {
     handed_over: AtomicBool,
 }
 
-/// A change of our own that takes longer than this may have met one of somebody else.
-const BRIEF: Duration = Duration::from_millis(2);
+/// A change of our own that takes longer than this may have met one behind the mount.
+const MAX_ALONE: Duration = Duration::from_millis(2);
 
 /// A change of our own under way.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Changing<'_> {
     /// unseen: where that is likely, the kernel's cache is trusted no further than the next open.
     pub fn led_to(&self, stamp: u64) {
         let file = self.file;
-        if file.contended.load(SeqCst) || self.since.elapsed() > BRIEF {
+        if file.contended.load(SeqCst) || self.since.elapsed() > MAX_ALONE {
             file.mixed.store(true, SeqCst);
         }
         file.stamp.store(stamp, SeqCst);

@@ -31,7 +31,7 @@ struct Writer {
 
 /// A file open for writing for less than this has lost nothing yet: the kernel starts writing back by itself
 /// after seconds (vm.dirty_expire_centisecs), and a description opened later is told of what was lost before.
-const NOTHING_LOST: Duration = Duration::from_millis(500);
+const FIRST_WRITEBACK: Duration = Duration::from_millis(500);
 
 impl Writer {
     fn own(&self) -> Option<&Arc<OwnedFd>> {
@@ -102,7 +102,7 @@ impl Backing {
     /// A description that may be asked for lost writes.
     pub fn probe(&self) -> Option<Arc<OwnedFd>> {
         let writer = self.writer.as_ref();
-        let asked = writer.filter(|w| w.own.get().is_some() || w.since.elapsed() > NOTHING_LOST);
+        let asked = writer.filter(|w| w.own.get().is_some() || w.since.elapsed() > FIRST_WRITEBACK);
         asked.and_then(|w| w.own().cloned())
     }
 

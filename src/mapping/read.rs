@@ -17,7 +17,7 @@ const SMALL_READ: usize = 512 << 10;
 
 /// Of the reads that are not worth a window one in so many maps it all the same, so that windows move to where the
 /// reading is.
-const MAPPED_ALL_THE_SAME: u64 = 64;
+const MAP_ONE_IN: u64 = 64;
 
 impl Mapping {
     /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` is that of the open:
@@ -74,7 +74,7 @@ impl Mapping {
             || !pattern.jumps_to(offset, len)
             || self.windows.holds(offset)
             || space.has_room(space.geometry().full())
-            || self.declined.fetch_add(1, Relaxed) % MAPPED_ALL_THE_SAME == 0
+            || self.declined.fetch_add(1, Relaxed) % MAP_ONE_IN == 0
     }
 
     /// Moves the access time as a read(2) of the source would: mapping a page is what the source's kernel

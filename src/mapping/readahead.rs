@@ -10,17 +10,17 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// The farthest that is read ahead, in bytes.
-const FARTHEST: u64 = 16 << 20;
+const MAX_READ_AHEAD: u64 = 16 << 20;
 
 /// How many of its requests a reader in order is read ahead for at least.
-const REQUESTS: u64 = 4;
+const MIN_REQUESTS_AHEAD: u64 = 4;
 
 /// Requests of one sequential reader overtake each other by at most so many of their own length,
-const DISORDER: u64 = 8;
+const DISORDER_REQUESTS: u64 = 8;
 
 /// and by at least and at most this, in bytes.
-const LEAST_DISORDER: u64 = 128 << 10;
-const MOST_DISORDER: u64 = 1 << 20;
+const MIN_DISORDER: u64 = 128 << 10;
+const MAX_DISORDER: u64 = 1 << 20;
 
 /// Whether nothing of `range` has to be read from the device. Asking costs a tenth of the advice, which looks for every
 /// page; a kernel that does not say leaves it at the advice.
@@ -35,8 +35,8 @@ pub fn is_cached(fd: BorrowedFd<'_>, range: Range<u64>) -> bool {
 
 /// Whether a request of `len` bytes that begins at `offset` does not follow one that ended at `end`.
 fn is_jump(end: u64, offset: u64, len: u64) -> bool {
-    let disorder = len.saturating_mul(DISORDER);
-    end.abs_diff(offset) > disorder.clamp(LEAST_DISORDER, MOST_DISORDER)
+    let disorder = len.saturating_mul(DISORDER_REQUESTS);
+    end.abs_diff(offset) > disorder.clamp(MIN_DISORDER, MAX_DISORDER)
 }
 
 /// How one handle has been read so far.
@@ -73,8 +73,11 @@ impl ReadPattern {
             return (len > page).then_some(offset..end);
         }
         let come = end.saturating_sub(self.begin.load(Relaxed));
-        let distance = come.max(REQUESTS * len).min(FARTHEST);
-        let ahead = self.ahead.load(Relaxed).min(end.saturating_add(FARTHEST));
+        let distance = come.max(MIN_REQUESTS_AHEAD * len).min(MAX_READ_AHEAD);
+        let ahead = self
+            .ahead
+            .load(Relaxed)
+            .min(end.saturating_add(MAX_READ_AHEAD));
         if end.saturating_add(distance / 2) <= ahead {
             return None;
         }

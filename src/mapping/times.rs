@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// The tick of the kernel's coarse clock at HZ=250.
-const TICK: Duration = Duration::from_millis(4);
+const CLOCK_TICK: Duration = Duration::from_millis(4);
 
 #[derive(Debug, Default)]
 pub struct Times {
@@ -36,7 +36,10 @@ impl Times {
     /// see to it.
     pub fn written(&self, fd: BorrowedFd<'_>) -> bool {
         let mut record = self.record.lock();
-        if record.applied.is_none_or(|then| then.elapsed() >= TICK) {
+        if record
+            .applied
+            .is_none_or(|then| then.elapsed() >= CLOCK_TICK)
+        {
             record.applied = Some(Instant::now());
             if futimens(
                 fd,

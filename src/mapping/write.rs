@@ -12,14 +12,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// In-place writes of up to this many bytes take the region when nothing else is asked for.
-const REGION_MAX: usize = 64 << 10;
+const MAX_REGION_WRITE: usize = 64 << 10;
 
 /// Writes of one region of a file lie within so many bytes of each other.
-const NEAR: u64 = 1 << 20;
+const MAX_NEAR: u64 = 1 << 20;
 
 /// What makes a writer one that jumps about, and what a jump weighs against a write near the last one.
-const RESTLESS: u32 = 8;
-const JUMP: u32 = 2;
+const MAX_JUMPS: u32 = 8;
+const JUMP_WEIGHT: u32 = 2;
 
 /// How one handle has been written so far.
 #[derive(Debug, Default)]
@@ -35,14 +35,14 @@ impl WritePattern {
     /// of 4 KiB into 64 MiB sent 21 MB to the device where pwrite(2) sent 0.25 (ext4, Linux 6.18). That is no loss
     /// where the neighbours are written, too.
     fn jumps(&self, offset: u64) -> bool {
-        let far = self.last.swap(offset, Relaxed).abs_diff(offset) > NEAR;
+        let far = self.last.swap(offset, Relaxed).abs_diff(offset) > MAX_NEAR;
         let before = self.jumps.load(Relaxed);
         let now = match far {
-            true => (before + JUMP).min(2 * RESTLESS),
+            true => (before + JUMP_WEIGHT).min(2 * MAX_JUMPS),
             false => before.saturating_sub(1),
         };
         self.jumps.store(now, Relaxed);
-        now > RESTLESS
+        now > MAX_JUMPS
     }
 }
 
@@ -146,7 +146,7 @@ impl Mapping {
             // Stores into holes fault once per page and allocate: pwrite does that several times faster.
             WritePath::Auto => {
                 !pattern.jumps(request.offset)
-                    && request.data.len() <= REGION_MAX
+                    && request.data.len() <= MAX_REGION_WRITE
                     && before.blocks.saturating_mul(512) >= before.size
             }
         };
@@ -226,9 +226,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_is_restless_after_some_jumps_and_calms_down() {
+    fn after_some_jumps_a_writer_takes_pwrite_until_it_writes_in_order_again() {
         let pattern = WritePattern::default();
-        let far = |n: u64| n * 16 * NEAR;
+        let far = |n: u64| n * 16 * MAX_NEAR;
         assert!(
             (0..4).all(|n| !pattern.jumps(far(n))),
             "some jumps are fine"

@@ -72,12 +72,12 @@ pub struct Node {
 }
 
 /// Longer than any tick of timestamps, FAT's two seconds included, and than looking at an inode takes.
-const TICKS: Duration = Duration::from_secs(3);
+const LONGEST_TICK: Duration = Duration::from_secs(3);
 
 /// Whether a time lies so far back that what happens from now on is stamped later.
 fn is_past(nanoseconds: i64) -> bool {
     let now = UNIX_EPOCH.elapsed().unwrap_or_default();
-    now.checked_sub(TICKS)
+    now.checked_sub(LONGEST_TICK)
         .is_some_and(|then| i128::from(nanoseconds) < then.as_nanos() as i128)
 }
 

@@ -10,12 +10,12 @@ use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 
 /// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX` of xattr(7), in bytes.
-const LONGEST: usize = 64 << 10;
+const MAX_VALUE: usize = 64 << 10;
 
 impl Xattrs for Shared {
     fn xattr(&self, node: &Node, name: &OsStr, room: usize) -> Result<Vec<u8>> {
         let inode = self.locate(node)?;
-        let mut value = Vec::with_capacity(room.min(LONGEST));
+        let mut value = Vec::with_capacity(room.min(MAX_VALUE));
         let space = rustix::buffer::spare_capacity(&mut value);
         sys::getxattr(proc_path(&inode), name, space)?;
         Ok(value)
@@ -31,7 +31,7 @@ impl Xattrs for Shared {
         let mut list = Vec::with_capacity(1024);
         loop {
             match sys::listxattr(proc_path(&inode), rustix::buffer::spare_capacity(&mut list)) {
-                Err(Errno::RANGE) if list.capacity() < LONGEST => list.reserve(LONGEST),
+                Err(Errno::RANGE) if list.capacity() < MAX_VALUE => list.reserve(MAX_VALUE),
                 outcome => return outcome.map(|_| list),
             }
         }
