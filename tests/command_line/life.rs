@@ -56,7 +56,7 @@ fn signals_and_outside_unmounts_end_it_with_exit_code_0() {
                 .args(&program[1..])
                 .arg(place.mount()),
         );
-        assert!(unmount.status.success());
+        assert!(unmount.status.success(), "{unmount:?}");
         daemon.ends_well();
     }
 }
