@@ -44,13 +44,13 @@ impl Actor {
         identity::act_for(self.caller, true)
     }
 
-    /// Makes this thread create files as the caller would, under `umask`.
+    /// Runs `create`, which makes something, as the caller would, under `umask`.
     ///
     /// # Errors
-    /// As [`Actor::change`], and those of unshare(2).
-    pub fn create(&self, umask: u32) -> Result<()> {
+    /// As [`Actor::change`], and those of `create`.
+    pub fn create<T>(&self, umask: u32, create: impl FnOnce() -> Result<T>) -> Result<T> {
         self.manage()?;
-        identity::create_under(umask)
+        identity::create_under(umask, create)
     }
 
     /// Makes this thread write as the caller; the kernel says of each write whether suid and sgid bits go.
