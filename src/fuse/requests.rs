@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 impl<T: Tree> Filesystem for Adapter<T> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config);
+        negotiate(config)?;
         self.passthrough.negotiate(config, self.fs.is_stacked());
         Ok(())
     }
