@@ -358,7 +358,9 @@ fn as_root_without_setfsuid_nobody_makes_files_of_root() {
         on_without(refused, None, |stage| {
             fs::set_permissions(stage.source(""), Permissions::from_mode(0o777)).unwrap();
             fs::write(stage.mount("readable"), "bytes").unwrap();
+            fs::set_permissions(stage.mount("readable"), Permissions::from_mode(0o666)).unwrap();
             let script = r#"cd "$1"; (: > made) 2>/dev/null && echo made; mkdir directory 2>/dev/null && echo directory
+                (: >> readable) 2>/dev/null && echo opened
                 cat readable"#;
             let said = printed(
                 as_user(ordinary(), "bash")

@@ -3,7 +3,7 @@
 //! The kernel has checked the caller against the mount already. What is left to the source's kernel is
 //! accounting (owner of new files, quotas, reserved blocks) and the rules for suid and sgid bits. So the
 //! thread takes the caller's ids and keeps its capabilities. Changing ids costs system calls; a thread
-//! therefore stays who it is until a request needs somebody else.
+//! therefore stays who it is until somebody else is acted for. Whoever is acted for says so first: see `actor`.
 
 use parking_lot::{RwLock, RwLockWriteGuard};
 use rustix::fs::Mode;
@@ -60,6 +60,26 @@ pub fn act_for(caller: Caller, keeps_setid: bool) -> Result<()> {
     if now.caller == caller && now.keeps_setid == keeps_setid {
         return Ok(());
     }
+    become_other(now, caller, keeps_setid)
+}
+
+/// As `act_for`, where suid and sgid bits do not come into it; as the daemon itself where `caller` cannot be had.
+pub fn act_for_or_as_ourselves(caller: Caller) {
+    if !privileged() {
+        return;
+    }
+    let now = current();
+    if now.caller == caller || become_other(now, caller, true).is_ok() {
+        return;
+    }
+    let (now, ourselves) = (current(), ourselves());
+    if now.caller != ourselves {
+        // They exist, and who was another before may set ids.
+        let _ = become_other(now, ourselves, true);
+    }
+}
+
+fn become_other(now: Current, caller: Caller, keeps_setid: bool) -> Result<()> {
     CURRENT.set(None); // unknown until all is set
     let ids = match now.caller == caller {
         true => Ok(()),
