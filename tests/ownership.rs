@@ -8,9 +8,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::Mount;
 use common::tools;
 use common::user::{as_user, give_to, ordinary};
+use common::{Builder, Mount};
+use rustix::process::Signal;
 use stage::{Stage, compile, disk, on, printed, shared, tree};
 
 /// A line for each entry: path, type and permissions, user and group, extended attributes (ACLs among them).
@@ -269,17 +270,13 @@ fn as_root_nobody_else_enters_a_private_mount() {
 }
 
 /// A mount whose daemon gets EPERM from these system calls.
-fn on_without(calls: &[&str], as_user: Option<u32>, test: impl FnOnce(&Stage)) {
+fn on_without(calls: &[&str], builder: Builder, test: impl FnOnce(&Stage)) {
     let programs = tempfile::Builder::new().tempdir_in(disk()).unwrap();
     let program = programs.path().join("refuse_calls");
     compile("refuse_calls", &program);
     let mut words = vec![program.to_str().unwrap()];
     words.extend(calls);
     words.push("--");
-    let builder = match as_user {
-        Some(uid) => Mount::builder().as_user(uid),
-        None => shared(),
-    };
     on(builder.by(words), test);
 }
 
@@ -287,14 +284,14 @@ fn on_without(calls: &[&str], as_user: Option<u32>, test: impl FnOnce(&Stage)) {
 /// (proves: S24)
 #[test]
 fn as_root_without_unshare_new_files_are_what_they_are_natively() {
-    on_without(&["unshare"], None, new_files_are_what_they_are_natively);
+    on_without(&["unshare"], shared(), new_files_are_what_they_are_natively);
 }
 
 /// Without unshare(2) the umask is one for all threads: many callers make files at once, each under its own.
 /// (proves: S24)
 #[test]
 fn as_root_without_unshare_everybody_has_a_umask_of_their_own() {
-    on_without(&["unshare"], None, |stage| {
+    on_without(&["unshare"], shared(), |stage| {
         fs::set_permissions(stage.source(""), Permissions::from_mode(0o777)).unwrap();
         let umasks = ["000", "002", "022", "027", "077", "777"];
         let script =
@@ -321,6 +318,30 @@ fn as_root_without_unshare_everybody_has_a_umask_of_their_own() {
     });
 }
 
+/// The log file is the daemon's own: opened anew, it is made under the daemon's umask and not under the last caller's.
+#[test]
+fn as_root_without_unshare_the_log_has_no_callers_umask() {
+    let logs = tempfile::Builder::new().tempdir_in(disk()).unwrap();
+    let log = logs.path().join("log");
+    let option = format!("--log={}", log.display());
+    on_without(&["unshare"], shared().option(option), |stage| {
+        let mode = fs::metadata(&log).unwrap().mode();
+        printed(
+            Command::new("sh")
+                .args(["-c", "umask 0; : > $0"])
+                .arg(stage.mount("open to all")),
+        );
+        assert_eq!(
+            fs::metadata(stage.source("open to all")).unwrap().mode() & 0o777,
+            0o666
+        );
+        fs::rename(&log, logs.path().join("old")).unwrap();
+        common::fuse::kill(stage.pid(), Signal::HUP);
+        stage::eventually("a new log", || log.exists());
+        assert_eq!(fs::metadata(&log).unwrap().mode(), mode);
+    });
+}
+
 /// Who needs no privilege needs none of the calls that change identities: an ordinary user's daemon, and root's own
 /// requests.
 #[test]
@@ -329,7 +350,11 @@ fn as_root_whoever_acts_as_themselves_needs_none_of_the_refused_calls() {
     for user in [None, Some(ordinary())] {
         // setpriv, which makes the daemon the user's, needs capset itself.
         let calls = if user.is_some() { &all[..3] } else { &all };
-        on_without(calls, user, |stage| {
+        let builder = match user {
+            Some(uid) => Mount::builder().as_user(uid),
+            None => shared(),
+        };
+        on_without(calls, builder, |stage| {
             let script = r#"umask 027; cd "$1"; echo one > file; echo two >> file; mkdir dir; mv file dir/file; ln -s x link
                 chmod 4751 dir/file; touch -d 2001-01-01 dir/file; truncate -s 100 dir/file; stat -c '%a %s %u' dir/file dir"#;
             let uid = user.unwrap_or(0);
@@ -355,7 +380,7 @@ fn as_root_whoever_acts_as_themselves_needs_none_of_the_refused_calls() {
 #[test]
 fn as_root_without_setfsuid_nobody_makes_files_of_root() {
     for refused in [&["setfsuid", "setfsgid"][..], &["capset"]] {
-        on_without(refused, None, |stage| {
+        on_without(refused, shared(), |stage| {
             fs::set_permissions(stage.source(""), Permissions::from_mode(0o777)).unwrap();
             fs::write(stage.mount("readable"), "bytes").unwrap();
             fs::set_permissions(stage.mount("readable"), Permissions::from_mode(0o666)).unwrap();
