@@ -35,8 +35,7 @@ thread_local! {
 /// Whether this process may act for others, found out once.
 pub fn privileged() -> bool {
     static PRIVILEGED: OnceLock<bool> = OnceLock::new();
-    // The overriding ones too: most requests run as whoever the thread served last, which is harmless with
-    // them only.
+    // The overriding ones too: the thread has the caller's ids, not the caller's other groups.
     let needed = CapabilitySet::SETUID
         | CapabilitySet::SETGID
         | CapabilitySet::FSETID
