@@ -1,5 +1,13 @@
 //! Who a request acts as. The kernel has checked the caller against the mount; what is left to decide here is as whom
 //! this thread acts on a source, and whether suid and sgid bits survive what it does.
+//!
+//! A thread stays who it was after a request, so nothing is done on a source before it is said as whom:
+//! - A request that has a caller begins as the caller (`begin`). What makes something, or may take suid and sgid bits, insists
+//!   on it: `create`, `change` and the like.
+//! - WRITE, FLUSH, FSYNC and RELEASE may be the kernel's own. They act as the opener of their handle.
+//! - READ, FORGET and RELEASEDIR act on descriptors only, which carry their opener; a READ that asks another machine acts as the
+//!   opener, too.
+//! - Threads that serve no requests are the daemon itself.
 
 use crate::sys::identity::{self, Caller};
 use rustix::io::Result;
@@ -27,6 +35,12 @@ impl Actor {
         self.is_root() || self.caller.uid == uid
     }
 
+    /// Makes this thread act as the caller in whatever suid and sgid bits do not depend on. Where the caller's ids cannot be
+    /// had, it acts as the daemon itself: looking and removing make nothing that would be the daemon's.
+    pub fn begin(&self) {
+        identity::act_for_or_as_ourselves(self.caller);
+    }
+
     /// Makes this thread act as the caller where suid and sgid bits are the source kernel's to strip: chown, truncate,
     /// fallocate, copying.
     ///
@@ -44,13 +58,13 @@ impl Actor {
         identity::act_for(self.caller, true)
     }
 
-    /// Makes this thread create files as the caller would, under `umask`.
+    /// Runs `create`, which makes something, as the caller would, under `umask`.
     ///
     /// # Errors
-    /// As [`Actor::change`], and those of unshare(2).
-    pub fn create(&self, umask: u32) -> Result<()> {
+    /// As [`Actor::change`], and those of `create`.
+    pub fn create<T>(&self, umask: u32, create: impl FnOnce() -> Result<T>) -> Result<T> {
         self.manage()?;
-        identity::create_under(umask)
+        identity::create_under(umask, create)
     }
 
     /// Makes this thread write as the caller; the kernel says of each write whether suid and sgid bits go.

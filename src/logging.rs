@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::config::LogConfig;
 use crate::refusal::StartError;
 use crate::service;
+use crate::sys::identity;
 
 /// Warnings and errors that one module may log within [`PERIOD`].
 const MAX_LINES: u32 = 10;
@@ -75,7 +76,7 @@ fn journal_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
 /// use when that fails.
 pub fn reopen() {
     let Some(log) = FILE.get() else { return };
-    match append(&log.path) {
+    match identity::create_for_ourselves(|| append(&log.path)) {
         Ok(fresh) => *log.file.lock() = fresh,
         Err(error) => log::error!("cannot open {:?} anew: {error}", log.path),
     }

@@ -8,10 +8,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::Mount;
 use common::tools;
 use common::user::{as_user, give_to, ordinary};
-use stage::{on, printed, shared, tree};
+use common::{Builder, Mount};
+use rustix::process::Signal;
+use stage::{Stage, compile, disk, on, printed, shared, tree};
 
 /// A line for each entry: path, type and permissions, user and group, extended attributes (ACLs among them).
 fn made(directory: &Path) -> Vec<String> {
@@ -57,27 +58,29 @@ fn make_everything(uid: u32, umask: &str, directory: &Path) -> String {
 /// (proves: S24)
 #[test]
 fn as_root_new_files_are_what_they_are_natively() {
-    on(shared(), |stage| {
-        for (directory, prepare) in kinds_of_directories() {
-            for uid in [0, ordinary()] {
-                for umask in ["000", "027", "077"] {
-                    let name = format!("{directory}-{uid}-{umask}");
-                    stage.twins(&name, |dir| {
-                        let path = dir.join(&name);
-                        fs::create_dir(&path).unwrap();
-                        prepare(&path);
-                        let said = make_everything(uid, umask, &path);
-                        (said.replace(dir.to_str().unwrap(), ""), made(&path))
-                    });
-                    stage.expect_same(
-                        &name,
-                        &made(&stage.source(&name)),
-                        &made(&stage.mount(&name)),
-                    );
-                }
+    on(shared(), new_files_are_what_they_are_natively);
+}
+
+fn new_files_are_what_they_are_natively(stage: &Stage) {
+    for (directory, prepare) in kinds_of_directories() {
+        for uid in [0, ordinary()] {
+            for umask in ["000", "027", "077"] {
+                let name = format!("{directory}-{uid}-{umask}");
+                stage.twins(&name, |dir| {
+                    let path = dir.join(&name);
+                    fs::create_dir(&path).unwrap();
+                    prepare(&path);
+                    let said = make_everything(uid, umask, &path);
+                    (said.replace(dir.to_str().unwrap(), ""), made(&path))
+                });
+                stage.expect_same(
+                    &name,
+                    &made(&stage.source(&name)),
+                    &made(&stage.mount(&name)),
+                );
             }
         }
-    });
+    }
 }
 
 type Prepare = fn(&Path);
@@ -264,4 +267,139 @@ fn as_root_nobody_else_enters_a_private_mount() {
             "an ordinary user read root's private mount"
         );
     });
+}
+
+/// A mount whose daemon gets EPERM from these system calls.
+fn on_without(calls: &[&str], builder: Builder, test: impl FnOnce(&Stage)) {
+    let programs = tempfile::Builder::new().tempdir_in(disk()).unwrap();
+    let program = programs.path().join("refuse_calls");
+    compile("refuse_calls", &program);
+    let mut words = vec![program.to_str().unwrap()];
+    words.extend(calls);
+    words.push("--");
+    on(builder.by(words), test);
+}
+
+/// Container engines refuse unshare(2) to whoever lacks CAP_SYS_ADMIN. What is made is what it is natively all the same.
+/// (proves: S24)
+#[test]
+fn as_root_without_unshare_new_files_are_what_they_are_natively() {
+    on_without(&["unshare"], shared(), new_files_are_what_they_are_natively);
+}
+
+/// Without unshare(2) the umask is one for all threads: many callers make files at once, each under its own.
+/// (proves: S24)
+#[test]
+fn as_root_without_unshare_everybody_has_a_umask_of_their_own() {
+    on_without(&["unshare"], shared(), |stage| {
+        fs::set_permissions(stage.source(""), Permissions::from_mode(0o777)).unwrap();
+        let umasks = ["000", "002", "022", "027", "077", "777"];
+        let script =
+            r#"umask $1; for n in $(seq 200); do : > file-$1-$n; mkdir directory-$1-$n; done"#;
+        let makers = umasks.map(|umask| {
+            let mut maker = as_user(ordinary(), "bash");
+            maker
+                .args(["-ec", script, "bash", umask])
+                .current_dir(stage.mount(""));
+            maker.spawn().unwrap()
+        });
+        let ended = makers.map(|mut maker| maker.wait().unwrap().success());
+        assert_eq!(ended, [true; 6]);
+        for entry in fs::read_dir(stage.source("")).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            let umask = u32::from_str_radix(name.split('-').nth(1).unwrap(), 8).unwrap();
+            let all = if name.starts_with('f') { 0o666 } else { 0o777 };
+            assert_eq!(
+                entry.metadata().unwrap().mode() & 0o7777,
+                all & !umask,
+                "{name}"
+            );
+        }
+    });
+}
+
+/// The log file is the daemon's own: opened anew, it is made under the daemon's umask and not under the last caller's.
+#[test]
+fn as_root_without_unshare_the_log_has_no_callers_umask() {
+    let logs = tempfile::Builder::new().tempdir_in(disk()).unwrap();
+    let log = logs.path().join("log");
+    let option = format!("--log={}", log.display());
+    on_without(&["unshare"], shared().option(option), |stage| {
+        let mode = fs::metadata(&log).unwrap().mode();
+        printed(
+            Command::new("sh")
+                .args(["-c", "umask 0; : > $0"])
+                .arg(stage.mount("open to all")),
+        );
+        assert_eq!(
+            fs::metadata(stage.source("open to all")).unwrap().mode() & 0o777,
+            0o666
+        );
+        fs::rename(&log, logs.path().join("old")).unwrap();
+        common::fuse::kill(stage.pid(), Signal::HUP);
+        stage::eventually("a new log", || log.exists());
+        assert_eq!(fs::metadata(&log).unwrap().mode(), mode);
+    });
+}
+
+/// Who needs no privilege needs none of the calls that change identities: an ordinary user's daemon, and root's own
+/// requests.
+#[test]
+fn as_root_whoever_acts_as_themselves_needs_none_of_the_refused_calls() {
+    let all = ["unshare", "setfsuid", "setfsgid", "capset"];
+    for user in [None, Some(ordinary())] {
+        // setpriv, which makes the daemon the user's, needs capset itself.
+        let calls = if user.is_some() { &all[..3] } else { &all };
+        let builder = match user {
+            Some(uid) => Mount::builder().as_user(uid),
+            None => shared(),
+        };
+        on_without(calls, builder, |stage| {
+            let script = r#"umask 027; cd "$1"; echo one > file; echo two >> file; mkdir dir; mv file dir/file; ln -s x link
+                chmod 4751 dir/file; touch -d 2001-01-01 dir/file; truncate -s 100 dir/file; stat -c '%a %s %u' dir/file dir"#;
+            let uid = user.unwrap_or(0);
+            let said = printed(
+                as_user(uid, "bash")
+                    .args(["-ec", script, "bash"])
+                    .arg(stage.mount("")),
+            );
+            let mode = if uid == 0 { 4751 } else { 751 };
+            assert_eq!(
+                said,
+                format!(
+                    "{mode} 100 {uid}\n750 {} {uid}",
+                    said.split(' ').nth(3).unwrap()
+                )
+            );
+        });
+    }
+}
+
+/// Where nobody can be acted for, an ordinary user's changes through root's daemon are refused: what they made would be
+/// root's, suid bits and all. Reading needs nobody's identity.
+#[test]
+fn as_root_without_setfsuid_nobody_makes_files_of_root() {
+    for refused in [&["setfsuid", "setfsgid"][..], &["capset"]] {
+        on_without(refused, shared(), |stage| {
+            fs::set_permissions(stage.source(""), Permissions::from_mode(0o777)).unwrap();
+            fs::write(stage.mount("readable"), "bytes").unwrap();
+            fs::set_permissions(stage.mount("readable"), Permissions::from_mode(0o666)).unwrap();
+            let script = r#"cd "$1"; (: > made) 2>/dev/null && echo made; mkdir directory 2>/dev/null && echo directory
+                (: >> readable) 2>/dev/null && echo opened
+                cat readable"#;
+            let said = printed(
+                as_user(ordinary(), "bash")
+                    .args(["-c", script, "bash"])
+                    .arg(stage.mount("")),
+            );
+            assert_eq!(said, "bytes", "without {refused:?}");
+            fs::write(stage.mount("by root"), "again").unwrap();
+            assert_eq!(fs::metadata(stage.source("by root")).unwrap().uid(), 0);
+            assert_eq!(
+                tree::names_in(&stage.source("")).len(),
+                2,
+                "without {refused:?}"
+            );
+        });
+    }
 }

@@ -371,3 +371,51 @@ fn reserved_blocks_are_roots() {
     drop(mount);
     figures.finish();
 }
+
+/// Linking and renaming make no inode, but they may make a directory grow. Reserved blocks go into it for root's names and
+/// for nobody else's, whoever the daemon's threads served last.
+/// (proves: S40)
+#[test]
+fn as_root_names_take_reserved_blocks_for_root_only() {
+    let mkfs = ["-m", "20", "-b", "1024"];
+    let disk = LoopFs::with_options("ext4", 16 << 20, &mkfs, "loop");
+    let mount = Mount::over(disk.path(), ["--allow-other", "--threads", "1"]);
+    let long = "n".repeat(240);
+    let make = |n: u32| {
+        let (link, name) = (format!("links/{n}-{long}"), format!("names/{n}-{long}"));
+        [format!("ln file {link}"), format!("mv -n file-{n} {name}")]
+    };
+    mount.within(Duration::from_secs(60), || {
+        let prepare = "chmod 777 .; mkdir -m 777 links names; : > file; chmod 666 file
+            for n in $(seq 0 23); do ln file file-$n; done";
+        assert!(does(0, &mount, prepare));
+        let user = user::ordinary();
+        let fill = "dd if=/dev/zero of=large bs=64k || dd if=/dev/zero of=small bs=1k";
+        assert!(!does(user, &mount, fill), "the disk is full");
+        let mut refused = [0; 2];
+        for n in 0..12 {
+            for (what, refused) in make(n).iter().zip(&mut refused) {
+                does(0, &mount, "chmod 666 file");
+                *refused += u32::from(!does(user, &mount, what));
+            }
+        }
+        // Four names fill a block.
+        assert!(
+            refused.iter().all(|&n| n > 0),
+            "a user's links and names refused: {refused:?}"
+        );
+        for n in 12..24 {
+            for what in make(n) {
+                does(user, &mount, "chmod 600 small");
+                assert!(does(0, &mount, &what), "root's {what}");
+            }
+        }
+    });
+}
+
+/// Whether a user's shell does it in the mount's root.
+fn does(uid: u32, mount: &Mount, what: &str) -> bool {
+    let mut shell = user::as_user(uid, "sh");
+    let shell = shell.args(["-ec", what]).current_dir(mount.mnt());
+    tools::output_of(shell).status.success()
+}

@@ -96,7 +96,7 @@ impl Null {
 
 impl Filesystem for Null {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        mmfs::fuse::negotiate(config);
+        mmfs::fuse::negotiate(config)?;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The adapter's parts, and how a request's operation is run and answered.
 
+use super::convert::actor;
 use super::passthrough::Passthrough;
 use super::reply::Answer;
 use crate::cache::Timeouts;
@@ -7,7 +8,7 @@ use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::fs::{Entry, Fs};
 use crate::view::Tree;
-use fuser::{INodeNo, ReplyEntry};
+use fuser::{INodeNo, ReplyEntry, Request};
 use rustix::io::Result;
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -32,8 +33,8 @@ impl<T: Tree> Adapter<T> {
         }
     }
 
-    /// Answers a request that concerns the bytes of `node`.
-    pub(super) fn content<O>(
+    /// Answers a request of a handle, which may be the kernel's own and acts as the handle's opener.
+    pub(super) fn handle<O>(
         &self,
         node: INodeNo,
         reply: impl Answer<O>,
@@ -43,25 +44,46 @@ impl<T: Tree> Adapter<T> {
             .content(node.0, move |fs| reply.answer(op(fs)));
     }
 
-    /// Answers a request that concerns `node` but not its bytes.
-    pub(super) fn tree<O>(
+    /// Answers a caller's request that concerns the bytes of `node`.
+    pub(super) fn content<O>(
         &self,
+        req: &Request,
         node: INodeNo,
         reply: impl Answer<O>,
         op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
-        self.dispatch.tree(node.0, move |fs| reply.answer(op(fs)));
+        let by = actor(req);
+        self.dispatch.content(node.0, move |fs| {
+            by.begin();
+            reply.answer(op(fs));
+        });
+    }
+
+    /// Answers a caller's request that concerns `node` but not its bytes.
+    pub(super) fn tree<O>(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        reply: impl Answer<O>,
+        op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
+    ) {
+        let by = actor(req);
+        self.dispatch.tree(node.0, move |fs| {
+            by.begin();
+            reply.answer(op(fs));
+        });
     }
 
     /// Answers a request that makes or finds the inode `name` in the directory `parent`.
     pub(super) fn entry(
         &self,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         reply: ReplyEntry,
         op: impl FnOnce(&Fs<T>, &OsStr) -> Result<Entry> + Send + 'static,
     ) {
         let name = name.to_owned();
-        self.tree(parent, (reply, self.timeouts), move |fs| op(fs, &name));
+        self.tree(req, parent, (reply, self.timeouts), move |fs| op(fs, &name));
     }
 }

@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 impl<T: Tree> Filesystem for Adapter<T> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config);
+        negotiate(config)?;
         self.passthrough.negotiate(config, self.fs.is_stacked());
         Ok(())
     }
@@ -32,9 +32,9 @@ impl<T: Tree> Filesystem for Adapter<T> {
         self.fs.settle();
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         // What the name leads to may not answer, but its node is not known yet. So the directory's is taken.
-        self.entry(parent, name, reply, move |fs, name| {
+        self.entry(req, parent, name, reply, move |fs, name| {
             fs.lookup(parent.0, name)
         });
     }
@@ -43,8 +43,8 @@ impl<T: Tree> Filesystem for Adapter<T> {
         self.dispatch.here(|fs| fs.forget(node.0, count));
     }
 
-    fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.tree(node, (reply, self.timeouts), move |fs| {
+    fn getattr(&self, req: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.tree(req, node, (reply, self.timeouts), move |fs| {
             fs.getattr(node.0, fh.map(|fh| fh.0))
         });
     }
@@ -79,13 +79,13 @@ impl<T: Tree> Filesystem for Adapter<T> {
         let change = move |fs: &Fs<T>| fs.setattr(&by, node.0, fh.map(|fh| fh.0), &set);
         // A resize waits for reads and writes of the file.
         match size {
-            Some(_) => self.content(node, reply, change),
-            None => self.tree(node, reply, change),
+            Some(_) => self.content(req, node, reply, change),
+            None => self.tree(req, node, reply, change),
         }
     }
 
-    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
-        self.tree(node, reply, move |fs| fs.readlink(node.0));
+    fn readlink(&self, req: &Request, node: INodeNo, reply: ReplyData) {
+        self.tree(req, node, reply, move |fs| fs.readlink(node.0));
     }
 
     fn mknod(
@@ -99,7 +99,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEntry,
     ) {
         let (by, rdev) = (actor(req), decode_device(rdev));
-        self.entry(parent, name, reply, move |fs, name| {
+        self.entry(req, parent, name, reply, move |fs, name| {
             fs.mknod(&by, parent.0, name, mode, umask, rdev)
         });
     }
@@ -114,19 +114,19 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEntry,
     ) {
         let by = actor(req);
-        self.entry(parent, name, reply, move |fs, name| {
+        self.entry(req, parent, name, reply, move |fs, name| {
             fs.mkdir(&by, parent.0, name, mode, umask)
         });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.to_owned();
-        self.tree(parent, reply, move |fs| fs.unlink(parent.0, &name));
+        self.tree(req, parent, reply, move |fs| fs.unlink(parent.0, &name));
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.to_owned();
-        self.tree(parent, reply, move |fs| fs.rmdir(parent.0, &name));
+        self.tree(req, parent, reply, move |fs| fs.rmdir(parent.0, &name));
     }
 
     fn symlink(
@@ -138,14 +138,14 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEntry,
     ) {
         let (by, target) = (actor(req), target.to_owned());
-        self.entry(parent, name, reply, move |fs, name| {
+        self.entry(req, parent, name, reply, move |fs, name| {
             fs.symlink(&by, parent.0, name, &target)
         });
     }
 
     fn rename(
         &self,
-        _: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -155,13 +155,13 @@ impl<T: Tree> Filesystem for Adapter<T> {
     ) {
         let flags = sys::RenameFlags::from_bits_retain(flags.bits());
         let (name, new_name) = (name.to_owned(), new_name.to_owned());
-        self.tree(parent, reply, move |fs| {
+        self.tree(req, parent, reply, move |fs| {
             fs.rename((parent.0, &name), (new_parent.0, &new_name), flags)
         });
     }
 
-    fn link(&self, _: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(parent, name, reply, move |fs, name| {
+    fn link(&self, req: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.entry(req, parent, name, reply, move |fs, name| {
             fs.link(node.0, parent.0, name)
         });
     }
@@ -172,6 +172,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         // The first open for writing waits for readers, and the source's own open may wait for bytes. Attributes must
         // not wait with it.
         self.dispatch.content(node.0, move |fs| {
+            by.begin();
             let opened = fs.open(&by, node.0, flags);
             passthrough.opened(&by, opened, reply);
         });
@@ -190,6 +191,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         let (by, name, flags) = (actor(req), name.to_owned(), open_flags(flags));
         let (passthrough, timeout) = (self.passthrough.clone(), self.timeouts.shorter());
         self.dispatch.tree(parent.0, move |fs| {
+            by.begin();
             let created = fs.create(&by, parent.0, &name, mode, umask, flags);
             passthrough.created(&by, created, timeout, reply);
         });
@@ -231,7 +233,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
     }
 
     fn flush(&self, _: &Request, node: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.content(node, reply, move |fs| fs.flush(fh.0));
+        self.handle(node, reply, move |fs| fs.flush(fh.0));
     }
 
     fn release(
@@ -244,7 +246,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.content(node, reply, move |fs| fs.release(fh.0));
+        self.handle(node, reply, move |fs| fs.release(fh.0));
     }
 
     fn fsync(
@@ -255,22 +257,24 @@ impl<T: Tree> Filesystem for Adapter<T> {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.content(node, reply, move |fs| fs.fsync(fh.0, data_only));
+        self.handle(node, reply, move |fs| fs.fsync(fh.0, data_only));
     }
 
-    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.tree(node, reply, move |fs| fs.opendir(node.0));
+    fn opendir(&self, req: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.tree(req, node, reply, move |fs| fs.opendir(node.0));
     }
 
     fn readdir(
         &self,
-        _: &Request,
+        req: &Request,
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let by = actor(req);
         self.dispatch.tree(node.0, move |fs| {
+            by.begin();
             let listed = fs.readdir(fh.0, offset, |entry| list(&mut reply, entry));
             reply.answer(listed);
         });
@@ -278,14 +282,16 @@ impl<T: Tree> Filesystem for Adapter<T> {
 
     fn readdirplus(
         &self,
-        _: &Request,
+        req: &Request,
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let by = actor(req);
         let timeouts = self.timeouts;
         self.dispatch.tree(node.0, move |fs| {
+            by.begin();
             let take = |entry: &Listed<'_>| list_plus(&mut reply, entry, timeouts);
             let listed = fs.readdirplus(fh.0, offset, take);
             reply.answer(listed);
@@ -298,17 +304,17 @@ impl<T: Tree> Filesystem for Adapter<T> {
 
     fn fsyncdir(
         &self,
-        _: &Request,
+        req: &Request,
         node: INodeNo,
         fh: FileHandle,
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.tree(node, reply, move |fs| fs.fsyncdir(fh.0, data_only));
+        self.tree(req, node, reply, move |fs| fs.fsyncdir(fh.0, data_only));
     }
 
-    fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
-        self.tree(node, reply, move |fs| fs.statfs(node.0));
+    fn statfs(&self, req: &Request, node: INodeNo, reply: ReplyStatfs) {
+        self.tree(req, node, reply, move |fs| fs.statfs(node.0));
     }
 
     fn setxattr(
@@ -322,14 +328,14 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEmpty,
     ) {
         let (by, name, value) = (actor(req), name.to_owned(), value.to_owned());
-        self.tree(node, reply, move |fs| {
+        self.tree(req, node, reply, move |fs| {
             fs.setxattr(&by, node.0, &name, &value, flags as u32)
         });
     }
 
-    fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.to_owned();
-        self.tree(node, (reply, size), move |fs| match size {
+        self.tree(req, node, (reply, size), move |fs| match size {
             0 => fs.getxattr_size(node.0, &name).map(|len| (len, Vec::new())),
             _ => fs
                 .getxattr(node.0, &name, size as usize)
@@ -339,14 +345,16 @@ impl<T: Tree> Filesystem for Adapter<T> {
 
     fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         let by = actor(req);
-        self.tree(node, (reply, size), move |fs| {
+        self.tree(req, node, (reply, size), move |fs| {
             fs.listxattr(&by, node.0).map(|list| (list.len(), list))
         });
     }
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (by, name) = (actor(req), name.to_owned());
-        self.tree(node, reply, move |fs| fs.removexattr(&by, node.0, &name));
+        self.tree(req, node, reply, move |fs| {
+            fs.removexattr(&by, node.0, &name)
+        });
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -365,21 +373,21 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEmpty,
     ) {
         let by = actor(req);
-        self.content(node, reply, move |fs| {
+        self.content(req, node, reply, move |fs| {
             fs.fallocate(&by, fh.0, offset, length, mode as u32)
         });
     }
 
     fn lseek(
         &self,
-        _: &Request,
+        req: &Request,
         node: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.content(node, reply, move |fs| {
+        self.content(req, node, reply, move |fs| {
             let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO)?;
             fs.lseek(fh.0, offset, whence)
         });
@@ -400,14 +408,14 @@ impl<T: Tree> Filesystem for Adapter<T> {
     ) {
         let by = actor(req);
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        self.content(node_out, reply, move |fs| {
+        self.content(req, node_out, reply, move |fs| {
             fs.copy_file_range(&by, from, to, len)
         });
     }
 
     fn ioctl(
         &self,
-        _: &Request,
+        req: &Request,
         node: INodeNo,
         fh: FileHandle,
         _: IoctlFlags,
@@ -417,7 +425,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyIoctl,
     ) {
         let given = in_data.to_owned();
-        self.tree(node, reply, move |fs| {
+        self.tree(req, node, reply, move |fs| {
             ioctl::answer(fs, (node.0, fh.0), cmd, &given)
         });
     }

@@ -231,3 +231,29 @@ fn mount_fuse3_can_start_it() {
     eventually("nothing is left", || place.processes().is_empty());
     place.umount();
 }
+
+/// A mount that another program has made without `default_permissions`, where mmfs cannot see how: in a mount namespace
+/// without it, as in a container (and before Linux 6.17 everywhere). The kernel checks permissions all the same.
+#[test]
+fn as_root_permissions_of_an_unseen_mount_are_checked() {
+    let place = Place::new();
+    let said = place.sh(
+        r#"exec 3<>/dev/fuse; chmod 755 $T $S; chmod 600 $S/hello
+        mount -i -t fuse.mmfs -o fd=3,rootmode=40000,user_id=0,group_id=0,allow_other $S $M
+        unshare --mount --propagation private sh -c 'umount -l $M; exec $MMFS -f --allow-other $S /dev/fd/3' &
+        exec 3<&-
+        cat $M/hello
+        setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'cat $M/hello; rm -f $M/hello; : > $M/made'
+        umount $M; wait; ls $S"#,
+    );
+    let (out, err) = (
+        String::from_utf8_lossy(&said.stdout),
+        String::from_utf8_lossy(&said.stderr),
+    );
+    assert!(
+        out.starts_with("hello\n") && out.ends_with("hello\n"),
+        "{said:?}"
+    );
+    assert!(!out.contains("made"), "{said:?}");
+    assert_eq!(err.matches("ermission denied").count(), 3, "{said:?}");
+}

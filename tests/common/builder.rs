@@ -28,6 +28,7 @@ pub struct Builder {
     pub(super) user: Option<u32>,
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) limits: Vec<String>,
+    pub(super) wrapper: Vec<OsString>,
     pub(super) expected_log: Vec<String>,
     pub(super) background: bool,
 }
@@ -79,6 +80,12 @@ impl Builder {
     /// Limits a resource of the daemon, by prlimit(1)'s name: `as`, `nofile`, `fsize`, ...
     pub fn rlimit(mut self, resource: &str, limit: u64) -> Self {
         self.limits.push(format!("--{resource}={limit}"));
+        self
+    }
+
+    /// Runs the daemon by this command, given what to run as its last arguments; it must replace itself.
+    pub fn by<T: Into<OsString>>(mut self, command: impl IntoIterator<Item = T>) -> Self {
+        self.wrapper = command.into_iter().map(Into::into).collect();
         self
     }
 

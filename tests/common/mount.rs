@@ -160,6 +160,7 @@ impl Mount {
             words.extend(self.how.limits.iter().map(Into::into));
             words.push("--".into());
         }
+        words.extend(self.how.wrapper.iter().cloned());
         words.extend(self.how.user.map(user::become_user).unwrap_or_default());
         words.push(binary().into());
         if !self.how.background {

@@ -155,7 +155,7 @@ pub fn disk() -> PathBuf {
 
 // Beside its place first and then moved there, so that two threads cannot see half of it.
 #[track_caller]
-fn compile(name: &str, program: &Path) {
+pub fn compile(name: &str, program: &Path) {
     let source = Path::new("tests/c").join(name).with_extension("c");
     let unfinished = program.with_extension(format!("{:?}", thread::current().id()));
     let mut cc = Command::new(tools::tool("cc"));

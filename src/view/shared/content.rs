@@ -61,6 +61,10 @@ impl OpenFile {
         &self.mapping
     }
 
+    pub(super) fn opener(&self) -> &Actor {
+        &self.opener
+    }
+
     /// The mapping and this open's description, where it was opened to write.
     pub(super) fn writable_mapping(&self) -> Option<(&Mapping, &OwnedFd)> {
         self.fd.as_ref().map(|fd| (&*self.mapping, &**fd))
@@ -114,6 +118,9 @@ impl Content for OpenFile {
         if !direct {
             self.mapping.cache().filling();
         }
+        if self.mapping.is_remote() {
+            self.opener.begin();
+        }
         self.mapping.read_at(offset, len, &self.read, lend)
     }
 
@@ -129,6 +136,7 @@ impl Content for OpenFile {
     }
 
     fn flush(&self, sync: bool) -> Result<()> {
+        self.opener.begin();
         self.mapping.apply_times();
         self.doubt_times();
         match &self.fd {
@@ -139,6 +147,7 @@ impl Content for OpenFile {
     }
 
     fn sync(&self, data_only: bool) -> Result<()> {
+        self.opener.begin();
         let outcome = self.mapping.sync(&*self.any()?, data_only);
         self.known_losses.store(self.mapping.losses(), Relaxed);
         outcome
@@ -182,6 +191,7 @@ impl Content for OpenFile {
     fn settle(&self) {
         // Another machine may never answer.
         if !self.mapping.is_remote() {
+            self.opener.begin();
             self.mapping.apply_times();
         }
     }

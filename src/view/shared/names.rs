@@ -32,16 +32,18 @@ impl Names for Shared {
         check_name(name)?;
         match new {
             New::Directory(permissions) => {
-                by.create(permissions.umask)?;
-                sys::mkdirat(&dir, name, mode_of(permissions))?;
+                by.create(permissions.umask, || {
+                    sys::mkdirat(&dir, name, mode_of(permissions))
+                })?;
             }
             New::Symlink(target) => {
-                by.create(0)?;
+                by.manage()?;
                 sys::symlinkat(target, &dir, name)?;
             }
             New::Other(kind, permissions, device) => {
-                by.create(permissions.umask)?;
-                sys::mknodat(&dir, name, kind, mode_of(permissions), device)?;
+                by.create(permissions.umask, || {
+                    sys::mknodat(&dir, name, kind, mode_of(permissions), device)
+                })?;
             }
         }
         self.made(&dir, parent, name)
@@ -57,14 +59,17 @@ impl Names for Shared {
     ) -> Result<OpenFile> {
         let dir = self.directory(parent)?;
         check_name(name)?;
-        by.create(permissions.umask)?;
         let access = if flags & OFlags::RWMODE == OFlags::RDONLY {
             OFlags::RDONLY
         } else {
             OFlags::RDWR
         };
         let how = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || sys::openat(&dir, name, how, mode_of(permissions));
+        let open = || {
+            by.create(permissions.umask, || {
+                sys::openat(&dir, name, how, mode_of(permissions))
+            })
+        };
         let fd = match self.in_use.with_room(open) {
             Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => return Err(Errno::STALE),
             other => Arc::new(other?),

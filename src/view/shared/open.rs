@@ -18,6 +18,8 @@ impl Files for Shared {
     fn open(&self, by: &Actor, node: &Node, flags: OFlags) -> Result<OpenFile> {
         let source = self.source_of(node)?;
         if flags & OFlags::RWMODE != OFlags::RDONLY {
+            // Whoever cannot be acted for cannot write: better to hear of it now than when a mapping is written back.
+            by.change()?;
             let (fd, access) = self.open_writer(node, flags)?;
             return Ok(self.opened(by, node, &source, Arc::new(fd), access));
         }
@@ -30,6 +32,7 @@ impl Files for Shared {
     }
 
     fn close(&self, open: Arc<OpenFile>) {
+        open.opener().begin();
         open.doubt_times();
         let (node, mapping) = (open.node().clone(), open.mapping().clone());
         if open.is_writable() {
