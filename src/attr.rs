@@ -63,11 +63,28 @@ pub struct Attr {
     pub blksize: u32,
     /// Whether this is the root of a mount.
     pub mount_root: bool,
+    /// The mount it was met through, where the kernel tells.
+    pub mount: MountId,
 }
+
+/// Number of a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct MountId {
+    /// The number, 0 where the kernel tells none (before Linux 5.8).
+    pub id: u64,
+    /// Whether no other mount ever gets it (Linux 6.8).
+    pub is_unique: bool,
+}
+
+/// STATX_MNT_ID_UNIQUE of statx(2).
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 impl Attr {
     /// The fields every caller here asks statx(2) for.
-    pub const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+    pub const MASK: StatxFlags = StatxFlags::BASIC_STATS
+        .union(StatxFlags::BTIME)
+        .union(StatxFlags::MNT_ID)
+        .union(MNT_ID_UNIQUE);
 
     /// The type of the inode.
     pub fn kind(&self) -> FileType {
@@ -94,7 +111,14 @@ impl Attr {
 
 impl From<Statx> for Attr {
     fn from(s: Statx) -> Self {
-        let born = s.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let has = |field: StatxFlags| s.stx_mask & field.bits() != 0;
+        let mount = MountId {
+            id: match has(StatxFlags::MNT_ID | MNT_ID_UNIQUE) {
+                true => s.stx_mnt_id,
+                false => 0,
+            },
+            is_unique: has(MNT_ID_UNIQUE),
+        };
         Attr {
             dev: makedev(s.stx_dev_major, s.stx_dev_minor),
             ino: s.stx_ino,
@@ -103,7 +127,7 @@ impl From<Statx> for Attr {
             atime: s.stx_atime.into(),
             mtime: s.stx_mtime.into(),
             ctime: s.stx_ctime.into(),
-            btime: born.then(|| s.stx_btime.into()),
+            btime: has(StatxFlags::BTIME).then(|| s.stx_btime.into()),
             mode: RawMode::from(s.stx_mode),
             nlink: s.stx_nlink,
             uid: s.stx_uid,
@@ -111,6 +135,7 @@ impl From<Statx> for Attr {
             rdev: makedev(s.stx_rdev_major, s.stx_rdev_minor),
             blksize: s.stx_blksize,
             mount_root: s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+            mount,
         }
     }
 }

@@ -5,8 +5,11 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// The filesystem type of a mount made by mmfs with the default `--subtype`.
-const MMFS: &str = "fuse.mmfs";
+/// What every mount made by mmfs has among its options: no read is longer than this many bytes, the word `mmfs` taken for
+/// a number. It is far above every limit that binds, so it changes nothing. The mount table shows it for as long as
+/// the mount lives, to every process of every namespace, whatever the mount's type and name are, the daemon dead or
+/// alive, and no request is sent for it. fusermount3 passes it on for ordinary users.
+pub const MARK: &str = "max_read=1835886195";
 
 /// One mount: a line of proc_pid_mountinfo(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +45,9 @@ impl Mount {
         })
     }
 
-    /// Whether mmfs has made it, with the default `--subtype`.
+    /// Whether mmfs has made it, or another program for mmfs, with its mark.
     pub fn is_mmfs(&self) -> bool {
-        self.fs_type == MMFS
+        self.is_fuse() && self.has_super_option(MARK)
     }
 
     /// Whether it is a FUSE mount.
@@ -181,23 +184,26 @@ mod tests {
     }
 
     #[test]
-    fn types_are_told_apart() {
-        let of_type = |fs_type: &str| {
-            let line = format!("40 30 0:52 / /mnt rw,nosuid - {fs_type} /src rw,user_id=0");
-            Mount::parse(line.as_bytes()).unwrap()
-        };
-        for (fs_type, is_mmfs, is_fuse) in [
-            ("fuse.mmfs", true, true),
-            ("fuse.mmfs2", false, true),
-            ("fuse.sshfs", false, true),
-            ("fuseblk", false, true),
-            ("ext4", false, false),
+    fn ours_are_told_by_their_mark() {
+        let number = u32::from_be_bytes(*b"mmfs");
+        assert_eq!(MARK, format!("max_read={number}"));
+        let mark = format!("user_id=0,{MARK},allow_other");
+        for (fs_type, options, is_mmfs, is_fuse) in [
+            ("fuse.mmfs", &*mark, true, true),
+            ("fuse.other", &mark, true, true),
+            ("fuse", &mark, true, true),
+            ("fuse.mmfs", "user_id=0", false, true),
+            ("fuse.sshfs", "max_read=65536", false, true),
+            ("fuse.sshfs", "max_read=18358861950", false, true),
+            ("fuseblk", "user_id=0", false, true),
+            ("ext4", &mark, false, false),
         ] {
-            let mount = of_type(fs_type);
+            let line = format!("40 30 0:52 / /mnt rw,nosuid - {fs_type} /src rw,{options}");
+            let mount = Mount::parse(line.as_bytes()).unwrap();
             assert_eq!(
                 (mount.is_mmfs(), mount.is_fuse()),
                 (is_mmfs, is_fuse),
-                "{fs_type}"
+                "{fs_type} {options}"
             );
         }
     }

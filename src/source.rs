@@ -1,12 +1,14 @@
 //! The tree being served: finding names in it without ever leaving it, one `SourceDir` per filesystem.
 
-use crate::attr::Attr;
+use crate::attr::{Attr, MountId};
 use crate::mount_table;
 use crate::sys::exported::{self, ExportedHandle};
+use crate::sys::mounts;
 use parking_lot::RwLock;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawMode, StatVfsMountFlags};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::{Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -33,14 +35,14 @@ pub struct SourceDir {
     root: Option<OwnedFd>,
     /// Its device number.
     pub dev: u64,
+    /// Its type and number of its own.
+    identity: Option<Identity>,
     /// Its place among the filesystems met, 0 for the one of the source's root.
-    pub index: u16,
+    pub index: u32,
     /// Whether a forgotten inode can be opened by its exported handle.
     pub by_handle: bool,
     /// Whether attributes may change on another machine, so that statx(2) must ask.
     pub remote: bool,
-    /// Whether lengths say nothing of what a read returns, as on procfs.
-    pub synthetic: bool,
     /// Whether it stands on other filesystems, or may do so.
     pub stacked: bool,
     /// When reading moves access times.
@@ -103,10 +105,42 @@ impl Inode {
     }
 }
 
+/// What fstatfs(2) says of a filesystem and of no other of the same device number: `f_type` and `f_fsid`. Not enough to
+/// tell two of a type whose `f_fsid` is made from the device number.
+type Identity = (u64, u64);
+
+/// The filesystems met below the source.
+#[derive(Debug, Default)]
+struct Met {
+    /// By `SourceDir::index`. One that has gone keeps its place, for its inodes are remembered by it.
+    all: Vec<Arc<SourceDir>>,
+    /// By device number and mount. A device number alone is given to another filesystem as soon as it is free.
+    by_mount: HashMap<(u64, MountId), Arc<SourceDir>>,
+}
+
+impl Met {
+    /// The filesystem met as this mount.
+    fn known(&self, attr: &Attr) -> Option<&Arc<SourceDir>> {
+        self.by_mount.get(&(attr.dev, attr.mount))
+    }
+
+    /// The filesystem that is certainly the one `found`, met elsewhere: as the device number was never free, it is no
+    /// other's.
+    fn same(&self, attr: &Attr, found: Option<Identity>) -> Option<Arc<SourceDir>> {
+        let lives = |mount: &MountId, source: &SourceDir| {
+            source.root.is_some() || !mount.is_unique || mounts::is_mounted(mount.id)
+        };
+        let mut candidates = self.by_mount.iter().filter(|((dev, mount), source)| {
+            *dev == attr.dev && source.identity == found && lives(mount, source)
+        });
+        candidates.next().map(|(_, source)| source.clone())
+    }
+}
+
 /// All filesystems met below the source.
 #[derive(Debug)]
 pub struct Sources {
-    met: RwLock<Vec<Arc<SourceDir>>>,
+    met: RwLock<Met>,
     /// The device number of our own mount, 0 while unknown.
     own: AtomicU64,
 }
@@ -127,7 +161,7 @@ impl Sources {
             met: RwLock::default(),
             own: AtomicU64::new(0),
         };
-        let source = sources.of_device(&attr, fd.as_fd());
+        let source = sources.of_mount(&attr, fd.as_fd());
         let handle = exported::name_to_handle_at(&fd)?;
         let root = Inode {
             fd: Some(Arc::new(fd)),
@@ -146,12 +180,12 @@ impl Sources {
 
     /// The filesystem of the source's root.
     pub fn first(&self) -> Arc<SourceDir> {
-        self.met.read()[0].clone()
+        self.met.read().all[0].clone()
     }
 
     /// The filesystem met as number `index`.
-    pub fn at(&self, index: u16) -> Option<Arc<SourceDir>> {
-        self.met.read().get(usize::from(index)).cloned()
+    pub fn at(&self, index: u32) -> Option<Arc<SourceDir>> {
+        self.met.read().all.get(index as usize).cloned()
     }
 
     /// Finds `name` in the directory `dir`, following nothing.
@@ -187,7 +221,7 @@ impl Sources {
                 kind: Kind::OwnMount,
             });
         }
-        let source = self.of_device(&attr, fd.as_fd());
+        let source = self.of_mount(&attr, fd.as_fd());
         if source.remote {
             attr = stat(fd.as_fd(), AtFlags::empty())?;
         }
@@ -206,23 +240,32 @@ impl Sources {
         attr.dev == self.own.load(Relaxed) || mounted_by_mmfs(attr.dev)
     }
 
-    fn of_device(&self, attr: &Attr, fd: BorrowedFd<'_>) -> Arc<SourceDir> {
-        if let Some(known) = self.met.read().iter().find(|s| s.dev == attr.dev) {
+    /// The filesystem of an inode that was met through `fd`.
+    fn of_mount(&self, attr: &Attr, fd: BorrowedFd<'_>) -> Arc<SourceDir> {
+        // Where mounts are numbered like others before them, each is looked at when its root is met.
+        let is_sure = attr.mount.is_unique || !attr.mount_root;
+        if let Some(known) = self.met.read().known(attr).filter(|_| is_sure) {
             return known.clone();
         }
+        let found = identity(fd);
         let mut met = self.met.write();
-        if let Some(known) = met.iter().find(|s| s.dev == attr.dev) {
+        let known = met.known(attr).filter(|s| is_sure || s.identity == found);
+        if let Some(known) = known {
             return known.clone();
         }
-        let new = Arc::new(SourceDir::new(attr, fd, met.len() as u16));
-        log::debug!("filesystem {:x} of the source: {new:?}", attr.dev);
-        met.push(new.clone());
-        new
+        let source = met.same(attr, found).unwrap_or_else(|| {
+            let new = Arc::new(SourceDir::new(attr, found, fd, met.all.len() as u32));
+            log::debug!("filesystem {:x} of the source: {new:?}", attr.dev);
+            met.all.push(new.clone());
+            new
+        });
+        met.by_mount.insert((attr.dev, attr.mount), source.clone());
+        source
     }
 }
 
 impl SourceDir {
-    fn new(attr: &Attr, fd: BorrowedFd<'_>, index: u16) -> Self {
+    fn new(attr: &Attr, identity: Option<Identity>, fd: BorrowedFd<'_>, index: u32) -> Self {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // A descriptor on another filesystem would keep it from being unmounted for as long as we live.
         let root = (index == 0 && attr.is_dir())
@@ -232,7 +275,7 @@ impl SourceDir {
         let by_handle = root.as_ref().zip(handle).is_some_and(|(root, handle)| {
             exported::open_by_handle_at(root.as_fd(), &handle, OFlags::PATH).is_ok()
         });
-        let kind = fs::fstatfs(fd).map_or(OVERLAY, |s| s.f_type as u64);
+        let kind = identity.map_or(OVERLAY, |(kind, _)| kind);
         let flags = fs::fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |s| s.f_flag);
         let atime = match flags {
             f if f.intersects(StatVfsMountFlags::NOATIME | StatVfsMountFlags::RDONLY) => {
@@ -241,14 +284,13 @@ impl SourceDir {
             f if f.contains(StatVfsMountFlags::RELATIME) => AtimeRule::Relative,
             _ => AtimeRule::Strict,
         };
-        let (remote, synthetic) = (REMOTE.contains(&kind), SYNTHETIC.contains(&kind));
         SourceDir {
             root,
             dev: attr.dev,
+            identity,
             index,
             by_handle,
-            remote,
-            synthetic,
+            remote: REMOTE.contains(&kind),
             stacked: STACKED.contains(&kind),
             atime,
             born_once: kind != OVERLAY,
@@ -356,20 +398,16 @@ const REMOTE: [u64; 8] = [
     0x00c3_6400,
     0x5346_414f,
 ];
-const SYNTHETIC: [u64; 8] = [
-    0x9fa0,      // proc
-    0x6265_6572, // sysfs
-    0x6462_6720, // debugfs
-    0x7472_6163, // tracefs
-    0x0027_e0eb, // cgroup
-    0x6367_7270, // cgroup2
-    0x7363_6673, // securityfs
-    0xcafe_4a11, // bpf
-];
 
 /// The attributes of the inode a descriptor is on; it may be O_PATH.
 fn stat(fd: BorrowedFd<'_>, sync: AtFlags) -> Result<Attr> {
     fs::statx(fd, c"", AtFlags::EMPTY_PATH | sync, Attr::MASK).map(Attr::from)
+}
+
+/// `None` where the filesystem does not answer.
+fn identity(fd: BorrowedFd<'_>) -> Option<Identity> {
+    let kind = fs::fstatfs(fd).ok()?.f_type as u64;
+    Some((kind, fs::fstatvfs(fd).ok()?.f_fsid))
 }
 
 /// A single component, as the kernel sends them.

@@ -13,8 +13,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::tools;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use common::{Mount, tools};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use stage::{CLOCK_STEP, MIB, PAGE, Stage, assert_same_bytes, noise, on_mount, printed, tree};
 
 /// "st_ino and d_ino equal the source's", for every kind of entry, through stat, readdir and fstat.
@@ -222,13 +222,17 @@ fn replace_and_read(made: &Path, read: &Path, round: u64) -> u64 {
     number
 }
 
-/// A tmpfs that goes when dropped.
+/// A tmpfs, or another mount, that goes when dropped.
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     fn at(point: PathBuf) -> Tmpfs {
+        Self::of_kind("tmpfs", point)
+    }
+
+    fn of_kind(kind: &str, point: PathBuf) -> Tmpfs {
         fs::create_dir_all(&point).unwrap();
-        mount("tmpfs", &point, "tmpfs", MountFlags::empty(), None).unwrap();
+        mount(kind, &point, kind, MountFlags::empty(), None).unwrap();
         Tmpfs(point)
     }
 }
@@ -284,6 +288,93 @@ fn as_root_filesystems_below_are_shown_without_collisions() {
             "a rename across filesystems"
         );
     });
+}
+
+/// "Other filesystems below get numbers of their own": a tmpfs below the source is replaced by another filesystem that
+/// gets its device number. The new one has its own properties, and its inodes are not taken for the old one's.
+/// (proves: S1, S5)
+#[test]
+fn as_root_a_filesystem_that_replaces_another_under_its_number_is_not_taken_for_it() {
+    for kind in ["proc", "tmpfs"] {
+        on_mount(&["--attr-timeout", "0", "--entry-timeout", "0"], |stage| {
+            let replaced = (0..100).any(|_| is_told_apart(stage, kind));
+            assert!(
+                replaced,
+                "no device number was used twice: this proves nothing"
+            );
+        });
+    }
+}
+
+/// Replaces a tmpfs by a filesystem of this kind. False, and nothing was tried, if its device number is another one.
+fn is_told_apart(stage: &Stage, kind: &str) -> bool {
+    let (behind, shown) = (stage.source("below/version"), stage.mount("below/version"));
+    let numbers = |path: &Path| {
+        let meta = fs::metadata(path).unwrap();
+        (meta.dev(), meta.ino())
+    };
+    let old = Tmpfs::at(stage.source("below"));
+    fs::write(&behind, "old").unwrap();
+    assert_eq!(fs::read(&shown).unwrap(), b"old");
+    let ((device, _), old_number) = (numbers(&behind), numbers(&shown));
+    drop(old);
+    let new = Tmpfs::of_kind(kind, stage.source("below"));
+    if kind == "tmpfs" {
+        fs::write(&behind, "new").unwrap();
+    }
+    if numbers(&new.0).0 != device {
+        return false;
+    }
+    let bytes = fs::read(&shown).unwrap();
+    assert_same_bytes(kind, &fs::read(&behind).unwrap(), &bytes);
+    assert!(!bytes.is_empty() && numbers(&shown) != old_number, "{kind}");
+    true
+}
+
+/// "Hard links are hard links", also where a filesystem is mounted at several places: its inodes are the same at each.
+/// (proves: S1, S2)
+#[test]
+fn as_root_bind_mounts_show_the_same_inodes() {
+    on_mount(&[], |stage| {
+        let _below = Tmpfs::at(stage.source("below"));
+        for from in ["dir", "below"] {
+            fs::create_dir_all(stage.source(from)).unwrap();
+            fs::write(stage.source(from).join("file"), from).unwrap();
+            let bound = format!("{from} bound");
+            fs::create_dir(stage.source(&bound)).unwrap();
+            mount_bind(stage.source(from), stage.source(&bound)).unwrap();
+            let _bound = Tmpfs(stage.source(&bound));
+            let of = |dir: &str| fs::metadata(stage.mount(dir).join("file")).unwrap().ino();
+            assert_eq!(of(from), of(&bound), "{from}");
+        }
+    });
+}
+
+/// "mmfs mounts among them are shown as empty directories", whatever `--subtype` calls them: one that lies inside its
+/// own source, and one of another mmfs, also with one thread.
+/// (proves: S5)
+#[test]
+fn own_mounts_of_any_subtype_are_shown_as_empty_directories() {
+    for subtype in ["mmfs", "other"] {
+        let base = tempfile::tempdir().unwrap();
+        let points = ["source/inner", "source/own"].map(|name| base.path().join(name));
+        points
+            .iter()
+            .for_each(|point| fs::create_dir_all(point).unwrap());
+        let options = ["--subtype", subtype, "--threads", "1"];
+        let source = base.path().join("source");
+        let at = |point: &Path| Mount::builder().over(&source).at(point).options(options);
+        let (inner, own) = (at(&points[0]).mount(), at(&points[1]).mount());
+        for mount in [&inner, &own] {
+            mount.within(Duration::from_secs(10), || {
+                for name in ["inner", "own"] {
+                    let path = mount.mnt().join(name);
+                    let names = fs::read_dir(&path).unwrap().count();
+                    assert_eq!(names, 0, "{subtype}: {}", path.display());
+                }
+            });
+        }
+    }
 }
 
 /// "Files above 2^40 bytes": read, written, grown and cut beyond that border.

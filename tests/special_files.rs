@@ -438,3 +438,114 @@ fn direct_copy(stage: &Stage) {
     tools::run(dd.args(paths.map(|(key, path)| format!("{key}={}", path.display()))));
     stage::assert_same_bytes("O_DIRECT", &bytes, &fs::read(stage.source("to")).unwrap());
 }
+
+/// Filesystems whose files do not say how long they are: those that this kernel has are tried.
+const WITHOUT_LENGTHS: [&str; 10] = [
+    "fusectl",
+    "binfmt_misc",
+    "configfs",
+    "efivarfs",
+    "selinuxfs",
+    "debugfs",
+    "tracefs",
+    "proc",
+    "sysfs",
+    "cgroup2",
+];
+
+/// What reading a file gives, at once and in pieces of seven bytes.
+fn contents(path: &Path) -> std::result::Result<[Vec<u8>; 2], Option<i32>> {
+    let read = || -> std::io::Result<[Vec<u8>; 2]> {
+        let (mut pieces, mut file) = (Vec::new(), File::open(path)?);
+        let mut piece = [0; 7];
+        while pieces.len() < 64 {
+            match file.read(&mut piece)? {
+                0 => break,
+                n => pieces.extend_from_slice(&piece[..n]),
+            }
+        }
+        Ok([fs::read(path)?, pieces])
+    };
+    read().map_err(|error| error.raw_os_error())
+}
+
+/// Up to `limit` files below a directory, none of which blocks, is consumed by reading, or changes all the time.
+fn steady_files(dir: &Path, limit: usize) -> Vec<std::path::PathBuf> {
+    const UNSTEADY: [&str; 4] = ["pipe", "kmsg", "trace", "waiting"];
+    let (mut dirs, mut found) = (vec![dir.to_owned()], Vec::new());
+    while let Some(dir) = dirs.pop().filter(|_| found.len() < limit) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let is_process = path.join("oom_score").exists();
+            if kind.is_dir() && !is_process {
+                dirs.push(path);
+            } else if kind.is_file() && !UNSTEADY.iter().any(|part| name.contains(part)) {
+                let meta = entry.metadata().unwrap();
+                let readable = meta.mode() & 0o444 != 0 && meta.len() < 1 << 20;
+                found.extend(readable.then_some(path));
+            }
+        }
+    }
+    found.truncate(limit);
+    found
+}
+
+/// What reading `path` gives; fails the test if reading `shown` never gives the same, unless it changes all the time.
+fn contents_at_once(path: &Path, shown: &Path) -> std::result::Result<[Vec<u8>; 2], Option<i32>> {
+    for _ in 0..20 {
+        let (before, between, after) = (contents(path), contents(shown), contents(path));
+        if between == before || between == after || before != after {
+            return before;
+        }
+    }
+    panic!(
+        "{}: {:?}, not {:?}",
+        shown.display(),
+        contents(shown),
+        contents(path)
+    );
+}
+
+/// Unmounts when dropped.
+struct Unmounted(std::path::PathBuf);
+
+impl Drop for Unmounted {
+    fn drop(&mut self) {
+        if let Err(errno) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
+            eprintln!("umount {}: {errno}", self.0.display());
+        }
+    }
+}
+
+/// Files that say length 0, or a page, read what they hold; each is read by what it does, whatever its filesystem is
+/// called. Empty files of an ordinary filesystem are empty.
+/// (proves: S11)
+#[test]
+fn as_root_files_without_a_length_read_their_contents() {
+    on_mount(&[], |stage| {
+        fs::write(stage.source("empty"), "").unwrap();
+        assert_eq!(contents(&stage.mount("empty")), Ok([vec![], vec![]]));
+        let mut tried = Vec::new();
+        for kind in WITHOUT_LENGTHS {
+            let below = stage.source(kind);
+            fs::create_dir(&below).unwrap();
+            let none = rustix::mount::MountFlags::empty();
+            if rustix::mount::mount(kind, &below, kind, none, None).is_err() {
+                continue;
+            }
+            let _unmounted = Unmounted(below.clone());
+            let mut files = 0;
+            for path in steady_files(&below, 200) {
+                let shown = stage
+                    .mount("")
+                    .join(path.strip_prefix(stage.source("")).unwrap());
+                let natively = contents_at_once(&path, &shown);
+                files += usize::from(natively.is_ok_and(|[bytes, _]| !bytes.is_empty()));
+            }
+            tried.push((kind, files));
+        }
+        println!("files with contents: {tried:?}");
+        assert!(tried.iter().any(|(_, files)| *files > 0), "{tried:?}");
+    });
+}

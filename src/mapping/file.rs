@@ -53,6 +53,8 @@ pub struct Mapping {
     /// The stamp as of which the file is known to carry no security.capability; 0 when unknown.
     pub(super) unprivileged: AtomicU64,
     pub(super) unmappable: AtomicBool,
+    /// Whether its length says nothing of what a read returns, as on procfs.
+    pub(super) without_length: AtomicBool,
     /// Reads that were not worth a window.
     pub(super) declined: AtomicU64,
     /// What the kernel serves the file with by itself, once that is decided.
@@ -98,6 +100,7 @@ impl Mapping {
             losses: Losses::default(),
             unprivileged: AtomicU64::new(0),
             unmappable: AtomicBool::new(false),
+            without_length: AtomicBool::new(false),
             declined: AtomicU64::new(0),
             handed_over: OnceLock::new(),
             context,
@@ -261,6 +264,7 @@ impl Mapping {
     pub fn may_keep_cache(&self, reads: bool) -> Result<bool> {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
+        self.look_for_length(fd.as_fd(), &attr);
         Ok(self.cache.before_open(attr.stamp()) && !(reads && self.is_access_time_due(&attr)))
     }
 
@@ -269,9 +273,10 @@ impl Mapping {
         self.source.remote
     }
 
-    /// Whether the file's length says nothing of what a read returns, as on procfs.
-    pub fn is_synthetic(&self) -> bool {
-        self.source.synthetic
+    /// Whether the file's length says nothing of what a read returns, as on procfs. It is known once
+    /// `may_keep_cache` was asked.
+    pub fn is_without_length(&self) -> bool {
+        self.without_length.load(Relaxed)
     }
 
     /// A range of the file, mapped from `fd`; `None` where it cannot be mapped.

@@ -9,6 +9,7 @@ pub mod budget;
 mod file;
 pub mod geometry;
 pub mod guard;
+mod length;
 mod losses;
 mod read;
 mod readahead;

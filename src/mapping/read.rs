@@ -37,8 +37,11 @@ impl Mapping {
             Ok(attr) => attr,
             Err(errno) => return lend(Err(errno)),
         };
-        if self.source.synthetic {
-            return read_copied(fd.as_fd(), offset, len, lend);
+        if self.is_without_length() {
+            let read = |fd: BorrowedFd<'_>, buffer: &mut [u8], offset| {
+                pattern.in_sequence.read_once(fd, buffer, offset)
+            };
+            return read_copied(fd.as_fd(), offset, len, read, lend);
         }
         let len = len.min(usize::try_from(attr.size.saturating_sub(offset)).unwrap_or(usize::MAX));
         if len == 0 {
@@ -62,7 +65,7 @@ impl Mapping {
                 }
                 loan.with_bytes(|bytes| lend(Ok(bytes)))
             }
-            None => read_copied(fd.as_fd(), offset, len, lend),
+            None => read_copied(fd.as_fd(), offset, len, pread_all, lend),
         }
     }
 
@@ -106,12 +109,13 @@ fn read_copied<R>(
     fd: BorrowedFd<'_>,
     offset: u64,
     len: usize,
+    pread: impl FnOnce(BorrowedFd<'_>, &mut [u8], u64) -> Result<usize>,
     lend: impl FnOnce(Result<&[u8]>) -> R,
 ) -> R {
     thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(len, 0);
-        match pread_all(fd, buffer, offset) {
+        match pread(fd, buffer, offset) {
             Ok(n) => lend(Ok(&buffer[..n])),
             Err(errno) => lend(Err(errno)),
         }

@@ -4,6 +4,7 @@
 //! the file in order is read ahead for, as far as it has come; one that jumps about gets what it asks for, in
 //! one piece.
 
+use super::length::InSequence;
 use crate::sys::page_cache::cached_pages;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -49,6 +50,8 @@ pub struct ReadPattern {
     end: AtomicU64,
     /// How far reading ahead has got.
     ahead: AtomicU64,
+    /// Of a file that has no positions.
+    pub(super) in_sequence: InSequence,
 }
 
 impl ReadPattern {

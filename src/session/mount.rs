@@ -13,7 +13,7 @@ use super::mount_options::MountOptions;
 use super::top_mount::Identity;
 use super::{device, fusermount};
 use crate::config::Config;
-use crate::mount_table;
+use crate::mount_table::{self, MARK};
 use crate::refusal::StartError;
 
 /// A mount of ours.
@@ -66,9 +66,14 @@ impl Mounted {
             let found = mount_table::find(|mount| mount.device == device);
             found.ok().flatten()
         });
-        if mount.is_some_and(|mount| !mount.has_super_option("default_permissions")) {
-            let why = "it was mounted without default_permissions; add that";
-            return Err(StartError::Descriptor(mount_point.into(), why.into()));
+        if let Some(mount) = mount {
+            if !mount.has_super_option("default_permissions") {
+                let why = "it was mounted without default_permissions; add that";
+                return Err(StartError::Descriptor(mount_point.into(), why.into()));
+            }
+            if !mount.is_mmfs() {
+                log::info!("no other mmfs knows this mount as one of mmfs: mount it with {MARK}");
+            }
         }
         let mounted = Self {
             place: None,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rustix::mount::MountFlags;
 
 use crate::config::{Access, Config};
+use crate::mount_table::MARK;
 
 /// All that a mount is made from.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl MountOptions {
     /// The data of mount(2), for the connection that `device` will be.
     pub fn data(&self, device: &OwnedFd) -> String {
         let mut data = format!(
-            "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+            "fd={},rootmode=40000,user_id={},group_id={},default_permissions,{MARK}",
             device.as_raw_fd(),
             rustix::process::getuid(),
             rustix::process::getgid(),
@@ -84,7 +85,7 @@ impl MountOptions {
 
     /// The value of fusermount3's `-o`.
     pub fn for_fusermount(&self) -> OsString {
-        let fixed = ["default_permissions"];
+        let fixed = ["default_permissions", MARK];
         let others = self.allow_other.then_some("allow_other");
         let auto_unmount = self.auto_unmount.then_some("auto_unmount");
         let switches = self.switches.iter().map(|switch| {
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn both_ways_of_mounting_are_told_the_same_flags() {
-        let fixed = r"fsname=/a\,b\\c,subtype=mmfs,default_permissions";
+        let fixed = r"fsname=/a\,b\\c,subtype=mmfs,default_permissions,max_read=1835886195";
         let table = [
             (Flags::default(), MountFlags::empty(), ",suid,dev"),
             (

@@ -93,7 +93,7 @@ fn unreachable(role: Role, path: &Path, errno: Errno) -> StartError {
     StartError::Unreachable(role, path.into(), errno)
 }
 
-/// Unmounts a mount that answers ENOTCONN, if it is provably ours: of our type, on exactly this
+/// Unmounts a mount that answers ENOTCONN, if it is provably ours: with our mark, on exactly this
 /// path, on top.
 fn clear_dead(path: &Path) -> Result<(), StartError> {
     let below = |errno| unreachable(Role::MountPoint, path, errno);

@@ -134,9 +134,7 @@ fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
     assert_eq!(place.layers(), 4, "what lay below is still there");
     (0..4).for_each(|_| place.umount());
 
-    let mut dead = place.foreground(&["-o", "subtype=other"]);
-    dead.signal(Signal::KILL);
-    dead.end();
+    drop(foreign_mount(&place));
     refuses(&place.mmfs(&[]), "clear it with: fusermount3 -u");
     let below = Command::new(MMFS)
         .arg(place.source())
@@ -147,6 +145,37 @@ fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
         "lies in a FUSE mount whose daemon has died",
     );
     refuses(&place.sh("$MMFS $M $S"), "source");
+    place.umount();
+}
+
+/// A FUSE mount of another program, which calls itself `fuse.mmfs`. It is dead once its device is closed.
+fn foreign_mount(place: &Place) -> fs::File {
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse");
+    let device = device.unwrap();
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions\0",
+        device.as_raw_fd()
+    );
+    let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes()).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount(place.source(), place.mount(), "fuse.mmfs", flags, data).unwrap();
+    device
+}
+
+/// "A dead mount that is provably mmfs's own is cleared, a live one is refused": whatever `--subtype` calls it.
+/// (proves: S29)
+#[test]
+fn a_mount_of_any_subtype_is_known_as_ours() {
+    let place = Place::new();
+    let mut dead = place.foreground(&["--subtype", "other"]);
+    dead.signal(Signal::KILL);
+    dead.end();
+    let (code, text) = said(&place.mmfs(&["--subtype", "third"]));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("cleared a dead mount of mmfs off"), "{text}");
+    assert_eq!(place.kind(), "fuse.third");
+    refuses(&place.mmfs(&[]), "end that first with: fusermount3 -u");
+    assert_eq!(place.layers(), 1);
     place.umount();
 }
 

@@ -5,7 +5,7 @@ use super::find::Located;
 use super::node::Node;
 use super::view::Shared;
 use crate::actor::Actor;
-use crate::attr::{Attr, Time};
+use crate::attr::{Attr, MountId, Time};
 use crate::chores::PendingTimes;
 use crate::request::{SetAttr, SetTime};
 use crate::source::{Kind, proc_path};
@@ -144,6 +144,7 @@ fn own_mount() -> Attr {
         rdev: 0,
         blksize: 4096,
         mount_root: true,
+        mount: MountId::default(),
     }
 }
 

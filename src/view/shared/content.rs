@@ -101,7 +101,7 @@ impl Content for OpenFile {
     }
 
     fn is_cacheable(&self) -> bool {
-        !self.mapping.is_synthetic()
+        !self.mapping.is_without_length()
     }
 
     fn may_keep_cache(&self, reads: bool) -> Result<bool> {

@@ -1,7 +1,7 @@
 //! What finds an inode of the source again: its number, its life, and a handle or a name.
 
 use crate::attr::Attr;
-use crate::inode::{ALIAS_PREFIX, ENCODED, LOW_BITS, Place, ROOT};
+use crate::inode::{ENCODED, LOW_BITS, Place, ROOT};
 use crate::source::{Inode, Kind};
 use crate::sys::exported::ExportedHandle;
 use rustix::fs::FileType;
@@ -13,12 +13,15 @@ use std::time::{Duration, UNIX_EPOCH};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     /// `SourceDir::index`; `OWN_MOUNTS` for mounts of mmfs's own, numbered by device.
-    pub source: u16,
+    pub source: u32,
     /// The number there.
     pub ino: u64,
 }
 
-const OWN_MOUNTS: u16 = 0x7ffe;
+const OWN_MOUNTS: u32 = u32::MAX;
+
+/// The prefix of their numbers.
+const OWN_PREFIX: u64 = 0x7ffe;
 
 /// One life of an inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,8 +206,12 @@ pub fn plain_number(root_ino: u64, key: Key) -> Option<u64> {
     match key {
         Key { source: 0, ino } if ino == root_ino => Some(ROOT),
         Key { source: 0, ino } => (ino > ROOT && ino < ENCODED).then_some(ino),
-        Key { source, ino } if u64::from(source) < ALIAS_PREFIX && ino >> LOW_BITS == 0 => {
-            Some(ENCODED | u64::from(source) << LOW_BITS | ino)
+        Key { source, ino } if ino >> LOW_BITS == 0 => {
+            let prefix = match source {
+                OWN_MOUNTS => OWN_PREFIX,
+                source => Some(u64::from(source)).filter(|&source| source < OWN_PREFIX)?,
+            };
+            Some(ENCODED | prefix << LOW_BITS | ino)
         }
         _ => None,
     }
@@ -228,6 +235,9 @@ mod tests {
             (1, 7),
             (1, 1 << 50),
             (2, 7),
+            (0x7ffe, 52),
+            (0x7fff, 52),
+            (0x8001, 52),
             (OWN_MOUNTS, 52),
         ];
         let ids: Vec<u64> = keys

@@ -230,6 +230,7 @@ impl Contents {
             rdev: inode.body.device(),
             blksize: 4096,
             mount_root: false,
+            mount: Default::default(),
         })
     }
 

@@ -1,0 +1,83 @@
+//! Files whose length says nothing of what a read returns, as on procfs. They are told by what they do: files that have
+//! their bytes in pages can be mapped, files whose contents are made when they are read cannot.
+
+use super::file::Mapping;
+use super::window::Window;
+use crate::attr::Attr;
+use crate::source::reopen;
+use parking_lot::Mutex;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{Errno, Result, pread, read, retry_on_intr};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+
+impl Mapping {
+    /// Finds out whether the length in `attr` is to be believed. It is where it comes with blocks, so most files cost
+    /// nothing.
+    pub(super) fn look_for_length(&self, fd: BorrowedFd<'_>, attr: &Attr) {
+        let is_doubtful = attr.size == 0 || attr.blocks == 0;
+        if is_doubtful && !self.is_without_length() && self.has_no_length(fd, attr) {
+            self.unmappable.store(true, Relaxed);
+            self.without_length.store(true, Relaxed);
+        }
+    }
+
+    fn has_no_length(&self, fd: BorrowedFd<'_>, attr: &Attr) -> bool {
+        // Mapping and reading would move the access time, opening does not.
+        let flags = fcntl_getfl(fd)
+            .ok()
+            .filter(|_| self.is_access_time_due(attr));
+        if let Some(flags) = flags {
+            // A privilege of the owner. Without it, opening an empty file moves its access time.
+            let _ = fcntl_setfl(fd, flags | OFlags::NOATIME);
+        }
+        let page = rustix::param::page_size() as u64;
+        let lease = self.context.space.reserve(page);
+        let map = lease.and_then(|lease| Window::map(fd, 0, lease, self.context.handler));
+        let answer = match map.map_err(|error| Errno::from_io_error(&error)) {
+            // What can be mapped neither blocks a read nor is consumed by it.
+            Ok(_) => attr.size == 0 && matches!(pread(fd, &mut [0], 0), Ok(1)),
+            // That says nothing of the file.
+            Err(Some(Errno::NOMEM | Errno::AGAIN)) => false,
+            Err(_) => true,
+        };
+        if let Some(flags) = flags {
+            let _ = fcntl_setfl(fd, flags); // as it was
+        }
+        answer
+    }
+}
+
+/// How one handle reads a file that has no positions, as on fusectl: in the order of the bytes, through a description of
+/// its own, whose next byte is at the offset held here.
+#[derive(Debug, Default)]
+pub(super) struct InSequence(Mutex<Option<(OwnedFd, u64)>>);
+
+impl InSequence {
+    /// Reads what the file at `fd` gives at once: where there is no length, another read may wait for more.
+    pub(super) fn read_once(
+        &self,
+        fd: BorrowedFd<'_>,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<usize> {
+        match retry_on_intr(|| pread(fd, &mut *buffer, offset)) {
+            Err(Errno::SPIPE) => self.read_on(fd, buffer, offset),
+            outcome => outcome,
+        }
+    }
+
+    fn read_on(&self, fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut own = self.0.lock();
+        if own.as_ref().is_none_or(|(_, next)| *next != offset) {
+            if offset != 0 {
+                return Err(Errno::SPIPE);
+            }
+            *own = Some((reopen(fd, OFlags::RDONLY)?, 0));
+        }
+        let (own, next) = own.as_mut().ok_or(Errno::SPIPE)?;
+        let count = retry_on_intr(|| read(&*own, &mut *buffer))?;
+        *next += count as u64;
+        Ok(count)
+    }
+}
