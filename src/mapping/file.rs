@@ -55,6 +55,8 @@ pub struct Mapping {
     pub(super) unmappable: AtomicBool,
     /// Whether its length says nothing of what a read returns, as on procfs.
     pub(super) without_length: AtomicBool,
+    /// It was made through the view, so it has the contents that were written.
+    pub(super) made_here: AtomicBool,
     /// Reads that were not worth a window.
     pub(super) declined: AtomicU64,
     /// What the kernel serves the file with by itself, once that is decided.
@@ -101,6 +103,7 @@ impl Mapping {
             unprivileged: AtomicU64::new(0),
             unmappable: AtomicBool::new(false),
             without_length: AtomicBool::new(false),
+            made_here: AtomicBool::new(false),
             declined: AtomicU64::new(0),
             handed_over: OnceLock::new(),
             context,
@@ -271,6 +274,11 @@ impl Mapping {
     /// Whether the source has to ask another machine, which may never answer.
     pub fn is_remote(&self) -> bool {
         self.source.remote
+    }
+
+    /// The file has just been made: it is empty, and its length is to be believed.
+    pub fn made(&self) {
+        self.made_here.store(true, Relaxed);
     }
 
     /// Whether the file's length says nothing of what a read returns, as on procfs. It is known once

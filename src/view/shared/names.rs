@@ -79,7 +79,9 @@ impl Names for Shared {
         let found = self.met(inode, self.nodes.number(parent.key()), name);
         let node = found.place.clone();
         made(found);
-        Ok(self.opened(by, &node, &source, fd, access))
+        let open = self.opened(by, &node, &source, fd, access);
+        open.mapping().made();
+        Ok(open)
     }
 
     fn link(&self, node: &Node, (parent, name): Name<'_, Node>) -> Result<Found<Node>> {
