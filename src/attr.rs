@@ -96,6 +96,11 @@ impl Attr {
         self.kind() == FileType::RegularFile
     }
 
+    /// Whether it has fewer blocks than its size: it has holes, or is compressed.
+    pub fn is_sparse(&self) -> bool {
+        self.blocks.saturating_mul(512) < self.size
+    }
+
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         self.kind() == FileType::Directory

@@ -6,6 +6,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+/// One open of a file.
+#[derive(Debug)]
+pub struct FileHandle<O> {
+    /// What is read and written.
+    pub open: Arc<O>,
+    /// Whether the kernel bypasses its cache.
+    pub direct_io: bool,
+}
+
 /// One open of a directory.
 #[derive(Debug)]
 pub struct DirHandle<L> {

@@ -45,6 +45,8 @@ pub struct SourceDir {
     pub remote: bool,
     /// Whether it stands on other filesystems, or may do so.
     pub stacked: bool,
+    /// Whether a page fault in a hole fills it, or may do so.
+    pub faults_allocate: bool,
     /// When reading moves access times.
     pub atime: AtimeRule,
     /// Whether the birth time of an inode never changes.
@@ -292,6 +294,7 @@ impl SourceDir {
             by_handle,
             remote: REMOTE.contains(&kind),
             stacked: STACKED.contains(&kind),
+            faults_allocate: IN_MEMORY.contains(&kind) || STACKED.contains(&kind),
             atime,
             born_once: kind != OVERLAY,
             without_number: AtomicU32::new(0),
@@ -388,6 +391,8 @@ const MAX_WITHOUT_NUMBER: u32 = 16;
 const OVERLAY: u64 = 0x794c_7630;
 /// overlayfs and ecryptfs.
 const STACKED: [u64; 2] = [OVERLAY, 0xf15f];
+/// tmpfs and hugetlbfs.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x9584_58f6];
 const REMOTE: [u64; 8] = [
     0x6573_5546,
     0x6969,

@@ -34,7 +34,6 @@ const CALLS: &[(&str, &[&str])] = &[
     ("fallocate", &["ENOSPC", "EIO", "EINTR"]),
     ("fsync", &["EIO", "ENOSPC"]),
     ("fdatasync", &["EIO"]),
-    ("msync", &["EIO", "ENOMEM"]),
     ("mmap", &["ENOMEM", "EACCES", "EAGAIN"]),
     ("mremap", &["ENOMEM", "EFAULT"]),
     ("mprotect", &["ENOMEM", "EACCES"]),

@@ -15,7 +15,7 @@ impl<T: Tree> Fs<T> {
     /// ESTALE when the inode is gone; those of statx(2).
     pub fn getattr(&self, node: u64, fh: Option<u64>) -> Result<Attr> {
         let attr = match fh.and_then(|fh| self.files.get(fh).ok()) {
-            Some(open) => open.attr(),
+            Some(file) => file.open.attr(),
             None => self.tree.attr(&self.nodes.get(node)?),
         };
         attr.map(|attr| Attr { ino: node, ..attr })
@@ -27,9 +27,9 @@ impl<T: Tree> Fs<T> {
     /// Those of chown(2), chmod(2), truncate(2) and utimensat(2).
     pub fn setattr(&self, by: &Actor, node: u64, fh: Option<u64>, set: &SetAttr) -> Result<Attr> {
         self.changing()?;
-        let open = fh.and_then(|fh| self.files.get(fh).ok());
-        self.tree
-            .set_attr(by, &self.nodes.get(node)?, open.as_deref(), set)?;
+        let file = fh.and_then(|fh| self.files.get(fh).ok());
+        let open = file.as_ref().map(|file| &*file.open);
+        self.tree.set_attr(by, &self.nodes.get(node)?, open, set)?;
         self.getattr(node, fh)
     }
 

@@ -3,6 +3,7 @@
 use super::Fs;
 use crate::actor::Actor;
 use crate::chores::Chore;
+use crate::handle::FileHandle;
 use crate::request::{Durability, ExtendedFlags, Seek, Write};
 use crate::view::{Content, HasFlags, Tree};
 use rustix::fs::{FallocateFlags, IFlags, OFlags};
@@ -57,7 +58,7 @@ impl<T: Tree> Fs<T> {
         }
         let open = Arc::new(self.tree.open(by, &self.nodes.get(node)?, flags)?);
         match open.may_keep_cache(mode != OFlags::WRONLY) {
-            Ok(keep_cache) => Ok(self.register(open, keep_cache)),
+            Ok(keep_cache) => Ok(self.register(open, flags, keep_cache)),
             Err(errno) => {
                 self.tree.close(open);
                 Err(errno)
@@ -65,11 +66,22 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Gives an open its number.
-    pub(super) fn register(&self, open: Arc<T::Open>, keep_cache: bool) -> Opened<T::Open> {
-        let direct_io = self.settings.direct_io || !open.is_cacheable();
+    /// Gives an open, made with these `flags`, its number.
+    pub(super) fn register(
+        &self,
+        open: Arc<T::Open>,
+        flags: OFlags,
+        keep_cache: bool,
+    ) -> Opened<T::Open> {
+        let synchronous = self.settings.flags.sync || flags.contains(DSYNC);
+        let direct = synchronous && flags.contains(OFlags::DIRECT) && !self.settings.passthrough;
+        let direct_io = self.settings.direct_io || !open.is_cacheable() || direct;
         let read_only = !open.is_writable();
-        let fh = self.files.insert(open.clone());
+        let file = FileHandle {
+            open: open.clone(),
+            direct_io,
+        };
+        let fh = self.files.insert(Arc::new(file));
         if !self.watched.swap(true, SeqCst) {
             self.chores.add(Chore::Watch);
         }
@@ -92,9 +104,9 @@ impl<T: Tree> Fs<T> {
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
         match self.files.get(fh) {
-            Ok(open) => {
+            Ok(file) => {
                 let direct = flags.contains(OFlags::DIRECT);
-                open.read(offset, size as usize, direct, lend)
+                file.open.read(offset, size as usize, direct, lend)
             }
             Err(errno) => lend(Err(errno)),
         }
@@ -105,19 +117,28 @@ impl<T: Tree> Fs<T> {
     /// # Errors
     /// Those of pwrite(2).
     pub fn write(&self, fh: u64, offset: u64, data: &[u8], how: Writing) -> Result<usize> {
-        self.files.get(fh)?.write(&Write {
+        let file = self.files.get(fh)?;
+        file.open.write(&Write {
             offset,
             data,
             append: how.flags.contains(OFlags::APPEND) && !how.from_mapping,
             from_mapping: how.from_mapping,
             direct: how.flags.contains(OFlags::DIRECT),
             keeps_setid: !how.drop_setid,
-            durability: self.durability(how.flags),
+            durability: self.durability(file.direct_io, how),
         })
     }
 
-    fn durability(&self, flags: OFlags) -> Durability {
-        if self.settings.flags.sync || flags.contains(OFlags::SYNC) {
+    /// What a write through a handle asks for before it is answered. The kernel itself sends an FSYNC after a
+    /// synchronous write through its cache (`generic_write_sync`), and none after one that bypasses it or is
+    /// asynchronous, as one with O_DIRECT may be. Each is to flush the device once: hence the handles that are opened
+    /// with both flags bypass the cache.
+    fn durability(&self, direct_io: bool, how: Writing) -> Durability {
+        let flags = how.flags;
+        let synced_after = !direct_io && flags & (OFlags::DIRECT | DSYNC) == DSYNC;
+        if synced_after || how.from_mapping {
+            Durability::Cached
+        } else if self.settings.flags.sync || flags.contains(OFlags::SYNC) {
             Durability::Full
         } else if flags.contains(DSYNC) {
             Durability::Data
@@ -132,7 +153,7 @@ impl<T: Tree> Fs<T> {
     /// A write that was lost since the handle was opened or last synced, however often it is asked; with
     /// `--sync-on-close` those of fsync(2).
     pub fn flush(&self, fh: u64) -> Result<()> {
-        self.files.get(fh)?.flush(self.settings.sync_on_close)
+        self.files.get(fh)?.open.flush(self.settings.sync_on_close)
     }
 
     /// Makes a file's bytes durable, and with them its attributes unless `data_only`.
@@ -140,7 +161,7 @@ impl<T: Tree> Fs<T> {
     /// # Errors
     /// Those of fsync(2): a lost write is reported to each handle that was open for writing, once.
     pub fn fsync(&self, fh: u64, data_only: bool) -> Result<()> {
-        self.files.get(fh)?.sync(data_only)
+        self.files.get(fh)?.open.sync(data_only)
     }
 
     /// Ends a handle.
@@ -148,7 +169,8 @@ impl<T: Tree> Fs<T> {
     /// # Errors
     /// EBADF when there is no such handle.
     pub fn release(&self, fh: u64) -> Result<()> {
-        self.tree.close(self.files.remove(fh)?);
+        let open = self.files.remove(fh)?.open.clone();
+        self.tree.close(open);
         Ok(())
     }
 
@@ -166,7 +188,7 @@ impl<T: Tree> Fs<T> {
     ) -> Result<()> {
         self.changing()?;
         let mode = FallocateFlags::from_bits_retain(mode);
-        self.files.get(fh)?.allocate(by, mode, offset, length)
+        self.files.get(fh)?.open.allocate(by, mode, offset, length)
     }
 
     /// Finds data or a hole.
@@ -174,7 +196,8 @@ impl<T: Tree> Fs<T> {
     /// # Errors
     /// ENXIO when there is none from there on; EINVAL for other kinds of seeking, which are the kernel's own.
     pub fn lseek(&self, fh: u64, offset: u64, whence: i32) -> Result<u64> {
-        let open = self.files.get(fh)?;
+        let file = self.files.get(fh)?;
+        let open = &file.open;
         match whence {
             libc::SEEK_DATA => open.seek(Seek::Data(offset)),
             libc::SEEK_HOLE => open.seek(Seek::Hole(offset)),
@@ -198,7 +221,8 @@ impl<T: Tree> Fs<T> {
         self.changing()?;
         let (input, output) = (self.files.get(from.0)?, self.files.get(to.0)?);
         let len = usize::try_from(len).unwrap_or(MAX_COPY).min(MAX_COPY);
-        output.copy_from(by, (&input, from.1), to.1, len)
+        let (input, output) = (&input.open, &output.open);
+        output.copy_from(by, (input, from.1), to.1, len)
     }
 
     /// The inode flags that lsattr(1) shows.
@@ -252,7 +276,7 @@ impl<T: Tree> Fs<T> {
         dir: impl FnOnce(&T::Listing) -> Result<R>,
     ) -> Result<R> {
         match self.files.get(fh) {
-            Ok(open) => file(&open),
+            Ok(handle) => file(&handle.open),
             Err(_) => dir(&self.dirs.get(fh)?.listing),
         }
     }

@@ -16,7 +16,7 @@ use crate::attr::Attr;
 use crate::cache::{Kernel, KernelCache, Timeouts};
 use crate::chores::{Chore, Chores};
 use crate::config::{Config, MountFlags};
-use crate::handle::{DirHandle, HandleTable};
+use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{NodeTable, Place};
 use crate::view::{Content, Found, Reporter, Tree, after_change};
 use parking_lot::Mutex;
@@ -39,7 +39,7 @@ pub struct Entry {
 pub struct Fs<T: Tree> {
     tree: T,
     nodes: Arc<NodeTable<T::Node>>,
-    files: HandleTable<T::Open>,
+    files: HandleTable<FileHandle<T::Open>>,
     dirs: HandleTable<DirHandle<T::Listing>>,
     cache: Arc<KernelCache>,
     settings: Settings,
@@ -55,6 +55,7 @@ pub struct Fs<T: Tree> {
 struct Settings {
     flags: MountFlags,
     direct_io: bool,
+    passthrough: bool,
     sync_on_close: bool,
 }
 
@@ -95,6 +96,7 @@ impl<T: Tree> Fs<T> {
             settings: Settings {
                 flags: config.flags,
                 direct_io: config.direct_io,
+                passthrough: config.passthrough,
                 sync_on_close: config.sync_on_close,
             },
             chores,
@@ -129,7 +131,7 @@ impl<T: Tree> Fs<T> {
 
     /// Applies what waits, before the daemon ends.
     pub fn settle(&self) {
-        self.files.all().iter().for_each(|open| open.settle());
+        self.files.all().iter().for_each(|file| file.open.settle());
     }
 
     /// The one place that decides whether the view may be changed.

@@ -120,7 +120,7 @@ impl<T: Tree> Fs<T> {
             .create(by, (&dir, name), permissions, flags, made)
             .and_then(|open| self.created(Arc::new(open), &dir));
         match (open, entry) {
-            (Ok(open), Some(entry)) => Ok((entry, self.register(open, false))),
+            (Ok(open), Some(entry)) => Ok((entry, self.register(open, flags, false))),
             (open, entry) => {
                 entry.inspect(|entry| self.forget(entry.attr.ino, 1));
                 let errno = open.map(|open| self.tree.close(open)).err();

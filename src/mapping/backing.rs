@@ -106,8 +106,8 @@ impl Backing {
         asked.and_then(|w| w.own().cloned())
     }
 
-    /// Whether msync(2) takes a report of lost writes from the handle whose description the windows share.
-    pub fn shared(&self) -> bool {
+    /// Whether there is no description to ask for lost writes but the handles' own, and never will be.
+    pub fn cannot_probe(&self) -> bool {
         let writer = self.writer.as_ref();
         writer.is_some_and(|w| matches!(w.own.get(), Some(None)))
     }

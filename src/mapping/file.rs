@@ -139,14 +139,13 @@ impl Mapping {
         }
     }
 
-    /// Takes back an open for writing. With the last one the region is read-only again, its pages are on their
-    /// way to the device, and nothing of ours keeps the file from being executed.
+    /// Takes back an open for writing. With the last one the region is read-only again, and nothing of ours keeps
+    /// the file from being executed.
     pub fn close_writer(&self) {
         self.apply_times();
         let _closed = self.gate.write();
         let mut backing = self.backing.lock();
         if backing.leave_writer() {
-            self.windows.start_writeback();
             self.windows.protect();
             self.windows.clear();
             backing.drop_writers();

@@ -50,7 +50,8 @@ impl Mapping {
         if pattern.is_first() {
             self.move_access_time(fd.as_fd(), &attr);
         }
-        let loan = match self.is_worth_a_window(offset, len, pattern) {
+        let may_map = !self.fills_holes(&attr) && self.is_worth_a_window(offset, len, pattern);
+        let loan = match may_map {
             true => self.borrow(fd.as_fd(), offset, len, attr.size),
             false => None,
         };
@@ -67,6 +68,12 @@ impl Mapping {
             }
             None => read_copied(fd.as_fd(), offset, len, pread_all, lend),
         }
+    }
+
+    /// Whether reading through a window would allocate: pread(2) takes a hole for zeros everywhere, a page fault fills it
+    /// where files live in memory.
+    fn fills_holes(&self, attr: &Attr) -> bool {
+        self.source.faults_allocate && attr.is_sparse()
     }
 
     /// Whether a read is to map its window: not when another one would have to go for a few bytes of a reader

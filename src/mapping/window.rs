@@ -9,7 +9,7 @@ use rustix::mm::MprotectFlags;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Why a write through a window failed.
 #[derive(Debug)]
@@ -38,8 +38,6 @@ pub struct Window {
     map: MmapRaw,
     lease: Lease,
     handler: Installed,
-    /// Written through since the last sync.
-    dirty: AtomicBool,
     /// Whether pages are `PROT_WRITE`. Read-locked during each write, so that the permission stays until the
     /// copy has ended. Lock order: none is taken with it held, and it is not taken with others held.
     writable: RwLock<bool>,
@@ -62,16 +60,11 @@ impl Window {
         // A fault then reads only what it needs; `will_need` asks for more. Without this advice the kernel reads the
         // device's whole read-ahead around every fault, which is megabytes on some devices.
         map.advise(Advice::Random)?;
-        let (dirty, writable, last_used) = (
-            AtomicBool::new(false),
-            RwLock::new(false),
-            AtomicU64::new(0),
-        );
+        let (writable, last_used) = (RwLock::new(false), AtomicU64::new(0));
         Ok(Window {
             map,
             lease,
             handler,
-            dirty,
             writable,
             last_used,
         })
@@ -114,16 +107,6 @@ impl Window {
         }
     }
 
-    /// Whether it was written through since the last sync.
-    pub fn is_dirty(&self) -> bool {
-        self.dirty.load(Relaxed)
-    }
-
-    /// Makes the next sync include this window.
-    pub(super) fn mark_dirty(&self) {
-        self.dirty.store(true, Relaxed);
-    }
-
     /// Allows stores; EACCES if the window was mapped from a read-only descriptor.
     pub fn make_writable(&self) -> io::Result<()> {
         self.protect(true)
@@ -163,24 +146,6 @@ impl Window {
                 self.map
                     .advise_range(Advice::WillNeed, at, MAX_ADVICE.min(end - at))
             })
-    }
-
-    /// msync(`MS_SYNC`) if written through since the last sync; whether it was.
-    pub fn sync(&self) -> io::Result<bool> {
-        if !self.dirty.swap(false, Relaxed) {
-            return Ok(false);
-        }
-        let synced = self.map.flush().inspect_err(|_| self.mark_dirty());
-        synced.map(|()| true)
-    }
-
-    /// msync(`MS_ASYNC`) if written through since the last sync; what is written stays to be synced.
-    pub fn start_writeback(&self) -> io::Result<()> {
-        if self.is_dirty() {
-            self.map.flush_async()
-        } else {
-            Ok(())
-        }
     }
 
     /// The address of `len` bytes at `start`.
@@ -244,8 +209,6 @@ impl Window {
         // - `bytes` is a live slice; they do not overlap: a slice of ours is never in a mapping;
         // - references to mapped bytes are never loaded from, so none is contradicted.
         let result = unsafe { guard::copy(self.handler, to, bytes.as_ptr(), bytes.len()) };
-        // After the copy, as a sync meanwhile may miss it; a fault may have come after some pages.
-        self.mark_dirty();
         result.map_err(WriteError::Fault)
     }
 }

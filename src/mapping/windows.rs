@@ -171,9 +171,6 @@ impl WindowSet {
             return present;
         }
         let old = self.remove(&mut table, index);
-        if old.as_ref().is_some_and(|old| old.window.is_dirty()) {
-            window.mark_dirty();
-        }
         let this: Weak<WindowSet> = Weak::clone(&self.this);
         let ticket = self.space.enqueue(this, index);
         table.slots.insert(
@@ -246,35 +243,9 @@ impl WindowSet {
         }
     }
 
-    /// msync(`MS_SYNC`) over the windows written through since the last sync. Returns how many bytes that has
-    /// made durable, counted from the beginning of the content: the length of the first window, or 0. Windows
-    /// evicted or replaced since they were written to are not included: their pages are dirty in the page cache,
-    /// and fsync(2) covers them.
-    ///
-    /// # Errors
-    /// The first one of msync(2), after all windows were tried.
-    pub fn sync(&self) -> io::Result<u64> {
-        let (mut durable, mut outcome) = (0, Ok(()));
-        for (index, window) in self.select(Window::is_dirty) {
-            match window.sync() {
-                Ok(true) if index == 0 => durable = window.len(),
-                Ok(_) => {}
-                Err(error) => outcome = outcome.and(Err(error)),
-            }
-        }
-        outcome.map(|()| durable)
-    }
-
-    /// msync(`MS_ASYNC`) over the windows written through since the last sync.
-    pub fn start_writeback(&self) {
-        for (_, window) in self.select(Window::is_dirty) {
-            let _ = window.start_writeback(); // A hint; the next sync reports what went wrong.
-        }
-    }
-
     /// Forbids stores through any window. A window that cannot be protected is dropped from the table.
     pub fn protect(&self) {
-        for (index, window) in self.select(|_| true) {
+        for (index, window) in self.all() {
             if window.make_read_only().is_err() {
                 let dropped = self.remove(&mut self.table.write(), index);
                 drop(dropped); // Unmapped with the table unlocked.
@@ -282,12 +253,11 @@ impl WindowSet {
         }
     }
 
-    /// The windows that are `wanted`, which stay mapped as long as the result lives. For work during which the
-    /// table must not be locked.
-    fn select(&self, wanted: impl Fn(&Window) -> bool) -> Vec<(u64, Arc<Window>)> {
+    /// The windows, which stay mapped as long as the result lives. For work during which the table must not be locked.
+    fn all(&self) -> Vec<(u64, Arc<Window>)> {
         let table = self.table.read();
-        let picked = table.slots.iter().filter(|(_, slot)| wanted(&slot.window));
-        picked
+        let slots = table.slots.iter();
+        slots
             .map(|(&index, slot)| (index, Arc::clone(&slot.window)))
             .collect()
     }
@@ -324,7 +294,7 @@ impl WindowSet {
 }
 
 impl Evict for WindowSet {
-    /// A dirty window may go: its pages stay dirty in the page cache, where fsync(2) finds them.
+    /// A window that was written through may go: its pages stay dirty in the page cache, where fsync(2) finds them.
     fn evict(&self, index: u64, ticket: Ticket) -> bool {
         let mut table = self.table.write();
         let Some(slot) = table

@@ -147,7 +147,7 @@ impl Mapping {
             WritePath::Auto => {
                 !pattern.jumps(request.offset)
                     && request.data.len() <= MAX_REGION_WRITE
-                    && before.blocks.saturating_mul(512) >= before.size
+                    && !before.is_sparse()
             }
         };
         // A store drops no privilege; a client's store through its own mapping drops none natively either.
