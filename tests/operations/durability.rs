@@ -118,14 +118,77 @@ const FLAGS: [OFlags; 3] = [
     OFlags::from_bits_retain(libc::O_SYNC as u32),
 ];
 
+fn past_the_cache(sync: bool) -> Served {
+    serve_with(|config| (config.direct_io, config.flags.sync) = (true, sync))
+}
+
 #[test]
-fn a_write_is_as_durable_as_its_flags_say() {
+fn a_write_past_the_cache_is_as_durable_as_its_flags_say() {
     let expected = [
         "write 2.0 keeps_setid Cached",
         "write 2.0 keeps_setid Data",
         "write 2.0 keeps_setid Full",
     ];
-    assert_eq!(writes(&serve(), &FLAGS), expected);
+    assert_eq!(writes(&past_the_cache(false), &FLAGS), expected);
+}
+
+/// The kernel sends an FSYNC by itself.
+#[test]
+fn a_synchronous_write_through_the_cache_is_left_to_the_fsync_that_follows() {
+    assert_eq!(
+        writes(&serve(), &FLAGS),
+        ["write 2.0 keeps_setid Cached"; 3]
+    );
+}
+
+/// It may be asynchronous, and then the kernel sends no FSYNC.
+#[test]
+fn an_o_direct_write_is_as_durable_as_its_flags_say() {
+    let flags = FLAGS.map(|flags| flags | OFlags::DIRECT);
+    let expected = [
+        "write 2.0 direct keeps_setid Cached",
+        "write 2.0 direct keeps_setid Data",
+        "write 2.0 direct keeps_setid Full",
+    ];
+    assert_eq!(writes(&serve(), &flags), expected);
+}
+
+/// Other opens stay with the cache.
+#[test]
+fn an_open_with_o_direct_for_synchronous_writes_goes_past_the_cache() {
+    let direct = OFlags::RDWR | OFlags::DIRECT;
+    for (flags, sync, passthrough, expected) in [
+        (direct | FLAGS[1], false, false, true),
+        (direct, true, false, true),
+        (direct, false, false, false),
+        (OFlags::RDWR | FLAGS[2], false, false, false),
+        // The kernel takes no open past the cache of a file that it serves by itself.
+        (direct | FLAGS[1], false, true, false),
+    ] {
+        let served = serve_with(|config| {
+            (config.flags.sync, config.passthrough) = (sync, passthrough);
+        });
+        let opened = served.open(&USER, served.file("a", b""), flags).unwrap();
+        assert_eq!(opened.direct_io, expected, "{flags:?} {sync} {passthrough}");
+    }
+}
+
+/// As natively: stores are made durable by msync(2).
+#[test]
+fn a_write_for_a_client_s_mapping_is_not_synchronous() {
+    let served = past_the_cache(true);
+    let fh = served.handle(served.file("a", b"a"), OFlags::RDWR);
+    served.memory.take_calls();
+    let how = Writing {
+        from_mapping: true,
+        ..PLAIN
+    };
+    assert_eq!(served.write(fh, 0, b"a", how), Ok(1));
+    let calls = served.memory.take_calls_of("write");
+    assert!(
+        calls.iter().all(|call| call.ends_with("Cached")),
+        "{calls:?}"
+    );
 }
 
 #[test]
@@ -136,8 +199,11 @@ fn with_dirsync_a_write_is_as_durable_as_its_flags_say() {
 }
 
 #[test]
-fn with_sync_every_write_is_fully_durable() {
-    assert_eq!(writes(&sync(), &FLAGS), ["write 2.0 keeps_setid Full"; 3]);
+fn with_sync_every_write_is_fully_durable_that_no_fsync_follows() {
+    let full = "write 2.0 keeps_setid Full";
+    assert_eq!(writes(&past_the_cache(true), &FLAGS), [full; 3]);
+    let cached = "write 2.0 keeps_setid Cached";
+    assert_eq!(writes(&sync(), &FLAGS), [full, cached, cached]);
 }
 
 #[test]
