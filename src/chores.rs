@@ -3,7 +3,7 @@
 use std::sync::Weak;
 use std::sync::mpsc::Sender;
 
-/// Something that is to be done soon, by nobody's request.
+/// Work that no request waits for.
 #[derive(Debug)]
 pub enum Chore {
     /// Times of this file wait to be applied.
@@ -30,7 +30,7 @@ impl Chores {
         Chores(sender)
     }
 
-    /// Leaves a chore to be done.
+    /// Adds a chore. The housekeeping thread does it.
     pub fn add(&self, chore: Chore) {
         // Nobody listens any more when the session is ending.
         let _ = self.0.send(chore);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-/// How long a recorded time may wait when nobody looks.
+/// How long a recorded time waits when nobody asks for attributes.
 const APPLY_TIMES_AFTER: Duration = Duration::from_millis(100);
 
 /// Files at most whose times are being applied.
