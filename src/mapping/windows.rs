@@ -306,7 +306,8 @@ impl Evict for WindowSet {
         };
         let borrowed = Arc::get_mut(&mut slot.window).is_none();
         let last_used = match borrowed {
-            true => self.space.now(),
+            // Behind all that were used until now, or this one would come up again and again.
+            true => self.space.now() + 1,
             false => slot.window.last_used(),
         };
         if borrowed || last_used > ticket.last_used {

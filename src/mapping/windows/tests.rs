@@ -299,6 +299,17 @@ fn the_least_recently_used_goes_first_and_pins_stay() {
 }
 
 #[test]
+fn a_borrowed_window_does_not_hide_the_ones_behind_it() {
+    let (file, space) = (patterned(8 * W), space(2));
+    let set = new_set(&space);
+    let loan = |index: u64| set.borrow(file.as_fd(), index * W, 1, 8 * W);
+    let _held = loan(0).unwrap();
+    for index in 1..8 {
+        loan(index).unwrap();
+    }
+}
+
+#[test]
 fn a_pin_outlives_its_window_in_the_table() {
     let (file, space) = (patterned(W), space(4));
     let set = new_set(&space);
