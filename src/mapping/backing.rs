@@ -1,43 +1,26 @@
 //! The open file descriptions of the source that one mapping stands on.
 
-use crate::source;
 use rustix::fs::OFlags;
-use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Readers' windows are mapped from a description opened O_RDONLY: one from O_RDWR would keep the file
 /// ETXTBSY, one from O_RDONLY cannot be made writable.
 #[derive(Debug, Default)]
 pub struct Backing {
     reader: Option<Arc<OwnedFd>>,
-    /// There only while a writable handle is.
-    writer: Option<Writer>,
+    /// Opened O_RDWR. There only while somebody writes.
+    writer: Option<Arc<OwnedFd>>,
     /// Opened O_WRONLY, where the source allows no more: it cannot be mapped.
     write_only: Option<Arc<OwnedFd>>,
+    /// Opened O_PATH: keeps the inode where there is nothing else, because all who write have given up theirs.
+    anchor: Option<Arc<OwnedFd>>,
+    /// Those who write now.
     writers: usize,
-}
-
-#[derive(Debug)]
-struct Writer {
-    /// A handle's, opened O_RDWR.
-    fd: Arc<OwnedFd>,
-    /// A description of our own where one can be had: whoever asks it for lost writes takes the answer from
-    /// nobody else. It is opened when it is needed: most new files are written, closed and never mapped.
-    own: OnceCell<Option<Arc<OwnedFd>>>,
-    since: Instant,
-}
-
-/// A file open for writing for less than this has lost nothing yet: the kernel starts writing back by itself
-/// after seconds (vm.dirty_expire_centisecs), and a description opened later is told of what was lost before.
-const FIRST_WRITEBACK: Duration = Duration::from_millis(500);
-
-impl Writer {
-    fn own(&self) -> Option<&Arc<OwnedFd>> {
-        let open = || source::reopen(&self.fd, OFlags::RDWR).ok().map(Arc::new);
-        self.own.get_or_init(open).as_ref()
-    }
+    /// Opens for writing, those included that have given up their descriptions.
+    opens: usize,
+    /// Opened O_RDWR for those, since they cannot open the file again.
+    spare: Option<Arc<OwnedFd>>,
 }
 
 impl Backing {
@@ -49,66 +32,85 @@ impl Backing {
     /// Takes a description for readers, opened O_RDONLY, if there is none yet.
     pub fn open_reader(&mut self, fd: Arc<OwnedFd>) {
         self.reader.get_or_insert(fd);
+        self.anchor = None;
     }
 
-    /// Counts an open for writing that works on `fd`; true when windows can be made writable from now on.
-    pub fn open_writer(&mut self, fd: &Arc<OwnedFd>, access: OFlags) -> bool {
+    /// Counts an open for writing.
+    pub fn count_open(&mut self) {
+        self.opens += 1;
+    }
+
+    /// Takes back an open for writing.
+    pub fn uncount_open(&mut self) {
+        self.opens -= 1;
+        if self.opens == 0 {
+            self.spare = None;
+        }
+    }
+
+    /// Whether somebody who has given up a description has none in reserve.
+    pub fn lacks_spare(&self) -> bool {
+        self.opens > self.writers && self.spare.is_none()
+    }
+
+    /// Keeps a description in reserve.
+    pub fn keep_spare(&mut self, fd: OwnedFd) {
+        self.spare = Some(Arc::new(fd));
+    }
+
+    /// The description in reserve.
+    pub fn spare(&self) -> Option<Arc<OwnedFd>> {
+        self.spare.clone()
+    }
+
+    /// Counts somebody who writes through `fd`; true when windows can be made writable from now on.
+    pub fn add_writer(&mut self, fd: &Arc<OwnedFd>, access: OFlags) -> bool {
         self.writers += 1;
-        if access == OFlags::WRONLY {
+        self.anchor = None;
+        if access != OFlags::RDWR {
             self.write_only.get_or_insert_with(|| fd.clone());
             return false;
         }
         let is_first = self.writer.is_none();
-        if is_first {
-            self.writer = Some(Writer {
-                fd: fd.clone(),
-                own: OnceCell::new(),
-                since: Instant::now(),
-            });
-        }
+        self.writer.get_or_insert_with(|| fd.clone());
         is_first
     }
 
-    /// Takes back an open for writing; true when it was the last one.
-    pub fn leave_writer(&mut self) -> bool {
-        self.writers = self.writers.saturating_sub(1);
-        self.writers == 0
+    /// Takes back one who writes, unless that is the last one.
+    pub fn leave_others(&mut self) -> bool {
+        let others = self.writers > 1;
+        self.writers -= usize::from(others);
+        others
     }
 
-    /// Lets go of the descriptions for writing, once the last open for writing has gone.
-    pub fn drop_writers(&mut self) {
-        (self.writer, self.write_only) = (None, None);
+    /// Takes back the last one who writes, and returns the descriptions for writing. `anchor`, opened O_PATH, keeps the
+    /// inode in their stead.
+    pub fn leave_alone(&mut self, anchor: Option<Arc<OwnedFd>>) -> [Option<Arc<OwnedFd>>; 2] {
+        self.writers = 0;
+        self.anchor = anchor;
+        [self.writer.take(), self.write_only.take()]
     }
 
-    /// Any descriptor on the inode; not a writable handle's, whose reports of lost writes are its own, where
-    /// there is another.
+    /// Any descriptor on the inode, which may be O_PATH; not a writable handle's, whose reports of lost writes are its
+    /// own, where there is another.
     pub fn any(&self) -> Option<Arc<OwnedFd>> {
-        let writer = self.writer.as_ref().map(|w| &w.fd);
-        let any = self.reader.as_ref().or(writer);
-        any.or(self.write_only.as_ref()).cloned()
+        let any = self.reader.as_ref().or(self.writer.as_ref());
+        let any = any.or(self.write_only.as_ref());
+        any.or(self.anchor.as_ref()).cloned()
     }
 
     /// The descriptor that windows are mapped from.
     pub fn readable(&self) -> Option<Arc<OwnedFd>> {
-        let writer = self.writer.as_ref().map(|w| w.own().unwrap_or(&w.fd));
-        writer.or(self.reader.as_ref()).cloned()
+        self.writer.as_ref().or(self.reader.as_ref()).cloned()
     }
 
-    /// Whether windows can be made writable.
-    pub fn writable(&self) -> bool {
-        self.writer.is_some()
+    /// A description that writes anywhere; windows can be made writable while there is one.
+    pub fn writer(&self) -> Option<Arc<OwnedFd>> {
+        self.writer.clone()
     }
 
-    /// A description that may be asked for lost writes.
-    pub fn probe(&self) -> Option<Arc<OwnedFd>> {
-        let writer = self.writer.as_ref();
-        let asked = writer.filter(|w| w.own.get().is_some() || w.since.elapsed() > FIRST_WRITEBACK);
-        asked.and_then(|w| w.own().cloned())
-    }
-
-    /// Whether there is no description to ask for lost writes but the handles' own, and never will be.
-    pub fn cannot_probe(&self) -> bool {
-        let writer = self.writer.as_ref();
-        writer.is_some_and(|w| matches!(w.own.get(), Some(None)))
+    /// Whether only an O_PATH descriptor is left.
+    pub fn is_anchored(&self) -> bool {
+        self.anchor.is_some()
     }
 }

@@ -11,7 +11,7 @@ use crate::attr::Attr;
 use crate::cache::FileCache;
 use crate::chores::{Chore, Chores, PendingTimes};
 use crate::config::WritePath;
-use crate::source::SourceDir;
+use crate::source::{SourceDir, reopen};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
@@ -44,7 +44,7 @@ pub struct Mapping {
     pub(super) source: Arc<SourceDir>,
     pub(super) windows: Arc<WindowSet>,
     /// Held shared while bytes are copied or lent, exclusively while the file is resized or its windows
-    /// are replaced. Lock order: before `backing`, `times` and the window table.
+    /// are replaced. Lock order: after a writer's state, before `backing`, `times` and the window table.
     pub(super) gate: RwLock<()>,
     pub(super) backing: Mutex<Backing>,
     pub(super) times: Times,
@@ -115,7 +115,7 @@ impl Mapping {
         &self.cache
     }
 
-    /// A descriptor on the inode, for whatever does not touch its bytes.
+    /// A descriptor on the inode, perhaps O_PATH, for whatever does not touch its bytes.
     pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
         self.backing.lock().any()
     }
@@ -130,26 +130,35 @@ impl Mapping {
         self.backing.lock().open_reader(fd);
     }
 
-    /// Counts an open for writing that works on `fd`. With the first one the windows give way to such as can
-    /// be made writable (and, on overlayfs, to such as show the copy that the open has just made).
-    pub fn open_writer(&self, fd: &Arc<OwnedFd>, access: OFlags) {
-        let _closed = self.gate.write();
-        if self.backing.lock().open_writer(fd, access) {
-            self.windows.clear();
-        }
+    /// A description to read through: the one that windows are mapped from.
+    ///
+    /// # Errors
+    /// Those of open(2), where all who write have given up theirs.
+    pub(super) fn readable(&self) -> Result<Arc<OwnedFd>> {
+        let open = self.backing.lock().readable();
+        open.map_or_else(|| self.shared(), Ok)
     }
 
-    /// Takes back an open for writing. With the last one the region is read-only again, and nothing of ours keeps
-    /// the file from being executed.
-    pub fn close_writer(&self) {
-        self.apply_times();
-        let _closed = self.gate.write();
+    /// The description for readers, opened now if there was none. Lost writes that it is told of count for all who have
+    /// none of their own.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn shared(&self) -> Result<Arc<OwnedFd>> {
         let mut backing = self.backing.lock();
-        if backing.leave_writer() {
-            self.windows.protect();
-            self.windows.clear();
-            backing.drop_writers();
+        if let Some(reader) = backing.reader() {
+            return Ok(reader);
         }
+        let held = backing.any().ok_or(Errno::BADF)?;
+        let open = |flags| reopen(&*held, OFlags::RDONLY | flags);
+        let quiet = self.context.no_atime.then(|| open(OFlags::NOATIME));
+        let fd = match quiet {
+            Some(Ok(fd)) => fd,
+            _ => open(OFlags::empty())?,
+        };
+        let fd = Arc::new(fd);
+        backing.open_reader(fd.clone());
+        Ok(fd)
     }
 
     /// What the kernel serves the file with by itself: made by `make` the first time, kept until the file is
@@ -253,8 +262,11 @@ impl Mapping {
         if let Some(fd) = self.descriptor().filter(|_| !self.source.remote) {
             // What cannot be looked at now is noticed by whoever reads next.
             let _ = self.attr(fd.as_fd());
-            // A description that is to tell of lost writes has to be there before others are told.
-            drop(self.backing.lock().probe());
+            // A description that is to tell of lost writes has to be there before others are told. The kernel starts
+            // writing back by itself after seconds (vm.dirty_expire_centisecs).
+            if self.backing.lock().is_anchored() {
+                let _ = self.shared();
+            }
         }
     }
 

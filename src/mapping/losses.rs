@@ -1,7 +1,7 @@
 //! Writes that were lost after they had been answered.
 //!
-//! fsync(2) on a handle's own description reports a loss once to each. close(2) has no such memory in the
-//! kernel: this counts the losses, and each handle remembers how many it has been told of.
+//! fsync(2) on a handle's own description reports a loss once to each. A handle that has given up its description has no
+//! such memory in the kernel: this counts the losses, and each handle remembers how many it has been told of.
 
 use rustix::io::{Errno, Result};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};

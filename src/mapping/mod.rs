@@ -1,7 +1,7 @@
 //! The bytes of one source file as windows in our address space.
 //!
 //! Apart stand: where the bytes are (`windows`, `window`, `budget`), who has the file open and through what
-//! (`file`, `backing`), reading (`read`, `readahead`), writing (`write`), how durable they are (`sync`, `losses`), and
+//! (`file`, `backing`, `writer`), reading (`read`, `readahead`), writing (`write`), how durable they are (`sync`, `losses`), and
 //! which times they owe (`times`).
 
 mod backing;
@@ -18,7 +18,9 @@ mod times;
 pub mod window;
 pub mod windows;
 mod write;
+mod writer;
 
 pub use file::{Context, Mapping};
 pub use readahead::ReadPattern;
 pub use write::WritePattern;
+pub use writer::Writer;

@@ -30,8 +30,9 @@ impl Mapping {
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
         let _open = self.gate.read();
-        let Some(fd) = self.backing.lock().readable() else {
-            return lend(Err(Errno::BADF));
+        let fd = match self.readable() {
+            Ok(fd) => fd,
+            Err(errno) => return lend(Err(errno)),
         };
         let attr = match self.attr(fd.as_fd()) {
             Ok(attr) => attr,

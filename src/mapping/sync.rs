@@ -11,38 +11,52 @@ impl Mapping {
     /// cache, where fsync(2) finds it: msync(2) would be an fdatasync(2) of its own, and flush the device once more.
     ///
     /// # Errors
-    /// Those of fsync(2): a write that was lost since `fd` was opened or last synced.
-    pub fn sync(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
-        self.apply_times();
-        let synced = match data_only {
-            true => rustix::fs::fdatasync(fd),
-            false => rustix::fs::fsync(fd),
-        };
-        if let (Err(errno), true) = (synced, self.backing.lock().cannot_probe()) {
-            self.losses.add(errno);
+    /// Those of fsync(2): a write that was lost since `fd`, a writer's own, was opened or last synced.
+    pub(super) fn sync(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
+        let synced = self.make_durable(fd, data_only);
+        if let Err(errno) = synced {
+            // Those who have given up theirs are to know it, too, once.
+            let counted = self.backing.lock().reader().is_some();
+            if !counted {
+                self.losses.add(errno);
+                // From now on there is one that knows what was counted.
+                let _ = self.shared();
+            }
+            self.ask_for_losses();
         }
-        self.ask_for_losses();
         synced
     }
 
-    /// Counts a loss that our own description has not been told of yet; every loss counts once.
-    fn ask_for_losses(&self) {
-        let probe = self.backing.lock().probe();
-        if let Some(Err(errno)) = probe.map(writeback_error) {
-            self.losses.add(errno);
+    /// As `sync`, through the description that all share who have none of their own.
+    ///
+    /// # Errors
+    /// Those of fsync(2), to whoever asks first.
+    pub fn sync_shared(&self, data_only: bool) -> Result<()> {
+        let synced = self.make_durable(&*self.shared()?, data_only);
+        synced.inspect_err(|&errno| self.losses.add(errno))
+    }
+
+    fn make_durable(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
+        self.apply_times();
+        match data_only {
+            true => rustix::fs::fdatasync(fd),
+            false => rustix::fs::fsync(fd),
         }
     }
 
-    /// How many times writes were found lost so far.
-    pub fn losses(&self) -> u64 {
-        self.losses.count()
+    /// Counts a loss that the shared description has not been told of yet; every loss counts once.
+    fn ask_for_losses(&self) {
+        let shared = self.backing.lock().reader();
+        if let Some(Err(errno)) = shared.map(writeback_error) {
+            self.losses.add(errno);
+        }
     }
 
     /// Whether a write was lost since there were `known` losses. Asking takes the report from no open.
     ///
     /// # Errors
     /// EIO, ENOSPC or EDQUOT when one was.
-    pub fn lost_since(&self, known: u64) -> Result<()> {
+    pub(super) fn lost_since(&self, known: u64) -> Result<()> {
         self.ask_for_losses();
         self.losses.since(known)
     }

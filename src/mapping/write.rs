@@ -1,12 +1,14 @@
 //! Writing: through the region where the file is in place already, through pwrite(2) elsewhere.
 
 use super::file::Mapping;
+use super::writer::Writer;
 use super::{guard, times};
 use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::config::WritePath;
 use crate::request::{Durability, Write};
 use rustix::io::{Errno, ReadWriteFlags, Result};
+use std::ffi::CStr;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -20,6 +22,10 @@ const MAX_NEAR: u64 = 1 << 20;
 /// What makes a writer one that jumps about, and what a jump weighs against a write near the last one.
 const MAX_JUMPS: u32 = 8;
 const JUMP_WEIGHT: u32 = 2;
+
+/// What a write takes from a file.
+const SETID: u32 = 0o6000;
+const CAPABILITY: &CStr = c"security.capability";
 
 /// How one handle has been written so far.
 #[derive(Debug, Default)]
@@ -54,11 +60,16 @@ impl Mapping {
     /// What pwrite(2) on the source says, when nothing was written.
     pub fn write_at(
         &self,
-        fd: &OwnedFd,
+        writer: &Writer,
         by: &Actor,
         pattern: &WritePattern,
         request: &Write<'_>,
     ) -> Result<usize> {
+        let fd = match request.from_mapping {
+            true => self.lend_for_writeback(writer, by)?,
+            false => self.take_up(writer, by)?,
+        };
+        let fd = &*fd;
         let _open = self.gate.read();
         by.write(request.keeps_setid)?;
         let writing = self.cache.change();
@@ -136,7 +147,7 @@ impl Mapping {
         let possible = guard::AVAILABLE
             && in_place
             && !self.unmappable.load(Relaxed)
-            && self.backing.lock().writable()
+            && self.backing.lock().writer().is_some()
             && times::may_set(before);
         if !possible {
             return false;
@@ -154,8 +165,16 @@ impl Mapping {
         request.from_mapping || (wanted && !self.drops_privilege(fd, request, before))
     }
 
+    /// Whether a file has bits or capabilities that a write takes.
+    pub(super) fn is_privileged(&self, fd: &OwnedFd) -> bool {
+        let mut none = [0u8; 0];
+        self.source
+            .stat(fd.as_fd())
+            .is_ok_and(|attr| attr.mode & SETID != 0)
+            || rustix::fs::fgetxattr(fd, CAPABILITY, &mut none).is_ok()
+    }
+
     fn drops_privilege(&self, fd: &OwnedFd, request: &Write<'_>, before: &Attr) -> bool {
-        const SETID: u32 = 0o6000;
         if before.mode & SETID != 0 && !request.keeps_setid {
             return true;
         }
@@ -164,13 +183,13 @@ impl Mapping {
             return false;
         }
         let mut none = [0u8; 0];
-        rustix::fs::fgetxattr(fd, c"security.capability", &mut none).is_ok()
+        rustix::fs::fgetxattr(fd, CAPABILITY, &mut none).is_ok()
     }
 
     /// Copies into the region; what it cannot take goes through pwrite(2), whose answer is the truth.
     fn store(&self, fd: &OwnedFd, request: &Write<'_>, before: &Attr) -> Result<usize> {
         let Write { offset, data, .. } = *request;
-        let Some(writer) = self.backing.lock().readable() else {
+        let Some(writer) = self.backing.lock().writer() else {
             return pwrite_all(fd.as_fd(), data, offset);
         };
         let stored = match self.borrow(writer.as_fd(), offset, data.len(), before.size) {

@@ -10,11 +10,14 @@ use crate::chores::PendingTimes;
 use crate::request::{SetAttr, SetTime};
 use crate::source::{Kind, proc_path};
 use crate::sys::truncate::truncate;
-use crate::view::Attributes;
+use crate::view::{Attributes, Content};
 use rustix::fs::{self as sys, AtFlags, FileType, Gid, Mode, StatVfs, Timespec, Timestamps};
 use rustix::fs::{UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Result;
 use std::os::fd::AsFd;
+
+/// What opening a file for writing takes of its owner.
+const OWNER_WRITES: u32 = 0o600;
 
 impl Attributes for Shared {
     fn attr(&self, node: &Node) -> Result<Attr> {
@@ -51,13 +54,16 @@ impl Attributes for Shared {
             }
             if let Some(mode) = set.mode {
                 by.manage()?;
+                if let (Some(mapping), true) = (&inode.mapping, mode & OWNER_WRITES != OWNER_WRITES)
+                {
+                    mapping.before_permissions_go();
+                }
                 sys::chmod(proc_path(&inode), Mode::from_raw_mode(mode & 0o7777))?;
             }
             Ok(())
         })?;
         if let Some(size) = set.size {
-            by.change()?;
-            self.resize(node, &inode, open, size)?;
+            self.resize(by, node, &inode, open, size)?;
         }
         self.change_times(node, &inode, set)
     }
@@ -70,14 +76,18 @@ impl Attributes for Shared {
 impl Shared {
     fn resize(
         &self,
+        by: &Actor,
         node: &Node,
         inode: &Located,
         open: Option<&OpenFile>,
         size: u64,
     ) -> Result<()> {
-        if let Some((mapping, fd)) = open.and_then(OpenFile::writable_mapping) {
-            return mapping.resize(size, || sys::ftruncate(fd, size));
+        if let Some(open) = open.filter(|open| open.is_writable()) {
+            let fd = open.writable()?;
+            by.change()?;
+            return open.mapping().resize(size, || sys::ftruncate(&*fd, size));
         }
+        by.change()?;
         // truncate(2) and not ftruncate(2): to the length a file has already, only the latter is a change.
         let path = proc_path(inode);
         match self.in_use.mapping(&node.life()) {

@@ -4,7 +4,7 @@ use super::node::Node;
 use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::chores::PendingTimes;
-use crate::mapping::{Mapping, ReadPattern, WritePattern};
+use crate::mapping::{Mapping, ReadPattern, WritePattern, Writer};
 use crate::request::{ExtendedFlags, Seek, Write};
 use crate::source::reopen;
 use crate::sys::inode_flags::{fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
@@ -14,7 +14,6 @@ use rustix::io::{Errno, Result};
 use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One open of a regular file.
 #[derive(Debug)]
@@ -22,15 +21,13 @@ pub struct OpenFile {
     node: Node,
     /// The file's bytes, shared by all its opens.
     mapping: Arc<Mapping>,
-    /// An open file description of its own where it was opened to write: lost writes are reported to each, once.
-    fd: Option<Arc<OwnedFd>>,
+    /// Where it was opened to write.
+    writer: Option<Writer>,
     opener: Actor,
     /// How it was read so far.
     read: ReadPattern,
     /// How it was written so far.
     written: WritePattern,
-    /// How many of the mapping's losses its fsync has reported, or came before it.
-    known_losses: AtomicU64,
 }
 
 impl OpenFile {
@@ -38,18 +35,16 @@ impl OpenFile {
         by: &Actor,
         node: &Node,
         mapping: Arc<Mapping>,
-        fd: Option<Arc<OwnedFd>>,
+        writer: Option<Writer>,
     ) -> Self {
         mapping.apply_times();
-        let known_losses = AtomicU64::new(mapping.losses());
         OpenFile {
             node: node.clone(),
             mapping,
-            fd,
+            writer,
             opener: *by,
             read: ReadPattern::default(),
             written: WritePattern::default(),
-            known_losses,
         }
     }
 
@@ -65,26 +60,33 @@ impl OpenFile {
         &self.opener
     }
 
-    /// The mapping and this open's description, where it was opened to write.
-    pub(super) fn writable_mapping(&self) -> Option<(&Mapping, &OwnedFd)> {
-        self.fd.as_ref().map(|fd| (&*self.mapping, &**fd))
+    /// What it writes through, where it was opened to write.
+    pub(super) fn writer(&self) -> Option<&Writer> {
+        self.writer.as_ref()
     }
 
-    /// The description to write, sync or allocate through; EBADF where it was opened to read.
-    fn writable(&self) -> Result<&Arc<OwnedFd>> {
-        self.fd.as_ref().ok_or(Errno::BADF)
+    /// The description to write, truncate or allocate through; EBADF where it was opened to read.
+    pub(super) fn writable(&self) -> Result<Arc<OwnedFd>> {
+        let writer = self.writer.as_ref().ok_or(Errno::BADF)?;
+        self.mapping.take_up(writer, &self.opener)
     }
 
-    /// Any descriptor on the file; EBADF when the mapping has none, which its being open rules out.
+    /// Any descriptor on the file, perhaps O_PATH; EBADF when the mapping has none, which its being open rules out.
     fn any(&self) -> Result<Arc<OwnedFd>> {
-        let own = self.fd.clone();
+        let own = self.writer.as_ref().and_then(Writer::description);
         own.or_else(|| self.mapping.descriptor()).ok_or(Errno::BADF)
+    }
+
+    /// Any description of the file, for what takes more than an O_PATH descriptor.
+    fn described(&self) -> Result<Arc<OwnedFd>> {
+        let own = self.writer.as_ref().and_then(Writer::description);
+        own.map_or_else(|| self.mapping.shared(), Ok)
     }
 
     /// Of a file that the kernel serves by itself, clients map the source's own pages: stores move times then of which
     /// its FUSE knows nothing.
     pub(super) fn doubt_times(&self) {
-        if self.fd.is_some() && self.mapping.is_handed_over() {
+        if self.writer.is_some() && self.mapping.is_handed_over() {
             self.mapping.cache().attributes_changed();
         }
     }
@@ -97,7 +99,7 @@ impl Content for OpenFile {
     }
 
     fn is_writable(&self) -> bool {
-        self.fd.is_some()
+        self.writer.is_some()
     }
 
     fn is_cacheable(&self) -> bool {
@@ -125,10 +127,10 @@ impl Content for OpenFile {
     }
 
     fn write(&self, write: &Write<'_>) -> Result<usize> {
-        let fd = self.writable()?;
+        let writer = self.writer.as_ref().ok_or(Errno::BADF)?;
         let written = self
             .mapping
-            .write_at(fd, &self.opener, &self.written, write);
+            .write_at(writer, &self.opener, &self.written, write);
         if write.direct && !write.from_mapping {
             self.mapping.cache().bypassed();
         }
@@ -139,25 +141,25 @@ impl Content for OpenFile {
         self.opener.begin();
         self.mapping.apply_times();
         self.doubt_times();
-        match &self.fd {
-            Some(fd) if sync => self.mapping.sync(fd, false),
-            Some(_) => self.mapping.lost_since(self.known_losses.load(Relaxed)),
+        match &self.writer {
+            Some(writer) => self.mapping.flush(writer, sync),
             None => Ok(()),
         }
     }
 
     fn sync(&self, data_only: bool) -> Result<()> {
         self.opener.begin();
-        let outcome = self.mapping.sync(&*self.any()?, data_only);
-        self.known_losses.store(self.mapping.losses(), Relaxed);
-        outcome
+        match &self.writer {
+            Some(writer) => self.mapping.sync_writer(writer, data_only),
+            None => self.mapping.sync_shared(data_only),
+        }
     }
 
     fn allocate(&self, by: &Actor, mode: FallocateFlags, offset: u64, len: u64) -> Result<()> {
         let fd = self.writable()?;
         by.change()?;
         self.mapping
-            .altering(|| sys::fallocate(fd, mode, offset, len))
+            .altering(|| sys::fallocate(&*fd, mode, offset, len))
     }
 
     fn seek(&self, to: Seek) -> Result<u64> {
@@ -165,7 +167,7 @@ impl Content for OpenFile {
             Seek::Data(offset) => SeekFrom::Data(offset),
             Seek::Hole(offset) => SeekFrom::Hole(offset),
         };
-        sys::seek(&*self.any()?, to)
+        sys::seek(&*self.described()?, to)
     }
 
     fn copy_from(
@@ -175,13 +177,13 @@ impl Content for OpenFile {
         mut offset: u64,
         len: usize,
     ) -> Result<usize> {
-        let (input, output) = (from.any()?, self.writable()?);
+        let (input, output) = (from.described()?, self.writable()?);
         by.change()?;
         self.mapping.altering(|| {
             sys::copy_file_range(
                 &*input,
                 Some(&mut offset_in),
-                output,
+                &*output,
                 Some(&mut offset),
                 len,
             )
@@ -230,20 +232,20 @@ impl Content for OpenFile {
 
 impl HasFlags for OpenFile {
     fn flags(&self) -> Result<IFlags> {
-        sys::ioctl_getflags(self.any()?)
+        sys::ioctl_getflags(self.described()?)
     }
 
     fn extended_flags(&self) -> Result<ExtendedFlags> {
-        fs_ioc_fsgetxattr(self.any()?)
+        fs_ioc_fsgetxattr(self.described()?)
     }
 
     fn set_flags(&self, flags: IFlags) -> Result<()> {
-        let fd = self.any()?;
+        let fd = self.described()?;
         self.mapping.altering(|| sys::ioctl_setflags(&fd, flags))
     }
 
     fn set_extended_flags(&self, attr: &ExtendedFlags) -> Result<()> {
-        let fd = self.any()?;
+        let fd = self.described()?;
         self.mapping.altering(|| fs_ioc_fssetxattr(&fd, attr))
     }
 }

@@ -8,7 +8,7 @@ use crate::cache::FileCache;
 use crate::inode::Place;
 use crate::mapping::Mapping;
 use crate::source::SourceDir;
-use crate::view::{Content, Files};
+use crate::view::Files;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 use std::os::fd::OwnedFd;
@@ -20,8 +20,8 @@ impl Files for Shared {
         if flags & OFlags::RWMODE != OFlags::RDONLY {
             // Whoever cannot be acted for cannot write: better to hear of it now than when a mapping is written back.
             by.change()?;
-            let (fd, access) = self.open_writer(node, flags)?;
-            return Ok(self.opened(by, node, &source, Arc::new(fd), access));
+            let (fd, flags) = self.open_writer(node, flags)?;
+            return Ok(self.opened(by, node, &source, Arc::new(fd), flags));
         }
         let open = self.in_use.mapping(&node.life());
         if let Some(mapping) = open.filter(|mapping| mapping.reader().is_some()) {
@@ -35,8 +35,8 @@ impl Files for Shared {
         open.opener().begin();
         open.doubt_times();
         let (node, mapping) = (open.node().clone(), open.mapping().clone());
-        if open.is_writable() {
-            mapping.close_writer();
+        if let Some(writer) = open.writer() {
+            mapping.close_writer(writer);
         }
         drop(open);
         // With the last open, what is known of the kernel's cache is remembered with the node.
@@ -68,17 +68,17 @@ impl Shared {
             Err(Errno::ACCESS) if write_only => OFlags::WRONLY,
             outcome => return Ok((outcome?, OFlags::RDWR)),
         };
-        Ok((self.open_inode(node, less)?, OFlags::WRONLY))
+        Ok((self.open_inode(node, less)?, less))
     }
 
-    /// Makes an open of a description that `by` has just opened with `access`.
+    /// Makes an open of a description that `by` has just opened with the access and O_APPEND of `flags`.
     pub(super) fn opened(
         &self,
         by: &Actor,
         node: &Node,
         source: &Arc<SourceDir>,
         fd: Arc<OwnedFd>,
-        access: OFlags,
+        flags: OFlags,
     ) -> OpenFile {
         let mapping = self.in_use.open(&node.life(), || {
             let stamp = self.nodes.belief_of(node).stamp();
@@ -86,11 +86,11 @@ impl Shared {
             let cache = FileCache::new(id, stamp, self.cache.clone());
             Mapping::new(source.clone(), cache, self.context.clone())
         });
-        if access == OFlags::RDONLY {
+        if flags == OFlags::RDONLY {
             mapping.open_reader(fd);
             return OpenFile::new(by, node, mapping, None);
         }
-        mapping.open_writer(&fd, access);
-        OpenFile::new(by, node, mapping, Some(fd))
+        let writer = mapping.open_writer(fd, flags);
+        OpenFile::new(by, node, mapping, Some(writer))
     }
 }
