@@ -52,7 +52,8 @@ impl Mount {
 
     /// Whether it is a FUSE mount.
     pub fn is_fuse(&self) -> bool {
-        self.fs_type.as_encoded_bytes().starts_with(b"fuse")
+        let fs_type = self.fs_type.as_encoded_bytes();
+        fs_type == b"fuse" || fs_type == b"fuseblk" || fs_type.starts_with(b"fuse.")
     }
 
     /// Whether `option` is one of the filesystem's own options.
@@ -197,6 +198,7 @@ mod tests {
             ("fuse.sshfs", "max_read=18358861950", false, true),
             ("fuseblk", "user_id=0", false, true),
             ("ext4", &mark, false, false),
+            ("fusectl", &mark, false, false),
         ] {
             let line = format!("40 30 0:52 / /mnt rw,nosuid - {fs_type} /src rw,{options}");
             let mount = Mount::parse(line.as_bytes()).unwrap();

@@ -41,6 +41,8 @@ pub enum StartError {
     Usage(clap::Error),
     /// A path of the command line cannot be reached.
     Unreachable(Role, PathBuf, Errno),
+    /// A path of the command line leads to a directory that has been removed, or that lies in another mount namespace.
+    NoPath(Role, PathBuf),
     /// The filesystem a path lies on does not answer.
     NoAnswer(Role, PathBuf),
     /// The source may not be read or searched.
@@ -124,6 +126,11 @@ impl Display for StartError {
         match self {
             Self::Usage(error) => write!(f, "{error}"),
             Self::Unreachable(role, path, errno) => write_unreachable(f, *role, path, *errno),
+            Self::NoPath(role, path) => write!(
+                f,
+                "{role} {path:?} has no path that leads to it: it was removed, or lies in another mount \
+                 namespace; name one that is here"
+            ),
             Self::NoAnswer(role, path) => write!(
                 f,
                 "{role} {path:?} lies on a filesystem that does not answer; \

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::probe::{ask, is_empty, is_mountable_for_user, may_read, reach};
-use super::top_mount::{Identity, mount_at, mount_of, open_path, path_of};
+use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
 use super::{device, mount};
 use crate::refusal::{Role, StartError};
 
@@ -84,9 +84,13 @@ pub fn order(source: &Path, mount_point: &Path) -> Result<(), StartError> {
 }
 
 fn canonical(role: Role, path: &Path) -> Result<PathBuf, StartError> {
-    open_path(path)
-        .and_then(path_of)
-        .map_err(|errno| unreachable(role, path, errno))
+    let directory = open_path(path).map_err(|errno| unreachable(role, path, errno))?;
+    let found = path_of(&directory).map_err(|errno| unreachable(role, path, errno))?;
+    // From here on it is the path that counts. One that was removed has none, one of another mount namespace none here.
+    match open_path(&found) {
+        Ok(again) if is_same(&directory, &again) => Ok(found),
+        _ => Err(StartError::NoPath(role, path.into())),
+    }
 }
 
 fn unreachable(role: Role, path: &Path, errno: Errno) -> StartError {

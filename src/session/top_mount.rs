@@ -2,7 +2,7 @@
 //! dead, or hung.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +68,17 @@ pub fn path_of(directory: impl AsFd) -> Result<PathBuf, Errno> {
     let link = format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd());
     let path = rustix::fs::readlink(link, Vec::new())?;
     Ok(OsStr::from_bytes(path.as_bytes()).into())
+}
+
+/// Whether two open directories are one, in one mount.
+pub fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+    let identify = |fd: BorrowedFd<'_>| {
+        let status = statx(fd, StatxFlags::INO | StatxFlags::MNT_ID).ok()?;
+        let device = (status.stx_dev_major, status.stx_dev_minor);
+        Some((device, status.stx_ino, status.stx_mnt_id))
+    };
+    let found = identify(one.as_fd());
+    found.is_some() && found == identify(other.as_fd())
 }
 
 fn statx(fd: impl AsFd, mask: StatxFlags) -> Result<rustix::fs::Statx, Errno> {

@@ -62,6 +62,38 @@ fn paths_that_cannot_be_used_are_refused() {
     );
 }
 
+/// Whatever the path of a directory leads to now, nothing else is served or covered.
+#[test]
+fn a_directory_that_its_path_does_not_lead_to_is_refused() {
+    let place = Place::new();
+    for name in ["gone", "gone (deleted)"] {
+        fs::create_dir(place.path(name)).unwrap();
+    }
+    fs::write(place.path("gone (deleted)/other"), "").unwrap();
+    for (source, mount) in [(".", "../mount"), ("../source", ".")] {
+        fs::create_dir_all(place.path("gone")).unwrap();
+        let script = r#"cd gone && rmdir ../gone && exec "$@""#;
+        let args = ["-c", script, "sh", MMFS, source, mount];
+        let output = place.run(Command::new("sh").args(args));
+        refuses(&output, "\".\" has no path that leads to it");
+    }
+}
+
+#[test]
+fn as_root_a_directory_of_another_mount_namespace_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.path("source/in")).unwrap();
+    let script = r#"
+        mkfifo go
+        unshare --mount --propagation private sh -c 'mount -t tmpfs tmpfs source/in && echo mounted >go && exec sleep 60' &
+        read -r _ <go
+        "$0" "/proc/$!/root$PWD/source/in" mount; status=$?
+        kill $!
+        exit $status"#;
+    let output = place.run(Command::new("sh").args(["-c", script, MMFS]));
+    refuses(&output, "has no path that leads to it");
+}
+
 #[test]
 fn usage_errors_exit_2_and_help_exits_0() {
     let place = Place::new();
