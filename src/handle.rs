@@ -1,5 +1,6 @@
 //! The handle table: `fh` numbers to what is open.
 
+use crate::request::Durability;
 use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
 use std::collections::HashMap;
@@ -13,6 +14,8 @@ pub struct FileHandle<O> {
     pub open: Arc<O>,
     /// Whether the kernel bypasses its cache.
     pub direct_io: bool,
+    /// What it was opened with asks for this before a change is answered of which the kernel does not say more.
+    pub durability: Durability,
 }
 
 /// One open of a directory.

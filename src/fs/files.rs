@@ -80,6 +80,7 @@ impl<T: Tree> Fs<T> {
         let file = FileHandle {
             open: open.clone(),
             direct_io,
+            durability: self.asked_for(flags),
         };
         let fh = self.files.insert(Arc::new(file));
         if !self.watched.swap(true, SeqCst) {
@@ -137,8 +138,14 @@ impl<T: Tree> Fs<T> {
         let flags = how.flags;
         let synced_after = !direct_io && flags & (OFlags::DIRECT | DSYNC) == DSYNC;
         if synced_after || how.from_mapping {
-            Durability::Cached
-        } else if self.settings.flags.sync || flags.contains(OFlags::SYNC) {
+            return Durability::Cached;
+        }
+        self.asked_for(flags)
+    }
+
+    /// What these flags of a descriptor ask for before a write through it is answered.
+    fn asked_for(&self, flags: OFlags) -> Durability {
+        if self.settings.flags.sync || flags.contains(OFlags::SYNC) {
             Durability::Full
         } else if flags.contains(DSYNC) {
             Durability::Data
@@ -188,7 +195,9 @@ impl<T: Tree> Fs<T> {
     ) -> Result<()> {
         self.changing()?;
         let mode = FallocateFlags::from_bits_retain(mode);
-        self.files.get(fh)?.open.allocate(by, mode, offset, length)
+        let file = self.files.get(fh)?;
+        file.open.allocate(by, mode, offset, length)?;
+        made_durable(&file)
     }
 
     /// Finds data or a hole.
@@ -221,8 +230,11 @@ impl<T: Tree> Fs<T> {
         self.changing()?;
         let (input, output) = (self.files.get(from.0)?, self.files.get(to.0)?);
         let len = usize::try_from(len).unwrap_or(MAX_COPY).min(MAX_COPY);
-        let (input, output) = (&input.open, &output.open);
-        output.copy_from(by, (input, from.1), to.1, len)
+        let copied = output
+            .open
+            .copy_from(by, (&input.open, from.1), to.1, len)?;
+        made_durable(&output)?;
+        Ok(copied)
     }
 
     /// The inode flags that lsattr(1) shows.
@@ -279,5 +291,14 @@ impl<T: Tree> Fs<T> {
             Ok(handle) => file(&handle.open),
             Err(_) => dir(&self.dirs.get(fh)?.listing),
         }
+    }
+}
+
+/// Before a change through `file` is answered that is no write.
+fn made_durable<O: Content>(file: &FileHandle<O>) -> Result<()> {
+    match file.durability {
+        Durability::Cached => Ok(()),
+        Durability::Data => file.open.sync(true),
+        Durability::Full => file.open.sync(false),
     }
 }

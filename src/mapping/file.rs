@@ -52,6 +52,8 @@ pub struct Mapping {
     pub(super) losses: Losses,
     /// The stamp as of which the file is known to carry no security.capability; 0 when unknown.
     pub(super) unprivileged: AtomicU64,
+    /// The stamp as of which the file is known not to be synchronous; 0 when unknown.
+    pub(super) asynchronous: AtomicU64,
     pub(super) unmappable: AtomicBool,
     /// Whether its length says nothing of what a read returns, as on procfs.
     pub(super) without_length: AtomicBool,
@@ -101,6 +103,7 @@ impl Mapping {
             cache,
             losses: Losses::default(),
             unprivileged: AtomicU64::new(0),
+            asynchronous: AtomicU64::new(0),
             unmappable: AtomicBool::new(false),
             without_length: AtomicBool::new(false),
             made_here: AtomicBool::new(false),

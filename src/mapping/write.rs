@@ -7,6 +7,7 @@ use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::config::WritePath;
 use crate::request::{Durability, Write};
+use rustix::fs::{IFlags, StatVfsMountFlags, fstatvfs, ioctl_getflags};
 use rustix::io::{Errno, ReadWriteFlags, Result};
 use std::ffi::CStr;
 use std::io::IoSlice;
@@ -83,6 +84,9 @@ impl Mapping {
             let dropped = !request.from_mapping && written.as_ref().is_ok_and(|&n| n > 0);
             if dropped || self.unprivileged.load(Relaxed) == before.stamp() {
                 self.unprivileged.store(after.stamp(), Relaxed);
+            }
+            if self.asynchronous.load(Relaxed) == before.stamp() {
+                self.asynchronous.store(after.stamp(), Relaxed);
             }
             let end = written
                 .as_ref()
@@ -161,8 +165,29 @@ impl Mapping {
                     && !before.is_sparse()
             }
         };
-        // A store drops no privilege; a client's store through its own mapping drops none natively either.
-        request.from_mapping || (wanted && !self.drops_privilege(fd, request, before))
+        // A store drops no privilege, and is not durable when it returns; nor natively is a client's store through its own
+        // mapping.
+        request.from_mapping
+            || (wanted
+                && !self.is_synchronous(fd, before)
+                && !self.drops_privilege(fd, request, before))
+    }
+
+    /// Whether the file or its filesystem wants every write durable before it returns (`chattr +S`, mounted with `sync`).
+    fn is_synchronous(&self, fd: &OwnedFd, before: &Attr) -> bool {
+        if self.asynchronous.load(Relaxed) == before.stamp() {
+            return false;
+        }
+        let by_flag = ioctl_getflags(fd).is_ok_and(|flags| flags.contains(IFlags::SYNC));
+        let by_mount = || {
+            let filesystem = fstatvfs(fd);
+            filesystem.is_ok_and(|it| it.f_flag.contains(StatVfsMountFlags::SYNCHRONOUS))
+        };
+        let is_synchronous = by_flag || by_mount();
+        if !is_synchronous {
+            self.asynchronous.store(before.stamp(), Relaxed);
+        }
+        is_synchronous
     }
 
     /// Whether a file has bits or capabilities that a write takes.
