@@ -1,11 +1,15 @@
 //! The tree being served: finding names in it without ever leaving it, one `SourceDir` per filesystem.
 
+mod atime;
+
+pub use atime::{AtimeRule, quietly};
+
 use crate::attr::{Attr, MountId};
 use crate::mount_table;
 use crate::sys::exported::{self, ExportedHandle};
 use crate::sys::mounts;
 use parking_lot::RwLock;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawMode, StatVfsMountFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawMode};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use std::collections::HashMap;
@@ -16,17 +20,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-
-/// When reading moves access times on a filesystem; mount(8) has the rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AtimeRule {
-    /// Never.
-    Never,
-    /// When it is not newer than the last change, or a day old.
-    Relative,
-    /// With every read.
-    Strict,
-}
 
 /// One filesystem of the source.
 #[derive(Debug)]
@@ -278,14 +271,6 @@ impl SourceDir {
             exported::open_by_handle_at(root.as_fd(), &handle, OFlags::PATH).is_ok()
         });
         let kind = identity.map_or(OVERLAY, |(kind, _)| kind);
-        let flags = fs::fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |s| s.f_flag);
-        let atime = match flags {
-            f if f.intersects(StatVfsMountFlags::NOATIME | StatVfsMountFlags::RDONLY) => {
-                AtimeRule::Never
-            }
-            f if f.contains(StatVfsMountFlags::RELATIME) => AtimeRule::Relative,
-            _ => AtimeRule::Strict,
-        };
         SourceDir {
             root,
             dev: attr.dev,
@@ -295,7 +280,7 @@ impl SourceDir {
             remote: REMOTE.contains(&kind),
             stacked: STACKED.contains(&kind),
             faults_allocate: IN_MEMORY.contains(&kind) || STACKED.contains(&kind),
-            atime,
+            atime: AtimeRule::of(fd),
             born_once: kind != OVERLAY,
             without_number: AtomicU32::new(0),
         }

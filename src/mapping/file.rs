@@ -11,7 +11,7 @@ use crate::attr::Attr;
 use crate::cache::FileCache;
 use crate::chores::{Chore, Chores, PendingTimes};
 use crate::config::WritePath;
-use crate::source::{SourceDir, reopen};
+use crate::source::{SourceDir, quietly, reopen};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
@@ -150,12 +150,7 @@ impl Mapping {
             return Ok(reader);
         }
         let held = backing.any().ok_or(Errno::BADF)?;
-        let open = |flags| reopen(&*held, OFlags::RDONLY | flags);
-        let quiet = self.context.no_atime.then(|| open(OFlags::NOATIME));
-        let fd = match quiet {
-            Some(Ok(fd)) => fd,
-            _ => open(OFlags::empty())?,
-        };
+        let fd = quietly(OFlags::RDONLY, |flags| reopen(&*held, flags))?;
         let fd = Arc::new(fd);
         backing.open_reader(fd.clone());
         Ok(fd)
@@ -270,16 +265,17 @@ impl Mapping {
         }
     }
 
-    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not when
-    /// the open `reads` and its first read is due to move the access time: that read has to reach us.
+    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not when the open's
+    /// first read `moves_atime`, and that time is due to move: that read has to reach us.
     ///
     /// # Errors
     /// Those of statx(2).
-    pub fn may_keep_cache(&self, reads: bool) -> Result<bool> {
+    pub fn may_keep_cache(&self, moves_atime: bool) -> Result<bool> {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
         self.look_for_length(fd.as_fd(), &attr);
-        Ok(self.cache.before_open(attr.stamp()) && !(reads && self.is_access_time_due(&attr)))
+        let is_due = moves_atime && self.is_access_time_due(&attr);
+        Ok(self.cache.before_open(attr.stamp()) && !is_due)
     }
 
     /// Whether the source has to ask another machine, which may never answer.

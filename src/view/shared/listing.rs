@@ -4,7 +4,7 @@ use super::node::{Key, Node};
 use super::stream::{OpenDir, Stream};
 use super::view::Shared;
 use crate::inode::{Place, ROOT};
-use crate::source::{Kind, SourceDir, reopen};
+use crate::source::{Kind, SourceDir, quietly, reopen};
 use crate::view::{DirEntry, Directories, Found};
 use rustix::fs::{self as sys, OFlags};
 use rustix::io::Result;
@@ -12,10 +12,10 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
 impl Directories for Shared {
-    fn open_dir(&self, node: &Node) -> Result<OpenDir> {
+    fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
         let stream = match node.kind() {
             Kind::OwnMount => None,
-            Kind::Source(_) => Some(self.open_stream(node)?),
+            Kind::Source(_) => Some(self.open_stream(node, flags)?),
         };
         Ok(OpenDir::new(self.nodes.number(node.key()), stream))
     }
@@ -48,17 +48,17 @@ impl Directories for Shared {
 }
 
 impl Shared {
-    fn open_stream(&self, node: &Node) -> Result<Stream> {
+    fn open_stream(&self, node: &Node, flags: OFlags) -> Result<Stream> {
         let dir = self.locate(node)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let flags = flags & OFlags::NOATIME | OFlags::RDONLY | OFlags::DIRECTORY;
         // Through its descriptor: the name "." inside takes permission to search.
         let open = |flags| self.in_use.with_room(|| reopen(&dir, flags));
-        let quiet = self.context.no_atime.then(|| open(flags | OFlags::NOATIME));
-        let fd = match quiet {
-            Some(Ok(fd)) => fd,
-            _ => open(flags)?,
+        let quiet = self.context.no_atime || flags.contains(OFlags::NOATIME);
+        let fd = match self.context.no_atime {
+            true => quietly(flags, open)?,
+            false => open(flags)?,
         };
-        Stream::new(fd, dir.source)
+        Stream::new(fd, dir.source, quiet)
     }
 
     /// The root's parent lies outside, and is shown as the root itself.
