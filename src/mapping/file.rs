@@ -59,6 +59,8 @@ pub struct Mapping {
     pub(super) made_here: AtomicBool,
     /// Reads that were not worth a window.
     pub(super) declined: AtomicU64,
+    /// Keeps the file's mount busy where its descriptions, which lie in a clone of it, do not.
+    place: OnceLock<Arc<OwnedFd>>,
     /// What the kernel serves the file with by itself, once that is decided.
     handed_over: OnceLock<Option<Handover>>,
 }
@@ -105,6 +107,7 @@ impl Mapping {
             without_length: AtomicBool::new(false),
             made_here: AtomicBool::new(false),
             declined: AtomicU64::new(0),
+            place: OnceLock::new(),
             handed_over: OnceLock::new(),
             context,
         })
@@ -123,6 +126,16 @@ impl Mapping {
     /// The description for readers, if there is one.
     pub fn reader(&self) -> Option<Arc<OwnedFd>> {
         self.backing.lock().reader()
+    }
+
+    /// Keeps `place`, a descriptor on the file, open for as long as the file is.
+    pub fn hold(&self, place: Arc<OwnedFd>) {
+        let _ = self.place.set(place); // it may have one
+    }
+
+    /// Whether nothing may move access times.
+    pub fn is_never_accessed(&self) -> bool {
+        self.context.no_atime
     }
 
     /// Gives the mapping a description for readers, opened O_RDONLY.

@@ -18,7 +18,7 @@ pub enum AtimeRule {
 
 impl AtimeRule {
     /// Of the mount that `fd` lies in.
-    pub(super) fn of(fd: BorrowedFd<'_>) -> Self {
+    pub fn of(fd: BorrowedFd<'_>) -> Self {
         let flags = fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |s| s.f_flag);
         match flags {
             f if f.intersects(StatVfsMountFlags::NOATIME | StatVfsMountFlags::RDONLY) => {

@@ -6,7 +6,7 @@ use crate::attr::Attr;
 use crate::chores::PendingTimes;
 use crate::mapping::{Mapping, ReadPattern, WritePattern, Writer};
 use crate::request::{ExtendedFlags, Seek, Write};
-use crate::source::reopen;
+use crate::source::{AtimeRule, reopen};
 use crate::sys::inode_flags::{fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
 use crate::view::{Content, HasFlags};
 use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
@@ -227,6 +227,11 @@ impl Content for OpenFile {
                 None => Arc::new(reopen(&*mapping.descriptor()?, OFlags::RDONLY).ok()?),
             };
             if mapping.attr(reader.as_fd()).ok()?.mode & SETID != 0 {
+                return None;
+            }
+            // Reading by itself, the kernel goes by the rule of the mount that the reader lies in.
+            let moves_atime = AtimeRule::of(reader.as_fd()) != AtimeRule::Never;
+            if mapping.is_never_accessed() && moves_atime {
                 return None;
             }
             by.without_setid().ok()?;

@@ -9,7 +9,6 @@ use crate::view::{DirEntry, Directories, Found};
 use rustix::fs::{self as sys, OFlags};
 use rustix::io::Result;
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 
 impl Directories for Shared {
     fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
@@ -38,7 +37,7 @@ impl Directories for Shared {
 
     fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
         let stream = listing.stream()?;
-        self.lookup_in(stream.as_fd(), stream.source(), listing.node(), name)
+        self.lookup_in(stream.names(), stream.source(), listing.node(), name)
     }
 
     fn sync_names(&self, dir: &Node) -> Result<()> {
@@ -52,13 +51,13 @@ impl Shared {
         let dir = self.locate(node)?;
         let flags = flags & OFlags::NOATIME | OFlags::RDONLY | OFlags::DIRECTORY;
         // Through its descriptor: the name "." inside takes permission to search.
-        let open = |flags| self.in_use.with_room(|| reopen(&dir, flags));
+        let open = |flags| self.open_again(node, &dir, flags);
         let quiet = self.context.no_atime || flags.contains(OFlags::NOATIME);
         let fd = match self.context.no_atime {
             true => quietly(flags, open)?,
             false => open(flags)?,
         };
-        Stream::new(fd, dir.source, quiet)
+        Stream::new(fd, dir.source, dir.fd, quiet)
     }
 
     /// The root's parent lies outside, and is shown as the root itself.

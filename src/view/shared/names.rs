@@ -128,7 +128,12 @@ impl Names for Shared {
 
     fn read_link(&self, node: &Node) -> Result<Vec<u8>> {
         let link = self.locate(node)?;
-        Ok(sys::readlinkat(&link, c"", Vec::new())?.into_bytes())
+        let target = match link.source.is_read_only() {
+            // readlink(2) moves the access time; there is no O_NOATIME for it.
+            true => sys::readlinkat(self.open_again(node, &link, OFlags::PATH)?, c"", Vec::new()),
+            false => sys::readlinkat(&link, c"", Vec::new()),
+        };
+        Ok(target?.into_bytes())
     }
 }
 

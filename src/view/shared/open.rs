@@ -24,7 +24,11 @@ impl Files for Shared {
             let fd = (Arc::new(fd), access);
             return Ok(self.opened(by, node, &source, fd, flags));
         }
-        let asked = flags & OFlags::NOATIME;
+        // On a read-only clone of the mount all do.
+        let asked = match source.is_read_only() {
+            true => OFlags::empty(),
+            false => flags & OFlags::NOATIME,
+        };
         let open = self.in_use.mapping(&node.life());
         let serves = |mapping: &Arc<Mapping>| {
             let reader = mapping.reader();
@@ -33,9 +37,15 @@ impl Files for Shared {
         if let Some(mapping) = open.filter(serves) {
             return Ok(OpenFile::new(by, node, mapping, None, flags));
         }
+        let place = match source.needs_holding() {
+            true => Some(self.locate(node)?.fd),
+            false => None,
+        };
         let fd = quietly(OFlags::RDONLY | asked, |flags| self.open_inode(node, flags))?;
         let fd = (Arc::new(fd), OFlags::RDONLY);
-        Ok(self.opened(by, node, &source, fd, flags))
+        let open = self.opened(by, node, &source, fd, flags);
+        place.into_iter().for_each(|fd| open.mapping().hold(fd));
+        Ok(open)
     }
 
     fn close(&self, open: Arc<OpenFile>) {
