@@ -1,6 +1,7 @@
 //! What is shown of an inode: statx(2) in plain types.
 
 use rustix::fs::{FileType, RawMode, Statx, StatxAttributes, StatxFlags, StatxTimestamp, makedev};
+use rustix::time::{ClockId, clock_gettime};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Seconds and nanoseconds since the epoch, negative seconds before it.
@@ -13,6 +14,15 @@ pub struct Time {
 }
 
 impl Time {
+    /// The time the kernel stamps files with.
+    pub fn now() -> Self {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        Time {
+            sec: now.tv_sec,
+            nsec: now.tv_nsec as u32,
+        }
+    }
+
     /// Nanoseconds since the epoch, for the years 1678 to 2261.
     pub fn nanoseconds(self) -> Option<i64> {
         self.sec

@@ -1,38 +1,38 @@
 //! The tree being served: finding names in it without ever leaving it, one `SourceDir` per filesystem.
 
+mod again;
+mod atime;
+mod read_only;
+
+pub use again::{proc_path, reopen};
+pub use atime::{AtimeRule, quietly};
+
+use read_only::ReadOnlyClone;
+
 use crate::attr::{Attr, MountId};
 use crate::mount_table;
 use crate::sys::exported::{self, ExportedHandle};
 use crate::sys::mounts;
 use parking_lot::RwLock;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawMode, StatVfsMountFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::{Hash, Hasher};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-
-/// When reading moves access times on a filesystem; mount(8) has the rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AtimeRule {
-    /// Never.
-    Never,
-    /// When it is not newer than the last change, or a day old.
-    Relative,
-    /// With every read.
-    Strict,
-}
 
 /// One filesystem of the source.
 #[derive(Debug)]
 pub struct SourceDir {
     /// A directory of it, for `open_by_handle_at(2)`; `None` where none could be opened.
     root: Option<OwnedFd>,
+    /// What its inodes are opened through when nothing of the source may change.
+    read_only: Option<Arc<ReadOnlyClone>>,
     /// Its device number.
     pub dev: u64,
     /// Its type and number of its own.
@@ -145,14 +145,16 @@ pub struct Sources {
     met: RwLock<Met>,
     /// The device number of our own mount, 0 while unknown.
     own: AtomicU64,
+    read_only: Option<Arc<ReadOnlyClone>>,
 }
 
 impl Sources {
-    /// Starts with the filesystem of the directory `root`.
+    /// Starts with the filesystem of the directory `root`, of which nothing may change when `read_only`.
     ///
     /// # Errors
     /// Those of open(2) and statx(2).
-    pub fn open(root: &Path) -> Result<(Self, Inode)> {
+    pub fn open(root: &Path, read_only: bool) -> Result<(Self, Inode)> {
+        let path = root;
         let fd = fs::open(
             root,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -162,6 +164,9 @@ impl Sources {
         let sources = Sources {
             met: RwLock::default(),
             own: AtomicU64::new(0),
+            read_only: read_only
+                .then(|| ReadOnlyClone::of(fd.as_fd(), path))
+                .flatten(),
         };
         let source = sources.of_mount(&attr, fd.as_fd());
         let handle = exported::name_to_handle_at(&fd)?;
@@ -256,7 +261,9 @@ impl Sources {
             return known.clone();
         }
         let source = met.same(attr, found).unwrap_or_else(|| {
-            let new = Arc::new(SourceDir::new(attr, found, fd, met.all.len() as u32));
+            let index = met.all.len() as u32;
+            let new = SourceDir::new(attr, found, (fd, index), self.read_only.clone());
+            let new = Arc::new(new);
             log::debug!("filesystem {:x} of the source: {new:?}", attr.dev);
             met.all.push(new.clone());
             new
@@ -267,7 +274,12 @@ impl Sources {
 }
 
 impl SourceDir {
-    fn new(attr: &Attr, identity: Option<Identity>, fd: BorrowedFd<'_>, index: u32) -> Self {
+    fn new(
+        attr: &Attr,
+        identity: Option<Identity>,
+        (fd, index): (BorrowedFd<'_>, u32),
+        read_only: Option<Arc<ReadOnlyClone>>,
+    ) -> Self {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // A descriptor on another filesystem would keep it from being unmounted for as long as we live.
         let root = (index == 0 && attr.is_dir())
@@ -278,16 +290,9 @@ impl SourceDir {
             exported::open_by_handle_at(root.as_fd(), &handle, OFlags::PATH).is_ok()
         });
         let kind = identity.map_or(OVERLAY, |(kind, _)| kind);
-        let flags = fs::fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |s| s.f_flag);
-        let atime = match flags {
-            f if f.intersects(StatVfsMountFlags::NOATIME | StatVfsMountFlags::RDONLY) => {
-                AtimeRule::Never
-            }
-            f if f.contains(StatVfsMountFlags::RELATIME) => AtimeRule::Relative,
-            _ => AtimeRule::Strict,
-        };
         SourceDir {
             root,
+            read_only,
             dev: attr.dev,
             identity,
             index,
@@ -295,7 +300,7 @@ impl SourceDir {
             remote: REMOTE.contains(&kind),
             stacked: STACKED.contains(&kind),
             faults_allocate: IN_MEMORY.contains(&kind) || STACKED.contains(&kind),
-            atime,
+            atime: AtimeRule::of(fd),
             born_once: kind != OVERLAY,
             without_number: AtomicU32::new(0),
         }
@@ -348,24 +353,55 @@ impl SourceDir {
         })
     }
 
-    /// Opens an inode by its exported handle.
+    /// Finds an inode by its exported handle: an O_PATH descriptor.
     ///
     /// # Errors
     /// ESTALE when it is gone; the others of open_by_handle_at(2).
-    pub fn open_exported(&self, handle: &ExportedHandle, flags: OFlags) -> Result<OwnedFd> {
-        /// A number is being given to a new inode for microseconds only.
-        const TRIES: usize = 16;
+    pub fn find_exported(&self, handle: &ExportedHandle) -> Result<OwnedFd> {
         let root = self.root.as_ref().ok_or(Errno::STALE)?;
-        let open = || exported::open_by_handle_at(root.as_fd(), handle, flags);
-        // The kernel also says ENOMEM while the number of an inode that is gone is being given to a new one
-        // (iget_locked finds it I_CREATING). A moment later the truth is ESTALE; real want of memory stays.
-        for _ in 1..TRIES {
-            match open() {
-                Err(Errno::NOMEM) => std::thread::yield_now(),
-                outcome => return outcome,
+        exported::open_by_handle_at(root.as_fd(), handle, OFlags::PATH)
+    }
+
+    /// Opens an inode by its exported handle.
+    ///
+    /// # Errors
+    /// Those of `find_exported`.
+    pub fn open_exported(&self, handle: &ExportedHandle, flags: OFlags) -> Result<OwnedFd> {
+        let root = match &self.read_only {
+            Some(clone) => clone.open_root(),
+            None => self.root.as_ref(),
+        };
+        let root = root.ok_or(Errno::STALE)?;
+        exported::open_by_handle_at(root.as_fd(), handle, flags)
+    }
+
+    /// Whether inodes are opened through a clone of their mount, through which nothing can change.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.is_some()
+    }
+
+    /// Whether what is open through a clone of its mount keeps nobody from unmounting that mount, so that a descriptor
+    /// beside it has to.
+    pub fn needs_holding(&self) -> bool {
+        self.is_read_only() && self.index != 0
+    }
+
+    /// Opens the inode behind `fd` once more. `flags` may be O_PATH.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+        let Some(clone) = &self.read_only else {
+            return reopen(fd, flags);
+        };
+        // On a read-only mount everything leaves access times alone, and O_NOATIME is a privilege.
+        match clone.open(fd, flags - OFlags::NOATIME) {
+            Err(errno) if !matches!(errno, Errno::MFILE | Errno::NFILE) => {
+                log::debug!("not opened through the clone of its mount: {errno}");
+                reopen(fd, flags)
             }
+            outcome => outcome,
         }
-        open()
     }
 
     /// The attributes behind a descriptor of this filesystem.
@@ -425,24 +461,6 @@ pub fn check_name(name: &OsStr) -> Result<()> {
         bytes if bytes.contains(&b'/') => Err(Errno::INVAL),
         _ => Ok(()),
     }
-}
-
-/// The path under which a descriptor, O_PATH ones included, can be opened again and named in calls that
-/// take no descriptor.
-pub fn proc_path(fd: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
-}
-
-/// Opens the inode behind `fd` once more, with an open file description of its own.
-///
-/// # Errors
-/// Those of open(2).
-pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
-    fs::open(
-        proc_path(fd),
-        flags | OFlags::CLOEXEC | OFlags::NOCTTY,
-        Mode::from_raw_mode(0 as RawMode),
-    )
 }
 
 /// Whether the mount table says that `dev` is a mount made by mmfs.

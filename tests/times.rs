@@ -4,14 +4,15 @@ mod common;
 mod stage;
 
 use std::fs::{self, File, FileTimes, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-use stage::{CLOCK_STEP, KIB, PAGE, Stage, changed, noise, on, on_mount, printed, shared};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{copy_file_range, openat, utimensat};
+use stage::{CLOCK_STEP, KIB, MIB, PAGE, Stage, changed, noise, on, on_mount, printed, shared};
 
 const FILE: &str = "file";
 /// Both write paths, with and without the kernel's page cache.
@@ -385,6 +386,134 @@ fn noatime_leaves_the_source_alone() {
                 moved[..3].iter().all(|answer| answer.ends_with("stayed")),
                 "{options:?}: {moved:?}"
             );
+        });
+    }
+}
+
+/// A file whose access time is due to move, as it is seen in `made` and read in `read`.
+struct Due<'a> {
+    made: &'a Path,
+    read: &'a Path,
+    answers: Vec<String>,
+}
+
+impl Due<'_> {
+    /// Opens the file with O_NOATIME.
+    fn quiet(&self, options: &mut OpenOptions) -> File {
+        let options = options.read(true).custom_flags(libc::O_NOATIME);
+        options.open(self.read.join(FILE)).unwrap()
+    }
+
+    /// Opens the file without.
+    fn plain(&self) -> File {
+        File::open(self.read.join(FILE)).unwrap()
+    }
+
+    /// Notes whether `reading` moves an access time that was due to move.
+    fn note(&mut self, what: &str, name: &str, reading: impl FnOnce(&Self)) {
+        let path = self.made.join(name);
+        let before = fs::symlink_metadata(&path).unwrap().accessed().unwrap();
+        reading(self);
+        let after = fs::symlink_metadata(&path).unwrap().accessed().unwrap();
+        let moved = if after == before { "stayed" } else { "moved" };
+        self.answers.push(format!("{what}: {moved}"));
+    }
+
+    fn set_back(&self, name: &str) {
+        set_back(&self.made.join(name), AGES[0].0, AGES[0].1);
+    }
+}
+
+/// Reads with O_NOATIME and without, alone and beside each other, and tells which access times moved.
+fn quietly_accessed(stage: &Stage, made: &Path, read: &Path) -> Vec<String> {
+    let page_at =
+        |file: &File, offset| file.read_exact_at(&mut [0; PAGE as usize], offset).unwrap();
+    let size = 4 * MIB;
+    fs::write(made.join(FILE), noise(size, 1)).unwrap();
+    fs::write(made.join("copy"), b"").unwrap();
+    fs::create_dir_all(made.join("directory/below")).unwrap();
+    let mut due = Due {
+        made,
+        read,
+        answers: Vec::new(),
+    };
+    due.set_back(FILE);
+    let mut only_read = OpenOptions::new();
+    due.note("alone", FILE, |due| page_at(&due.quiet(&mut only_read), 0));
+    let mut both = OpenOptions::new();
+    both.write(true);
+    due.note("to write, too", FILE, |due| {
+        page_at(&due.quiet(&mut both), 0)
+    });
+    let (plain, quiet) = (due.plain(), due.quiet(&mut only_read));
+    due.note("beside another", FILE, |_| page_at(&quiet, 0));
+    due.note("that other", FILE, |_| page_at(&plain, 3 * MIB));
+    due.set_back(FILE);
+    due.note("after that other", FILE, |_| page_at(&quiet, 2 * MIB));
+    due.note("a later other", FILE, |due| page_at(&due.plain(), MIB));
+    drop((plain, quiet));
+    due.set_back(FILE);
+    let writer = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(read.join(FILE))
+        .unwrap();
+    due.note("beside a writer", FILE, |due| {
+        page_at(&due.quiet(&mut only_read), 0)
+    });
+    due.note("that writer", FILE, |_| page_at(&writer, 3 * MIB));
+    drop(writer);
+    due.set_back(FILE);
+    let mapped = |due: &Due<'_>, with: &[&str]| {
+        let mut command = Command::new(stage.program("print_mapped"));
+        printed(command.arg(due.read.join(FILE)).args(with));
+    };
+    due.note("mapped", FILE, |due| mapped(due, &["noatime"]));
+    due.note("mapped without", FILE, |due| mapped(due, &[]));
+    due.set_back(FILE);
+    let copy = |from: &File| {
+        let to = OpenOptions::new()
+            .write(true)
+            .open(read.join("copy"))
+            .unwrap();
+        copy_file_range(from, None, &to, None, 64 << 10).unwrap();
+    };
+    due.note("copied", FILE, |due| copy(&due.quiet(&mut only_read)));
+    due.note("copied without", FILE, |due| copy(&due.plain()));
+    let new = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .custom_flags(libc::O_NOATIME)
+        .open(read.join("new"))
+        .unwrap();
+    new.write_all_at(&noise(size, 2), 0).unwrap();
+    due.set_back("new");
+    due.note("made", "new", |_| page_at(&new, 0));
+    due.set_back("directory");
+    let list = |flags| {
+        let dir = openat(CWD, read.join("directory"), flags, Mode::empty()).unwrap();
+        assert_eq!(Dir::new(dir).unwrap().count(), 3);
+    };
+    due.note("directory", "directory", |_| {
+        list(OFlags::DIRECTORY | OFlags::NOATIME)
+    });
+    due.note("directory without", "directory", |_| {
+        list(OFlags::DIRECTORY)
+    });
+    due.answers
+}
+
+/// A client that opens with O_NOATIME moves no access time, whoever else has the file open; and it keeps nobody else
+/// from moving it.
+/// (proves: S20)
+#[test]
+fn a_client_that_opens_with_o_noatime_moves_no_access_time() {
+    for mode in MODES.iter().chain([&["--threads", "1"][..]].iter()) {
+        on_mount(mode, |stage| {
+            let natively = quietly_accessed(stage, &stage.plain(""), &stage.plain(""));
+            let mounted = quietly_accessed(stage, &stage.source(""), &stage.mount(""));
+            stage.expect_same(&format!("{mode:?}"), &natively, &mounted);
         });
     }
 }

@@ -58,7 +58,7 @@ pub struct Options {
         long_help = mount_options::description()
     )]
     mount_options: Option<OsString>,
-    /// Refuse every change through the mount.
+    /// Refuse every change through the mount, and leave the source's access times alone.
     #[arg(short, long, overrides_with = "read_write")]
     read_only: bool,
     #[arg(long, hide = true, overrides_with = "read_only")]
@@ -260,10 +260,12 @@ impl Options {
     pub fn resolve(self) -> Result<Config, StartError> {
         let source = preflight::source(&self.source)?;
         let mount_point = preflight::mount_point(&self.mount_point)?;
-        preflight::order(&source, &mount_point)?;
+        let flags = self.flags();
+        let leaves_atime = flags.read_only || flags.no_atime;
+        preflight::order(&source, &mount_point, leaves_atime)?;
         Ok(Config {
             access: self.access(),
-            flags: self.flags(),
+            flags,
             log: self.log(),
             foreground: self.foreground,
             auto_unmount: self.auto_unmount,

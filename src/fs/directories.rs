@@ -3,7 +3,7 @@
 use super::{Entry, Fs};
 use crate::handle::DirHandle;
 use crate::view::{DirEntry, Listing, Tree};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -37,17 +37,17 @@ impl<'a> Listed<'a> {
 }
 
 impl<T: Tree> Fs<T> {
-    /// Opens a directory for listing; also says whether the kernel's memory of its last listing is true.
+    /// Opens a directory for listing with these `flags`; also says whether the kernel's memory of its last listing is true.
     ///
     /// # Errors
     /// Those of open(2).
-    pub fn opendir(&self, node: u64) -> Result<(u64, bool)> {
-        let listing = self.tree.open_dir(&self.nodes.get(node)?)?;
+    pub fn opendir(&self, node: u64, flags: OFlags) -> Result<(u64, bool)> {
+        let listing = self.tree.open_dir(&self.nodes.get(node)?, flags)?;
         let valid = |stamp| {
             let belief = self.nodes.belief(node);
             belief.is_some_and(|belief| self.cache.is_listing_valid(&belief, stamp))
         };
-        let keep = listing.stamp().is_some_and(valid);
+        let keep = listing.may_be_remembered() && listing.stamp().is_some_and(valid);
         Ok((
             self.dirs.insert(Arc::new(DirHandle { node, listing })),
             keep,

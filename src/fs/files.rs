@@ -57,7 +57,8 @@ impl<T: Tree> Fs<T> {
             self.changing()?;
         }
         let open = Arc::new(self.tree.open(by, &self.nodes.get(node)?, flags)?);
-        match open.may_keep_cache(mode != OFlags::WRONLY) {
+        let moves_atime = mode != OFlags::WRONLY && !flags.contains(OFlags::NOATIME);
+        match open.may_keep_cache(moves_atime) {
             Ok(keep_cache) => Ok(self.register(open, flags, keep_cache)),
             Err(errno) => {
                 self.tree.close(open);
@@ -105,10 +106,7 @@ impl<T: Tree> Fs<T> {
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
         match self.files.get(fh) {
-            Ok(file) => {
-                let direct = flags.contains(OFlags::DIRECT);
-                file.open.read(offset, size as usize, direct, lend)
-            }
+            Ok(file) => file.open.read(offset, size as usize, flags, lend),
             Err(errno) => lend(Err(errno)),
         }
     }

@@ -260,8 +260,9 @@ impl<T: Tree> Filesystem for Adapter<T> {
         self.handle(node, reply, move |fs| fs.fsync(fh.0, data_only));
     }
 
-    fn opendir(&self, req: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.tree(req, node, reply, move |fs| fs.opendir(node.0));
+    fn opendir(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let flags = open_flags(flags.0);
+        self.tree(req, node, reply, move |fs| fs.opendir(node.0, flags));
     }
 
     fn readdir(

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Readers' windows are mapped from a description opened O_RDONLY: one from O_RDWR would keep the file
-/// ETXTBSY, one from O_RDONLY cannot be made writable.
+/// ETXTBSY, one from O_RDONLY cannot be made writable. All of them are O_NOATIME where that is allowed (`source::quietly`).
 #[derive(Debug, Default)]
 pub struct Backing {
     reader: Option<Arc<OwnedFd>>,
@@ -29,9 +29,9 @@ impl Backing {
         self.reader.clone()
     }
 
-    /// Takes a description for readers, opened O_RDONLY, if there is none yet.
+    /// Takes a description for readers, opened O_RDONLY.
     pub fn open_reader(&mut self, fd: Arc<OwnedFd>) {
-        self.reader.get_or_insert(fd);
+        self.reader = Some(fd);
         self.anchor = None;
     }
 

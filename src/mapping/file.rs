@@ -11,7 +11,7 @@ use crate::attr::Attr;
 use crate::cache::FileCache;
 use crate::chores::{Chore, Chores, PendingTimes};
 use crate::config::WritePath;
-use crate::source::{SourceDir, reopen};
+use crate::source::{SourceDir, quietly, reopen};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
@@ -61,6 +61,8 @@ pub struct Mapping {
     pub(super) made_here: AtomicBool,
     /// Reads that were not worth a window.
     pub(super) declined: AtomicU64,
+    /// Keeps the file's mount busy where its descriptions, which lie in a clone of it, do not.
+    place: OnceLock<Arc<OwnedFd>>,
     /// What the kernel serves the file with by itself, once that is decided.
     handed_over: OnceLock<Option<Handover>>,
 }
@@ -108,6 +110,7 @@ impl Mapping {
             without_length: AtomicBool::new(false),
             made_here: AtomicBool::new(false),
             declined: AtomicU64::new(0),
+            place: OnceLock::new(),
             handed_over: OnceLock::new(),
             context,
         })
@@ -126,6 +129,16 @@ impl Mapping {
     /// The description for readers, if there is one.
     pub fn reader(&self) -> Option<Arc<OwnedFd>> {
         self.backing.lock().reader()
+    }
+
+    /// Keeps `place`, a descriptor on the file, open for as long as the file is.
+    pub fn hold(&self, place: Arc<OwnedFd>) {
+        let _ = self.place.set(place); // it may have one
+    }
+
+    /// Whether nothing may move access times.
+    pub fn is_never_accessed(&self) -> bool {
+        self.context.no_atime
     }
 
     /// Gives the mapping a description for readers, opened O_RDONLY.
@@ -153,12 +166,7 @@ impl Mapping {
             return Ok(reader);
         }
         let held = backing.any().ok_or(Errno::BADF)?;
-        let open = |flags| reopen(&*held, OFlags::RDONLY | flags);
-        let quiet = self.context.no_atime.then(|| open(OFlags::NOATIME));
-        let fd = match quiet {
-            Some(Ok(fd)) => fd,
-            _ => open(OFlags::empty())?,
-        };
+        let fd = quietly(OFlags::RDONLY, |flags| reopen(&*held, flags))?;
         let fd = Arc::new(fd);
         backing.open_reader(fd.clone());
         Ok(fd)
@@ -273,16 +281,17 @@ impl Mapping {
         }
     }
 
-    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not when
-    /// the open `reads` and its first read is due to move the access time: that read has to reach us.
+    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not when the open's
+    /// first read `moves_atime`, and that time is due to move: that read has to reach us.
     ///
     /// # Errors
     /// Those of statx(2).
-    pub fn may_keep_cache(&self, reads: bool) -> Result<bool> {
+    pub fn may_keep_cache(&self, moves_atime: bool) -> Result<bool> {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
         self.look_for_length(fd.as_fd(), &attr);
-        Ok(self.cache.before_open(attr.stamp()) && !(reads && self.is_access_time_due(&attr)))
+        let is_due = moves_atime && self.is_access_time_due(&attr);
+        Ok(self.cache.before_open(attr.stamp()) && !is_due)
     }
 
     /// Whether the source has to ask another machine, which may never answer.

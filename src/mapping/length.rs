@@ -6,7 +6,7 @@ use super::window::Window;
 use crate::attr::Attr;
 use crate::source::reopen;
 use parking_lot::Mutex;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result, pread, read, retry_on_intr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,28 +24,17 @@ impl Mapping {
     }
 
     fn has_no_length(&self, fd: BorrowedFd<'_>, attr: &Attr) -> bool {
-        // Mapping and reading would move the access time, opening does not.
-        let flags = fcntl_getfl(fd)
-            .ok()
-            .filter(|_| self.is_access_time_due(attr));
-        if let Some(flags) = flags {
-            // A privilege of the owner. Without it, opening an empty file moves its access time.
-            let _ = fcntl_setfl(fd, flags | OFlags::NOATIME);
-        }
+        // Opening does not move the access time. Mapping and reading do, where O_NOATIME is not allowed.
         let page = rustix::param::page_size() as u64;
         let lease = self.context.space.reserve(page);
         let map = lease.and_then(|lease| Window::map(fd, 0, lease, self.context.handler));
-        let answer = match map.map_err(|error| Errno::from_io_error(&error)) {
+        match map.map_err(|error| Errno::from_io_error(&error)) {
             // What can be mapped neither blocks a read nor is consumed by it.
             Ok(_) => attr.size == 0 && matches!(pread(fd, &mut [0], 0), Ok(1)),
             // That says nothing of the file.
             Err(Some(Errno::NOMEM | Errno::AGAIN)) => false,
             Err(_) => true,
-        };
-        if let Some(flags) = flags {
-            let _ = fcntl_setfl(fd, flags); // as it was
         }
-        answer
     }
 }
 

@@ -1,11 +1,14 @@
 //! Reading: bytes are lent from a window where one is worth it, and copied by pread(2) elsewhere.
+//!
+//! All readers of a file share its descriptions, which are O_NOATIME where that is allowed. So neither reading nor mapping
+//! moves the access time by itself: a read that is to move it does so on purpose, by the source's rule.
 
 use super::file::Mapping;
 use super::readahead::{self, ReadPattern};
-use super::times;
 use super::window::Window;
 use crate::attr::Attr;
-use crate::source::AtimeRule;
+use crate::source::reopen;
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -21,12 +24,12 @@ const MAP_ONE_IN: u64 = 64;
 
 impl Mapping {
     /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` is that of the open:
-    /// its first read moves the access time, the later ones tell what to read ahead.
+    /// its first read `moves_atime`, unless nothing it reads is to do so, and the later ones tell what to read ahead.
     pub fn read_at<R>(
         &self,
-        offset: u64,
-        len: usize,
+        (offset, len): (u64, usize),
         pattern: &ReadPattern,
+        moves_atime: bool,
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
         let _open = self.gate.read();
@@ -48,14 +51,15 @@ impl Mapping {
         if len == 0 {
             return lend(Ok(&[]));
         }
-        if pattern.is_first() {
-            self.move_access_time(fd.as_fd(), &attr);
-        }
         let may_map = !self.fills_holes(&attr) && self.is_worth_a_window(offset, len, pattern);
         let loan = match may_map {
             true => self.borrow(fd.as_fd(), offset, len, attr.size),
             false => None,
         };
+        // Of a window only the first read of an open moves the time, of a copy each one.
+        if moves_atime && (pattern.is_first() || loan.is_none()) {
+            self.move_access_time(fd.as_fd(), &attr);
+        }
         match loan {
             Some(loan) => {
                 let uncached = |range: &Range<u64>| {
@@ -89,27 +93,22 @@ impl Mapping {
     }
 
     /// Moves the access time as a read(2) of the source would: mapping a page is what the source's kernel
-    /// takes for one.
+    /// takes for one. Where it cannot be moved it stays.
     fn move_access_time(&self, fd: BorrowedFd<'_>, attr: &Attr) {
-        if self.is_access_time_due(attr) {
+        if !self.is_access_time_due(attr) {
+            return;
+        }
+        // `fd` is O_NOATIME, for all readers.
+        if let Ok(plain) = reopen(fd, OFlags::RDONLY) {
             let page = rustix::param::page_size() as u64;
             let lease = self.context.space.reserve(page);
-            let _ = lease.and_then(|lease| Window::map(fd, 0, lease, self.context.handler));
+            let _ =
+                lease.and_then(|lease| Window::map(plain.as_fd(), 0, lease, self.context.handler));
         }
     }
 
     pub(super) fn is_access_time_due(&self, attr: &Attr) -> bool {
-        const DAY: i64 = 24 * 60 * 60;
-        !self.context.no_atime
-            && match self.source.atime {
-                AtimeRule::Never => false,
-                AtimeRule::Strict => true,
-                AtimeRule::Relative => {
-                    attr.atime <= attr.mtime
-                        || attr.atime <= attr.ctime
-                        || times::now().sec - attr.atime.sec >= DAY
-                }
-            }
+        !self.context.no_atime && self.source.atime.is_due(attr)
     }
 }
 

@@ -10,7 +10,6 @@ use crate::sys::identity;
 use parking_lot::Mutex;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use rustix::io::Result;
-use rustix::time::{ClockId, clock_gettime};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -55,7 +54,7 @@ impl Times {
                 return false;
             }
         }
-        record.written = Some(now());
+        record.written = Some(Time::now());
         !self.waiting.swap(true, SeqCst)
     }
 
@@ -92,15 +91,6 @@ impl Times {
 /// Whether the daemon may set a file's times: its owner may, and who acts for others; see utimensat(2).
 pub fn may_set(attr: &Attr) -> bool {
     identity::privileged() || attr.uid == rustix::process::geteuid().as_raw()
-}
-
-/// The time the kernel stamps files with.
-pub fn now() -> Time {
-    let now = clock_gettime(ClockId::RealtimeCoarse);
-    Time {
-        sec: now.tv_sec,
-        nsec: now.tv_nsec as u32,
-    }
 }
 
 fn modified(mtime: Timespec) -> Timestamps {

@@ -8,7 +8,7 @@
 use super::file::Mapping;
 use crate::actor::Actor;
 use crate::chores::PendingTimes;
-use crate::source::{proc_path, reopen};
+use crate::source::{proc_path, quietly, reopen};
 use crate::sys::identity;
 use crate::sys::writeback::writeback_error;
 use parking_lot::Mutex;
@@ -116,7 +116,8 @@ impl Mapping {
             (backing.any().ok_or(Errno::BADF)?, backing.spare())
         };
         by.begin();
-        match (reopen(&*held, writer.flags), spare) {
+        let open = |flags| reopen(&*held, flags);
+        match (quietly(writer.flags, open), spare) {
             (Err(Errno::ACCESS), Some(spare)) => Ok(spare),
             (opened, _) => opened.map(Arc::new),
         }
@@ -131,7 +132,8 @@ impl Mapping {
         let mut backing = self.backing.lock();
         let held = backing.any().filter(|_| backing.lacks_spare());
         // Where it cannot be had, they could not open the file before, either.
-        if let Some(Ok(fd)) = held.map(|held| reopen(&*held, OFlags::RDWR)) {
+        let open = |held: Arc<OwnedFd>| quietly(OFlags::RDWR, |flags| reopen(&*held, flags));
+        if let Some(Ok(fd)) = held.map(open) {
             backing.keep_spare(fd);
         }
     }

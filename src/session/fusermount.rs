@@ -1,19 +1,16 @@
 //! fusermount3, the set-user-ID program that mounts and unmounts for ordinary users.
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::io::{FdFlags, fcntl_setfd, retry_on_intr};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-    recvmsg, socketpair,
-};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::mount_options::MountOptions;
 use crate::refusal::StartError;
+use crate::sys::passing;
 
 const PROGRAM: &str = "fusermount3";
 
@@ -27,7 +24,8 @@ pub fn mount(options: &MountOptions) -> Result<(OwnedFd, Option<OwnedFd>), Start
         io::ErrorKind::NotFound => StartError::HelperMissing,
         _ => StartError::Helper(format!("it cannot be run: {error}")),
     })?;
-    let Some(device) = receive_descriptor(&ours) else {
+    // The /dev/fuse that fusermount3 has mounted. It ends without sending one where it refuses.
+    let Some(device) = passing::receive(&ours) else {
         return Err(refusal(child));
     };
     if options.auto_unmount {
@@ -72,27 +70,6 @@ fn start(options: &MountOptions) -> io::Result<(OwnedFd, Child)> {
         .stderr(Stdio::piped())
         .spawn()?;
     Ok((ours, child))
-}
-
-/// The /dev/fuse that fusermount3 has mounted; `None` when it ended without sending one.
-fn receive_descriptor(socket: &OwnedFd) -> Option<OwnedFd> {
-    let mut byte = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    retry_on_intr(|| {
-        recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut byte)],
-            &mut control,
-            flags,
-        )
-    })
-    .ok()?;
-    control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    })
 }
 
 fn refusal(child: Child) -> StartError {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::probe::{ask, is_empty, is_mountable_for_user, may_read, reach};
+use super::probe::{ask, is_empty, is_empty_unseen, is_mountable_for_user, may_read, reach};
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
 use super::{device, mount};
 use crate::refusal::{Role, StartError};
@@ -65,16 +65,20 @@ pub fn check(path: &Path) -> Result<(), StartError> {
 }
 
 /// Warns of an empty source over a mount point that is not empty, both as absolute paths: with the two swapped, all
-/// files seem to vanish.
+/// files seem to vanish. With `leaves_atime` a source that cannot be looked at without moving its access time is taken for
+/// one that is not empty.
 ///
 /// # Errors
 /// The sentence for a path that does not answer.
-pub fn order(source: &Path, mount_point: &Path) -> Result<(), StartError> {
+pub fn order(source: &Path, mount_point: &Path, leaves_atime: bool) -> Result<(), StartError> {
     if device::passed_number(mount_point).is_some() {
         return Ok(()); // the mount covers it already
     }
-    let empty = ask(Role::Source, source, is_empty)?.is_ok();
-    if ask(Role::MountPoint, mount_point, is_empty)? == Err(Errno::NOTEMPTY) && empty {
+    let empty = match ask(Role::Source, source, is_empty_unseen)? {
+        Err(Errno::PERM) if !leaves_atime => ask(Role::Source, source, is_empty)?,
+        answer => answer,
+    };
+    if ask(Role::MountPoint, mount_point, is_empty)? == Err(Errno::NOTEMPTY) && empty.is_ok() {
         log::warn!(
             "source {source:?} is empty and hides what is in mount point {mount_point:?}; \
              if that is not what you want: the order is mmfs SRC MNT"

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, StatxFlags};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::refusal::{Role, StartError};
@@ -55,12 +55,26 @@ pub fn may_read(path: &Path) -> Result<(), Errno> {
 /// # Errors
 /// ENOTEMPTY if it is not; those of reading a directory.
 pub fn is_empty(path: &Path) -> Result<(), Errno> {
-    let entries = std::fs::read_dir(path).map_err(|error| errno_of(&error))?;
-    match entries.map(|entry| entry.map(drop)).next() {
-        None => Ok(()),
-        Some(Ok(())) => Err(Errno::NOTEMPTY),
-        Some(Err(error)) => Err(errno_of(&error)),
+    look_for_entries(path, OFlags::empty())
+}
+
+/// As `is_empty`, without moving the directory's access time.
+///
+/// # Errors
+/// Those of `is_empty`, and EPERM for a directory of another user.
+pub fn is_empty_unseen(path: &Path) -> Result<(), Errno> {
+    look_for_entries(path, OFlags::NOATIME)
+}
+
+fn look_for_entries(path: &Path, flags: OFlags) -> Result<(), Errno> {
+    let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    for entry in Dir::new(dir)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Err(Errno::NOTEMPTY);
+        }
     }
+    Ok(())
 }
 
 /// Whether fusermount3 lets an ordinary user mount there: on a directory that is writable, and owned where it is sticky.
@@ -75,8 +89,4 @@ pub fn is_mountable_for_user(path: &Path) -> Result<(), Errno> {
         true => Err(Errno::PERM),
         false => Ok(()),
     }
-}
-
-fn errno_of(error: &std::io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

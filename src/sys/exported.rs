@@ -120,6 +120,20 @@ pub fn open_by_handle_at(
     handle: &ExportedHandle,
     flags: OFlags,
 ) -> Result<OwnedFd> {
+    /// A number is being given to a new inode for microseconds only.
+    const TRIES: usize = 16;
+    // The kernel also says ENOMEM while the number of an inode that is gone is being given to a new one
+    // (iget_locked finds it I_CREATING). A moment later the truth is ESTALE; real want of memory stays.
+    for _ in 1..TRIES {
+        match open_once(mount, handle, flags) {
+            Err(Errno::NOMEM) => std::thread::yield_now(),
+            outcome => return outcome,
+        }
+    }
+    open_once(mount, handle, flags)
+}
+
+fn open_once(mount: BorrowedFd<'_>, handle: &ExportedHandle, flags: OFlags) -> Result<OwnedFd> {
     let mut raw = handle.unpack();
     let flags = flags | OFlags::CLOEXEC;
     // SAFETY: `raw` is a `struct file_handle` whose `handle_bytes` lie within it; the kernel only reads it.

@@ -8,6 +8,7 @@ pub mod inode_flags;
 pub mod memory;
 pub mod mounts;
 pub mod page_cache;
+pub mod passing;
 pub mod process;
 pub mod truncate;
 pub mod writeback;

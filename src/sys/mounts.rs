@@ -1,7 +1,14 @@
-//! `statmount(2)`, of which nothing is asked but whether the mount is there.
+//! `statmount(2)`, of which nothing is asked but whether the mount is there, and `open_tree(2)` with `mount_setattr(2)`: a
+//! clone of a mount that may only be read.
 
-use super::last_errno;
-use rustix::io::Errno;
+use super::{last_errno, passing, process};
+use rustix::fs::CWD;
+use rustix::io::{Errno, Result};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::WaitOptions;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// __NR_statmount, the same on every architecture but alpha.
 const SYS_STATMOUNT: libc::c_long = 457;
@@ -35,4 +42,77 @@ pub fn is_mounted(mount: u64) -> bool {
         )
     };
     status == 0 || last_errno() == Errno::OVERFLOW
+}
+
+/// A read-only clone of the mount that the inode behind `fd` lies in, with that inode for its root: O_PATH, in no mount
+/// namespace, and without what is mounted below. Whatever is opened through it can neither be changed nor does reading
+/// it move an access time.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN; ENOSYS before Linux 5.12.
+pub fn clone_read_only(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let clone = open_tree(fd, c"", clone | OpenTreeFlags::AT_EMPTY_PATH)?;
+    make_read_only(clone)
+}
+
+/// As `clone_read_only`, of the directory at `path`, for those who may make no clones: a child process makes it in a user
+/// namespace of its own. No other thread may exist yet.
+///
+/// # Errors
+/// EPERM where the machine forbids user namespaces; EINVAL when something is mounted below, for who is not allowed to
+/// unmount it must not see beneath it.
+pub fn clone_read_only_as_user(path: &Path) -> Result<OwnedFd> {
+    let stream = SocketType::STREAM;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, stream, SocketFlags::CLOEXEC, None)?;
+    let errno_of = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let Some(child) = process::fork().map_err(errno_of)? else {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let sent = process::leave_namespaces()
+            .and_then(|()| open_tree(CWD, path, flags))
+            .and_then(make_read_only)
+            .and_then(|clone| passing::send(&theirs, clone));
+        process::exit_at_once(sent.map_or_else(Errno::raw_os_error, |()| 0));
+    };
+    drop(theirs);
+    let clone = passing::receive(ours);
+    let status =
+        rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(child), WaitOptions::empty()))?;
+    clone.ok_or_else(|| {
+        let code = status.and_then(|(_, status)| status.exit_status());
+        Errno::from_raw_os_error(code.filter(|&code| code != 0).unwrap_or(libc::EIO))
+    })
+}
+
+fn make_read_only(mount: OwnedFd) -> Result<OwnedFd> {
+    /// `struct mount_attr` in its first size.
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        user_namespace: u64,
+    }
+    // That it moves no access times follows; MOUNT_ATTR_NOATIME is not for user namespaces.
+    let attributes = Attributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        clear: 0,
+        propagation: 0,
+        user_namespace: 0,
+    };
+    // SAFETY: the path is a C string; the attributes' size is passed; both live on, and the kernel keeps no pointer.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    match status {
+        0 => Ok(mount),
+        _ => Err(last_errno()),
+    }
 }

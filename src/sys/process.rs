@@ -26,6 +26,12 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
+/// Ends this process, a forked child, without running anything of its parent's.
+pub fn exit_at_once(status: i32) -> ! {
+    // SAFETY: _exit takes no pointer and does not return.
+    unsafe { libc::_exit(status) }
+}
+
 fn require_single_thread() -> io::Result<()> {
     match std::fs::read_dir("/proc/self/task")?.count() {
         1 => Ok(()),
@@ -49,16 +55,14 @@ pub fn ask_in_child(
     let Some(child) = fork()? else {
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         if rustix::process::getppid() != Some(parent) {
-            // SAFETY: _exit takes no pointer and does not return. Nobody waits for this answer.
-            unsafe { libc::_exit(libc::ECANCELED) }
+            exit_at_once(libc::ECANCELED); // nobody waits for this answer
         }
         // SAFETY: close_range takes no pointer. Nothing below uses a descriptor opened before:
         // `question` is a plain function, so it has captured none, and the child ends with it.
         unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
         // Every errno of Linux is below 134, so it fits an exit status.
         let answer = question(path).map_or_else(Errno::raw_os_error, |()| 0);
-        // SAFETY: _exit takes no pointer and does not return.
-        unsafe { libc::_exit(answer) }
+        exit_at_once(answer);
     };
     let pidfd = rustix::process::pidfd_open(child, PidfdFlags::empty())?;
     let limit = Timespec::try_from(limit).map_err(|_| Errno::INVAL)?;

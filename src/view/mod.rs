@@ -242,7 +242,7 @@ pub trait Xattrs: View {
 
 /// The files of a view that are open.
 pub trait Files: View {
-    /// Opens a regular file with the access and O_APPEND of `flags`.
+    /// Opens a regular file with the access, O_APPEND and O_NOATIME of `flags`.
     ///
     /// # Errors
     /// Those of open(2).
@@ -254,11 +254,11 @@ pub trait Files: View {
 
 /// The directories of a view, listed.
 pub trait Directories: View {
-    /// Opens a directory for listing.
+    /// Opens a directory for listing, with the O_NOATIME of `flags`.
     ///
     /// # Errors
     /// Those of open(2).
-    fn open_dir(&self, node: &Self::Node) -> Result<Self::Listing>;
+    fn open_dir(&self, node: &Self::Node, flags: OFlags) -> Result<Self::Listing>;
 
     /// Hands entries from `offset` on to `take` until it says that there is no room for the one offered. True when
     /// the end was reached. Offset 0 is the beginning, and the offset of an entry leads to what follows it. `.` and `..`
@@ -291,6 +291,12 @@ pub trait Listing: HasFlags + Send + Sync {
     /// The directory's change stamp when it was opened; `None` where the kernel may keep nothing.
     fn stamp(&self) -> Option<u64>;
 
+    /// Whether the kernel may show what it remembers of the last listing. It may not where this one is to move the
+    /// directory's access time.
+    fn may_be_remembered(&self) -> bool {
+        true
+    }
+
     /// Makes the directory's changes durable, and its attributes unless `data_only`.
     ///
     /// # Errors
@@ -312,21 +318,22 @@ pub trait Content: HasFlags + Send + Sync {
     /// Whether the kernel may cache bytes of it at all. False where the length says nothing of what a read returns.
     fn is_cacheable(&self) -> bool;
 
-    /// Whether the kernel may keep what it has cached, now that the file was opened, for a client that `reads` or
-    /// only writes.
+    /// Whether the kernel may keep what it has cached, now that the file was opened. It may not where the open is to
+    /// move the access time (`moves_atime`) with its first read, and that time is due to move.
     ///
     /// # Errors
     /// Those of statx(2).
-    fn may_keep_cache(&self, reads: bool) -> Result<bool>;
+    fn may_keep_cache(&self, moves_atime: bool) -> Result<bool>;
 
-    /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file; a `direct` read goes past the
-    /// kernel's cache. Calls it exactly once, before returning. What is lent may be a mapping of a file that others
-    /// change: it may be handed to one system call, and not be looked at.
+    /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. The reader's descriptor has these
+    /// `flags` now: a read with O_DIRECT goes past the kernel's cache, one with O_NOATIME leaves the access time alone.
+    /// Calls `lend` exactly once, before returning. What is lent may be a mapping of a file that others change: it may
+    /// be handed to one system call, and not be looked at.
     fn read<R>(
         &self,
         offset: u64,
         len: usize,
-        direct: bool,
+        flags: OFlags,
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R;
 

@@ -1,4 +1,7 @@
-/* print_mapped FILE: opens, fstats, maps, closes, prints byte by byte and unmaps FILE. */
+/*
+ * print_mapped FILE [noatime]: opens (with O_NOATIME), fstats, maps, closes, prints byte by byte and unmaps FILE.
+ */
+#define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -8,9 +11,9 @@
 
 int main(int argc, char **argv)
 {
-    if (argc != 2)
-        errx(2, "usage: print_mapped FILE");
-    int fd = open(argv[1], O_RDONLY);
+    if (argc != 2 && argc != 3)
+        errx(2, "usage: print_mapped FILE [noatime]");
+    int fd = open(argv[1], argc == 3 ? O_RDONLY | O_NOATIME : O_RDONLY);
     if (fd < 0)
         err(1, "open %s", argv[1]);
     struct stat st;

@@ -18,6 +18,7 @@ static const struct { const char *name; unsigned number; } calls[] = {
     {"setfsuid", SYS_setfsuid},
     {"setfsgid", SYS_setfsgid},
     {"capset", SYS_capset},
+    {"open_tree", SYS_open_tree},
 };
 #define CALLS (sizeof calls / sizeof *calls)
 

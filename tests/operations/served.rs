@@ -152,6 +152,11 @@ impl Served {
         entry.expect("it is there").attr.ino
     }
 
+    /// Opens a directory and returns its handle, and whether the kernel's memory of its last listing is true.
+    pub fn opendir(&self, node: u64) -> Result<(u64, bool)> {
+        self.fs.opendir(node, OFlags::RDONLY)
+    }
+
     /// Opens a file as an ordinary user and returns its handle.
     pub fn handle(&self, node: u64, flags: OFlags) -> u64 {
         self.opened(node, flags).fh

@@ -193,6 +193,13 @@ pub fn eventually(what: &str, check: impl FnMut() -> bool) {
     );
 }
 
+/// The time since the epoch.
+pub fn now() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a clock that was set")
+}
+
 /// When the inode last changed.
 pub fn changed(meta: &Metadata) -> SystemTime {
     UNIX_EPOCH

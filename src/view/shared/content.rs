@@ -6,7 +6,7 @@ use crate::attr::Attr;
 use crate::chores::PendingTimes;
 use crate::mapping::{Mapping, ReadPattern, WritePattern, Writer};
 use crate::request::{ExtendedFlags, Seek, Write};
-use crate::source::reopen;
+use crate::source::{AtimeRule, reopen};
 use crate::sys::inode_flags::{fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
 use crate::view::{Content, HasFlags};
 use rustix::fs::{self as sys, FallocateFlags, IFlags, OFlags, SeekFrom};
@@ -24,6 +24,8 @@ pub struct OpenFile {
     /// Where it was opened to write.
     writer: Option<Writer>,
     opener: Actor,
+    /// Opened with O_NOATIME.
+    quiet: bool,
     /// How it was read so far.
     read: ReadPattern,
     /// How it was written so far.
@@ -36,6 +38,7 @@ impl OpenFile {
         node: &Node,
         mapping: Arc<Mapping>,
         writer: Option<Writer>,
+        flags: OFlags,
     ) -> Self {
         mapping.apply_times();
         OpenFile {
@@ -43,6 +46,7 @@ impl OpenFile {
             mapping,
             writer,
             opener: *by,
+            quiet: flags.contains(OFlags::NOATIME),
             read: ReadPattern::default(),
             written: WritePattern::default(),
         }
@@ -106,24 +110,26 @@ impl Content for OpenFile {
         !self.mapping.is_without_length()
     }
 
-    fn may_keep_cache(&self, reads: bool) -> Result<bool> {
-        self.mapping.may_keep_cache(reads)
+    fn may_keep_cache(&self, moves_atime: bool) -> Result<bool> {
+        self.mapping.may_keep_cache(moves_atime)
     }
 
     fn read<R>(
         &self,
         offset: u64,
         len: usize,
-        direct: bool,
+        flags: OFlags,
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
-        if !direct {
+        if !flags.contains(OFlags::DIRECT) {
             self.mapping.cache().filling();
         }
         if self.mapping.is_remote() {
             self.opener.begin();
         }
-        self.mapping.read_at(offset, len, &self.read, lend)
+        let moves_atime = !flags.contains(OFlags::NOATIME);
+        self.mapping
+            .read_at((offset, len), &self.read, moves_atime, lend)
     }
 
     fn write(&self, write: &Write<'_>) -> Result<usize> {
@@ -178,6 +184,9 @@ impl Content for OpenFile {
         len: usize,
     ) -> Result<usize> {
         let (input, output) = (from.described()?, self.writable()?);
+        // Descriptions are O_NOATIME, for all readers. Whether a copy moves the access time is the source's to know.
+        let plain = (!from.quiet).then(|| reopen(&input, OFlags::RDONLY).ok());
+        let input = plain.flatten().map_or(input, Arc::new);
         by.change()?;
         self.mapping.altering(|| {
             sys::copy_file_range(
@@ -218,6 +227,11 @@ impl Content for OpenFile {
                 None => Arc::new(reopen(&*mapping.descriptor()?, OFlags::RDONLY).ok()?),
             };
             if mapping.attr(reader.as_fd()).ok()?.mode & SETID != 0 {
+                return None;
+            }
+            // Reading by itself, the kernel goes by the rule of the mount that the reader lies in.
+            let moves_atime = AtimeRule::of(reader.as_fd()) != AtimeRule::Never;
+            if mapping.is_never_accessed() && moves_atime {
                 return None;
             }
             by.without_setid().ok()?;

@@ -3,7 +3,7 @@
 use super::node::{Life, Locator, Node};
 use super::view::Shared;
 use crate::mapping::Mapping;
-use crate::source::{self, Kind, SourceDir};
+use crate::source::{Kind, SourceDir};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 use std::collections::HashSet;
@@ -89,11 +89,23 @@ impl Shared {
                     .with_room(open)
                     .inspect_err(|&errno| self.doubt_if_stale(node, errno))
             }
-            _ => {
-                let located = self.locate(node)?;
-                self.in_use.with_room(|| source::reopen(&located, flags))
-            }
+            _ => self.open_again(node, &self.locate(node)?, flags),
         }
+    }
+
+    /// As `open_inode`, an inode that was located. `flags` may be O_PATH.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn open_again(&self, node: &Node, located: &Located, flags: OFlags) -> Result<OwnedFd> {
+        let source = &located.source;
+        self.in_use.with_room(|| match node.locator() {
+            // A clone of the mount finds it by its handle fastest.
+            Locator::Exported(handle) if source.is_read_only() => {
+                source.open_exported(handle, flags)
+            }
+            _ => source.reopen(located.as_fd(), flags),
+        })
     }
 
     /// An exported handle did not lead to its inode: should the inode ever have been taken for another, the kernel's
@@ -108,8 +120,7 @@ impl Shared {
         let fd = match node.locator() {
             // An exported handle opens the inode it was made of, in that life, or nothing.
             Locator::Exported(handle) => {
-                let open = || source.open_exported(handle, OFlags::PATH);
-                let fd = self.in_use.with_room(open);
+                let fd = self.in_use.with_room(|| source.find_exported(handle));
                 Arc::new(fd.inspect_err(|&errno| self.doubt_if_stale(node, errno))?)
             }
             Locator::Named { parent, name } => self.find_by_name(*parent, name, node.life())?,

@@ -4,18 +4,17 @@ use super::node::{Key, Node};
 use super::stream::{OpenDir, Stream};
 use super::view::Shared;
 use crate::inode::{Place, ROOT};
-use crate::source::{Kind, SourceDir, reopen};
+use crate::source::{Kind, SourceDir, quietly, reopen};
 use crate::view::{DirEntry, Directories, Found};
 use rustix::fs::{self as sys, OFlags};
 use rustix::io::Result;
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 
 impl Directories for Shared {
-    fn open_dir(&self, node: &Node) -> Result<OpenDir> {
+    fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
         let stream = match node.kind() {
             Kind::OwnMount => None,
-            Kind::Source(_) => Some(self.open_stream(node)?),
+            Kind::Source(_) => Some(self.open_stream(node, flags)?),
         };
         Ok(OpenDir::new(self.nodes.number(node.key()), stream))
     }
@@ -38,7 +37,7 @@ impl Directories for Shared {
 
     fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
         let stream = listing.stream()?;
-        self.lookup_in(stream.as_fd(), stream.source(), listing.node(), name)
+        self.lookup_in(stream.names(), stream.source(), listing.node(), name)
     }
 
     fn sync_names(&self, dir: &Node) -> Result<()> {
@@ -48,17 +47,17 @@ impl Directories for Shared {
 }
 
 impl Shared {
-    fn open_stream(&self, node: &Node) -> Result<Stream> {
+    fn open_stream(&self, node: &Node, flags: OFlags) -> Result<Stream> {
         let dir = self.locate(node)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let flags = flags & OFlags::NOATIME | OFlags::RDONLY | OFlags::DIRECTORY;
         // Through its descriptor: the name "." inside takes permission to search.
-        let open = |flags| self.in_use.with_room(|| reopen(&dir, flags));
-        let quiet = self.context.no_atime.then(|| open(flags | OFlags::NOATIME));
-        let fd = match quiet {
-            Some(Ok(fd)) => fd,
-            _ => open(flags)?,
+        let open = |flags| self.open_again(node, &dir, flags);
+        let quiet = self.context.no_atime || flags.contains(OFlags::NOATIME);
+        let fd = match self.context.no_atime {
+            true => quietly(flags, open)?,
+            false => open(flags)?,
         };
-        Stream::new(fd, dir.source)
+        Stream::new(fd, dir.source, dir.fd, quiet)
     }
 
     /// The root's parent lies outside, and is shown as the root itself.

@@ -74,12 +74,16 @@ impl Names for Shared {
             Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => return Err(Errno::STALE),
             other => Arc::new(other?),
         };
+        if flags.contains(OFlags::NOATIME) {
+            // Opened with the flag, a file that came to belong to somebody else would be made and refused.
+            let _ = sys::fcntl_setfl(&fd, access | OFlags::NOATIME);
+        }
         let inode = after_change(|| self.sources.identify(fd.clone()))?;
         let source = inode.source.clone();
         let found = self.met(inode, self.nodes.number(parent.key()), name);
         let node = found.place.clone();
         made(found);
-        let open = self.opened(by, &node, &source, fd, access);
+        let open = self.opened(by, &node, &source, (fd, access), flags);
         open.mapping().made();
         Ok(open)
     }
@@ -124,7 +128,12 @@ impl Names for Shared {
 
     fn read_link(&self, node: &Node) -> Result<Vec<u8>> {
         let link = self.locate(node)?;
-        Ok(sys::readlinkat(&link, c"", Vec::new())?.into_bytes())
+        let target = match link.source.is_read_only() {
+            // readlink(2) moves the access time; there is no O_NOATIME for it.
+            true => sys::readlinkat(self.open_again(node, &link, OFlags::PATH)?, c"", Vec::new()),
+            false => sys::readlinkat(&link, c"", Vec::new()),
+        };
+        Ok(target?.into_bytes())
     }
 }
 

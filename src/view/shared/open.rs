@@ -7,9 +7,9 @@ use crate::actor::Actor;
 use crate::cache::FileCache;
 use crate::inode::Place;
 use crate::mapping::Mapping;
-use crate::source::SourceDir;
+use crate::source::{SourceDir, quietly};
 use crate::view::Files;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, Result};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,15 +20,32 @@ impl Files for Shared {
         if flags & OFlags::RWMODE != OFlags::RDONLY {
             // Whoever cannot be acted for cannot write: better to hear of it now than when a mapping is written back.
             by.change()?;
-            let (fd, flags) = self.open_writer(node, flags)?;
-            return Ok(self.opened(by, node, &source, Arc::new(fd), flags));
+            let (fd, access) = self.open_writer(node, flags)?;
+            let fd = (Arc::new(fd), access);
+            return Ok(self.opened(by, node, &source, fd, flags));
         }
+        // On a read-only clone of the mount all do.
+        let asked = match source.is_read_only() {
+            true => OFlags::empty(),
+            false => flags & OFlags::NOATIME,
+        };
         let open = self.in_use.mapping(&node.life());
-        if let Some(mapping) = open.filter(|mapping| mapping.reader().is_some()) {
-            return Ok(OpenFile::new(by, node, mapping, None));
+        let serves = |mapping: &Arc<Mapping>| {
+            let reader = mapping.reader();
+            reader.is_some_and(|reader| asked.is_empty() || is_quiet(&reader))
+        };
+        if let Some(mapping) = open.filter(serves) {
+            return Ok(OpenFile::new(by, node, mapping, None, flags));
         }
-        let fd = Arc::new(self.open_reader(node)?);
-        Ok(self.opened(by, node, &source, fd, OFlags::RDONLY))
+        let place = match source.needs_holding() {
+            true => Some(self.locate(node)?.fd),
+            false => None,
+        };
+        let fd = quietly(OFlags::RDONLY | asked, |flags| self.open_inode(node, flags))?;
+        let fd = (Arc::new(fd), OFlags::RDONLY);
+        let open = self.opened(by, node, &source, fd, flags);
+        place.into_iter().for_each(|fd| open.mapping().hold(fd));
+        Ok(open)
     }
 
     fn close(&self, open: Arc<OpenFile>) {
@@ -48,36 +65,27 @@ impl Files for Shared {
 }
 
 impl Shared {
-    fn open_reader(&self, node: &Node) -> Result<OwnedFd> {
-        if self.context.no_atime {
-            match self.open_inode(node, OFlags::RDONLY | OFlags::NOATIME) {
-                Err(Errno::PERM) => {} // the owner's privilege
-                outcome => return outcome,
-            }
-        }
-        self.open_inode(node, OFlags::RDONLY)
-    }
-
     /// Opens O_RDWR even for O_WRONLY, since the region needs it; with less where the source allows no more.
     fn open_writer(&self, node: &Node, flags: OFlags) -> Result<(OwnedFd, OFlags)> {
-        let append = flags & OFlags::APPEND;
+        let (append, asked) = (flags & OFlags::APPEND, flags & OFlags::NOATIME);
         let write_only = flags & OFlags::RWMODE == OFlags::WRONLY;
-        let less = match self.open_inode(node, OFlags::RDWR) {
+        let open = |flags| quietly(flags | asked, |flags| self.open_inode(node, flags));
+        let less = match open(OFlags::RDWR) {
             // An append-only file insists on O_APPEND.
             Err(Errno::PERM) if !append.is_empty() => OFlags::WRONLY | append,
             Err(Errno::ACCESS) if write_only => OFlags::WRONLY,
             outcome => return Ok((outcome?, OFlags::RDWR)),
         };
-        Ok((self.open_inode(node, less)?, less))
+        Ok((open(less)?, less))
     }
 
-    /// Makes an open of a description that `by` has just opened with the access and O_APPEND of `flags`.
+    /// Makes an open with `flags` of a description that `by` has just opened with some access, and O_APPEND perhaps.
     pub(super) fn opened(
         &self,
         by: &Actor,
         node: &Node,
         source: &Arc<SourceDir>,
-        fd: Arc<OwnedFd>,
+        (fd, access): (Arc<OwnedFd>, OFlags),
         flags: OFlags,
     ) -> OpenFile {
         let mapping = self.in_use.open(&node.life(), || {
@@ -86,11 +94,16 @@ impl Shared {
             let cache = FileCache::new(id, stamp, self.cache.clone());
             Mapping::new(source.clone(), cache, self.context.clone())
         });
-        if flags == OFlags::RDONLY {
+        if access == OFlags::RDONLY {
             mapping.open_reader(fd);
-            return OpenFile::new(by, node, mapping, None);
+            return OpenFile::new(by, node, mapping, None, flags);
         }
-        let writer = mapping.open_writer(fd, flags);
-        OpenFile::new(by, node, mapping, Some(writer))
+        let writer = mapping.open_writer(fd, access);
+        OpenFile::new(by, node, mapping, Some(writer), flags)
     }
+}
+
+/// Whether reading and mapping through a descriptor leave the access time alone.
+fn is_quiet(fd: &OwnedFd) -> bool {
+    fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::NOATIME))
 }

@@ -30,9 +30,14 @@ pub struct OpenDir {
 #[derive(Debug)]
 pub(super) struct Stream {
     fd: OwnedFd,
+    /// The directory itself where `fd` lies in a clone of its mount, in which filesystems mounted below are missing. It
+    /// keeps the mount busy, too, which `fd` does not.
+    place: Option<Arc<OwnedFd>>,
     source: Arc<SourceDir>,
     /// The directory's stamp when it was opened.
     stamp: u64,
+    /// Whether reading it moves its access time.
+    moves_atime: bool,
     /// One reader at a time; held while entries are looked up.
     ahead: Mutex<Ahead>,
 }
@@ -76,6 +81,12 @@ impl Listing for OpenDir {
         self.stream.as_ref().map(|stream| stream.stamp)
     }
 
+    fn may_be_remembered(&self) -> bool {
+        self.stream
+            .as_ref()
+            .is_none_or(|stream| !stream.moves_atime)
+    }
+
     fn sync(&self, data_only: bool) -> Result<()> {
         match &self.stream {
             Some(stream) if data_only => sys::fdatasync(&stream.fd),
@@ -110,18 +121,31 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// The stream of a directory opened as `fd`, which lies on `source`.
+    /// The stream of a directory found as `place` and opened as `fd`, which lies on `source`. `quiet`: reading it moves no
+    /// access time.
     ///
     /// # Errors
     /// Those of statx(2).
-    pub fn new(fd: OwnedFd, source: Arc<SourceDir>) -> Result<Self> {
-        let stamp = source.stat(fd.as_fd())?.stamp();
+    pub fn new(
+        fd: OwnedFd,
+        source: Arc<SourceDir>,
+        place: Arc<OwnedFd>,
+        quiet: bool,
+    ) -> Result<Self> {
+        let attr = source.stat(fd.as_fd())?;
         Ok(Stream {
+            place: source.is_read_only().then_some(place),
+            moves_atime: !quiet && source.atime.is_due(&attr),
             fd,
             source,
-            stamp,
+            stamp: attr.stamp(),
             ahead: Mutex::default(),
         })
+    }
+
+    /// The directory to look names up in.
+    pub fn names(&self) -> BorrowedFd<'_> {
+        self.place.as_deref().unwrap_or(&self.fd).as_fd()
     }
 
     /// The filesystem it lies on.

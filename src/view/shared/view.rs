@@ -40,10 +40,10 @@ impl Shared {
             space: AddressSpace::new(budget, config.window_size, u64::from(MAX_REQUEST)),
             handler: guard::install()?,
             write_path: config.write_path,
-            no_atime: config.flags.no_atime,
+            no_atime: config.flags.no_atime || config.flags.read_only,
             chores: reporter.chores,
         };
-        let (sources, root) = Sources::open(&config.source)?;
+        let (sources, root) = Sources::open(&config.source, config.flags.read_only)?;
         let root_ino = root.attr.ino;
         let numbers = Numbers::new(move |key| plain_number(root_ino, key));
         let node = Node::new(&root, 0, OsStr::new(""));

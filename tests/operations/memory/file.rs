@@ -139,9 +139,10 @@ impl Content for MemoryFile {
         &self,
         offset: u64,
         len: usize,
-        direct: bool,
+        flags: OFlags,
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
+        let direct = flags.contains(OFlags::DIRECT);
         let way = if direct { "direct" } else { "cached" };
         let called = self.view.called("read", format!("{} {way}", self.ino));
         if !direct {

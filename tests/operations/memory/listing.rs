@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use mmfs::view::{DirEntry, Directories, Found, HasFlags, Listing};
 use parking_lot::Mutex;
-use rustix::fs::{FileType, IFlags};
+use rustix::fs::{FileType, IFlags, OFlags};
 use rustix::io::{Errno, Result};
 
 use super::names::shown;
@@ -36,7 +36,7 @@ impl fmt::Debug for MemoryListing {
 }
 
 impl Directories for Memory {
-    fn open_dir(&self, node: &Ino) -> Result<MemoryListing> {
+    fn open_dir(&self, node: &Ino, _: OFlags) -> Result<MemoryListing> {
         self.called("open_dir", node)?;
         let mut contents = self.contents();
         contents.inodes.entries(*node)?;

@@ -1,0 +1,119 @@
+//! The source of a view that must not change it: files, directories and symbolic links are opened through a read-only
+//! clone of their mount. The kernel then refuses to write, whatever we do, and reading moves no access time.
+//!
+//! Names are looked up in the source itself, by statx(2) and O_PATH descriptors, which change nothing: a clone lacks what
+//! is mounted below, now or later. What was found is opened again through the clone.
+
+use super::again::{proc_path, reopen};
+use crate::sys::mounts::{clone_read_only, clone_read_only_as_user};
+use rustix::fs::{self, Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, Result};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A read-only clone of the mount that the source lies in.
+#[derive(Debug)]
+pub struct ReadOnlyClone {
+    /// The clone's root, O_PATH, and open, for open_by_handle_at(2).
+    root: OwnedFd,
+    open_root: Option<OwnedFd>,
+    /// The source's root itself. While it is open, umount(2) says that the source is busy, as it is: the clone alone would
+    /// keep the device busy, not the mount.
+    original: OwnedFd,
+    /// Whether we may make clones, of what lies on other filesystems, too.
+    may_clone: bool,
+}
+
+impl ReadOnlyClone {
+    /// Of the source whose root `original` is open at `path`. Where none can be had, which the log says then, the view is
+    /// kept from changing the source by what refuses requests (`Fs::changing`). No thread may exist yet.
+    pub fn of(original: BorrowedFd<'_>, path: &Path) -> Option<Arc<Self>> {
+        let clone = Self::new(original, path).inspect_err(|errno| {
+            log::warn!(
+                "the source's mount cannot be cloned ({errno}): mmfs alone refuses changes, and reading \
+                 may move access times of symbolic links and of what belongs to others"
+            );
+        });
+        clone.ok().map(Arc::new)
+    }
+
+    /// Fails where the kernel is too old, or neither this process nor one in a user namespace may make a clone.
+    fn new(original: BorrowedFd<'_>, path: &Path) -> Result<Self> {
+        let original = original.try_clone_to_owned();
+        let original =
+            original.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        let (root, may_clone) = match clone_read_only(original.as_fd()) {
+            Err(Errno::PERM) => (clone_read_only_as_user(path)?, false),
+            clone => (clone?, true),
+        };
+        if !is_same(root.as_fd(), original.as_fd())? {
+            return Err(Errno::STALE);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(ReadOnlyClone {
+            open_root: fs::openat(&root, c".", flags, Mode::empty()).ok(),
+            root,
+            original,
+            may_clone,
+        })
+    }
+
+    /// The root of the clone, for open_by_handle_at(2).
+    pub(super) fn open_root(&self) -> Option<&OwnedFd> {
+        self.open_root.as_ref()
+    }
+
+    /// Opens the inode behind `fd`, which may be O_PATH, once more; `flags` may be O_PATH for a symbolic link.
+    ///
+    /// # Errors
+    /// Those of open(2), and of finding it: without the right to make clones, ESTALE for what is not, or no longer, found
+    /// by its name in the source's own filesystem.
+    pub(super) fn open(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+        let found = match self.may_clone {
+            true => clone_read_only(fd)?,
+            false => self.find(fd)?,
+        };
+        match flags.contains(OFlags::PATH) {
+            true => Ok(found),
+            false => reopen(found.as_fd(), flags),
+        }
+    }
+
+    /// The same inode in the clone, by its name.
+    fn find(&self, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+        /// Directories above it may be renamed meanwhile.
+        const TRIES: usize = 3;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        // It is looked at before it is opened: another file may have taken the name.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for _ in 0..TRIES {
+            let (top, place) = (path_of(self.original.as_fd())?, path_of(fd)?);
+            let below = place.strip_prefix(&top).map_err(|_| Errno::STALE)?;
+            let below = match below.as_os_str().is_empty() {
+                true => OsStr::new("."),
+                false => below.as_os_str(),
+            };
+            let found = fs::openat2(&self.root, below, flags, Mode::empty(), how);
+            match found {
+                Ok(found) if is_same(found.as_fd(), fd)? => return Ok(found),
+                _ => {}
+            }
+        }
+        Err(Errno::STALE)
+    }
+}
+
+/// Whether two descriptors, perhaps O_PATH, are on one inode. An inode that is open keeps its number.
+fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool> {
+    let (one, other) = (fs::fstat(one)?, fs::fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// Where a descriptor is, as this process sees it now.
+fn path_of(fd: BorrowedFd<'_>) -> Result<PathBuf> {
+    let path = fs::readlink(proc_path(fd), Vec::new())?;
+    Ok(OsStr::from_bytes(path.as_bytes()).into())
+}
