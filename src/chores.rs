@@ -12,6 +12,8 @@ pub enum Chore {
     Watch,
     /// Many inodes were forgotten: their memory can go back.
     Trim,
+    /// Something is held for a moment.
+    LetGo,
 }
 
 /// A file whose times may wait to be applied.

@@ -9,15 +9,22 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mmfs::actor::Actor;
 use mmfs::config::{Access, Config, LogConfig, MountFlags, WritePath};
 use mmfs::fs::Fs;
 use mmfs::inode::ROOT;
+use mmfs::sys::identity::Caller;
 use mmfs::view::shared::Shared;
 
 const FOR: Duration = Duration::from_secs(3);
 
 /// Threads that look up and forget the name that another one makes and removes.
 const ONLOOKERS: usize = 4;
+
+const SOMEBODY: Actor = Actor {
+    caller: Caller { uid: 0, gid: 0 },
+    pid: 1,
+};
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -68,7 +75,7 @@ fn remove_among_onlookers(kind: Kind) {
         for _ in 0..ONLOOKERS {
             scope.spawn(|| {
                 while !ended.load(Relaxed) {
-                    if let Ok(entry) = served.lookup(ROOT, name) {
+                    if let Ok(entry) = served.lookup(&SOMEBODY, ROOT, name) {
                         served.forget(entry.attr.ino, 1);
                     }
                 }
@@ -101,7 +108,7 @@ fn remove_and_look(served: &Fs<Shared>, source: &Path, name: &OsStr, kind: Kind)
         Kind::File => drop(File::create(source.join(name)).expect("create")),
         Kind::Directory => fs::create_dir(source.join(name)).expect("mkdir"),
     }
-    let entry = served.lookup(ROOT, name).expect("lookup");
+    let entry = served.lookup(&SOMEBODY, ROOT, name).expect("lookup");
     match kind {
         Kind::File => served.unlink(ROOT, name).expect("unlink"),
         Kind::Directory => served.rmdir(ROOT, name).expect("rmdir"),

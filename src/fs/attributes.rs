@@ -18,7 +18,8 @@ impl<T: Tree> Fs<T> {
             Some(file) => file.open.attr(),
             None => self.tree.attr(&self.nodes.get(node)?),
         };
-        attr.map(|attr| Attr { ino: node, ..attr })
+        let ino = self.nodes.shown_number(node);
+        attr.map(|attr| Attr { ino, ..attr })
     }
 
     /// Changes attributes and returns the new ones.

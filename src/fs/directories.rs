@@ -83,6 +83,15 @@ impl<T: Tree> Fs<T> {
                 return take(&listed);
             }
             match self.found(|| self.tree.lookup_listed(listing, entry.name)) {
+                Ok(entry) if entry.ask_again => {
+                    // Listed with attributes, it would be listed with its node id.
+                    self.forget(entry.attr.ino, 1);
+                    let taken = take(&listed);
+                    if taken {
+                        self.nodes.count(listed.ino);
+                    }
+                    taken
+                }
                 Ok(entry) => {
                     listed.ino = entry.attr.ino;
                     listed.entry = Some(entry);

@@ -56,7 +56,12 @@ impl<T: Tree> Fs<T> {
         if mode != OFlags::RDONLY {
             self.changing()?;
         }
-        let open = Arc::new(self.tree.open(by, &self.nodes.get(node)?, flags)?);
+        let open = self
+            .nodes
+            .get(node)
+            .and_then(|node| self.tree.open(by, &node, flags));
+        self.retries.end(by.pid);
+        let open = Arc::new(open?);
         let moves_atime = mode != OFlags::WRONLY && !flags.contains(OFlags::NOATIME);
         match open.may_keep_cache(moves_atime) {
             Ok(keep_cache) => Ok(self.register(open, flags, keep_cache)),

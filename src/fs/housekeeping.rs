@@ -21,6 +21,9 @@ const MAX_APPLYING: usize = 16;
 /// How often open files are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long is held what was found for a caller that is about to use it: as long as callers may take on two processors.
+const HOLD_TIME: Duration = Duration::from_secs(1);
+
 /// How long to wait for the kernel to have forgotten more, before memory is given back.
 const TRIM_AFTER: Duration = Duration::from_millis(200);
 
@@ -49,6 +52,7 @@ struct House<T: Tree> {
     apply_at: Option<Instant>,
     watch_at: Option<Instant>,
     trim_at: Option<Instant>,
+    let_go_at: Option<Instant>,
 }
 
 impl<T: Tree> House<T> {
@@ -61,6 +65,7 @@ impl<T: Tree> House<T> {
             apply_at: None,
             watch_at: None,
             trim_at: None,
+            let_go_at: None,
         }
     }
 
@@ -73,6 +78,7 @@ impl<T: Tree> House<T> {
                 }
                 Ok(Chore::Watch) => due_in(&mut self.watch_at, WATCH_INTERVAL),
                 Ok(Chore::Trim) => due_in(&mut self.trim_at, TRIM_AFTER),
+                Ok(Chore::LetGo) => due_in(&mut self.let_go_at, HOLD_TIME),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -86,11 +92,14 @@ impl<T: Tree> House<T> {
             if self.trim_at.is_some_and(|at| at <= now) {
                 self.trim();
             }
+            if self.let_go_at.is_some_and(|at| at <= now) {
+                self.let_go();
+            }
         }
     }
 
     fn next(&self) -> Result<Chore, RecvTimeoutError> {
-        let due = [self.apply_at, self.watch_at, self.trim_at];
+        let due = [self.apply_at, self.watch_at, self.trim_at, self.let_go_at];
         match due.into_iter().flatten().min() {
             Some(at) => self
                 .chores
@@ -117,6 +126,14 @@ impl<T: Tree> House<T> {
         if let Some(fs) = self.fs.upgrade() {
             fs.tree.trim();
             fs.nodes.trim();
+        }
+    }
+
+    fn let_go(&mut self) {
+        self.let_go_at = None;
+        let Some(fs) = self.fs.upgrade() else { return };
+        if fs.tree.let_go() | fs.retries.expire() {
+            due_in(&mut self.let_go_at, HOLD_TIME);
         }
     }
 

@@ -7,11 +7,14 @@ mod directories;
 mod files;
 mod housekeeping;
 mod names;
+mod retries;
 mod xattrs;
 
 pub use directories::Listed;
 pub use files::{Opened, Writing};
+use retries::Retries;
 
+use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::cache::{Kernel, KernelCache, Timeouts};
 use crate::chores::{Chore, Chores};
@@ -25,6 +28,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 /// An inode as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +37,21 @@ pub struct Entry {
     pub attr: Attr,
     /// Tells two lives of one node id apart.
     pub generation: u32,
+    /// The kernel is to ask for name and attributes again before it uses them.
+    pub ask_again: bool,
+}
+
+impl Entry {
+    /// How long the kernel may believe it, which believes what it is told for as long as `timeouts` say.
+    pub fn timeouts(&self, timeouts: Timeouts) -> Timeouts {
+        match self.ask_again {
+            true => Timeouts {
+                attr: Duration::ZERO,
+                entry: Duration::ZERO,
+            },
+            false => timeouts,
+        }
+    }
 }
 
 /// One served view.
@@ -48,6 +67,7 @@ pub struct Fs<T: Tree> {
     undone: Mutex<Option<Receiver<Chore>>>,
     /// Whether open files are being watched, so that an open need not wake anybody up.
     watched: AtomicBool,
+    retries: Retries<T::Node>,
 }
 
 /// What the operations are told at the start.
@@ -102,6 +122,7 @@ impl<T: Tree> Fs<T> {
             chores,
             undone: Mutex::new(Some(undone)),
             watched: AtomicBool::new(false),
+            retries: Retries::new(),
         }))
     }
 
@@ -163,12 +184,19 @@ impl<T: Tree> Fs<T> {
             ..
         } = found;
         let generation = place.generation();
-        let (id, other_life) = self.nodes.remember(place.clone(), seen)?;
-        if let Some(other) = other_life {
-            self.tree.forget(&other);
-        }
-        attr.ino = id;
-        Some(Entry { attr, generation })
+        attr.ino = self.nodes.remember(place.clone(), seen)?;
+        // The number to show is part of GETATTR's answer only.
+        let ask_again = self.nodes.shown_number(attr.ino) != attr.ino;
+        Some(Entry {
+            attr,
+            generation,
+            ask_again,
+        })
+    }
+
+    /// `by` is about to be told that what it asked for is stale.
+    pub fn told_stale(&self, by: &Actor) {
+        self.retries.begin(by.pid);
     }
 
     /// Takes back `count` lookups.

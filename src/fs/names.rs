@@ -2,22 +2,48 @@
 
 use super::{Entry, Fs, Opened};
 use crate::actor::Actor;
-use crate::request::{New, Permissions, Removal};
-use crate::view::{Content, Found, Tree, after_change};
+use crate::attr::Attr;
+use crate::chores::Chore;
+use crate::request::{New, Permissions, Removal, SetAttr};
+use crate::view::{Content, Found, Name, Tree, after_change};
 use rustix::fs::{FileType, OFlags, RawMode, RenameFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 impl<T: Tree> Fs<T> {
     /// Finds a name and counts one lookup of what it names.
     ///
     /// # Errors
     /// ENOENT when there is none; those of openat(2).
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
+    pub fn lookup(&self, by: &Actor, parent: u64, name: &OsStr) -> Result<Entry> {
         let dir = self.nodes.get(parent)?;
+        if self.retries.is_walking(by.pid) {
+            return self.lookup_again(by, parent, &dir, name);
+        }
         self.found(|| self.tree.lookup(&dir, name))
+    }
+
+    /// As `lookup`, for a caller that was told ESTALE: what is found stays reachable until it is used.
+    fn lookup_again(&self, by: &Actor, parent: u64, dir: &T::Node, name: &OsStr) -> Result<Entry> {
+        let found = match self.tree.lookup_to_hold(dir, name) {
+            Err(Errno::NOENT) => self.retries.met(by.pid, parent, name)?,
+            outcome => outcome?,
+        };
+        let entry = self.remember_and_hold(found).ok_or(Errno::STALE)?;
+        let ask_again = true;
+        Ok(Entry { ask_again, ..entry })
+    }
+
+    /// As `remember`; what was found stays reachable for a moment.
+    fn remember_and_hold(&self, found: Found<T::Node>) -> Option<Entry> {
+        let entry = self.remember(found.clone())?;
+        if self.tree.hold(&found) {
+            self.chores.add(Chore::LetGo);
+        }
+        Some(entry)
     }
 
     /// Counts one lookup of what was found after it was made.
@@ -111,14 +137,81 @@ impl<T: Tree> Fs<T> {
         flags: OFlags,
     ) -> Result<(Entry, Opened<T::Open>)> {
         self.changing()?;
+        /// As often as a file is removed just after it was met.
+        const TRIES: usize = 64;
         let permissions = Permissions { mode, umask };
         let dir = self.nodes.get(parent)?;
+        let is_second = self.retries.is_walking(by.pid);
+        for _ in 1..TRIES {
+            match self.create_new(by, (&dir, name), permissions, flags) {
+                Err(Errno::STALE) => {}
+                outcome => return outcome,
+            }
+            match self.tree.lookup_to_hold(&dir, name) {
+                Ok(found) if is_second && may_open(by, &found.attr, flags) => {
+                    return self.open_met(by, found, flags);
+                }
+                // Only the kernel knows what the caller may do. It does not ask again: the name may be free soon.
+                Ok(_) if is_second => std::thread::sleep(Duration::from_micros(500)),
+                Ok(found) => {
+                    self.retries.begin_to(by.pid, parent, name, found);
+                    self.chores.add(Chore::LetGo);
+                    return Err(Errno::STALE);
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.create_new(by, (&dir, name), permissions, flags)
+    }
+
+    /// Opens a file that CREATE has met, and counts one lookup of it.
+    fn open_met(
+        &self,
+        by: &Actor,
+        found: Found<T::Node>,
+        flags: OFlags,
+    ) -> Result<(Entry, Opened<T::Open>)> {
+        let entry = self.remember_and_hold(found).ok_or(Errno::STALE)?;
+        let node = entry.attr.ino;
+        let opened = self.open(by, node, flags).and_then(|opened| {
+            // Of a file that it takes for a new one, the kernel does not ask for this.
+            if flags.contains(OFlags::TRUNC) {
+                let size = Some(0);
+                let none = SetAttr {
+                    size,
+                    ..SetAttr::default()
+                };
+                let cut = self.setattr(by, node, Some(opened.fh), &none);
+                if let Err(errno) = cut {
+                    self.release(opened.fh)?;
+                    return Err(errno);
+                }
+            }
+            Ok(opened)
+        });
+        match opened {
+            Ok(opened) => Ok((entry, opened)),
+            Err(errno) => {
+                self.forget(node, 1);
+                Err(errno)
+            }
+        }
+    }
+
+    fn create_new(
+        &self,
+        by: &Actor,
+        (dir, name): Name<'_, T::Node>,
+        permissions: Permissions,
+        flags: OFlags,
+    ) -> Result<(Entry, Opened<T::Open>)> {
         let mut entry = None;
         let made = |found| entry = self.remember(found);
         let open = self
             .tree
-            .create(by, (&dir, name), permissions, flags, made)
-            .and_then(|open| self.created(Arc::new(open), &dir));
+            .create(by, (dir, name), permissions, flags, made)
+            .and_then(|open| self.created(Arc::new(open), dir));
         match (open, entry) {
             (Ok(open), Some(entry)) => Ok((entry, self.register(open, flags, false))),
             (open, entry) => {
@@ -190,4 +283,15 @@ impl<T: Tree> Fs<T> {
     pub fn readlink(&self, node: u64) -> Result<Vec<u8>> {
         self.tree.read_link(&self.nodes.get(node)?)
     }
+}
+
+/// Whether the caller certainly may open a file with these attributes: as the owner, for whom neither groups nor ACLs count.
+fn may_open(by: &Actor, attr: &Attr, flags: OFlags) -> bool {
+    let wanted = match flags & OFlags::RWMODE {
+        OFlags::RDONLY => 0o400,
+        OFlags::WRONLY => 0o200,
+        _ => 0o600,
+    };
+    let is_file = attr.kind() == FileType::RegularFile;
+    is_file && attr.uid == by.caller.uid && attr.mode & wanted == wanted
 }

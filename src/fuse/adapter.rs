@@ -3,13 +3,14 @@
 use super::convert::actor;
 use super::passthrough::Passthrough;
 use super::reply::Answer;
+use crate::actor::Actor;
 use crate::cache::Timeouts;
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::fs::{Entry, Fs};
 use crate::view::Tree;
 use fuser::{INodeNo, ReplyEntry, Request};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -53,10 +54,8 @@ impl<T: Tree> Adapter<T> {
         op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
         let by = actor(req);
-        self.dispatch.content(node.0, move |fs| {
-            by.begin();
-            reply.answer(op(fs));
-        });
+        self.dispatch
+            .content(node.0, move |fs| reply.answer(ask(fs, &by, op)));
     }
 
     /// Answers a caller's request that concerns `node` but not its bytes.
@@ -68,10 +67,8 @@ impl<T: Tree> Adapter<T> {
         op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
         let by = actor(req);
-        self.dispatch.tree(node.0, move |fs| {
-            by.begin();
-            reply.answer(op(fs));
-        });
+        self.dispatch
+            .tree(node.0, move |fs| reply.answer(ask(fs, &by, op)));
     }
 
     /// Answers a request that makes or finds the inode `name` in the directory `parent`.
@@ -86,4 +83,18 @@ impl<T: Tree> Adapter<T> {
         let name = name.to_owned();
         self.tree(req, parent, (reply, self.timeouts), move |fs| op(fs, &name));
     }
+}
+
+/// Runs a caller's request. Of one that has met something stale, the kernel asks once more.
+pub(super) fn ask<T: Tree, O>(
+    fs: &Fs<T>,
+    by: &Actor,
+    op: impl FnOnce(&Fs<T>) -> Result<O>,
+) -> Result<O> {
+    by.begin();
+    op(fs).inspect_err(|&errno| {
+        if errno == Errno::STALE {
+            fs.told_stale(by);
+        }
+    })
 }

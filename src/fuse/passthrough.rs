@@ -4,6 +4,7 @@
 
 use super::convert::{file_attr, fopen_flags, fuse_errno, passthrough_flags};
 use crate::actor::Actor;
+use crate::cache::Timeouts;
 use crate::config::Config;
 use crate::fs::{Entry, Opened};
 use crate::view::Content;
@@ -12,7 +13,6 @@ use rustix::io::Result;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 /// Whether files are handed over to the kernel.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Passthrough {
         &self,
         by: &Actor,
         outcome: Result<(Entry, Opened<O>)>,
-        timeout: Duration,
+        timeouts: Timeouts,
         reply: ReplyCreate,
     ) {
         let (entry, opened) = match outcome {
@@ -86,6 +86,7 @@ impl Passthrough {
             Err(errno) => return reply.error(fuse_errno(errno)),
         };
         let fh = FileHandle(opened.fh);
+        let timeout = entry.timeouts(timeouts).shorter();
         let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation.into()));
         match self.backing(by, &opened, |fd| reply.open_backing(fd)) {
             Some(backing) => {

@@ -32,12 +32,11 @@ impl Answer<Entry> for (ReplyEntry, Timeouts) {
     fn answer(self, outcome: Result<Entry>) {
         let (reply, timeouts) = self;
         match outcome {
-            Ok(entry) => reply.entry_with_ttls(
-                &timeouts.attr,
-                &timeouts.entry,
-                &file_attr(&entry.attr),
-                Generation(entry.generation.into()),
-            ),
+            Ok(entry) => {
+                let Timeouts { attr, entry: name } = entry.timeouts(timeouts);
+                let generation = Generation(entry.generation.into());
+                reply.entry_with_ttls(&attr, &name, &file_attr(&entry.attr), generation);
+            }
             Err(errno) => reply.error(fuse_errno(errno)),
         }
     }
@@ -162,7 +161,10 @@ pub fn list(reply: &mut ReplyDirectory, e: &Listed<'_>) -> bool {
 /// Adds an entry with its attributes to a listing. False where there is no room for it.
 pub fn list_plus(reply: &mut ReplyDirectoryPlus, e: &Listed<'_>, timeouts: Timeouts) -> bool {
     let (attr, timeout, generation) = match &e.entry {
-        Some(entry) => (file_attr(&entry.attr), timeouts.shorter(), entry.generation),
+        Some(entry) => {
+            let timeout = entry.timeouts(timeouts).shorter();
+            (file_attr(&entry.attr), timeout, entry.generation)
+        }
         None => (bare_attr(e), Duration::ZERO, 0),
     };
     !reply.add(

@@ -1,6 +1,6 @@
 //! One method for each request: decodes it, calls `Fs`, replies. No decision is taken here.
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, ask};
 use super::convert::{actor, decode_device, open_flags, set_time, writing};
 use super::ioctl;
 use super::negotiation::negotiate;
@@ -34,8 +34,9 @@ impl<T: Tree> Filesystem for Adapter<T> {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         // What the name leads to may not answer, but its node is not known yet. So the directory's is taken.
+        let by = actor(req);
         self.entry(req, parent, name, reply, move |fs, name| {
-            fs.lookup(parent.0, name)
+            fs.lookup(&by, parent.0, name)
         });
     }
 
@@ -172,8 +173,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         // The first open for writing waits for readers, and the source's own open may wait for bytes. Attributes must
         // not wait with it.
         self.dispatch.content(node.0, move |fs| {
-            by.begin();
-            let opened = fs.open(&by, node.0, flags);
+            let opened = ask(fs, &by, |fs| fs.open(&by, node.0, flags));
             passthrough.opened(&by, opened, reply);
         });
     }
@@ -189,11 +189,11 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyCreate,
     ) {
         let (by, name, flags) = (actor(req), name.to_owned(), open_flags(flags));
-        let (passthrough, timeout) = (self.passthrough.clone(), self.timeouts.shorter());
+        let (passthrough, timeouts) = (self.passthrough.clone(), self.timeouts);
         self.dispatch.tree(parent.0, move |fs| {
-            by.begin();
-            let created = fs.create(&by, parent.0, &name, mode, umask, flags);
-            passthrough.created(&by, created, timeout, reply);
+            let create = |fs: &Fs<T>| fs.create(&by, parent.0, &name, mode, umask, flags);
+            let created = ask(fs, &by, create);
+            passthrough.created(&by, created, timeouts, reply);
         });
     }
 

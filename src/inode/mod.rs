@@ -5,6 +5,7 @@
 
 mod numbers;
 
+use numbers::is_alias;
 pub use numbers::{ALIAS_PREFIX, ENCODED, LOW_BITS, Numbers};
 
 use crate::cache::Belief;
@@ -129,42 +130,53 @@ impl<P: Place> NodeTable<P> {
         self.numbers.id(key)
     }
 
+    /// The number that the inode of a node id is shown with. Most are shown with their node ids.
+    pub fn shown_number(&self, id: u64) -> u64 {
+        if !is_alias(id) {
+            return id;
+        }
+        let key = self.with(id, |place| place.key());
+        key.map_or(id, |key| self.numbers.shown_for(id, key))
+    }
+
     /// The number a directory entry of an inode is listed with.
     pub fn listed_number(&self, key: P::Key) -> u64 {
         self.numbers.shown(key)
     }
 
-    /// Counts one lookup of an inode that was just found. Returns its node id, and the other life of that number
-    /// if there was one: the kernel forgets it after this lookup, so its lookups count on. `None`, and nothing
-    /// counted, where the number may mean another inode by now: it has to be found once more.
-    pub fn remember(&self, place: P, seen: Seen) -> Option<(u64, Option<P>)> {
-        let (id, mut shard) = self.number_and_shard(place.key());
-        if id == ROOT {
-            return Some((ROOT, None));
-        }
-        match shard.get_mut(&id) {
-            Some(known) if known.place == place => {
-                known.lookups += 1;
-                if seen != Seen::Recognized {
-                    known.place.found_again(place);
+    /// Counts one lookup of an inode that was just found, and returns its node id. `None`, and nothing counted, where
+    /// the number may mean another inode by now: it has to be found once more.
+    ///
+    /// Where the kernel still knows another life of its number, the inode gets a node id of its own. In another life
+    /// of a node id the kernel would answer EIO to whoever is about to use the old one, and take what it has asked of
+    /// that one for the new one's.
+    pub fn remember(&self, place: P, seen: Seen) -> Option<u64> {
+        loop {
+            let (id, mut shard) = self.number_and_shard(place.key());
+            if id == ROOT {
+                return Some(ROOT);
+            }
+            match shard.get_mut(&id) {
+                Some(known) if known.place == place => {
+                    known.lookups += 1;
+                    if seen != Seen::Recognized {
+                        known.place.found_again(place);
+                    }
+                    return Some(id);
                 }
-                Some((id, None))
+                // Its shard is held: nobody takes the number that it had for its own any more.
+                Some(_) if seen == Seen::Held => self.numbers.renumber(place.key()),
+                None if seen != Seen::Recognized => {
+                    let known = Known {
+                        place,
+                        lookups: 1,
+                        belief: Belief::default(),
+                    };
+                    shard.insert(id, Box::new(known));
+                    return Some(id);
+                }
+                _ => return None,
             }
-            Some(known) if seen == Seen::Held => {
-                known.lookups += 1;
-                known.belief = Belief::default();
-                Some((id, Some(std::mem::replace(&mut known.place, place))))
-            }
-            None if seen != Seen::Recognized => {
-                let known = Known {
-                    place,
-                    lookups: 1,
-                    belief: Belief::default(),
-                };
-                shard.insert(id, Box::new(known));
-                Some((id, None))
-            }
-            _ => None,
         }
     }
 

@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Set in every number that is not the view's own.
 pub const ENCODED: u64 = 1 << 63;
@@ -20,6 +21,8 @@ pub struct Numbers<K> {
     /// The number of an inode that needs no alias.
     plain: Box<dyn Fn(K) -> Option<u64> + Send + Sync>,
     aliases: Mutex<Aliases<K>>,
+    /// How many inodes have an alias although they need none (`renumber`).
+    renumbered: AtomicUsize,
 }
 
 struct Aliases<K> {
@@ -41,21 +44,35 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
         Numbers {
             plain: Box::new(plain),
             aliases: Mutex::new(Aliases { given, next: 0 }),
+            renumbered: AtomicUsize::new(0),
         }
     }
 
     /// The number of `key`, an alias being given where it has none.
     pub fn id(&self, key: K) -> u64 {
-        (self.plain)(key).unwrap_or_else(|| {
-            let mut aliases = self.aliases.lock();
-            if let Some(&id) = aliases.given.get(&key) {
-                return id;
-            }
-            aliases.next += 1;
-            let id = ALIAS | aliases.next;
-            aliases.given.insert(key, id);
-            id
-        })
+        let plain = (self.plain)(key);
+        if let Some(plain) = plain.filter(|_| self.renumbered.load(Relaxed) == 0) {
+            return plain;
+        }
+        let mut aliases = self.aliases.lock();
+        let given = aliases.given.get(&key).copied();
+        given.or(plain).unwrap_or_else(|| aliases.give(key).0)
+    }
+
+    /// Gives `key` another number: the one it has is still known as that of an inode that has gone.
+    pub fn renumber(&self, key: K) {
+        let (_, before) = self.aliases.lock().give(key);
+        if before.is_none() && (self.plain)(key).is_some() {
+            self.renumbered.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The number that an inode with the node id `id` is shown with.
+    pub fn shown_for(&self, id: u64, key: K) -> u64 {
+        match is_alias(id) {
+            true => (self.plain)(key).unwrap_or(id),
+            false => id,
+        }
     }
 
     /// The number a directory entry of `key` is listed with.
@@ -67,13 +84,30 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
 
     /// Takes back an alias.
     pub fn release(&self, id: u64, key: K) {
-        if id & ALIAS == ALIAS {
+        if is_alias(id) {
             let mut aliases = self.aliases.lock();
             if aliases.given.get(&key) == Some(&id) {
                 aliases.given.remove(&key);
+                if (self.plain)(key).is_some() {
+                    self.renumbered.fetch_sub(1, Relaxed);
+                }
             }
         }
     }
+}
+
+impl<K: Eq + Hash> Aliases<K> {
+    /// Gives `key` a new alias; returns it and the one that it had.
+    fn give(&mut self, key: K) -> (u64, Option<u64>) {
+        self.next += 1;
+        let id = ALIAS | self.next;
+        (id, self.given.insert(key, id))
+    }
+}
+
+/// Whether a node id is an alias.
+pub fn is_alias(id: u64) -> bool {
+    id & ALIAS == ALIAS
 }
 
 #[cfg(test)]
@@ -88,5 +122,26 @@ mod tests {
         assert_eq!((numbers.id(7), numbers.shown(7)), (7, 7));
         numbers.release(id, 1);
         assert_ne!(numbers.id(1), id);
+    }
+
+    #[test]
+    fn a_key_that_is_given_another_number_is_shown_with_its_own() {
+        let numbers = Numbers::new(|key: u32| (key > 1).then_some(key.into()));
+        numbers.renumber(7);
+        let id = numbers.id(7);
+        assert_ne!(id, 7);
+        assert_eq!((numbers.shown(7), numbers.shown_for(id, 7)), (7, 7));
+        assert_eq!((numbers.id(8), numbers.shown_for(8, 8)), (8, 8));
+        numbers.renumber(7);
+        assert_ne!(numbers.id(7), id);
+        numbers.release(id, 7);
+        assert_ne!(
+            numbers.id(7),
+            7,
+            "it has gone, and the second one is in use"
+        );
+        numbers.release(numbers.id(7), 7);
+        assert_eq!(numbers.id(7), 7);
+        assert_eq!(numbers.renumbered.load(Relaxed), 0);
     }
 }

@@ -34,8 +34,8 @@ fn table() -> NodeTable<Life> {
 #[test]
 fn an_inode_is_forgotten_with_its_last_lookup() {
     let table = table();
-    assert_eq!(table.remember(FIRST, Seen::Held), Some((7, None)));
-    assert_eq!(table.remember(FIRST, Seen::Held), Some((7, None)));
+    assert_eq!(table.remember(FIRST, Seen::Held), Some(7));
+    assert_eq!(table.remember(FIRST, Seen::Held), Some(7));
     table.count(7);
     assert!(table.forget(7, 2).is_none());
     assert_eq!(table.get(7), Ok(FIRST));
@@ -46,14 +46,22 @@ fn an_inode_is_forgotten_with_its_last_lookup() {
 }
 
 #[test]
-fn lookups_count_on_over_another_life() {
+fn another_life_of_a_number_that_is_known_has_a_node_of_its_own() {
     let table = table();
     table.remember(FIRST, Seen::Held);
     table.believe(7, |belief| belief.closed(5));
-    assert_eq!(table.remember(SECOND, Seen::Held), Some((7, Some(FIRST))));
+    let second = table.remember(SECOND, Seen::Held).expect("it is held");
+    assert_ne!(second, 7);
+    assert_eq!((table.get(7), table.get(second)), (Ok(FIRST), Ok(SECOND)));
+    assert_eq!((table.number(7), table.shown_number(second)), (second, 7));
+    assert_eq!(table.listed_number(7), 7);
     assert_eq!(table.belief_of(&SECOND).stamp(), 0);
-    assert!(table.forget(7, 1).is_none(), "the forget of the first life");
-    assert_eq!(table.get(7), Ok(SECOND));
+    assert!(table.knows(&SECOND));
+    assert_eq!(table.remember(SECOND, Seen::Glimpsed), Some(second));
+    assert!(table.forget(7, 1).is_some(), "the first life");
+    assert_eq!(table.remember(SECOND, Seen::Glimpsed), Some(second));
+    assert!(table.forget(second, 3).is_some());
+    assert_eq!(table.remember(SECOND, Seen::Glimpsed), Some(7));
 }
 
 #[test]
@@ -91,11 +99,11 @@ fn many_forgotten_inodes_are_worth_a_trim() {
 fn what_was_only_looked_at_replaces_no_other_life() {
     let table = table();
     assert_eq!(table.remember(FIRST, Seen::Recognized), None, "forgotten");
-    assert_eq!(table.remember(FIRST, Seen::Glimpsed), Some((7, None)));
+    assert_eq!(table.remember(FIRST, Seen::Glimpsed), Some(7));
     assert_eq!(table.remember(SECOND, Seen::Glimpsed), None);
     assert_eq!(table.remember(SECOND, Seen::Recognized), None);
     assert!(table.knows(&FIRST) && !table.knows(&SECOND));
-    assert_eq!(table.remember(FIRST, Seen::Recognized), Some((7, None)));
+    assert_eq!(table.remember(FIRST, Seen::Recognized), Some(7));
     assert!(table.forget(7, 1).is_none());
     assert!(table.forget(7, 1).is_some(), "two lookups were counted");
 }

@@ -30,7 +30,12 @@ impl Mapping {
         let map = lease.and_then(|lease| Window::map(fd, 0, lease, self.context.handler));
         match map.map_err(|error| Errno::from_io_error(&error)) {
             // What can be mapped neither blocks a read nor is consumed by it.
-            Ok(_) => attr.size == 0 && matches!(pread(fd, &mut [0], 0), Ok(1)),
+            Ok(_) => {
+                let reads = || matches!(pread(fd, &mut [0], 0), Ok(1));
+                // It may have grown since `attr` was seen.
+                let is_empty = || self.source.stat(fd).is_ok_and(|now| now.size == 0);
+                attr.size == 0 && reads() && is_empty()
+            }
             // That says nothing of the file.
             Err(Some(Errno::NOMEM | Errno::AGAIN)) => false,
             Err(_) => true,

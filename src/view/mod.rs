@@ -36,29 +36,29 @@ pub struct Found<P> {
     /// How it was seen.
     pub seen: Seen,
     /// Keeps its number from being given to another inode.
-    _hold: Option<Arc<dyn Any + Send + Sync>>,
+    pub hold: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl<P> Found<P> {
     /// An inode that `hold` holds open.
     pub fn held(place: P, attr: Attr, hold: Arc<dyn Any + Send + Sync>) -> Self {
-        let (seen, _hold) = (Seen::Held, Some(hold));
+        let (seen, hold) = (Seen::Held, Some(hold));
         Found {
             place,
             attr,
             seen,
-            _hold,
+            hold,
         }
     }
 
     /// An inode that nothing holds. `Seen::Held` says that its number cannot be given to another one all the same.
     pub fn seen(place: P, attr: Attr, seen: Seen) -> Self {
-        let _hold = None;
+        let hold = None;
         Found {
             place,
             attr,
             seen,
-            _hold,
+            hold,
         }
     }
 }
@@ -69,7 +69,7 @@ pub type Name<'a, P> = (&'a P, &'a OsStr);
 /// An entry of a directory as it is listed.
 #[derive(Debug, Clone, Copy)]
 pub struct DirEntry<'a> {
-    /// The number it is shown with: the node id (`NodeTable::listed_number`).
+    /// The number it is shown with (`NodeTable::listed_number`).
     pub ino: u64,
     /// Where the entry after this one is found.
     pub offset: u64,
@@ -101,6 +101,17 @@ pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
     /// Many inodes were forgotten: memory that was kept for them can go back.
     fn trim(&self) {}
 
+    /// Keeps reachable for a moment what was found, even if its last name goes: until `let_go` has been called twice. Says
+    /// whether nothing else is kept so.
+    fn hold(&self, _found: &Found<Self::Node>) -> bool {
+        false
+    }
+
+    /// Gives up what was held for a moment that is over. Says whether anything is held still.
+    fn let_go(&self) -> bool {
+        false
+    }
+
     /// Looks whether open files were changed behind the mount, and reports it.
     fn check_open_files(&self);
 
@@ -120,6 +131,14 @@ pub trait Names: View {
     /// # Errors
     /// ENOENT when there is none.
     fn lookup(&self, dir: &Self::Node, name: &OsStr) -> Result<Found<Self::Node>>;
+
+    /// As `lookup`; what is found is held.
+    ///
+    /// # Errors
+    /// Those of `lookup`.
+    fn lookup_to_hold(&self, dir: &Self::Node, name: &OsStr) -> Result<Found<Self::Node>> {
+        self.lookup(dir, name)
+    }
 
     /// Makes an inode under a new name.
     ///

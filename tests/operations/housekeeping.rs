@@ -108,7 +108,7 @@ fn memory_is_given_back_once_many_nodes_were_forgotten() {
     let nodes = served.memory.nodes();
     let meet = |number| {
         let met = nodes.remember(Ino { number, life: 0 }, Seen::Held);
-        met.expect("a node").0
+        met.expect("a node")
     };
     let forget = |number| nodes.forget(meet(number), 1).expect("it was met").trim;
     for number in 10..10 + MANY + 50 {

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use mmfs::actor::Actor;
 use mmfs::inode::ROOT;
 use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::inodes::{Body, Ino, NAME_MAX};
-use crate::served::{USER, name, serve};
+use crate::served::{ADMIN, PLAIN, USER, name, serve};
 
 #[test]
 fn a_node_is_known_until_its_last_lookup_is_taken_back() {
@@ -34,7 +35,7 @@ fn a_lookup_that_fails_counts_nothing() {
     let served = serve();
     let node = served.file("a", b"");
     served.memory.fail_next("lookup", Errno::IO);
-    let failed = served.lookup(ROOT, name("a"));
+    let failed = served.lookup(&USER, ROOT, name("a"));
     assert_eq!(failed.unwrap_err(), Errno::IO);
     served.assert_lookups(node, 1);
 }
@@ -51,7 +52,7 @@ fn a_lookup_says_why_it_failed() {
         (77, "a", Errno::STALE),
     ];
     for (parent, entry, errno) in cases {
-        let found = served.lookup(parent, name(entry));
+        let found = served.lookup(&USER, parent, name(entry));
         assert_eq!(found.unwrap_err(), errno, "{entry} in {parent}");
     }
 }
@@ -84,16 +85,24 @@ fn what_fails_to_be_made_counts_no_lookup() {
 }
 
 #[test]
-fn a_number_in_another_life_keeps_its_node_and_its_lookups() {
+fn a_number_in_another_life_has_a_node_of_its_own() {
     let served = serve();
     let first = served.lookup_of("a", b"");
     served.remove_behind("a");
     let second = served.lookup_of("b", b"");
-    assert_eq!(first.attr.ino, second.attr.ino);
-    assert_ne!(first.generation, second.generation);
+    assert_ne!(first.attr.ino, second.attr.ino);
+    assert!(second.ask_again && !first.ask_again);
+    let shown = served.getattr(second.attr.ino, None).unwrap();
+    assert_eq!(shown.ino, first.attr.ino);
+    assert_eq!(
+        served.getattr(first.attr.ino, None).unwrap_err(),
+        Errno::STALE
+    );
+    served.assert_lookups(first.attr.ino, 1);
     assert_eq!(served.memory.take_calls_of("forget"), ["forget 2.0"]);
-    served.assert_lookups(second.attr.ino, 2);
+    served.assert_lookups(second.attr.ino, 1);
     assert_eq!(served.memory.take_calls_of("forget"), ["forget 2.1"]);
+    assert_eq!(served.look("b"), first.attr.ino);
 }
 
 #[test]
@@ -122,7 +131,7 @@ fn what_was_forgotten_is_stale_for_every_operation_on_a_node() {
     let (entry, set) = (name("b"), Default::default());
     let none = RenameFlags::empty();
     let outcomes = [
-        served.lookup(node, entry).map(drop),
+        served.lookup(&USER, node, entry).map(drop),
         served.getattr(node, None).map(drop),
         served.setattr(&USER, node, None, &set).map(drop),
         served.statfs(node).map(drop),
@@ -174,4 +183,38 @@ fn a_file_without_a_name_lives_until_it_is_closed() {
             life: 1
         }
     );
+}
+
+#[test]
+fn a_file_that_create_has_met_is_found_by_its_caller_even_if_it_has_gone() {
+    let served = serve();
+    served.put("a", Body::File(b"bytes".to_vec()));
+    let create = || served.create(&USER, ROOT, name("a"), 0o644, 0, OFlags::RDONLY);
+    assert_eq!(create().map(drop), Err(Errno::STALE));
+    served.told_stale(&USER);
+    served.remove_behind("a");
+    let none = served.lookup(&ADMIN, ROOT, name("a"));
+    assert_eq!(none.map(drop), Err(Errno::NOENT), "somebody else");
+    let entry = served.lookup(&USER, ROOT, name("a")).unwrap();
+    assert_eq!((entry.attr.size, entry.ask_again), (5, true));
+    // Opening it ends the walk.
+    let _ = served.open(&USER, entry.attr.ino, OFlags::RDONLY);
+    let gone = served.lookup(&USER, ROOT, name("a"));
+    assert_eq!(gone.map(drop), Err(Errno::NOENT));
+}
+
+#[test]
+fn create_on_a_second_walk_opens_the_file_it_meets_if_the_caller_owns_it() {
+    let served = serve();
+    let made = served.create(&USER, ROOT, name("a"), 0o600, 0, OFlags::RDWR);
+    let (made, opened) = made.unwrap();
+    served.write(opened.fh, 0, b"bytes", PLAIN).unwrap();
+    let again = |by: &Actor, flags| served.create(by, ROOT, name("a"), 0o600, 0, flags);
+    served.told_stale(&USER);
+    let (entry, _) = again(&USER, OFlags::RDWR | OFlags::TRUNC).unwrap();
+    assert_eq!(entry.attr.ino, made.attr.ino);
+    assert_eq!(served.getattr(made.attr.ino, None).unwrap().size, 0);
+    served.assert_lookups(made.attr.ino, 2);
+    served.told_stale(&ADMIN);
+    assert_eq!(again(&ADMIN, OFlags::RDWR).map(drop), Err(Errno::STALE));
 }

@@ -233,7 +233,7 @@ fn a_name_moves_into_another_directory_and_keeps_its_node() {
     let moved = served.rename((ROOT, name("a")), (dir, name("b")), none);
     assert_eq!(moved, Ok(()));
     assert_eq!(names(&served), ["dir"]);
-    let found = served.lookup(dir, name("b")).unwrap();
+    let found = served.lookup(&USER, dir, name("b")).unwrap();
     assert_eq!(found.attr.ino, node);
 }
 

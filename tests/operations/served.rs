@@ -136,7 +136,8 @@ impl Served {
     /// Puts a file into the root and looks it up once.
     pub fn lookup_of(&self, name: &str, bytes: &[u8]) -> Entry {
         self.put(name, Body::File(bytes.to_vec()));
-        self.lookup(ROOT, OsStr::new(name)).expect("it is there")
+        self.lookup(&USER, ROOT, OsStr::new(name))
+            .expect("it is there")
     }
 
     /// Removes a name from the root, without a word to the operations.
@@ -148,7 +149,7 @@ impl Served {
 
     /// Looks a name in the root up.
     pub fn look(&self, name: &str) -> u64 {
-        let entry = self.lookup(ROOT, OsStr::new(name));
+        let entry = self.lookup(&USER, ROOT, OsStr::new(name));
         entry.expect("it is there").attr.ino
     }
 
@@ -217,7 +218,7 @@ pub const USER: Actor = actor(1000);
 const fn actor(id: u32) -> Actor {
     Actor {
         caller: Caller { uid: id, gid: id },
-        pid: 1,
+        pid: id + 1,
     }
 }
 

@@ -1,5 +1,6 @@
-//! Inodes that have a descriptor or a mapping of ours: those somebody has open, directories within the budget, and what
-//! could not be found again. All others are found again by their place when they are needed.
+//! Inodes that have a descriptor or a mapping of ours: those somebody has open, directories within the budget, what is about
+//! to be used and might be replaced before, and what could not be found again. All others are found again by their place
+//! when they are needed.
 
 use super::descriptors::{DescriptorBudget, Verdict};
 use super::node::Life;
@@ -19,13 +20,29 @@ struct Held {
     descriptor: Option<Arc<OwnedFd>>,
     /// The descriptor is the only way back to the inode.
     only_way: bool,
+    /// Whether the descriptor is kept for a moment only.
+    moment: Option<Moment>,
     /// Used since the budget last asked.
     used: bool,
     /// Alive while somebody has the inode open.
     mapping: Weak<Mapping>,
 }
 
+/// How far a moment has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// It began after moments were last looked at.
+    New,
+    /// It is over when moments are looked at next.
+    Ending,
+}
+
 impl Held {
+    fn take_descriptor(&mut self) -> Option<Arc<OwnedFd>> {
+        self.moment = None;
+        self.descriptor.take()
+    }
+
     fn is_idle(&self) -> bool {
         self.descriptor.is_none() && self.mapping.strong_count() == 0
     }
@@ -39,6 +56,8 @@ pub struct InUse {
     shards: [Mutex<HashMap<Life, Held>>; SHARDS],
     hasher: RandomState,
     budget: DescriptorBudget<Life>,
+    /// Inodes kept for a moment. Nothing else is taken with it held.
+    moments: Mutex<Vec<Life>>,
 }
 
 impl InUse {
@@ -48,6 +67,7 @@ impl InUse {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             budget: DescriptorBudget::new(descriptors),
+            moments: Mutex::default(),
         }
     }
 
@@ -88,12 +108,60 @@ impl InUse {
         }
     }
 
+    /// Keeps `fd` open within the budget and for a moment, unless the inode has a descriptor that is kept for longer.
+    /// Says whether it is the only one: then somebody has to end its moment (`end_moments`).
+    pub fn keep_for_a_moment(&self, life: Life, fd: Arc<OwnedFd>) -> bool {
+        let mut shard = self.shard(&life);
+        let held = shard.entry(life).or_default();
+        if held.descriptor.is_some() {
+            held.moment = held.moment.map(|_| Moment::New);
+            return false;
+        }
+        held.descriptor = Some(fd);
+        held.moment = Some(Moment::New);
+        drop(shard);
+        self.budget.insert(life, |life| self.give_up(&life));
+        let mut moments = self.moments.lock();
+        moments.push(life);
+        moments.len() == 1
+    }
+
+    /// Ends moments that have lasted since this was last called. Says whether there are others.
+    pub fn end_moments(&self) -> bool {
+        let before = std::mem::take(&mut *self.moments.lock());
+        let lasting: Vec<_> = before.into_iter().filter(|life| self.lasts(life)).collect();
+        let mut moments = self.moments.lock();
+        moments.extend(lasting);
+        !moments.is_empty()
+    }
+
+    /// Whether the moment of an inode has only begun. If not, its descriptor goes.
+    fn lasts(&self, life: &Life) -> bool {
+        let mut shard = self.shard(life);
+        let Some(held) = shard.get_mut(life) else {
+            return false;
+        };
+        let moment = held.moment;
+        if moment == Some(Moment::New) {
+            held.moment = Some(Moment::Ending);
+            return true;
+        }
+        let over = moment.and_then(|_| held.take_descriptor());
+        if held.is_idle() {
+            shard.remove(life);
+        }
+        drop(shard);
+        drop(over); // closed outside the lock
+        false
+    }
+
     /// Keeps `fd` open until the inode is forgotten.
     pub fn keep_for_good(&self, life: Life, fd: Arc<OwnedFd>) {
         let mut shard = self.shard(&life);
         let held = shard.entry(life).or_default();
         held.descriptor.get_or_insert(fd);
         held.only_way = true;
+        held.moment = None;
     }
 
     /// The mapping of an inode, made by `make` when nobody has the inode open.
@@ -135,7 +203,7 @@ impl InUse {
             return;
         }
         held.only_way = false;
-        let descriptor = held.descriptor.take();
+        let descriptor = held.take_descriptor();
         if held.is_idle() {
             shard.remove(life);
         }
@@ -192,7 +260,7 @@ impl InUse {
         if used {
             return Verdict::Used;
         }
-        held.descriptor = None;
+        held.take_descriptor();
         if held.is_idle() {
             shard.remove(life);
         }

@@ -37,6 +37,19 @@ impl Shared {
                 }
             }
         }
+        self.lookup_held(dir, parent, name)
+    }
+
+    /// As `lookup_in`; what is found is held open.
+    ///
+    /// # Errors
+    /// Those of `lookup_in`.
+    pub fn lookup_held(
+        &self,
+        dir: BorrowedFd<'_>,
+        parent: u64,
+        name: &OsStr,
+    ) -> Result<Found<Node>> {
         let inode = self.in_use.with_room(|| self.sources.find(dir, name))?;
         Ok(self.with_times(self.met(inode, parent, name)))
     }

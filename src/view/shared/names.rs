@@ -22,6 +22,12 @@ impl Names for Shared {
         self.lookup_in(dir.as_fd(), &dir.source, parent, name)
     }
 
+    fn lookup_to_hold(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
+        let parent = self.nodes.number(dir.key());
+        let dir = self.directory(dir)?;
+        self.lookup_held(dir.as_fd(), parent, name)
+    }
+
     fn make(
         &self,
         by: &Actor,

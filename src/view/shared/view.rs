@@ -10,8 +10,8 @@ use crate::inode::{NodeTable, Numbers, ROOT};
 use crate::mapping::budget::{AddressSpace, default_budget};
 use crate::mapping::{Context, guard};
 use crate::request::MAX_REQUEST;
-use crate::source::Sources;
-use crate::view::{Reporter, Tree, View};
+use crate::source::{Kind, Sources};
+use crate::view::{Found, Reporter, Tree, View};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::OsStr;
 use std::io;
@@ -83,6 +83,16 @@ impl Tree for Shared {
 
     fn trim(&self) {
         self.in_use.trim();
+    }
+
+    fn hold(&self, found: &Found<Node>) -> bool {
+        let fd = found.hold.clone().and_then(|hold| hold.downcast().ok());
+        let fd = fd.filter(|_| found.place.kind() != Kind::OwnMount);
+        fd.is_some_and(|fd| self.in_use.keep_for_a_moment(found.place.life(), fd))
+    }
+
+    fn let_go(&self) -> bool {
+        self.in_use.end_moments()
     }
 
     fn check_open_files(&self) {
