@@ -57,6 +57,8 @@ pub struct Mapping {
     pub(super) unmappable: AtomicBool,
     /// Whether its length says nothing of what a read returns, as on procfs.
     pub(super) without_length: AtomicBool,
+    /// Whether that has been looked for.
+    pub(super) length_looked_for: AtomicBool,
     /// It was made through the view, so it has the contents that were written.
     pub(super) made_here: AtomicBool,
     /// Reads that were not worth a window.
@@ -108,6 +110,7 @@ impl Mapping {
             asynchronous: AtomicU64::new(0),
             unmappable: AtomicBool::new(false),
             without_length: AtomicBool::new(false),
+            length_looked_for: AtomicBool::new(false),
             made_here: AtomicBool::new(false),
             declined: AtomicU64::new(0),
             place: OnceLock::new(),

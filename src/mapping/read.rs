@@ -41,12 +41,6 @@ impl Mapping {
             Ok(attr) => attr,
             Err(errno) => return lend(Err(errno)),
         };
-        if self.is_without_length() {
-            let read = |fd: BorrowedFd<'_>, buffer: &mut [u8], offset| {
-                pattern.in_sequence.read_once(fd, buffer, offset)
-            };
-            return read_copied(fd.as_fd(), offset, len, read, lend);
-        }
         let len = len.min(usize::try_from(attr.size.saturating_sub(offset)).unwrap_or(usize::MAX));
         if len == 0 {
             return lend(Ok(&[]));
@@ -112,7 +106,7 @@ impl Mapping {
     }
 }
 
-fn read_copied<R>(
+pub(super) fn read_copied<R>(
     fd: BorrowedFd<'_>,
     offset: u64,
     len: usize,

@@ -153,7 +153,10 @@ impl Mapping {
         let asked = state.fd.as_ref().map_or(Ok(()), writeback_error);
         self.learn(&mut state, synced.and(asked));
         state.fd = match state.fd.take() {
-            Some(fd) if may_be_had_again(&fd) => self.leave(fd, Some(MAX_WAIT)).err(),
+            // What is written to a file without a length may belong to what was written before.
+            Some(fd) if !self.is_without_length() && may_be_had_again(&fd) => {
+                self.leave(fd, Some(MAX_WAIT)).err()
+            }
             kept => kept,
         };
         state.lost.map_or(Ok(()), Err)

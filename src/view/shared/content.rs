@@ -15,14 +15,24 @@ use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+/// What one open of a file works through.
+#[derive(Debug)]
+pub(super) enum Access {
+    /// Opened to read: the mapping's description for readers.
+    Shared,
+    /// Opened to read: a description of its own.
+    Reader(Arc<OwnedFd>),
+    /// Opened to write.
+    Writer(Writer),
+}
+
 /// One open of a regular file.
 #[derive(Debug)]
 pub struct OpenFile {
     node: Node,
     /// The file's bytes, shared by all its opens.
     mapping: Arc<Mapping>,
-    /// Where it was opened to write.
-    writer: Option<Writer>,
+    access: Access,
     opener: Actor,
     /// Opened with O_NOATIME.
     quiet: bool,
@@ -37,14 +47,14 @@ impl OpenFile {
         by: &Actor,
         node: &Node,
         mapping: Arc<Mapping>,
-        writer: Option<Writer>,
+        access: Access,
         flags: OFlags,
     ) -> Self {
         mapping.apply_times();
         OpenFile {
             node: node.clone(),
             mapping,
-            writer,
+            access,
             opener: *by,
             quiet: flags.contains(OFlags::NOATIME),
             read: ReadPattern::default(),
@@ -66,31 +76,43 @@ impl OpenFile {
 
     /// What it writes through, where it was opened to write.
     pub(super) fn writer(&self) -> Option<&Writer> {
-        self.writer.as_ref()
+        match &self.access {
+            Access::Writer(writer) => Some(writer),
+            Access::Shared | Access::Reader(_) => None,
+        }
+    }
+
+    /// Its own description, if it has one now.
+    fn own(&self) -> Option<Arc<OwnedFd>> {
+        match &self.access {
+            Access::Shared => None,
+            Access::Reader(fd) => Some(fd.clone()),
+            Access::Writer(writer) => writer.description(),
+        }
     }
 
     /// The description to write, truncate or allocate through; EBADF where it was opened to read.
     pub(super) fn writable(&self) -> Result<Arc<OwnedFd>> {
-        let writer = self.writer.as_ref().ok_or(Errno::BADF)?;
+        let writer = self.writer().ok_or(Errno::BADF)?;
         self.mapping.take_up(writer, &self.opener)
     }
 
     /// Any descriptor on the file, perhaps O_PATH; EBADF when the mapping has none, which its being open rules out.
     fn any(&self) -> Result<Arc<OwnedFd>> {
-        let own = self.writer.as_ref().and_then(Writer::description);
+        let own = self.writer().and_then(Writer::description);
         own.or_else(|| self.mapping.descriptor()).ok_or(Errno::BADF)
     }
 
     /// Any description of the file, for what takes more than an O_PATH descriptor.
     fn described(&self) -> Result<Arc<OwnedFd>> {
-        let own = self.writer.as_ref().and_then(Writer::description);
+        let own = self.writer().and_then(Writer::description);
         own.map_or_else(|| self.mapping.shared(), Ok)
     }
 
     /// Of a file that the kernel serves by itself, clients map the source's own pages: stores move times then of which
     /// its FUSE knows nothing.
     pub(super) fn doubt_times(&self) {
-        if self.writer.is_some() && self.mapping.is_handed_over() {
+        if self.writer().is_some() && self.mapping.is_handed_over() {
             self.mapping.cache().attributes_changed();
         }
     }
@@ -103,7 +125,7 @@ impl Content for OpenFile {
     }
 
     fn is_writable(&self) -> bool {
-        self.writer.is_some()
+        self.writer().is_some()
     }
 
     fn is_cacheable(&self) -> bool {
@@ -127,13 +149,17 @@ impl Content for OpenFile {
         if self.mapping.is_remote() {
             self.opener.begin();
         }
+        if self.mapping.is_without_length() {
+            let own = self.own();
+            return self.mapping.read_once(own, (offset, len), &self.read, lend);
+        }
         let moves_atime = !flags.contains(OFlags::NOATIME);
         self.mapping
             .read_at((offset, len), &self.read, moves_atime, lend)
     }
 
     fn write(&self, write: &Write<'_>) -> Result<usize> {
-        let writer = self.writer.as_ref().ok_or(Errno::BADF)?;
+        let writer = self.writer().ok_or(Errno::BADF)?;
         let written = self
             .mapping
             .write_at(writer, &self.opener, &self.written, write);
@@ -147,7 +173,7 @@ impl Content for OpenFile {
         self.opener.begin();
         self.mapping.apply_times();
         self.doubt_times();
-        match &self.writer {
+        match self.writer() {
             Some(writer) => self.mapping.flush(writer, sync),
             None => Ok(()),
         }
@@ -155,7 +181,7 @@ impl Content for OpenFile {
 
     fn sync(&self, data_only: bool) -> Result<()> {
         self.opener.begin();
-        match &self.writer {
+        match self.writer() {
             Some(writer) => self.mapping.sync_writer(writer, data_only),
             None => self.mapping.sync_shared(data_only),
         }

@@ -1,6 +1,6 @@
 //! Opening and closing files of the source.
 
-use super::content::OpenFile;
+use super::content::{Access, OpenFile};
 use super::node::Node;
 use super::view::Shared;
 use crate::actor::Actor;
@@ -32,10 +32,11 @@ impl Files for Shared {
         let open = self.in_use.mapping(&node.life());
         let serves = |mapping: &Arc<Mapping>| {
             let reader = mapping.reader();
-            reader.is_some_and(|reader| asked.is_empty() || is_quiet(&reader))
+            mapping.shares_descriptions()
+                && reader.is_some_and(|reader| asked.is_empty() || is_quiet(&reader))
         };
         if let Some(mapping) = open.filter(serves) {
-            return Ok(OpenFile::new(by, node, mapping, None, flags));
+            return Ok(OpenFile::new(by, node, mapping, Access::Shared, flags));
         }
         let place = match source.needs_holding() {
             true => Some(self.locate(node)?.fd),
@@ -95,11 +96,11 @@ impl Shared {
             Mapping::new(source.clone(), cache, self.context.clone())
         });
         if access == OFlags::RDONLY {
-            mapping.open_reader(fd);
-            return OpenFile::new(by, node, mapping, None, flags);
+            mapping.open_reader(fd.clone());
+            return OpenFile::new(by, node, mapping, Access::Reader(fd), flags);
         }
         let writer = mapping.open_writer(fd, access);
-        OpenFile::new(by, node, mapping, Some(writer), flags)
+        OpenFile::new(by, node, mapping, Access::Writer(writer), flags)
     }
 }
 
