@@ -98,6 +98,41 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
     figures.finish();
 }
 
+/// A client that reads a file which never answers is killed, and the view unmounted: its daemon gives the source up all the
+/// same, within the moment that README names.
+/// (proves: S51)
+#[test]
+fn a_view_that_was_unmounted_waits_for_no_source() {
+    for options in [&["--threads", "1"][..], &["--threads", "4"], &["-r"]] {
+        let source = Faulty::mount("faulty_server");
+        let builder = Mount::builder().over(source.path());
+        let builder = builder.options(options.iter().copied());
+        let mut mount = builder.expect_log("reply").mount();
+        let mut client = reader(&mount.mnt().join("never0"), 0);
+        thread::sleep(Duration::from_millis(500));
+        client.kill().expect("our own child");
+        let (view, below) = (mount.mnt().to_owned(), source.path().to_owned());
+        // On a thread: umount(2) itself waits for a reply that is being written.
+        let unmounted = |path: PathBuf, limit| {
+            let (done, answer) = channel();
+            let none = rustix::mount::UnmountFlags::empty();
+            let unmount = move || rustix::mount::unmount(&path, none).is_ok();
+            thread::spawn(move || done.send(tools::wait_until(limit, unmount)));
+            let answer = answer.recv_timeout(2 * limit);
+            if answer.is_err() {
+                source.cut();
+            }
+            answer == Ok(true)
+        };
+        let first = unmounted(view, Duration::from_secs(5));
+        assert!(first, "{options:?}: the view is busy");
+        let second = unmounted(below, Duration::from_secs(1));
+        assert!(second, "{options:?}: the source is busy");
+        assert!(mount.wait_end().success(), "{options:?}");
+        client.wait().expect("our own child");
+    }
+}
+
 /// Reads page after page around the cache: how many.
 fn keep_reading(path: PathBuf, stop: Arc<AtomicBool>) -> thread::JoinHandle<u64> {
     thread::spawn(move || {

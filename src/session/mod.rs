@@ -2,6 +2,7 @@
 
 mod answering;
 mod device;
+mod disconnect;
 mod fusermount;
 mod kernel;
 mod mount;

@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 
 use super::answering::Answering;
 use super::mount::{Mounted, Unmounted};
-use super::{device, probe};
+use super::{device, disconnect, probe};
 use crate::config::{Access, Config};
 use crate::refusal::{ExitCode, StartError};
 use crate::service;
@@ -21,6 +21,9 @@ use crate::sys::process;
 
 /// How long the open files of a detached mount are served.
 const DETACHED_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long event loops may take to end once the mount is gone.
+const DISCONNECTED_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long the program may take to end by itself after a second signal.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,6 +44,8 @@ fn raise_read_ahead(device: u64) {
 enum Event {
     /// A signal asks for the end of the session.
     Terminate,
+    /// The mount is gone. Event loops may still be at work.
+    Disconnected,
     /// The event loops have ended: the mount is gone.
     Ended(io::Result<()>),
 }
@@ -59,6 +64,9 @@ pub fn serve(
     process::prepare_signals().map_err(system("prepare signals"))?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system("handle signals"))?;
     let (mounted, device) = Mounted::new(config)?;
+    let connection = device
+        .try_clone()
+        .map_err(system("duplicate a descriptor"))?;
     let result = start(config, filesystem, device).and_then(|session| {
         log::info!("{:?} is mounted on {:?}", config.source, config.mount_point);
         let (device, notifier) = (mounted.device(), session.notifier());
@@ -67,7 +75,7 @@ pub fn serve(
         // An error is an answer, too.
         let reach = |root: &Path| probe::reach(root).unwrap_or_default();
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
-        run(session, signals, &mounted)
+        run(session, connection, signals, &mounted)
     });
     // Whatever the result, no mount without a server is left behind.
     match mounted.unmount() {
@@ -96,11 +104,16 @@ fn start<F: Filesystem>(
 
 fn run<F: Filesystem>(
     session: Session<F>,
+    connection: OwnedFd,
     signals: Signals,
     mounted: &Mounted,
 ) -> Result<(), StartError> {
     let (events, inbox) = channel();
-    let ended = events.clone();
+    let (ended, disconnected) = (events.clone(), events.clone());
+    let gone = move || drop(disconnected.send(Event::Disconnected));
+    if let Err(error) = disconnect::watch(connection, mounted.device(), gone) {
+        log::debug!("the end of the mount is noticed by the event loops alone: {error}");
+    }
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || handle_signals(signals, &events))
@@ -135,8 +148,10 @@ fn handle_signals(mut signals: Signals, events: &Sender<Event>) {
 fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartError> {
     let first = inbox.recv();
     service::stopping();
-    if let Ok(Event::Ended(result)) = first {
-        return outcome(result);
+    match first {
+        Ok(Event::Ended(result)) => return outcome(result),
+        Ok(Event::Disconnected) => return event_loops_end(inbox),
+        Ok(Event::Terminate) | Err(_) => {}
     }
     match mounted.unmount() {
         Ok(Unmounted::Clean) => log::info!("unmounted"),
@@ -149,7 +164,19 @@ fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartE
     }
     match inbox.recv_timeout(DETACHED_TIMEOUT) {
         Ok(Event::Ended(result)) => outcome(result),
+        Ok(Event::Disconnected) => event_loops_end(inbox),
         Ok(Event::Terminate) | Err(_) => Ok(()),
+    }
+}
+
+/// The mount is gone: event loops that wait for a source are not waited for, so that the source can be unmounted, too.
+fn event_loops_end(inbox: &Receiver<Event>) -> Result<(), StartError> {
+    match inbox.recv_timeout(DISCONNECTED_TIMEOUT) {
+        Ok(Event::Ended(result)) => outcome(result),
+        _ => {
+            log::warn!("the source did not answer until the end");
+            Ok(())
+        }
     }
 }
 
