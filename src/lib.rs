@@ -11,6 +11,7 @@ pub mod chores;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod descriptors;
 pub mod dispatch;
 pub mod fs;
 pub mod fuse;

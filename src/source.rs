@@ -4,7 +4,7 @@ mod again;
 mod atime;
 mod read_only;
 
-pub use again::{proc_path, reopen};
+pub use again::{hold, proc_path, reopen};
 pub use atime::{AtimeRule, quietly};
 
 use read_only::ReadOnlyClone;

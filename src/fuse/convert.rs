@@ -51,7 +51,12 @@ pub fn passthrough_flags<O>(opened: &Opened<O>) -> FopenFlags {
     }
 }
 
+/// EMFILE says that the process has too many files open. That is the daemon, not its client: ENFILE to it.
 pub fn fuse_errno(errno: rustix::io::Errno) -> Errno {
+    let errno = match errno {
+        rustix::io::Errno::MFILE => rustix::io::Errno::NFILE,
+        other => other,
+    };
     Errno::from_i32(errno.raw_os_error())
 }
 

@@ -1,5 +1,6 @@
 //! The open file descriptions of the source that one mapping stands on.
 
+use crate::descriptors::Slot;
 use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Backing {
     reader: Option<Arc<OwnedFd>>,
+    /// Where somebody has opened the file to read. Without, the reader takes the place of one who has given up writing.
+    reader_slot: Option<Slot>,
     /// Opened O_RDWR. There only while somebody writes.
     writer: Option<Arc<OwnedFd>>,
     /// Opened O_WRONLY, where the source allows no more: it cannot be mapped.
@@ -29,10 +32,23 @@ impl Backing {
         self.reader.clone()
     }
 
-    /// Takes a description for readers, opened O_RDONLY.
-    pub fn open_reader(&mut self, fd: Arc<OwnedFd>) {
+    /// Whether somebody has opened the file to read.
+    pub fn is_read(&self) -> bool {
+        self.reader_slot.is_some()
+    }
+
+    /// Takes a description for readers, opened O_RDONLY; `slot` where somebody opens the file. Returns the slot where there
+    /// is one already.
+    pub fn open_reader(&mut self, fd: Arc<OwnedFd>, slot: Option<Slot>) -> Option<Slot> {
         self.reader = Some(fd);
         self.anchor = None;
+        match self.reader_slot {
+            Some(_) => slot,
+            None => {
+                self.reader_slot = slot;
+                None
+            }
+        }
     }
 
     /// Counts an open for writing.
@@ -48,9 +64,14 @@ impl Backing {
         }
     }
 
-    /// Whether somebody who has given up a description has none in reserve.
+    /// Whether an open for writing has given up its description.
+    pub fn is_given_up(&self) -> bool {
+        self.opens > self.writers
+    }
+
+    /// Whether such a one has none in reserve.
     pub fn lacks_spare(&self) -> bool {
-        self.opens > self.writers && self.spare.is_none()
+        self.is_given_up() && self.spare.is_none()
     }
 
     /// Keeps a description in reserve.
@@ -67,6 +88,9 @@ impl Backing {
     pub fn add_writer(&mut self, fd: &Arc<OwnedFd>, access: OFlags) -> bool {
         self.writers += 1;
         self.anchor = None;
+        if self.reader_slot.is_none() && !self.is_given_up() {
+            self.reader = None;
+        }
         if access != OFlags::RDWR {
             self.write_only.get_or_insert_with(|| fd.clone());
             return false;
@@ -99,6 +123,11 @@ impl Backing {
         any.or(self.anchor.as_ref()).cloned()
     }
 
+    /// Any descriptor on the inode that nobody writes through.
+    pub fn anchor(&self) -> Option<Arc<OwnedFd>> {
+        self.reader.as_ref().or(self.anchor.as_ref()).cloned()
+    }
+
     /// The descriptor that windows are mapped from.
     pub fn readable(&self) -> Option<Arc<OwnedFd>> {
         self.writer.as_ref().or(self.reader.as_ref()).cloned()
@@ -107,10 +136,5 @@ impl Backing {
     /// A description that writes anywhere; windows can be made writable while there is one.
     pub fn writer(&self) -> Option<Arc<OwnedFd>> {
         self.writer.clone()
-    }
-
-    /// Whether only an O_PATH descriptor is left.
-    pub fn is_anchored(&self) -> bool {
-        self.anchor.is_some()
     }
 }

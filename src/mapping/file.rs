@@ -11,6 +11,7 @@ use crate::attr::Attr;
 use crate::cache::FileCache;
 use crate::chores::{Chore, Chores, PendingTimes};
 use crate::config::WritePath;
+use crate::descriptors::Slot;
 use crate::source::{SourceDir, quietly, reopen};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
@@ -64,7 +65,7 @@ pub struct Mapping {
     /// Reads that were not worth a window.
     pub(super) declined: AtomicU64,
     /// Keeps the file's mount busy where its descriptions, which lie in a clone of it, do not.
-    place: OnceLock<Arc<OwnedFd>>,
+    place: OnceLock<(Arc<OwnedFd>, Slot)>,
     /// What the kernel serves the file with by itself, once that is decided.
     handed_over: OnceLock<Option<Handover>>,
 }
@@ -129,14 +130,19 @@ impl Mapping {
         self.backing.lock().any()
     }
 
+    /// A descriptor on the inode that nobody writes through; `None` where there is none, or it is being opened.
+    pub fn anchor(&self) -> Option<Arc<OwnedFd>> {
+        self.backing.try_lock()?.anchor()
+    }
+
     /// The description for readers, if there is one.
     pub fn reader(&self) -> Option<Arc<OwnedFd>> {
         self.backing.lock().reader()
     }
 
     /// Keeps `place`, a descriptor on the file, open for as long as the file is.
-    pub fn hold(&self, place: Arc<OwnedFd>) {
-        let _ = self.place.set(place); // it may have one
+    pub fn hold(&self, place: Arc<OwnedFd>, slot: Slot) {
+        let _ = self.place.set((place, slot)); // it may have one
     }
 
     /// Whether nothing may move access times.
@@ -144,9 +150,14 @@ impl Mapping {
         self.context.no_atime
     }
 
-    /// Gives the mapping a description for readers, opened O_RDONLY.
-    pub fn open_reader(&self, fd: Arc<OwnedFd>) {
-        self.backing.lock().open_reader(fd);
+    /// Whether somebody has opened the file to read.
+    pub fn is_read(&self) -> bool {
+        self.backing.lock().is_read()
+    }
+
+    /// Gives the mapping a description for readers, opened O_RDONLY. Returns its slot where the mapping has one already.
+    pub fn open_reader(&self, fd: Arc<OwnedFd>, slot: Slot) -> Option<Slot> {
+        self.backing.lock().open_reader(fd, Some(slot))
     }
 
     /// A description to read through: the one that windows are mapped from.
@@ -171,7 +182,7 @@ impl Mapping {
         let held = backing.any().ok_or(Errno::BADF)?;
         let fd = quietly(OFlags::RDONLY, |flags| reopen(&*held, flags))?;
         let fd = Arc::new(fd);
-        backing.open_reader(fd.clone());
+        backing.open_reader(fd.clone(), None);
         Ok(fd)
     }
 
@@ -278,7 +289,7 @@ impl Mapping {
             let _ = self.attr(fd.as_fd());
             // A description that is to tell of lost writes has to be there before others are told. The kernel starts
             // writing back by itself after seconds (vm.dirty_expire_centisecs).
-            if self.backing.lock().is_anchored() {
+            if self.backing.lock().is_given_up() {
                 let _ = self.shared();
             }
         }

@@ -2,16 +2,10 @@
 //! their bytes in pages can be mapped, files whose contents are made when they are read cannot.
 
 use super::file::Mapping;
-use super::read::read_copied;
-use super::readahead::ReadPattern;
 use super::window::Window;
 use crate::attr::Attr;
-use crate::source::reopen;
-use parking_lot::Mutex;
-use rustix::fs::OFlags;
-use rustix::io::{Errno, Result, pread, read, retry_on_intr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use rustix::io::{Errno, pread};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Mapping {
@@ -32,25 +26,6 @@ impl Mapping {
         self.length_looked_for.load(Relaxed) && !self.is_without_length()
     }
 
-    /// Lends what a file without a length gives at once, through `own`, the description of the open. What such a file gives
-    /// may depend on when it was opened and on what was read before, so opens share none.
-    pub fn read_once<R>(
-        &self,
-        own: Option<Arc<OwnedFd>>,
-        (offset, len): (u64, usize),
-        pattern: &ReadPattern,
-        lend: impl FnOnce(Result<&[u8]>) -> R,
-    ) -> R {
-        let fd = match own.map_or_else(|| self.readable(), Ok) {
-            Ok(fd) => fd,
-            Err(errno) => return lend(Err(errno)),
-        };
-        let read = |fd: BorrowedFd<'_>, buffer: &mut [u8], offset| {
-            pattern.in_sequence.read_once(fd, buffer, offset)
-        };
-        read_copied(fd.as_fd(), offset, len, read, lend)
-    }
-
     fn has_no_length(&self, fd: BorrowedFd<'_>, attr: &Attr) -> bool {
         // Opening does not move the access time. Mapping and reading do, where O_NOATIME is not allowed.
         let page = rustix::param::page_size() as u64;
@@ -68,42 +43,5 @@ impl Mapping {
             Err(Some(Errno::NOMEM | Errno::AGAIN)) => false,
             Err(_) => true,
         }
-    }
-}
-
-/// How one open reads a file that has no positions, as on fusectl: in the order of the bytes.
-#[derive(Debug, Default)]
-pub(super) struct InSequence(Mutex<Sequence>);
-
-#[derive(Debug, Default)]
-struct Sequence {
-    /// Where the next byte is read from.
-    next: u64,
-    /// A description of which the first byte was read a second time.
-    again: Option<OwnedFd>,
-}
-
-impl InSequence {
-    /// Reads what the description `fd` gives at once: where there is no length, another read may wait for more.
-    fn read_once(&self, fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        match retry_on_intr(|| pread(fd, &mut *buffer, offset)) {
-            Err(Errno::SPIPE) => self.read_on(fd, buffer, offset),
-            outcome => outcome,
-        }
-    }
-
-    fn read_on(&self, fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let mut sequence = self.0.lock();
-        if sequence.next != offset {
-            if offset != 0 {
-                return Err(Errno::SPIPE);
-            }
-            let again = Some(reopen(fd, OFlags::RDONLY)?);
-            *sequence = Sequence { next: 0, again };
-        }
-        let fd = sequence.again.as_ref().map_or(fd, |again| again.as_fd());
-        let count = retry_on_intr(|| read(fd, &mut *buffer))?;
-        sequence.next += count as u64;
-        Ok(count)
     }
 }

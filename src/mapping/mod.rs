@@ -1,8 +1,8 @@
 //! The bytes of one source file as windows in our address space.
 //!
 //! Apart stand: where the bytes are (`windows`, `window`, `budget`), who has the file open and through what
-//! (`file`, `backing`, `writer`), reading (`read`, `readahead`), writing (`write`), how durable they are (`sync`, `losses`), and
-//! which times they owe (`times`).
+//! (`file`, `backing`, `writer`), reading (`read`, `readahead`, `sequence`), writing (`write`), how durable they are (`sync`,
+//! `losses`), and which times they owe (`times`).
 
 mod backing;
 pub mod budget;
@@ -13,6 +13,7 @@ mod length;
 mod losses;
 mod read;
 mod readahead;
+mod sequence;
 mod sync;
 mod times;
 pub mod window;

@@ -12,7 +12,8 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 use std::cell::RefCell;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Reads above this many bytes always map their window.
@@ -69,6 +70,25 @@ impl Mapping {
         }
     }
 
+    /// Lends what a file without a length gives at once, through `own`, the description of the open. What such a file gives
+    /// may depend on when it was opened and on what was read before, so opens share none.
+    pub fn read_once<R>(
+        &self,
+        own: Option<Arc<OwnedFd>>,
+        (offset, len): (u64, usize),
+        pattern: &ReadPattern,
+        lend: impl FnOnce(Result<&[u8]>) -> R,
+    ) -> R {
+        let fd = match own.map_or_else(|| self.readable(), Ok) {
+            Ok(fd) => fd,
+            Err(errno) => return lend(Err(errno)),
+        };
+        let read = |fd: BorrowedFd<'_>, buffer: &mut [u8], offset| {
+            pattern.in_sequence.read_once(fd, buffer, offset)
+        };
+        read_copied(fd.as_fd(), offset, len, read, lend)
+    }
+
     /// Whether reading through a window would allocate: pread(2) takes a hole for zeros everywhere, a page fault fills it
     /// where files live in memory.
     fn fills_holes(&self, attr: &Attr) -> bool {
@@ -106,7 +126,7 @@ impl Mapping {
     }
 }
 
-pub(super) fn read_copied<R>(
+fn read_copied<R>(
     fd: BorrowedFd<'_>,
     offset: u64,
     len: usize,

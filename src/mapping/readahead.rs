@@ -4,7 +4,7 @@
 //! the file in order is read ahead for, as far as it has come; one that jumps about gets what it asks for, in
 //! one piece.
 
-use super::length::InSequence;
+use super::sequence::InSequence;
 use crate::sys::page_cache::cached_pages;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;

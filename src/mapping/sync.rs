@@ -3,7 +3,7 @@
 use super::file::Mapping;
 use crate::chores::PendingTimes;
 use crate::sys::writeback::writeback_error;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use std::os::fd::OwnedFd;
 
 impl Mapping {
@@ -15,16 +15,26 @@ impl Mapping {
     pub(super) fn sync(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
         let synced = self.make_durable(fd, data_only);
         if let Err(errno) = synced {
-            // Those who have given up theirs are to know it, too, once.
-            let counted = self.backing.lock().reader().is_some();
-            if !counted {
+            self.tell_others(errno);
+        }
+        synced
+    }
+
+    /// Those who have given up theirs are to know it, too, once.
+    fn tell_others(&self, errno: Errno) {
+        let (reader, is_given_up) = {
+            let backing = self.backing.lock();
+            (backing.reader(), backing.is_given_up())
+        };
+        match reader {
+            Some(_) => self.ask_for_losses(),
+            None if is_given_up => {
                 self.losses.add(errno);
                 // From now on there is one that knows what was counted.
                 let _ = self.shared();
             }
-            self.ask_for_losses();
+            None => {}
         }
-        synced
     }
 
     /// As `sync`, through the description that all share who have none of their own.

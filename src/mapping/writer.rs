@@ -8,7 +8,8 @@
 use super::file::Mapping;
 use crate::actor::Actor;
 use crate::chores::PendingTimes;
-use crate::source::{proc_path, quietly, reopen};
+use crate::descriptors::Slot;
+use crate::source::{hold, proc_path, quietly, reopen};
 use crate::sys::identity;
 use crate::sys::writeback::writeback_error;
 use parking_lot::Mutex;
@@ -29,6 +30,8 @@ pub struct Writer {
     flags: OFlags,
     /// Lock order: before the mapping's gate.
     state: Mutex<State>,
+    /// For its description, or what stands in for it.
+    _slot: Slot,
 }
 
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl Writer {
 
 impl Mapping {
     /// An open for writing that works on `fd`, opened with `flags`.
-    pub fn open_writer(&self, fd: Arc<OwnedFd>, flags: OFlags) -> Writer {
+    pub fn open_writer(&self, fd: Arc<OwnedFd>, flags: OFlags, slot: Slot) -> Writer {
         self.backing.lock().count_open();
         self.add_writer(&fd, flags);
         let state = State {
@@ -59,7 +62,11 @@ impl Mapping {
             known: self.losses.count(),
         };
         let state = Mutex::new(state);
-        Writer { flags, state }
+        Writer {
+            flags,
+            state,
+            _slot: slot,
+        }
     }
 
     /// With the first writer the windows give way to such as can be made writable (and, on overlayfs, to such as show
@@ -154,7 +161,7 @@ impl Mapping {
         self.learn(&mut state, synced.and(asked));
         state.fd = match state.fd.take() {
             // What is written to a file without a length may belong to what was written before.
-            Some(fd) if !self.is_without_length() && may_be_had_again(&fd) => {
+            Some(fd) if !self.is_without_length() && self.may_be_had_again(&fd) => {
                 self.leave(fd, Some(MAX_WAIT)).err()
             }
             kept => kept,
@@ -201,6 +208,14 @@ impl Mapping {
         state.known = self.losses.count();
     }
 
+    /// Whether the file can be opened for writing once more: an ordinary user's may have been made read-only since, and
+    /// another machine decides by itself.
+    fn may_be_had_again(&self, fd: &OwnedFd) -> bool {
+        let access = Access::READ_OK | Access::WRITE_OK;
+        (identity::privileged() && !self.is_remote())
+            || accessat(CWD, proc_path(fd), access, AtFlags::EACCESS).is_ok()
+    }
+
     /// One who writes through `fd` does so no more. With the last one the region is read-only again, and nothing of
     /// ours has the file open for writing.
     ///
@@ -225,7 +240,7 @@ impl Mapping {
         let reader = backing.reader();
         let anchor = match reader {
             Some(_) => None,
-            None => reopen(&*fd, OFlags::PATH).ok().map(Arc::new),
+            None => hold(&fd).ok().map(Arc::new),
         };
         if reader.is_none() && anchor.is_none() && max_wait.is_some() {
             return Err(fd);
@@ -249,10 +264,4 @@ fn close_at_once(fd: Arc<OwnedFd>) {
     while Arc::strong_count(&fd) > 1 && Instant::now() < deadline {
         std::thread::yield_now();
     }
-}
-
-/// Whether the file can be opened for writing once more: an ordinary user's may have been made read-only since.
-fn may_be_had_again(fd: &OwnedFd) -> bool {
-    let access = Access::READ_OK | Access::WRITE_OK;
-    accessat(CWD, proc_path(fd), access, AtFlags::EACCESS).is_ok()
 }

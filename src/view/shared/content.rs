@@ -4,6 +4,7 @@ use super::node::Node;
 use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::chores::PendingTimes;
+use crate::descriptors::Slot;
 use crate::mapping::{Mapping, ReadPattern, WritePattern, Writer};
 use crate::request::{ExtendedFlags, Seek, Write};
 use crate::source::{AtimeRule, reopen};
@@ -20,8 +21,11 @@ use std::sync::Arc;
 pub(super) enum Access {
     /// Opened to read: the mapping's description for readers.
     Shared,
-    /// Opened to read: a description of its own.
-    Reader(Arc<OwnedFd>),
+    /// Opened to read: a description of its own, and its slot unless the mapping has that.
+    Reader {
+        fd: Arc<OwnedFd>,
+        _slot: Option<Slot>,
+    },
     /// Opened to write.
     Writer(Writer),
 }
@@ -78,7 +82,7 @@ impl OpenFile {
     pub(super) fn writer(&self) -> Option<&Writer> {
         match &self.access {
             Access::Writer(writer) => Some(writer),
-            Access::Shared | Access::Reader(_) => None,
+            Access::Shared | Access::Reader { .. } => None,
         }
     }
 
@@ -86,7 +90,7 @@ impl OpenFile {
     fn own(&self) -> Option<Arc<OwnedFd>> {
         match &self.access {
             Access::Shared => None,
-            Access::Reader(fd) => Some(fd.clone()),
+            Access::Reader { fd, .. } => Some(fd.clone()),
             Access::Writer(writer) => writer.description(),
         }
     }

@@ -17,22 +17,25 @@ pub enum Verdict {
 pub struct DescriptorBudget<K> {
     /// Lock order: before any shard of the table of what is in use.
     queue: Mutex<VecDeque<K>>,
-    budget: usize,
 }
 
 impl<K: Copy> DescriptorBudget<K> {
-    pub fn new(budget: usize) -> Self {
+    pub fn new() -> Self {
         DescriptorBudget {
             queue: Mutex::default(),
-            budget: budget.max(1),
         }
     }
 
-    /// Adds a node that has just been given a descriptor; others go to make room.
-    pub fn insert(&self, id: K, close: impl Fn(K) -> Verdict) {
+    /// Adds a node that has just been given a descriptor; others go, so that no more than `budget` stay.
+    pub fn insert(&self, id: K, budget: usize, close: impl Fn(K) -> Verdict) {
         let mut queue = self.queue.lock();
         queue.push_back(id);
-        evict(&mut queue, self.budget, close);
+        evict(&mut queue, budget.max(1), close);
+    }
+
+    /// Closes all but `budget`.
+    pub fn keep(&self, budget: usize, close: impl Fn(K) -> Verdict) {
+        evict(&mut self.queue.lock(), budget, close);
     }
 
     /// Closes half of what is open; false when there was nothing.
@@ -76,17 +79,19 @@ mod tests {
             closed.borrow_mut().push(id);
             Verdict::Gone
         };
-        let cache = DescriptorBudget::new(2);
+        let cache = DescriptorBudget::new();
         for id in 1..=4 {
-            cache.insert(id, close);
+            cache.insert(id, 2, close);
         }
         assert_eq!(*closed.borrow(), [2, 3]);
         assert!(cache.shrink(close));
         assert_eq!(closed.borrow().len(), 3);
+        cache.keep(0, close);
+        assert_eq!(closed.borrow().len(), 4);
     }
 
     #[test]
     fn shrinking_an_empty_cache_says_so() {
-        assert!(!DescriptorBudget::<u64>::new(8).shrink(|_| Verdict::Gone));
+        assert!(!DescriptorBudget::<u64>::new().shrink(|_| Verdict::Gone));
     }
 }

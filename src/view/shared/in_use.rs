@@ -4,6 +4,7 @@
 
 use super::descriptors::{DescriptorBudget, Verdict};
 use super::node::Life;
+use crate::descriptors::{Descriptors, Slot};
 use crate::mapping::Mapping;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::{Errno, Result};
@@ -18,6 +19,8 @@ const SHARDS: usize = 32;
 #[derive(Debug, Default)]
 struct Held {
     descriptor: Option<Arc<OwnedFd>>,
+    /// Where the descriptor is the only way back to the inode.
+    slot: Option<Slot>,
     /// The descriptor is the only way back to the inode.
     only_way: bool,
     /// Whether the descriptor is kept for a moment only.
@@ -38,8 +41,21 @@ enum Moment {
 }
 
 impl Held {
+    fn keep_only_way(&mut self, fd: Arc<OwnedFd>, descriptors: &Arc<Descriptors>) {
+        if self.slot.is_none() {
+            self.slot = descriptors.for_file().ok();
+        }
+        if self.slot.is_none() {
+            self.only_way = false;
+            return;
+        }
+        self.descriptor.get_or_insert(fd);
+        self.moment = None;
+    }
+
     fn take_descriptor(&mut self) -> Option<Arc<OwnedFd>> {
         self.moment = None;
+        self.slot = None;
         self.descriptor.take()
     }
 
@@ -55,19 +71,45 @@ pub struct InUse {
     /// shards at once.
     shards: [Mutex<HashMap<Life, Held>>; SHARDS],
     hasher: RandomState,
+    descriptors: Arc<Descriptors>,
     budget: DescriptorBudget<Life>,
     /// Inodes kept for a moment. Nothing else is taken with it held.
     moments: Mutex<Vec<Life>>,
 }
 
 impl InUse {
-    /// Nothing yet, and at most `descriptors` that could be found again.
-    pub fn new(descriptors: usize) -> Self {
+    /// Nothing yet. What could be found again is kept as far as `descriptors` has room.
+    pub fn new(descriptors: Arc<Descriptors>) -> Self {
         InUse {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
-            budget: DescriptorBudget::new(descriptors),
+            descriptors,
+            budget: DescriptorBudget::new(),
             moments: Mutex::default(),
+        }
+    }
+
+    /// A descriptor's place for a file that is about to be opened.
+    ///
+    /// # Errors
+    /// ENFILE when open files have all they may have.
+    pub fn slot_for_file(&self) -> Result<Slot> {
+        let slot = self.descriptors.for_file()?;
+        self.give_way();
+        Ok(slot)
+    }
+
+    /// A descriptor's place for a directory that is about to be listed; `None` when there is none left.
+    pub fn slot_for_listing(&self) -> Option<Slot> {
+        let slot = self.descriptors.for_listing()?;
+        self.give_way();
+        Some(slot)
+    }
+
+    fn give_way(&self) {
+        if self.descriptors.is_tight() {
+            let room = self.descriptors.room();
+            self.budget.keep(room, |life| self.give_up(&life));
         }
     }
 
@@ -104,7 +146,8 @@ impl InUse {
         if held.descriptor.is_none() {
             held.descriptor = Some(fd);
             drop(shard);
-            self.budget.insert(life, |life| self.give_up(&life));
+            let room = self.descriptors.room();
+            self.budget.insert(life, room, |life| self.give_up(&life));
         }
     }
 
@@ -120,7 +163,8 @@ impl InUse {
         held.descriptor = Some(fd);
         held.moment = Some(Moment::New);
         drop(shard);
-        self.budget.insert(life, |life| self.give_up(&life));
+        let room = self.descriptors.room();
+        self.budget.insert(life, room, |life| self.give_up(&life));
         let mut moments = self.moments.lock();
         moments.push(life);
         moments.len() == 1
@@ -155,13 +199,15 @@ impl InUse {
         false
     }
 
-    /// Keeps `fd` open until the inode is forgotten.
+    /// Keeps `fd`, or what the inode is open by, until the inode is forgotten. Where there are too many such, whoever
+    /// stands on it without having it open finds it stale.
     pub fn keep_for_good(&self, life: Life, fd: Arc<OwnedFd>) {
         let mut shard = self.shard(&life);
         let held = shard.entry(life).or_default();
-        held.descriptor.get_or_insert(fd);
         held.only_way = true;
-        held.moment = None;
+        if held.mapping.strong_count() == 0 {
+            held.keep_only_way(fd, &self.descriptors);
+        }
     }
 
     /// The mapping of an inode, made by `make` when nobody has the inode open.
@@ -182,6 +228,9 @@ impl InUse {
         let own = |held: &&mut Held| std::ptr::eq(held.mapping.as_ptr(), Arc::as_ptr(&mapping));
         if let Some(held) = shard.get_mut(life).filter(own) {
             closing(&mapping);
+            if let Some(fd) = mapping.anchor().filter(|_| held.only_way) {
+                held.keep_only_way(fd, &self.descriptors);
+            }
             if Arc::strong_count(&mapping) == 1 {
                 held.mapping = Weak::new();
                 if held.descriptor.is_none() {

@@ -1,7 +1,7 @@
 //! Directories of the source, listed.
 
 use super::node::{Key, Node};
-use super::stream::{OpenDir, Stream};
+use super::stream::{Held, OpenDir, Stream};
 use super::view::Shared;
 use crate::inode::{Place, ROOT};
 use crate::source::{Kind, SourceDir, quietly, reopen};
@@ -9,14 +9,22 @@ use crate::view::{DirEntry, Directories, Found};
 use rustix::fs::{self as sys, OFlags};
 use rustix::io::Result;
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 
 impl Directories for Shared {
     fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
-        let stream = match node.kind() {
-            Kind::OwnMount => None,
-            Kind::Source(_) => Some(self.open_stream(node, flags)?),
+        let own_mount = node.kind() == Kind::OwnMount;
+        let is_cloned = !own_mount && self.source_of(node)?.is_read_only();
+        // In a clone it has another descriptor.
+        let slots = [true, is_cloned].map(|more| more.then(|| self.in_use.slot_for_listing()));
+        let lacks = slots.iter().any(|slot| matches!(slot, Some(None)));
+        let held = match own_mount {
+            true => Held::OwnMount,
+            false if lacks => self.open_stream(node, flags)?.let_go(flags),
+            false => Held::Stream(self.open_stream(node, flags)?),
         };
-        Ok(OpenDir::new(self.nodes.number(node.key()), stream))
+        let slots = slots.map(Option::flatten);
+        Ok(OpenDir::new(self.nodes.number(node.key()), held, slots))
     }
 
     fn list(
@@ -25,8 +33,14 @@ impl Directories for Shared {
         offset: u64,
         mut take: impl FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<bool> {
-        let Ok(stream) = listing.stream() else {
-            return Ok(true);
+        let opened;
+        let stream = match listing.held() {
+            Held::OwnMount => return Ok(true),
+            Held::Stream(stream) => stream,
+            Held::Nothing { flags, .. } => {
+                opened = self.open_stream(&self.nodes.get(listing.node())?, *flags)?;
+                &opened
+            }
         };
         stream.read(offset, |entry| {
             let dir = listing.node();
@@ -36,6 +50,10 @@ impl Directories for Shared {
     }
 
     fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
+        if let Held::Nothing { .. } = listing.held() {
+            let dir = self.directory(&self.nodes.get(listing.node())?)?;
+            return self.lookup_in(dir.as_fd(), &dir.source, listing.node(), name);
+        }
         let stream = listing.stream()?;
         self.lookup_in(stream.names(), stream.source(), listing.node(), name)
     }

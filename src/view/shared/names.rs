@@ -70,6 +70,7 @@ impl Names for Shared {
         } else {
             OFlags::RDWR
         };
+        let slot = self.in_use.slot_for_file()?;
         let how = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || {
             by.create(permissions.umask, || {
@@ -89,7 +90,7 @@ impl Names for Shared {
         let found = self.met(inode, self.nodes.number(parent.key()), name);
         let node = found.place.clone();
         made(found);
-        let open = self.opened(by, &node, &source, (fd, access), flags);
+        let open = self.opened(by, &node, &source, (fd, access, slot), flags);
         open.mapping().made();
         Ok(open)
     }

@@ -5,6 +5,7 @@ use super::node::Node;
 use super::view::Shared;
 use crate::actor::Actor;
 use crate::cache::FileCache;
+use crate::descriptors::Slot;
 use crate::inode::Place;
 use crate::mapping::Mapping;
 use crate::source::{SourceDir, quietly};
@@ -20,8 +21,9 @@ impl Files for Shared {
         if flags & OFlags::RWMODE != OFlags::RDONLY {
             // Whoever cannot be acted for cannot write: better to hear of it now than when a mapping is written back.
             by.change()?;
+            let slot = self.in_use.slot_for_file()?;
             let (fd, access) = self.open_writer(node, flags)?;
-            let fd = (Arc::new(fd), access);
+            let fd = (Arc::new(fd), access, slot);
             return Ok(self.opened(by, node, &source, fd, flags));
         }
         // On a read-only clone of the mount all do.
@@ -31,21 +33,24 @@ impl Files for Shared {
         };
         let open = self.in_use.mapping(&node.life());
         let serves = |mapping: &Arc<Mapping>| {
-            let reader = mapping.reader();
+            let reader = mapping.reader().filter(|_| mapping.is_read());
             mapping.shares_descriptions()
                 && reader.is_some_and(|reader| asked.is_empty() || is_quiet(&reader))
         };
         if let Some(mapping) = open.filter(serves) {
             return Ok(OpenFile::new(by, node, mapping, Access::Shared, flags));
         }
+        let slot = self.in_use.slot_for_file()?;
         let place = match source.needs_holding() {
-            true => Some(self.locate(node)?.fd),
+            true => Some((self.locate(node)?.fd, self.in_use.slot_for_file()?)),
             false => None,
         };
         let fd = quietly(OFlags::RDONLY | asked, |flags| self.open_inode(node, flags))?;
-        let fd = (Arc::new(fd), OFlags::RDONLY);
+        let fd = (Arc::new(fd), OFlags::RDONLY, slot);
         let open = self.opened(by, node, &source, fd, flags);
-        place.into_iter().for_each(|fd| open.mapping().hold(fd));
+        if let Some((place, slot)) = place {
+            open.mapping().hold(place, slot);
+        }
         Ok(open)
     }
 
@@ -86,7 +91,7 @@ impl Shared {
         by: &Actor,
         node: &Node,
         source: &Arc<SourceDir>,
-        (fd, access): (Arc<OwnedFd>, OFlags),
+        (fd, access, slot): (Arc<OwnedFd>, OFlags, Slot),
         flags: OFlags,
     ) -> OpenFile {
         let mapping = self.in_use.open(&node.life(), || {
@@ -96,10 +101,10 @@ impl Shared {
             Mapping::new(source.clone(), cache, self.context.clone())
         });
         if access == OFlags::RDONLY {
-            mapping.open_reader(fd.clone());
-            return OpenFile::new(by, node, mapping, Access::Reader(fd), flags);
+            let _slot = mapping.open_reader(fd.clone(), slot);
+            return OpenFile::new(by, node, mapping, Access::Reader { fd, _slot }, flags);
         }
-        let writer = mapping.open_writer(fd, access);
+        let writer = mapping.open_writer(fd, access, slot);
         OpenFile::new(by, node, mapping, Access::Writer(writer), flags)
     }
 }

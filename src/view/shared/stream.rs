@@ -1,12 +1,13 @@
 //! Directory streams of the source. Offsets are the source's own (`d_off`): stable, and good for seeking at any later
 //! time.
 
+use crate::descriptors::Slot;
 use crate::request::ExtendedFlags;
 use crate::source::SourceDir;
 use crate::sys::inode_flags::{fs_ioc_fsgetxattr, fs_ioc_fssetxattr};
 use crate::view::{DirEntry, HasFlags, Listing};
 use parking_lot::Mutex;
-use rustix::fs::{self as sys, FileType, IFlags, RawDir, SeekFrom};
+use rustix::fs::{self as sys, FileType, IFlags, OFlags, RawDir, SeekFrom};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
@@ -22,8 +23,24 @@ const BUFFER: usize = 32 << 10;
 pub struct OpenDir {
     /// Its node id.
     node: u64,
-    /// `None` for a mount of mmfs's own, which is shown empty.
-    stream: Option<Stream>,
+    held: Held,
+    _slots: [Option<Slot>; 2],
+}
+
+/// What one open of a directory holds.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// A mount of mmfs's own, which is shown empty.
+    OwnMount,
+    /// The directory being read.
+    Stream(Stream),
+    /// Nothing but what was seen when it was opened. There are too few descriptors, so it is opened with `flags` each time
+    /// it is read.
+    Nothing {
+        stamp: u64,
+        moves_atime: bool,
+        flags: OFlags,
+    },
 }
 
 /// A directory of the source being read.
@@ -62,36 +79,56 @@ struct Raw {
 }
 
 impl OpenDir {
-    pub(super) fn new(node: u64, stream: Option<Stream>) -> Self {
-        OpenDir { node, stream }
+    pub(super) fn new(node: u64, held: Held, slots: [Option<Slot>; 2]) -> Self {
+        OpenDir {
+            node,
+            held,
+            _slots: slots,
+        }
     }
 
     pub(super) fn node(&self) -> u64 {
         self.node
     }
 
-    /// The stream; EBADF for a mount of mmfs's own, which has none.
+    pub(super) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// The stream; EBADF for a mount of mmfs's own, ENFILE where there are too few descriptors.
     pub(super) fn stream(&self) -> Result<&Stream> {
-        self.stream.as_ref().ok_or(Errno::BADF)
+        match &self.held {
+            Held::Stream(stream) => Ok(stream),
+            Held::Nothing { .. } => Err(Errno::NFILE),
+            Held::OwnMount => Err(Errno::BADF),
+        }
     }
 }
 
 impl Listing for OpenDir {
     fn stamp(&self) -> Option<u64> {
-        self.stream.as_ref().map(|stream| stream.stamp)
+        match &self.held {
+            Held::Stream(stream) => Some(stream.stamp),
+            Held::Nothing { stamp, .. } => Some(*stamp),
+            Held::OwnMount => None,
+        }
     }
 
     fn may_be_remembered(&self) -> bool {
-        self.stream
-            .as_ref()
-            .is_none_or(|stream| !stream.moves_atime)
+        match &self.held {
+            Held::Stream(Stream { moves_atime, .. }) | Held::Nothing { moves_atime, .. } => {
+                !moves_atime
+            }
+            Held::OwnMount => true,
+        }
     }
 
     fn sync(&self, data_only: bool) -> Result<()> {
-        match &self.stream {
-            Some(stream) if data_only => sys::fdatasync(&stream.fd),
-            Some(stream) => sys::fsync(&stream.fd),
-            None => Ok(()),
+        match self.stream() {
+            Ok(stream) if data_only => sys::fdatasync(&stream.fd),
+            Ok(stream) => sys::fsync(&stream.fd),
+            Err(Errno::BADF) => Ok(()),
+            Err(errno) => Err(errno),
         }
     }
 }
@@ -146,6 +183,15 @@ impl Stream {
     /// The directory to look names up in.
     pub fn names(&self) -> BorrowedFd<'_> {
         self.place.as_deref().unwrap_or(&self.fd).as_fd()
+    }
+
+    /// Closes it, to be opened again with `flags`.
+    pub fn let_go(self, flags: OFlags) -> Held {
+        Held::Nothing {
+            stamp: self.stamp,
+            moves_atime: self.moves_atime,
+            flags,
+        }
     }
 
     /// The filesystem it lies on.

@@ -6,13 +6,13 @@ use super::node::{Node, plain_number};
 use super::stream::OpenDir;
 use crate::cache::KernelCache;
 use crate::config::Config;
+use crate::descriptors::{Descriptors, raise_limit};
 use crate::inode::{NodeTable, Numbers, ROOT};
 use crate::mapping::budget::{AddressSpace, default_budget};
 use crate::mapping::{Context, guard};
 use crate::request::MAX_REQUEST;
 use crate::source::{Kind, Sources};
 use crate::view::{Found, Reporter, Tree, View};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl Shared {
     /// # Errors
     /// Those of opening the source, and of installing the SIGBUS handler.
     pub fn open(config: &Config, reporter: Reporter) -> io::Result<(Self, Arc<NodeTable<Node>>)> {
-        let descriptors = raise_descriptor_limit();
+        let descriptors = Descriptors::new(raise_limit(), config.threads);
         let budget = config.map_budget.unwrap_or_else(default_budget);
         let context = Context {
             space: AddressSpace::new(budget, config.window_size, u64::from(MAX_REQUEST)),
@@ -47,7 +47,7 @@ impl Shared {
         let root_ino = root.attr.ino;
         let numbers = Numbers::new(move |key| plain_number(root_ino, key));
         let node = Node::new(&root, 0, OsStr::new(""));
-        let in_use = InUse::new(descriptors / 4);
+        let in_use = InUse::new(descriptors);
         if let Some(fd) = root.fd {
             in_use.keep_for_good(node.life(), fd);
         }
@@ -109,19 +109,4 @@ impl Tree for Shared {
         let root = self.nodes.get(ROOT).and_then(|root| self.source_of(&root));
         root.is_ok_and(|source| source.stacked)
     }
-}
-
-/// Raises the soft limit of open files to the hard one and returns it.
-fn raise_descriptor_limit() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    // What cannot be raised stays as it is.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
-    let now = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-    usize::try_from(now).unwrap_or(1024).min(1 << 16)
 }
