@@ -1,5 +1,6 @@
 //! The handle table: `fh` numbers to what is open.
 
+use crate::cache::Storing;
 use crate::request::Durability;
 use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
@@ -16,6 +17,8 @@ pub struct FileHandle<O> {
     pub direct_io: bool,
     /// What it was opened with asks for this before a change is answered of which the kernel does not say more.
     pub durability: Durability,
+    /// Where it was opened so that a client may store through a mapping: says so as long as it is open.
+    pub storing: Option<Storing>,
 }
 
 /// One open of a directory.

@@ -1,5 +1,6 @@
 //! What is remembered of the kernel's cache of one node, as long as the kernel knows the node.
 
+use rustix::param::page_size;
 use std::time::Duration;
 
 /// As of which state of a node the kernel's cache is valid. The node table keeps one for each node.
@@ -8,6 +9,8 @@ pub struct Belief {
     /// The change stamp as of which the kernel's pages of a file, or its listing of a directory, are valid; 0 when
     /// they are not.
     stamp: u64,
+    /// How many of a file's first pages the kernel may have.
+    pages: u32,
     /// When a directory was last listed to its end, in milliseconds of the cache's clock.
     listed: u32,
 }
@@ -18,9 +21,17 @@ impl Belief {
         self.stamp
     }
 
-    /// The file was closed; `stamp` is what [`FileCache::stamp`](super::FileCache::stamp) said last.
-    pub fn closed(&mut self, stamp: u64) {
+    /// How many of the file's first bytes the kernel may have.
+    pub(super) fn reach(&self) -> u64 {
+        u64::from(self.pages) * page_size() as u64
+    }
+
+    /// The file was closed: the kernel's pages are valid as of `stamp` (0: not at all), and it may have those of the first
+    /// `reach` bytes.
+    pub fn closed(&mut self, stamp: u64, reach: u64) {
         self.stamp = stamp;
+        let pages = reach.div_ceil(page_size() as u64);
+        self.pages = u32::try_from(pages).unwrap_or(u32::MAX);
     }
 
     /// A change of our own, which left the bytes alone, moved the stamp of a file that nobody has open.
@@ -55,9 +66,16 @@ mod tests {
     }
 
     #[test]
+    fn pages_count_whole() {
+        let mut belief = Belief::default();
+        belief.closed(1, page_size() as u64 + 1);
+        assert_eq!(belief.reach(), 2 * page_size() as u64);
+    }
+
+    #[test]
     fn only_our_own_change_moves_a_valid_stamp() {
         let mut belief = Belief::default();
-        belief.closed(1);
+        belief.closed(1, 0);
         belief.moved_by_us(1, 2);
         assert_eq!(belief.stamp(), 2);
         belief.moved_by_us(1, 3);

@@ -3,8 +3,11 @@
 //! A change stamp (`Attr::stamp`) moves with every change. A change of our own is bracketed by `change()` and ends by
 //! setting the new stamp. A stamp that differs while no change of ours was under way was moved behind the mount.
 
+use super::belief::Belief;
 use super::kernel_cache::KernelCache;
 use super::notifier::Waiting;
+use rustix::param::page_size;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -28,6 +31,11 @@ pub struct FileCache {
     mixed: AtomicBool,
     /// The kernel has asked for bytes for its cache since the last write past it.
     filled: AtomicBool,
+    /// The length that the kernel knows.
+    end: AtomicU64,
+    /// How many of the first bytes the kernel may have in pages of its own: as far as it has asked for bytes, or the file
+    /// has ended.
+    reach: AtomicU64,
     /// The kernel serves the file from the source by itself, and has no cache of its own of it.
     handed_over: AtomicBool,
 }
@@ -61,6 +69,11 @@ impl Changing<'_> {
     }
 }
 
+/// A moment before the file's length was looked at, and whether it can tell anything of changes behind the mount: not
+/// while a change of our own is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Looking(Option<u64>);
+
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
         self.file.ended.fetch_add(1, SeqCst);
@@ -75,13 +88,13 @@ impl Waiting for FileCache {
 }
 
 impl FileCache {
-    /// The cache of `node`, which is valid as of `stamp` (0: it is not).
-    pub fn new(node: u64, stamp: u64, kernel: Arc<KernelCache>) -> Arc<Self> {
+    /// The cache of `node`, of which that much is remembered.
+    pub fn new(node: u64, belief: Belief, kernel: Arc<KernelCache>) -> Arc<Self> {
         Arc::new_cyclic(|this| FileCache {
             this: this.clone(),
             node,
             kernel,
-            stamp: AtomicU64::new(stamp),
+            stamp: AtomicU64::new(belief.stamp()),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
@@ -89,6 +102,8 @@ impl FileCache {
             contended: AtomicBool::new(false),
             mixed: AtomicBool::new(false),
             filled: AtomicBool::new(false),
+            end: AtomicU64::new(0),
+            reach: AtomicU64::new(belief.reach()),
             handed_over: AtomicBool::new(false),
         })
     }
@@ -98,8 +113,13 @@ impl FileCache {
         self.node
     }
 
+    /// The file is closed: this is to be remembered.
+    pub fn closed(&self, belief: &mut Belief) {
+        belief.closed(self.stamp(), self.reach.load(SeqCst));
+    }
+
     /// The stamp as of which the kernel's cache is valid; 0 while it is in doubt.
-    pub fn stamp(&self) -> u64 {
+    fn stamp(&self) -> u64 {
         if self.in_doubt() || self.mixed.load(SeqCst) || self.is_handed_over() {
             0
         } else {
@@ -107,11 +127,18 @@ impl FileCache {
         }
     }
 
-    /// The file is opened once more and has stamp `now`, which is taken for the new one. True when the kernel may keep
-    /// what it has: when `now` is the old stamp, and that was never in doubt.
-    pub fn before_open(&self, now: u64) -> bool {
+    /// The file is opened once more and has stamp `now`, which is taken for the new one, and `size` bytes. True when the
+    /// kernel may keep what it has: when `now` is the old stamp, that was never in doubt, and the view `allows` it.
+    pub fn before_open(&self, now: u64, size: u64, allows: bool) -> bool {
         let mixed = self.mixed.swap(false, SeqCst);
-        self.stamp.swap(now, SeqCst) == now && !mixed && !self.in_doubt()
+        let known = self.stamp.swap(now, SeqCst) == now && !mixed && !self.in_doubt();
+        // Whoever opens the file has just been told its attributes.
+        let _ = self.end.compare_exchange(0, size, SeqCst, SeqCst);
+        let keep = known && allows;
+        if !keep {
+            self.reach.store(0, SeqCst);
+        }
+        keep
     }
 
     /// Begins a change of our own.
@@ -135,11 +162,79 @@ impl FileCache {
         self.kernel.pages_changed(self.node, this);
     }
 
-    /// The kernel is about to get bytes for its cache.
-    pub fn filling(&self) {
-        // Readers of one file share this: store only what is new.
-        if !self.filled.load(SeqCst) {
+    /// The kernel is about to get bytes up to `end`; unless `direct`, for its cache. A page fault may look direct.
+    pub fn reading(&self, end: u64, direct: bool) {
+        // Readers of one file share these: store only what is new.
+        if !direct && !self.filled.load(SeqCst) {
             self.filled.store(true, SeqCst);
+        }
+        if self.reach.load(SeqCst) < end {
+            self.reach.fetch_max(end, SeqCst);
+        }
+    }
+
+    /// A change of our own has led from one length to another.
+    pub fn resized(&self, before: u64, after: u64) {
+        if after < before {
+            self.end.store(after, SeqCst);
+            // The page it ends in stays, and may have been written whole.
+            self.reach.fetch_max(after, SeqCst);
+        } else if self.end.load(SeqCst) < after {
+            self.end.fetch_max(after, SeqCst);
+        }
+    }
+
+    /// Before looking at the file's length to tell the kernel: what [`Self::telling`] needs.
+    pub fn looking(&self) -> Looking {
+        let begun = self.begun.load(SeqCst);
+        Looking((self.ended.load(SeqCst) == begun).then_some(begun))
+    }
+
+    /// The kernel is about to be told that the file has `size` bytes. If it has grown behind the mount and a client may have
+    /// stored there, the kernel is given first what `read` finds in the source.
+    pub fn telling(&self, looking: Looking, size: u64, read: impl FnOnce(Range<u64>) -> Vec<u8>) {
+        let known = self.end.load(SeqCst);
+        // A change of our own may have led to this length.
+        let Some(begun) = looking.0 else { return };
+        if known == size || begun != self.begun.load(SeqCst) || self.is_handed_over() {
+            return;
+        }
+        let exposed = self.exposed(&(known..size));
+        if !exposed.is_empty() && self.kernel.may_hold_stores(self.node) {
+            self.replace(exposed.start, read(exposed));
+        }
+        let told = self.end.compare_exchange(known, size, SeqCst, SeqCst);
+        if told.is_ok() && size < known {
+            self.reach.fetch_max(size, SeqCst);
+        }
+    }
+
+    /// A change of our own, about to be answered, has made the file longer by this range of zeros.
+    pub fn show_zeros(&self, grown: Range<u64>) {
+        let exposed = self.exposed(&grown);
+        if !exposed.is_empty() {
+            self.replace(
+                exposed.start,
+                vec![0; (exposed.end - exposed.start) as usize],
+            );
+        }
+    }
+
+    /// What growth by this range exposes of the kernel's page that the file has ended in. Clients may have stored there,
+    /// and the kernel does not clear it. Empty where the kernel has no such page.
+    fn exposed(&self, grown: &Range<u64>) -> Range<u64> {
+        let (page, start) = (page_size() as u64, grown.start);
+        let has_page = self.reach.load(SeqCst) > start - start % page;
+        match has_page && !self.is_handed_over() {
+            true => start..start.next_multiple_of(page).min(grown.end),
+            false => start..start,
+        }
+    }
+
+    fn replace(&self, offset: u64, bytes: Vec<u8>) {
+        if !self.kernel.replace(self.node, offset, bytes) {
+            // Who locks a page for so long waits for its bytes. Nobody can have stored into it.
+            self.reach.store(0, SeqCst);
         }
     }
 
@@ -196,7 +291,9 @@ mod tests {
     /// A cache that is valid as of stamp 1.
     fn cache() -> Arc<FileCache> {
         let (attr, entry) = (Duration::ZERO, Duration::ZERO);
-        FileCache::new(7, 1, KernelCache::new(Timeouts { attr, entry }))
+        let mut belief = Belief::default();
+        belief.closed(1, 0);
+        FileCache::new(7, belief, KernelCache::new(Timeouts { attr, entry }))
     }
 
     fn doubts(file: &FileCache) -> u64 {
@@ -223,8 +320,8 @@ mod tests {
         drop(changing);
         file.seen(2);
         assert_eq!(doubts(&file), 0);
-        assert!(file.before_open(2));
-        assert!(!file.before_open(3));
+        assert!(file.before_open(2, 0, true));
+        assert!(!file.before_open(3, 0, true));
     }
 
     #[test]
@@ -233,17 +330,17 @@ mod tests {
         file.seen(2);
         file.dropped();
         file.change().led_to(3);
-        assert_eq!((file.stamp(), file.before_open(3)), (0, false));
-        assert!(file.before_open(3), "the cache is a new one since");
+        assert_eq!((file.stamp(), file.before_open(3, 0, true)), (0, false));
+        assert!(file.before_open(3, 0, true), "the cache is a new one since");
     }
 
     #[test]
     fn nothing_is_kept_while_it_is_in_doubt() {
         let file = cache();
         file.distrust();
-        assert_eq!((file.stamp(), file.before_open(1)), (0, false));
+        assert_eq!((file.stamp(), file.before_open(1, 0, true)), (0, false));
         file.dropped();
-        assert_eq!((file.stamp(), file.before_open(1)), (1, true));
+        assert_eq!((file.stamp(), file.before_open(1, 0, true)), (1, true));
     }
 
     #[test]
@@ -251,7 +348,10 @@ mod tests {
         let file = cache();
         file.bypassed();
         assert_eq!(doubts(&file), 0);
-        file.filling();
+        file.reading(1, true);
+        file.bypassed();
+        assert_eq!(doubts(&file), 0);
+        file.reading(1, false);
         file.bypassed();
         file.bypassed();
         assert_eq!(doubts(&file), 1);
@@ -270,5 +370,60 @@ mod tests {
         file.handed_over();
         file.seen(2);
         assert_eq!((doubts(&file), file.stamp()), (0, 0));
+    }
+
+    /// What is read from the source when the kernel is told of `size` bytes.
+    fn shown(file: &FileCache, looking: Looking, size: u64) -> Option<Range<u64>> {
+        let mut shown = None;
+        file.telling(looking, size, |range| {
+            shown = Some(range);
+            Vec::new()
+        });
+        shown
+    }
+
+    #[test]
+    fn growth_exposes_the_rest_of_a_page_that_the_kernel_may_have() {
+        let (file, page) = (cache(), page_size() as u64);
+        assert!(
+            file.exposed(&(100..200)).is_empty(),
+            "nobody has asked for it"
+        );
+        file.reading(page, true);
+        assert_eq!(file.exposed(&(100..200)), 100..200);
+        assert_eq!(file.exposed(&(100..10 * page)), 100..page);
+        assert!(file.exposed(&(page..2 * page)).is_empty());
+        assert!(file.exposed(&(page + 100..2 * page)).is_empty());
+        file.resized(2 * page, page + 100);
+        assert_eq!(file.exposed(&(page + 100..2 * page)), page + 100..2 * page);
+    }
+
+    #[test]
+    fn of_growth_behind_the_mount_the_kernel_is_told_once() {
+        let file = cache();
+        assert!(!file.before_open(2, 100, true), "another stamp");
+        file.reading(page_size() as u64, false);
+        assert_eq!(shown(&file, file.looking(), 150), None, "nobody can store");
+        let _storing = file.kernel.opened_to_store(7);
+        assert_eq!(shown(&file, file.looking(), 200), Some(150..200));
+        assert_eq!(shown(&file, file.looking(), 200), None);
+        assert_eq!(shown(&file, file.looking(), 50), None);
+        assert_eq!(shown(&file, file.looking(), 60), Some(50..60));
+    }
+
+    #[test]
+    fn growth_of_our_own_is_not_taken_for_growth_behind_the_mount() {
+        let file = cache();
+        file.before_open(1, 100, true);
+        file.reading(page_size() as u64, false);
+        let _storing = file.kernel.opened_to_store(7);
+        let before = file.looking();
+        let changing = file.change();
+        let meanwhile = file.looking();
+        file.resized(100, 200);
+        drop(changing);
+        assert_eq!(shown(&file, before, 150), None);
+        assert_eq!(shown(&file, meanwhile, 150), None);
+        assert_eq!(shown(&file, file.looking(), 200), None);
     }
 }

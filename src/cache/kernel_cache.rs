@@ -2,6 +2,7 @@
 
 use super::belief::Belief;
 use super::notifier::{Kernel, Notifier, Waiting};
+use super::stores::{Stores, Storing};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ impl Timeouts {
 pub struct KernelCache {
     timeouts: Timeouts,
     notifier: Notifier,
+    stores: Arc<Stores>,
     /// Listings are dated from here.
     made: Instant,
 }
@@ -37,6 +39,7 @@ impl KernelCache {
         Arc::new(KernelCache {
             timeouts,
             notifier: Notifier::new(),
+            stores: Arc::default(),
             made: Instant::now(),
         })
     }
@@ -61,6 +64,21 @@ impl KernelCache {
 
     pub(super) fn pages_changed(&self, node: u64, file: Weak<dyn Waiting>) {
         self.notifier.drop_pages(node, file);
+    }
+
+    pub(super) fn replace(&self, node: u64, offset: u64, bytes: Vec<u8>) -> bool {
+        self.notifier.replace(node, offset, bytes)
+    }
+
+    /// A client has opened `node` so that it may map it and store into the kernel's pages, for as long as the answer is
+    /// kept.
+    pub fn opened_to_store(&self, node: u64) -> Storing {
+        Stores::add(&self.stores, node)
+    }
+
+    /// Whether the kernel's pages of `node` may hold what a client has stored and nobody has written back yet.
+    pub fn may_hold_stores(&self, node: u64) -> bool {
+        self.stores.contain(node)
     }
 
     /// Whether the kernel may go by the last listing it was given of a directory, which has `stamp` now. Kept longer

@@ -7,8 +7,10 @@ mod belief;
 mod file;
 mod kernel_cache;
 mod notifier;
+mod stores;
 
 pub use belief::Belief;
-pub use file::{Changing, FileCache};
+pub use file::{Changing, FileCache, Looking};
 pub use kernel_cache::{KernelCache, Timeouts};
 pub use notifier::Kernel;
+pub use stores::Storing;

@@ -1,24 +1,35 @@
 //! Where all notifications to the kernel leave from.
 //!
 //! Dropping the pages of a file may wait for a read that never ends. So it is never done by a thread that answers
-//! requests, and every file waits by itself.
+//! requests, and every file waits by itself. Replacing bytes of a page may wait for such a read, too. A request does wait
+//! for that, but not for long.
 
 use crate::pool::Pool;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Builder;
+use std::time::Duration;
 
 /// Files at most whose pages the kernel is dropping at a time.
 const MAX_DROPPING: usize = 16;
 
+/// Files at most of whose pages bytes are being replaced at a time.
+const MAX_REPLACING: usize = 16;
+
+/// How long a page may be locked before whoever holds it is taken to wait for the page's bytes.
+const MAX_LOCKED: Duration = Duration::from_millis(200);
+
 /// The kernel, as far as it can be told what to forget.
 pub trait Kernel: Send + Sync + 'static {
-    /// Drops the pages and the attributes it has cached of `node`. Returns when that is done.
+    /// Drops the pages and the attributes it has cached of `node`, and writes back first what clients have stored into
+    /// the pages. Returns when that is done.
     fn drop_pages(&self, node: u64);
+    /// Replaces bytes of `node` in the page they lie in, and takes the file to be at least as long.
+    fn replace(&self, node: u64, offset: u64, bytes: &[u8]);
     /// Asks for the attributes of `node` anew. Waits for no request.
     fn expire_attributes(&self, node: u64);
 }
@@ -38,6 +49,7 @@ pub struct Notifier {
     stale: Sender<Stale>,
     /// Taken by the thread that passes them on.
     queue: Mutex<Option<Receiver<Stale>>>,
+    replacing: Arc<Pool>,
 }
 
 impl std::fmt::Debug for Notifier {
@@ -53,6 +65,7 @@ impl Notifier {
             kernel: OnceLock::new(),
             stale,
             queue: Mutex::new(Some(queue)),
+            replacing: Pool::new("replacing", MAX_REPLACING),
         }
     }
 
@@ -81,6 +94,24 @@ impl Notifier {
     pub fn drop_pages(&self, node: u64, file: Weak<dyn Waiting>) {
         // The session is ending when nobody listens any more.
         let _ = self.stale.send((node, file));
+    }
+
+    /// Has bytes replaced in a page of `node`. False when that page is locked for longer than is waited for: the kernel
+    /// takes them later.
+    pub fn replace(&self, node: u64, offset: u64, bytes: Vec<u8>) -> bool {
+        let Some(kernel) = self.kernel.get().cloned() else {
+            return true; // The session has not begun, so there are no pages.
+        };
+        let (tell, heard) = sync_channel(2);
+        let replace = move || {
+            let _ = tell.send("it begins");
+            kernel.replace(node, offset, &bytes);
+            let _ = tell.send("it is done"); // Nobody may be waiting any more.
+        };
+        // On a busy machine the thread begins late: that says nothing of the page.
+        self.replacing.try_run(Box::new(replace)).is_ok()
+            && heard.recv().is_ok()
+            && heard.recv_timeout(MAX_LOCKED).is_ok()
     }
 }
 
@@ -159,7 +190,30 @@ mod tests {
             self.dropped.send(node).expect("somebody listens");
         }
 
+        fn replace(&self, node: u64, _: u64, _: &[u8]) {
+            self.drop_pages(node);
+        }
+
         fn expire_attributes(&self, _: u64) {}
+    }
+
+    #[test]
+    fn a_page_that_stays_locked_is_not_waited_for() {
+        let (gate, closed) = channel::<()>();
+        let (dropped, heard) = channel();
+        let notifier = Notifier::new();
+        let gate_of_one = Mutex::new(closed);
+        notifier
+            .connect(Slow {
+                gate: gate_of_one,
+                dropped,
+            })
+            .expect("a thread starts");
+        assert!(!notifier.replace(1, 100, vec![0]));
+        assert!(notifier.replace(2, 100, vec![0]));
+        assert_eq!(heard.recv(), Ok(2));
+        drop(gate);
+        assert_eq!(heard.recv(), Ok(1), "it is replaced all the same");
     }
 
     #[test]

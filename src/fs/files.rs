@@ -64,7 +64,7 @@ impl<T: Tree> Fs<T> {
         let open = Arc::new(open?);
         let moves_atime = mode != OFlags::WRONLY && !flags.contains(OFlags::NOATIME);
         match open.may_keep_cache(moves_atime) {
-            Ok(keep_cache) => Ok(self.register(open, flags, keep_cache)),
+            Ok(keep_cache) => Ok(self.register(node, open, flags, keep_cache)),
             Err(errno) => {
                 self.tree.close(open);
                 Err(errno)
@@ -72,9 +72,10 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Gives an open, made with these `flags`, its number.
+    /// Gives an open of `node`, made with these `flags`, its number.
     pub(super) fn register(
         &self,
+        node: u64,
         open: Arc<T::Open>,
         flags: OFlags,
         keep_cache: bool,
@@ -83,10 +84,12 @@ impl<T: Tree> Fs<T> {
         let direct = synchronous && flags.contains(OFlags::DIRECT) && !self.settings.passthrough;
         let direct_io = self.settings.direct_io || !open.is_cacheable() || direct;
         let read_only = !open.is_writable();
+        let may_store = flags & OFlags::RWMODE == OFlags::RDWR;
         let file = FileHandle {
             open: open.clone(),
             direct_io,
             durability: self.asked_for(flags),
+            storing: may_store.then(|| self.cache.opened_to_store(node)),
         };
         let fh = self.files.insert(Arc::new(file));
         if !self.watched.swap(true, SeqCst) {

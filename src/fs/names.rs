@@ -213,7 +213,10 @@ impl<T: Tree> Fs<T> {
             .create(by, (dir, name), permissions, flags, made)
             .and_then(|open| self.created(Arc::new(open), dir));
         match (open, entry) {
-            (Ok(open), Some(entry)) => Ok((entry, self.register(open, flags, false))),
+            (Ok(open), Some(entry)) => {
+                let opened = self.register(entry.attr.ino, open, flags, false);
+                Ok((entry, opened))
+            }
             (open, entry) => {
                 entry.inspect(|entry| self.forget(entry.attr.ino, 1));
                 let errno = open.map(|open| self.tree.close(open)).err();

@@ -49,7 +49,7 @@ fn an_inode_is_forgotten_with_its_last_lookup() {
 fn another_life_of_a_number_that_is_known_has_a_node_of_its_own() {
     let table = table();
     table.remember(FIRST, Seen::Held);
-    table.believe(7, |belief| belief.closed(5));
+    table.believe(7, |belief| belief.closed(5, 0));
     let second = table.remember(SECOND, Seen::Held).expect("it is held");
     assert_ne!(second, 7);
     assert_eq!((table.get(7), table.get(second)), (Ok(FIRST), Ok(SECOND)));
@@ -69,10 +69,10 @@ fn a_life_that_is_over_changes_nothing() {
     let table = table();
     table.remember(SECOND, Seen::Held);
     table.update(&FIRST, |place| place.life = 9);
-    table.believe_of(&FIRST, |belief| belief.closed(5));
+    table.believe_of(&FIRST, |belief| belief.closed(5, 0));
     assert_eq!(table.get(7), Ok(SECOND));
     assert_eq!(table.belief_of(&SECOND).stamp(), 0);
-    table.believe_of(&SECOND, |belief| belief.closed(5));
+    table.believe_of(&SECOND, |belief| belief.closed(5, 0));
     assert_eq!(table.belief_of(&SECOND).stamp(), 5);
 }
 

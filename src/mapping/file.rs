@@ -17,6 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 use std::any::Any;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
@@ -89,7 +90,8 @@ impl PendingTimes for Mapping {
             return false;
         };
         // Sole effect of an error here is a modification time that stays behind by milliseconds.
-        let _ = self.restamping(fd.as_fd(), || self.times.apply(fd.as_fd(), &self.source));
+        let apply = || self.times.apply(fd.as_fd(), &self.source);
+        let (_, _) = self.restamping(fd.as_fd(), apply);
         true
     }
 }
@@ -211,16 +213,19 @@ impl Mapping {
     /// # Errors
     /// Those of `truncate`.
     pub fn resize(&self, len: u64, truncate: impl FnOnce() -> Result<()>) -> Result<()> {
-        let _closed = self.gate.write();
+        let closed = self.gate.write();
         self.apply_times();
         let Some(fd) = self.descriptor() else {
             return truncate();
         };
-        self.restamping(fd.as_fd(), || {
+        let (outcome, grown) = self.restamping(fd.as_fd(), || {
             truncate()?;
             self.windows.resize(len);
             Ok(())
-        })
+        });
+        drop(closed);
+        self.cache.show_zeros(grown);
+        outcome
     }
 
     /// Runs an operation of ours that changes the file by other means than writing, so that it is not taken
@@ -229,14 +234,30 @@ impl Mapping {
     /// # Errors
     /// Those of `change`.
     pub fn altering<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
-        let _open = self.gate.read();
-        match self.descriptor() {
-            Some(fd) => self.restamping(fd.as_fd(), change),
-            None => change(),
-        }
+        self.altering_from(u64::MAX, change)
     }
 
-    fn restamping<T>(&self, fd: BorrowedFd<'_>, change: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// As `altering`, for an operation that puts bytes at `offset`.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn altering_from<T>(&self, offset: u64, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _open = self.gate.read();
+        let Some(fd) = self.descriptor() else {
+            return change();
+        };
+        let (outcome, grown) = self.restamping(fd.as_fd(), change);
+        self.cache.show_zeros(grown.start..grown.end.min(offset));
+        outcome
+    }
+
+    /// Runs a change of ours. Returns also by what range the file has grown.
+    fn restamping<T>(
+        &self,
+        fd: BorrowedFd<'_>,
+        change: impl FnOnce() -> Result<T>,
+    ) -> (Result<T>, Range<u64>) {
+        let mut grown = 0..0;
         let changing = self.cache.change();
         let before = self.source.stat(fd);
         if let Ok(before) = &before {
@@ -247,9 +268,11 @@ impl Mapping {
             changing.led_to(after.stamp());
             if let Ok(before) = &before {
                 self.compare_mode(before, &after);
+                self.cache.resized(before.size, after.size);
+                grown = before.size..after.size;
             }
         }
-        outcome
+        (outcome, grown)
     }
 
     /// Notices that a change of the bytes has taken suid or sgid: the kernel would believe in them for as long as
@@ -271,11 +294,34 @@ impl Mapping {
         self.context.chores.add(Chore::ApplyTimes(this));
     }
 
-    /// The attributes behind a descriptor on the file; a change behind the mount is noticed.
+    /// The attributes behind a descriptor on the file, which the kernel is about to be told; a change behind the mount is
+    /// noticed.
     ///
     /// # Errors
     /// Those of statx(2).
     pub fn attr(&self, fd: BorrowedFd<'_>) -> Result<Attr> {
+        let looking = self.cache.looking();
+        let attr = self.source.stat(fd)?;
+        let read = |range| self.bytes(range);
+        self.cache.telling(looking, attr.size, read);
+        self.cache.seen(attr.stamp());
+        Ok(attr)
+    }
+
+    /// The source's bytes in this range; fewer where it ends, none where they cannot be read.
+    fn bytes(&self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let read = self.readable();
+        let read = read.and_then(|fd| rustix::io::pread(&fd, &mut bytes, range.start));
+        bytes.truncate(read.unwrap_or(0));
+        bytes
+    }
+
+    /// As `attr`, without telling the kernel.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub(super) fn look(&self, fd: BorrowedFd<'_>) -> Result<Attr> {
         let attr = self.source.stat(fd)?;
         self.cache.seen(attr.stamp());
         Ok(attr)
@@ -286,7 +332,7 @@ impl Mapping {
     pub fn check(&self) {
         if let Some(fd) = self.descriptor().filter(|_| !self.source.remote) {
             // What cannot be looked at now is noticed by whoever reads next.
-            let _ = self.attr(fd.as_fd());
+            let _ = self.look(fd.as_fd());
             // A description that is to tell of lost writes has to be there before others are told. The kernel starts
             // writing back by itself after seconds (vm.dirty_expire_centisecs).
             if self.backing.lock().is_given_up() {
@@ -304,8 +350,8 @@ impl Mapping {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
         self.look_for_length(fd.as_fd(), &attr);
-        let is_due = moves_atime && self.is_access_time_due(&attr);
-        Ok(self.cache.before_open(attr.stamp()) && !is_due)
+        let allows = !(moves_atime && self.is_access_time_due(&attr));
+        Ok(self.cache.before_open(attr.stamp(), attr.size, allows))
     }
 
     /// Whether the source has to ask another machine, which may never answer.

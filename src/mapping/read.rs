@@ -38,7 +38,7 @@ impl Mapping {
             Ok(fd) => fd,
             Err(errno) => return lend(Err(errno)),
         };
-        let attr = match self.attr(fd.as_fd()) {
+        let attr = match self.look(fd.as_fd()) {
             Ok(attr) => attr,
             Err(errno) => return lend(Err(errno)),
         };

@@ -80,6 +80,7 @@ impl Mapping {
         if let Ok(after) = self.source.stat(fd.as_fd()) {
             writing.led_to(after.stamp());
             self.compare_mode(&before, &after);
+            self.cache.resized(before.size, after.size);
             // Neither a failed write nor a store for a client's mapping takes security.capability away.
             let dropped = !request.from_mapping && written.as_ref().is_ok_and(|&n| n > 0);
             if dropped || self.unprivileged.load(Relaxed) == before.stamp() {
@@ -97,6 +98,9 @@ impl Mapping {
             }
         }
         let written = written?;
+        if written > 0 && !request.append && request.offset > before.size {
+            self.cache.show_zeros(before.size..request.offset);
+        }
         match request.durability {
             Durability::Cached => {}
             Durability::Data => self.sync(fd, true)?,

@@ -33,6 +33,10 @@ impl Kernel for Connection {
         log_failure(node, self.0.inval_inode(INodeNo(node), 0, 0));
     }
 
+    fn replace(&self, node: u64, offset: u64, bytes: &[u8]) {
+        log_failure(node, self.0.store(INodeNo(node), offset, bytes));
+    }
+
     fn expire_attributes(&self, node: u64) {
         const NO_BYTES: i64 = -1;
         log_failure(node, self.0.inval_inode(INodeNo(node), NO_BYTES, 0));
@@ -43,7 +47,7 @@ fn log_failure(node: u64, outcome: io::Result<()>) {
     match outcome {
         // ENOENT: the kernel does not remember the node, so it has nothing to drop.
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-            log::warn!("cannot invalidate node {node}: {error}");
+            log::warn!("cannot change the kernel's cache of node {node}: {error}");
         }
         _ => {}
     }

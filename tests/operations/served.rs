@@ -1,7 +1,7 @@
 //! A view in memory, served.
 
 use std::ffi::{OsStr, OsString};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct Served {
 pub enum Told {
     DropPages(u64),
     ExpireAttributes(u64),
+    /// Bytes of a page, in this range.
+    Replace(u64, Range<u64>),
 }
 
 struct Recorder(Sender<Told>);
@@ -40,6 +42,11 @@ impl Kernel for Recorder {
     fn drop_pages(&self, node: u64) {
         // The test may have ended.
         let _ = self.0.send(Told::DropPages(node));
+    }
+
+    fn replace(&self, node: u64, offset: u64, bytes: &[u8]) {
+        let end = offset + bytes.len() as u64;
+        let _ = self.0.send(Told::Replace(node, offset..end));
     }
 
     fn expire_attributes(&self, node: u64) {

@@ -147,9 +147,11 @@ impl Content for OpenFile {
         flags: OFlags,
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
-        if !flags.contains(OFlags::DIRECT) {
-            self.mapping.cache().filling();
-        }
+        let (end, direct) = (
+            offset.saturating_add(len as u64),
+            flags.contains(OFlags::DIRECT),
+        );
+        self.mapping.cache().reading(end, direct);
         if self.mapping.is_remote() {
             self.opener.begin();
         }
@@ -218,7 +220,7 @@ impl Content for OpenFile {
         let plain = (!from.quiet).then(|| reopen(&input, OFlags::RDONLY).ok());
         let input = plain.flatten().map_or(input, Arc::new);
         by.change()?;
-        self.mapping.altering(|| {
+        self.mapping.altering_from(offset, || {
             sys::copy_file_range(
                 &*input,
                 Some(&mut offset_in),

@@ -5,6 +5,7 @@ use super::view::Shared;
 use crate::attr::Attr;
 use crate::chores::PendingTimes;
 use crate::inode::{ROOT, Seen};
+use crate::mapping::Mapping;
 use crate::source::{Inode, Kind, SourceDir};
 use crate::view::Found;
 use rustix::io::Result;
@@ -90,13 +91,17 @@ impl Shared {
         Found::held(place, attr, fd)
     }
 
-    /// Applies times that wait, for attributes are about to be shown.
+    /// Applies times that wait, for attributes are about to be shown; and of a file that clients may have stored into,
+    /// the mapping has to know which are.
     fn with_times(&self, mut found: Found<Node>) -> Found<Node> {
         if found.place.kind() == Kind::OwnMount {
             return found;
         }
         let mapping = self.in_use.mapping(&found.place.life());
-        if let Some(mapping) = mapping.filter(|mapping| mapping.apply_times()) {
+        let changes = |mapping: &Arc<Mapping>| {
+            mapping.apply_times() || self.cache.may_hold_stores(mapping.cache().node())
+        };
+        if let Some(mapping) = mapping.filter(changes) {
             let fd = mapping.descriptor();
             let attr = fd.and_then(|fd| mapping.attr(fd.as_fd()).ok());
             found.attr = attr.unwrap_or(found.attr);

@@ -64,8 +64,8 @@ impl Files for Shared {
         drop(open);
         // With the last open, what is known of the kernel's cache is remembered with the node.
         self.in_use.close(&node.life(), mapping, |mapping| {
-            let stamp = mapping.cache().stamp();
-            self.nodes.believe_of(&node, |belief| belief.closed(stamp));
+            let closed = |belief: &mut _| mapping.cache().closed(belief);
+            self.nodes.believe_of(&node, closed);
         });
     }
 }
@@ -95,9 +95,9 @@ impl Shared {
         flags: OFlags,
     ) -> OpenFile {
         let mapping = self.in_use.open(&node.life(), || {
-            let stamp = self.nodes.belief_of(node).stamp();
+            let belief = self.nodes.belief_of(node);
             let id = self.nodes.number(node.key());
-            let cache = FileCache::new(id, stamp, self.cache.clone());
+            let cache = FileCache::new(id, belief, self.cache.clone());
             Mapping::new(source.clone(), cache, self.context.clone())
         });
         if access == OFlags::RDONLY {

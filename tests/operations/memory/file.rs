@@ -50,8 +50,7 @@ impl Files for Memory {
         if contents.inodes.release(open.ino) {
             contents.open.remove(&open.ino);
             // With the last open, what is known of the kernel's cache is remembered with the node.
-            let stamp = open.shared.cache.stamp();
-            let closed = |belief: &mut mmfs::cache::Belief| belief.closed(stamp);
+            let closed = |belief: &mut mmfs::cache::Belief| open.shared.cache.closed(belief);
             self.0.nodes.believe_of(&open.ino, closed);
         }
     }
@@ -66,10 +65,10 @@ impl Memory {
     ) -> Result<MemoryFile> {
         contents.inodes.hold(ino)?;
         let make = || {
-            let stamp = self.0.nodes.belief_of(&ino).stamp();
+            let belief = self.0.nodes.belief_of(&ino);
             let node = self.0.nodes.number(ino.number);
             Arc::new(OpenInode {
-                cache: FileCache::new(node, stamp, self.0.kernel.clone()),
+                cache: FileCache::new(node, belief, self.0.kernel.clone()),
                 handed_over: OnceLock::new(),
             })
         };
@@ -131,7 +130,8 @@ impl Content for MemoryFile {
         let given = format!("{} {purpose}", self.ino);
         self.view.called("may_keep_cache", given)?;
         let contents = self.view.contents();
-        let unchanged = self.shared.cache.before_open(contents.stamp(self.ino));
+        let (stamp, size) = (contents.stamp(self.ino), contents.inodes.size(self.ino));
+        let unchanged = self.shared.cache.before_open(stamp, size, true);
         Ok(unchanged || contents.knobs.keeps_always)
     }
 
@@ -145,9 +145,7 @@ impl Content for MemoryFile {
         let direct = flags.contains(OFlags::DIRECT);
         let way = if direct { "direct" } else { "cached" };
         let called = self.view.called("read", format!("{} {way}", self.ino));
-        if !direct {
-            self.shared.cache.filling();
-        }
+        self.shared.cache.reading(offset + len as u64, direct);
         let contents = self.view.contents();
         let bytes = called.and_then(|()| contents.inodes.slice(self.ino, offset, len));
         lend(bytes)
