@@ -236,12 +236,7 @@ fn mappings_reads_and_writes_agree() {
 
 /// The modes in which a file may grow, one event loop among them: the kernel asks for pages while a request that it waits
 /// for is being served.
-const GROWING: [&[&str]; 4] = [
-    &[],
-    &["--threads", "1"],
-    &["--direct-io"],
-    &["--write-path", "region"],
-];
+const GROWING: [&[&str]; 3] = [&[], &["--threads", "1"], &["--direct-io"]];
 
 /// Runs tests/c/steps.c on a file of 100 bytes `a`, which is made in one place and changed in another, and returns what
 /// it printed and which bytes the file has then.

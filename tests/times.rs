@@ -3,16 +3,20 @@
 mod common;
 mod stage;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Timespec, Timestamps};
 use rustix::fs::{copy_file_range, openat, utimensat};
-use stage::{CLOCK_STEP, KIB, MIB, PAGE, Stage, changed, noise, on, on_mount, printed, shared};
+use stage::{
+    CLOCK_STEP, KIB, MIB, PAGE, Stage, changed, command, noise, on, on_mount, printed, shared,
+};
 
 const FILE: &str = "file";
 /// Both write paths, with and without the kernel's page cache.
@@ -148,6 +152,174 @@ fn a_time_set_after_a_write_stays() {
                 wanted,
                 "{mode:?}, on the mount"
             );
+        });
+    }
+}
+
+/// Ways of writing through the mount that leave stores of a client in the kernel's pages, one event loop among them.
+const MAPPED: [&[&str]; 4] = [
+    &[],
+    &["--threads", "1"],
+    &["--write-path", "region"],
+    &["--direct-io"],
+];
+
+/// Runs tests/c/steps.c on a file of two pages, untouched for a day, and returns what it printed; then both times.
+fn after_steps(stage: &Stage, file: &Path, steps: &str) -> (String, SystemTime, SystemTime) {
+    fs::write(file, noise(2 * PAGE, 1)).unwrap();
+    let old = SystemTime::now() - DAY;
+    let times = FileTimes::new().set_modified(old).set_accessed(old);
+    File::open(file).unwrap().set_times(times).unwrap();
+    let mut run = Command::new(stage.program("steps"));
+    let printed = printed(run.arg(file).args(steps.split(' ')));
+    let meta = fs::metadata(file).unwrap();
+    (printed, meta.modified().unwrap(), meta.accessed().unwrap())
+}
+
+/// What a client has stored through a mapping before it sets the modification time is written back later, and leaves the
+/// time alone: whoever sets it, by descriptor or by name, however the client ends what it does, and with others mapping
+/// the file.
+/// (proves: S21)
+#[test]
+fn a_time_set_after_a_store_stays() {
+    let set = SystemTime::UNIX_EPOCH + Duration::new(1_000_000, 123_456_789);
+    let stores = [
+        "map:8192 store:0:10:s",
+        "map:8192 store:0:8192:s",
+        "write:0:9000:w map:9000 store:8999:1:s",
+    ];
+    let setting = [
+        "mtime:1000000",
+        "path:1000000",
+        "now mtime:1000000",
+        "mtime:1000000 atime:5",
+    ];
+    let ends = [
+        "msync",
+        "fsync",
+        "unmap",
+        "close unmap",
+        "fsync unmap close open fsync",
+        "modified",
+    ];
+    for mode in MAPPED {
+        on_mount(mode, |stage| {
+            let all = stores
+                .iter()
+                .flat_map(|store| setting.map(|set| (store, set)));
+            let all = all.flat_map(|(store, set)| ends.map(|end| format!("{store} {set} {end}")));
+            for (number, steps) in all.enumerate() {
+                let name = number.to_string();
+                let (_, mtime, _) = after_steps(stage, &stage.mount(&name), &steps);
+                assert_eq!(mtime, set, "{mode:?}: {steps}, on the mount");
+                let there = fs::metadata(stage.source(&name))
+                    .unwrap()
+                    .modified()
+                    .unwrap();
+                assert_eq!(there, set, "{mode:?}: {steps}, in the source");
+            }
+            // Nothing waits to be written any more, and no time to be applied.
+            sleep(RECORD);
+            for number in 0..stores.len() * setting.len() * ends.len() {
+                let there = fs::metadata(stage.source(number.to_string())).unwrap();
+                assert_eq!(there.modified().unwrap(), set, "{mode:?}: {number}, later");
+            }
+        });
+    }
+}
+
+/// The same where the time is set by another program, while the client has the file mapped: by name, by touch(1), which opens
+/// it, and by `cp -p`, which writes the bytes, too.
+/// (proves: S21)
+#[test]
+fn a_time_that_others_set_after_a_store_stays() {
+    let wanted = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    for mode in MAPPED {
+        on_mount(mode, |stage| {
+            let other = stage.plain("other");
+            fs::write(&other, noise(2 * PAGE, 2)).unwrap();
+            File::open(&other).unwrap().set_modified(wanted).unwrap();
+            let setters = ["by name", "touch -r OTHER FILE", "cp -p OTHER FILE"];
+            let files = setters.map(|setter| {
+                let (file, there) = (stage.mount(setter), stage.source(setter));
+                fs::write(&file, noise(2 * PAGE, 1)).unwrap();
+                let mut client = Command::new(stage.program("steps"))
+                    .arg(&file)
+                    .args("map:8192 store:0:8192:s pause fsync unmap close".split(' '))
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let mut line = String::new();
+                let mut lines = BufReader::new(client.stdout.take().unwrap());
+                lines.read_line(&mut line).unwrap();
+                assert_eq!(line, "paused\n");
+                match setter == "by name" {
+                    true => {
+                        let time = |tv_sec| Timespec { tv_sec, tv_nsec: 0 };
+                        let last_access = time(1);
+                        let last_modification = time(1_000_000);
+                        let both = Timestamps {
+                            last_access,
+                            last_modification,
+                        };
+                        utimensat(CWD, &file, &both, AtFlags::empty()).unwrap();
+                    }
+                    false => {
+                        let words = setter.split(' ').map(|word| match word {
+                            "OTHER" => other.as_os_str(),
+                            "FILE" => file.as_os_str(),
+                            word => word.as_ref(),
+                        });
+                        let words: Vec<&OsStr> = words.collect();
+                        printed(&mut command(words[0], &words[1..]));
+                    }
+                }
+                client.stdin.take().unwrap().write_all(b"\n").unwrap();
+                assert!(client.wait().unwrap().success());
+                there
+            });
+            let check = |when: &str| {
+                for there in &files {
+                    let time = fs::metadata(there).unwrap().modified().unwrap();
+                    assert_eq!(time, wanted, "{mode:?}: {there:?}, {when}");
+                }
+            };
+            check("at once");
+            sleep(RECORD);
+            check("later");
+        });
+    }
+}
+
+/// A store after the time was set moves it, unless the page was dirty before. Setting only the access time keeps no store
+/// from moving the other.
+/// (proves: S19, S21)
+#[test]
+fn a_store_after_a_time_was_set_moves_it() {
+    for mode in MAPPED {
+        on_mount(mode, |stage| {
+            for (number, steps) in [
+                "map:8192 store:0:10:s mtime:1000000 msync store:20:10:t msync",
+                "map:8192 store:0:10:s mtime:1000000 store:5000:10:t unmap",
+                "map:8192 mtime:1000000 store:5000:10:t unmap close",
+                "map:8192 store:0:10:s atime:5 unmap",
+                "map:8192 seen atime:5 store:0:10:s fsync",
+                "map:8192 store:0:10:s mtime:1000000 write:0:10:w",
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let before = SystemTime::now() - CLOCK_STEP;
+                let name = number.to_string();
+                let (_, mtime, atime) = after_steps(stage, &stage.mount(&name), steps);
+                let there = fs::metadata(stage.source(&name)).unwrap();
+                assert!(mtime >= before, "{mode:?}: {steps}, {mtime:?}");
+                assert_eq!(there.modified().unwrap(), mtime, "{mode:?}: {steps}");
+                let set = SystemTime::UNIX_EPOCH + Duration::new(5, 123_456_789);
+                let sets = steps.contains("atime");
+                assert_eq!(atime == set, sets, "{mode:?}: {steps}, {atime:?}");
+            }
         });
     }
 }

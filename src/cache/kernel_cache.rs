@@ -81,6 +81,14 @@ impl KernelCache {
         self.stores.contain(node)
     }
 
+    /// Has the kernel write back what clients have stored into its pages of `node`. The caller must not be needed to serve
+    /// the writes that this takes.
+    pub fn write_back(&self, node: u64) {
+        if self.may_hold_stores(node) {
+            self.notifier.write_back(node);
+        }
+    }
+
     /// Whether the kernel may go by the last listing it was given of a directory, which has `stamp` now. Kept longer
     /// than its entries may be believed, a listing would have the kernel look each of them up again, one by one.
     pub fn is_listing_valid(&self, belief: &Belief, stamp: u64) -> bool {

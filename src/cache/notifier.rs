@@ -96,6 +96,14 @@ impl Notifier {
         let _ = self.stale.send((node, file));
     }
 
+    /// Has pages of `node` dropped, once what clients have stored into them is written back. The caller must not be needed
+    /// to serve the writes that this takes.
+    pub fn write_back(&self, node: u64) {
+        if let Some(kernel) = self.kernel.get() {
+            kernel.drop_pages(node);
+        }
+    }
+
     /// Has bytes replaced in a page of `node`. False when that page is locked for longer than is waited for: the kernel
     /// takes them later.
     pub fn replace(&self, node: u64, offset: u64, bytes: Vec<u8>) -> bool {

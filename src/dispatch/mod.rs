@@ -14,6 +14,7 @@ mod spares;
 
 use lanes::{Lanes, LastLoop};
 use listeners::Listeners;
+use parking_lot::Mutex;
 use spares::Spares;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub struct Dispatch<T> {
     serves: Arc<T>,
     content: Arc<Lanes<T>>,
     tree: Arc<Lanes<T>>,
+    spares: Arc<Spares>,
     listeners: Arc<Listeners>,
 }
 
@@ -39,6 +41,7 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         Dispatch {
             content: lanes(LastLoop::Queues),
             tree: lanes(LastLoop::UsesSpare),
+            spares,
             serves,
             listeners,
         }
@@ -69,10 +72,53 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         self.tree.run(node, job);
     }
 
+    /// As [`Self::tree`], for a job before which `wait` waits until the kernel's own requests of `node` are served: both
+    /// run on a spare thread, since every event loop may be needed for those requests. Where there is no spare thread,
+    /// nothing is waited for.
+    pub fn tree_after(
+        &self,
+        node: u64,
+        wait: impl FnOnce(&T) + Send + 'static,
+        job: impl FnOnce(&T) + Send + 'static,
+    ) {
+        let job = Arc::new(Mutex::new(Some(job)));
+        let (serves, later) = (self.serves.clone(), job.clone());
+        let waiting = move || {
+            wait(&serves);
+            let job = later.lock().take();
+            job.into_iter().for_each(|job| job(&serves));
+        };
+        if self.spares.run(Box::new(waiting)).is_err() {
+            let job = job.lock().take();
+            job.into_iter().for_each(|job| self.tree(node, job));
+        }
+    }
+
     /// Runs a job on the calling event loop at once, for a request that rarely takes long. It neither waits in a queue
     /// nor runs on a spare thread.
     pub fn here(&self, job: impl FnOnce(&T)) {
         let _serving = self.listeners.begin();
         job(&self.serves);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn one_event_loop_serves_what_a_job_waits_for() {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let dispatch = Dispatch::new(Arc::new(()), 1);
+        let (written, heard) = channel();
+        let (done, ended) = channel();
+        let wait = move |(): &()| heard.recv_timeout(LIMIT).expect("the write is served");
+        let job = move |(): &()| done.send(()).expect("the test receives");
+        dispatch.tree_after(7, wait, job); // returns at once
+        assert!(ended.try_recv().is_err());
+        dispatch.content(7, move |()| written.send(()).expect("the job waits"));
+        assert_eq!(ended.recv_timeout(LIMIT), Ok(()));
     }
 }

@@ -22,6 +22,17 @@ impl<T: Tree> Fs<T> {
         attr.map(|attr| Attr { ino, ..attr })
     }
 
+    /// Whether clients may have stored into the kernel's pages of an inode what moves its times when it is written back.
+    pub fn may_hold_stores(&self, node: u64) -> bool {
+        self.cache.may_hold_stores(node)
+    }
+
+    /// Has written back what clients have stored through mappings of an inode, so that it moves no time that is set from
+    /// now on. The caller must not be needed to serve the writes that this takes.
+    pub fn write_back(&self, node: u64) {
+        self.cache.write_back(node);
+    }
+
     /// Changes attributes and returns the new ones.
     ///
     /// # Errors

@@ -71,6 +71,26 @@ impl<T: Tree> Adapter<T> {
             .tree(node.0, move |fs| reply.answer(ask(fs, &by, op)));
     }
 
+    /// As `tree`, for a request that sets the modification time of `node`: what clients have stored through mappings before
+    /// is written back before.
+    pub(super) fn after_stores<O>(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        reply: impl Answer<O>,
+        op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
+    ) {
+        if !self.fs.may_hold_stores(node.0) {
+            return self.tree(req, node, reply, op);
+        }
+        let by = actor(req);
+        let write_back = move |fs: &Fs<T>| fs.write_back(node.0);
+        self.dispatch.tree_after(node.0, write_back, move |fs| {
+            by.begin();
+            reply.answer(op(fs));
+        });
+    }
+
     /// Answers a request that makes or finds the inode `name` in the directory `parent`.
     pub(super) fn entry(
         &self,

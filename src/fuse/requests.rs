@@ -78,10 +78,11 @@ impl<T: Tree> Filesystem for Adapter<T> {
         };
         let (by, reply) = (actor(req), (reply, self.timeouts));
         let change = move |fs: &Fs<T>| fs.setattr(&by, node.0, fh.map(|fh| fh.0), &set);
-        // A resize waits for reads and writes of the file.
-        match size {
-            Some(_) => self.content(req, node, reply, change),
-            None => self.tree(req, node, reply, change),
+        match (size, mtime) {
+            // A resize waits for reads and writes of the file. Until it is answered the kernel writes nothing back.
+            (Some(_), _) => self.content(req, node, reply, change),
+            (None, Some(_)) => self.after_stores(req, node, reply, change),
+            (None, None) => self.tree(req, node, reply, change),
         }
     }
 

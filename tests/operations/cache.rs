@@ -182,6 +182,29 @@ fn a_write_past_the_cache_takes_back_what_was_read_into_it() {
 }
 
 #[test]
+fn stores_are_written_back_of_files_that_somebody_may_store_into() {
+    let served = serve();
+    let told = served.begin();
+    let node = served.file("a", b"bytes");
+    let read = served.handle(node, OFlags::RDONLY);
+    let write = served.handle(node, OFlags::WRONLY);
+    served.write_back(node);
+    assert!(told.try_recv().is_err(), "a mapping takes both");
+    let both = served.handle(node, OFlags::RDWR);
+    served.write_back(node);
+    assert_eq!(told.try_recv(), Ok(Told::DropPages(node)));
+    for fh in [read, write, both] {
+        served.release(fh).unwrap();
+    }
+    served.write_back(node);
+    let created = served.create(&USER, ROOT, name("b"), 0o644, 0, OFlags::RDWR);
+    let (entry, _open) = created.unwrap();
+    assert!(told.try_recv().is_err(), "it was closed");
+    served.write_back(entry.attr.ino);
+    assert_eq!(told.try_recv(), Ok(Told::DropPages(entry.attr.ino)));
+}
+
+#[test]
 fn the_kernel_is_told_of_suid_that_a_write_has_taken() {
     let served = serve();
     let told = served.begin();
