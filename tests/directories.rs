@@ -2,17 +2,24 @@
 
 mod common;
 mod stage;
+mod survive;
 
-use std::collections::HashMap;
-use std::ffi::OsString;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirEntryExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use common::Mount;
+use common::loopfs::LoopFs;
+use rustix::fs::{RawDir, SeekFrom, seek};
 use stage::{on_mount, printed, tree};
+use survive::Rng;
 
 const ENTRIES: usize = 5000;
 
@@ -228,4 +235,165 @@ fn rename_playground(dir: &Path) -> std::path::PathBuf {
     }
     std::os::unix::fs::symlink("file", base.join("link")).unwrap();
     base
+}
+
+/// A position is the longest number that a 32-bit program without large files can hold, or less.
+const MAX_POSITION: u64 = i32::MAX as u64;
+
+/// Where an entry is, and its name.
+type Place = (u64, OsString);
+
+/// The entries from the present position of an open directory on, each with where the next one is.
+fn entries_from_here(dir: &File, most: usize) -> Vec<Place> {
+    let mut buffer = Vec::with_capacity(32 << 10);
+    let mut stream = RawDir::new(dir, buffer.spare_capacity_mut());
+    let mut found = Vec::new();
+    while let Some(entry) = stream.next().filter(|_| found.len() < most) {
+        let entry = entry.unwrap();
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        found.push((entry.next_entry_cookie(), name.to_owned()));
+    }
+    found
+}
+
+fn entries(dir: &File) -> Vec<Place> {
+    seek(dir, SeekFrom::Start(0)).unwrap();
+    entries_from_here(dir, usize::MAX)
+}
+
+/// Every position is small enough, leads to what follows it, through whichever stream, and means the same when the directory is
+/// read once more.
+fn check_positions(what: &str, path: &Path, count: usize, rng: &mut Rng) {
+    let (first, second) = (File::open(path).unwrap(), File::open(path).unwrap());
+    let all = entries(&first);
+    let names: HashSet<_> = all.iter().map(|(_, name)| name).collect();
+    assert_eq!((all.len(), names.len()), (count + 2, count + 2), "{what}");
+    let largest = all.iter().map(|(position, _)| *position).max().unwrap();
+    assert!(largest <= MAX_POSITION, "{what}: {largest} is too large");
+    // What the kernel has cached of the directory goes, so that the stream itself is asked.
+    fs::write(path.join("more"), "").unwrap();
+    fs::remove_file(path.join("more")).unwrap();
+    for dir in [&first, &second, &File::open(path).unwrap()] {
+        for _ in 0..20 {
+            let at = rng.below(all.len() as u64 - 1) as usize;
+            seek(dir, SeekFrom::Start(all[at].0)).unwrap();
+            let following = entries_from_here(dir, 300);
+            let expected = &all[at + 1..all.len().min(at + 301)];
+            assert_eq!(following, expected, "{what}: after {:?}", all[at]);
+        }
+        assert!(entries(dir) == all, "{what}: read once more");
+    }
+}
+
+/// Positions of directories of none, few and 100,000 entries fit into 31 bits, so that a 32-bit program without large files can list
+/// them: with more it gets EOVERFLOW.
+/// (proves: S8)
+#[test]
+fn positions_fit_into_31_bits() {
+    let mut rng = Rng::new();
+    on_mount(&[], |stage| {
+        for count in [0, 1, 100, 100_000] {
+            let name = format!("{count}");
+            fill_with(&stage.source(&name), count);
+            check_positions(&name, &stage.mount(&name), count, &mut rng);
+        }
+    });
+}
+
+/// The same on the filesystems that have positions of their own kind.
+/// (proves: S8)
+#[test]
+fn as_root_positions_fit_into_31_bits_whatever_the_filesystem() {
+    let mut rng = Rng::new();
+    for kind in ["ext4", "xfs", "btrfs", "tmpfs"] {
+        let disk = (kind != "tmpfs").then(|| LoopFs::new(kind, 512 << 20));
+        let mount = match &disk {
+            Some(disk) => Mount::over(disk.path(), [] as [&str; 0]),
+            None => Mount::builder().inside("/dev/shm").mount(),
+        };
+        mount.within(Duration::from_secs(100), || {
+            for count in [10, 20_000] {
+                let name = format!("{count}");
+                fill_with(&mount.src().join(&name), count);
+                let what = format!("{kind}, {count}");
+                check_positions(&what, &mount.mnt().join(&name), count, &mut rng);
+            }
+        });
+        drop(mount);
+    }
+}
+
+fn fill_with(directory: &Path, count: usize) {
+    fs::create_dir_all(directory).unwrap();
+    for number in 0..count {
+        File::create(directory.join(format!("stays-{number}"))).unwrap();
+    }
+}
+
+/// Streams that begin, end, seek and go on while the directory changes and the kernel takes up and drops what it has cached: what
+/// stays comes once in each reading.
+/// (proves: S7)
+#[test]
+fn streams_that_share_a_directory_show_the_lasting_entries_once() {
+    on_mount(&[], |stage| {
+        let shown = stage.mount("large");
+        fill(&stage.source("large"));
+        let stop = AtomicBool::new(false);
+        let mut rng = Rng::new();
+        thread::scope(|scope| {
+            let stopped = Stopped(&stop);
+            scope.spawn(|| churn(&shown, "mounted", &stop));
+            let readers: Vec<_> = (0..3)
+                .map(|_| {
+                    let (mut rng, shown) = (rng.fork(), &shown);
+                    scope.spawn(move || {
+                        for _ in 0..12 {
+                            read_in_pieces(shown, &mut rng);
+                        }
+                    })
+                })
+                .collect();
+            let failed = readers.into_iter().filter_map(|reader| reader.join().err());
+            let failed = failed.count();
+            drop(stopped);
+            assert_eq!(failed, 0, "readers");
+        });
+    });
+}
+
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads a directory in pieces, seeking to where it was after each, and now and then elsewhere before that.
+fn read_in_pieces(path: &Path, rng: &mut Rng) {
+    let dir = File::open(path).unwrap();
+    let (mut counts, mut met) = (HashMap::<OsString, usize>::new(), vec![0]);
+    loop {
+        if rng.below(4) == 0 {
+            let elsewhere = met[rng.below(met.len() as u64) as usize];
+            seek(&dir, SeekFrom::Start(elsewhere)).unwrap();
+            entries_from_here(&dir, 1);
+        }
+        seek(&dir, SeekFrom::Start(met[met.len() - 1])).unwrap();
+        let piece = entries_from_here(&dir, 1 + rng.below(400) as usize);
+        let Some((position, _)) = piece.last() else {
+            break;
+        };
+        met.push(*position);
+        for (_, name) in piece {
+            *counts.entry(name).or_default() += 1;
+        }
+    }
+    counts.retain(|name, _| name.to_string_lossy().starts_with("stays"));
+    let wrong: Vec<_> = counts.iter().filter(|(_, count)| **count != 1).collect();
+    assert!(
+        wrong.is_empty() && counts.len() == ENTRIES,
+        "{} of {ENTRIES}, {wrong:?}",
+        counts.len()
+    );
 }

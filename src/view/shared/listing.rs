@@ -75,7 +75,8 @@ impl Shared {
             true => quietly(flags, open)?,
             false => open(flags)?,
         };
-        Stream::new(fd, dir.source, dir.fd, quiet)
+        let positions = self.positions.open(node.life());
+        Stream::new(fd, dir.source, dir.fd, quiet, positions)
     }
 
     /// The root's parent lies outside, and is shown as the root itself.

@@ -10,6 +10,7 @@ mod lookup;
 mod names;
 mod node;
 mod open;
+mod positions;
 mod stream;
 mod view;
 mod xattrs;

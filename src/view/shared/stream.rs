@@ -1,6 +1,7 @@
-//! Directory streams of the source. Offsets are the source's own (`d_off`): stable, and good for seeking at any later
-//! time.
+//! Directory streams of the source. Offsets are the source's own (`d_off`), shown as [`Positions`] says: stable, and good for
+//! seeking at any later time.
 
+use super::positions::{Closing, Positions};
 use crate::descriptors::Slot;
 use crate::request::ExtendedFlags;
 use crate::source::SourceDir;
@@ -34,13 +35,8 @@ pub(super) enum Held {
     OwnMount,
     /// The directory being read.
     Stream(Stream),
-    /// Nothing but what was seen when it was opened. There are too few descriptors, so it is opened with `flags` each time
-    /// it is read.
-    Nothing {
-        stamp: u64,
-        moves_atime: bool,
-        flags: OFlags,
-    },
+    /// Nothing. There are too few descriptors, so it is opened with `flags` each time it is read.
+    Nothing { moves_atime: bool, flags: OFlags },
 }
 
 /// A directory of the source being read.
@@ -57,6 +53,10 @@ pub(super) struct Stream {
     moves_atime: bool,
     /// One reader at a time; held while entries are looked up.
     ahead: Mutex<Ahead>,
+    /// How offsets are shown.
+    positions: Arc<Positions>,
+    /// Comes after `positions`, so that it is dropped after it.
+    _closing: Closing,
 }
 
 /// Entries read from the source that did not fit into a reply yet.
@@ -108,9 +108,9 @@ impl OpenDir {
 impl Listing for OpenDir {
     fn stamp(&self) -> Option<u64> {
         match &self.held {
-            Held::Stream(stream) => Some(stream.stamp),
-            Held::Nothing { stamp, .. } => Some(*stamp),
-            Held::OwnMount => None,
+            // A listing with numbers that are no longer kept must not be shown again.
+            Held::Stream(stream) => Some(stream.stamp ^ stream.positions.mark()),
+            Held::Nothing { .. } | Held::OwnMount => None,
         }
     }
 
@@ -168,6 +168,7 @@ impl Stream {
         source: Arc<SourceDir>,
         place: Arc<OwnedFd>,
         quiet: bool,
+        (positions, _closing): (Arc<Positions>, Closing),
     ) -> Result<Self> {
         let attr = source.stat(fd.as_fd())?;
         Ok(Stream {
@@ -177,6 +178,8 @@ impl Stream {
             source,
             stamp: attr.stamp(),
             ahead: Mutex::default(),
+            positions,
+            _closing,
         })
     }
 
@@ -188,7 +191,6 @@ impl Stream {
     /// Closes it, to be opened again with `flags`.
     pub fn let_go(self, flags: OFlags) -> Held {
         Held::Nothing {
-            stamp: self.stamp,
             moves_atime: self.moves_atime,
             flags,
         }
@@ -207,7 +209,8 @@ impl Stream {
     pub fn read(&self, offset: u64, mut take: impl FnMut(&DirEntry<'_>) -> bool) -> Result<bool> {
         let mut ahead = self.ahead.lock();
         if ahead.offset != offset || offset == 0 {
-            sys::seek(&self.fd, SeekFrom::Start(offset))?;
+            let position = self.positions.of_source(offset);
+            sys::seek(&self.fd, SeekFrom::Start(position))?;
             *ahead = Ahead {
                 offset,
                 ..Ahead::default()
@@ -229,7 +232,7 @@ impl Stream {
                 ahead.next += 1;
                 ahead.offset = raw.offset;
             }
-            match ahead.refill(&self.fd) {
+            match ahead.refill(&self.fd, &self.positions) {
                 Ok(true) => {}
                 Ok(false) => return Ok(true),
                 Err(_) if any => return Ok(false),
@@ -241,18 +244,22 @@ impl Stream {
 
 impl Ahead {
     /// Reads the next entries; false at the end.
-    fn refill(&mut self, fd: &OwnedFd) -> Result<bool> {
+    fn refill(&mut self, fd: &OwnedFd, positions: &Positions) -> Result<bool> {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut dir = RawDir::new(fd.as_fd(), &mut buffer);
         self.entries.clear();
         self.names.clear();
         self.next = 0;
+        let mut showing = None;
         while let Some(entry) = dir.next() {
             let entry = entry?;
             let start = self.names.len();
             self.names.extend_from_slice(entry.file_name().to_bytes());
             let name = (start, self.names.len());
-            let (ino, kind, offset) = (entry.ino(), entry.file_type(), entry.next_entry_cookie());
+            // Not locked while the source is read, which may take its time.
+            let showing = showing.get_or_insert_with(|| positions.showing());
+            let offset = showing.shown(entry.next_entry_cookie());
+            let (ino, kind) = (entry.ino(), entry.file_type());
             self.entries.push(Raw {
                 ino,
                 kind,

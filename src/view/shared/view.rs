@@ -3,6 +3,7 @@
 use super::content::OpenFile;
 use super::in_use::InUse;
 use super::node::{Node, plain_number};
+use super::positions::PositionTables;
 use super::stream::OpenDir;
 use crate::cache::KernelCache;
 use crate::config::Config;
@@ -13,6 +14,7 @@ use crate::mapping::{Context, guard};
 use crate::request::MAX_REQUEST;
 use crate::source::{Kind, Sources};
 use crate::view::{Found, Reporter, Tree, View};
+use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ pub struct Shared {
     pub(super) sources: Sources,
     pub(super) nodes: Arc<NodeTable<Node>>,
     pub(super) in_use: InUse,
+    pub(super) positions: Arc<PositionTables>,
     pub(super) cache: Arc<KernelCache>,
     pub(super) context: Arc<Context>,
 }
@@ -56,6 +59,7 @@ impl Shared {
             sources,
             nodes: nodes.clone(),
             in_use,
+            positions: Arc::default(),
             cache: reporter.cache,
             context: Arc::new(context),
         };
@@ -79,10 +83,14 @@ impl Tree for Shared {
     fn forget(&self, node: &Node) {
         self.in_use
             .forget_unless(&node.life(), || self.nodes.knows(node));
+        if node.kind() == Kind::Source(FileType::Directory) {
+            self.positions.forget(&node.life());
+        }
     }
 
     fn trim(&self) {
         self.in_use.trim();
+        self.positions.trim();
     }
 
     fn hold(&self, found: &Found<Node>) -> bool {
