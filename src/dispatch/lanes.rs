@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Work on one inode, including the reply.
-type Job<T> = Box<dyn FnOnce(&T) + Send>;
+type Job<T> = Box<dyn FnOnce(&Arc<T>) + Send>;
 
 const SHARDS: usize = 16;
 
@@ -89,7 +89,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
     }
 
     /// Runs `job` here, or leaves it to another thread.
-    pub fn run(self: &Arc<Self>, node: u64, job: impl FnOnce(&T) + Send + 'static) {
+    pub fn run(self: &Arc<Self>, node: u64, job: impl FnOnce(&Arc<T>) + Send + 'static) {
         let _serving = self.listeners.begin();
         let Some(job) = self.enter_or_queue(node, job) else {
             return;
@@ -109,7 +109,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         self: &Arc<Self>,
         node: u64,
         bytes: &[u8],
-        job: impl FnOnce(&T, &[u8]) + Send + 'static,
+        job: impl FnOnce(&Arc<T>, &[u8]) + Send + 'static,
     ) {
         match self.enter(node) {
             Some(_turn) => job(&self.serves, bytes),
@@ -139,7 +139,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
     }
 
     /// Takes a slot and gives the job back, or queues the job.
-    fn enter_or_queue<J: FnOnce(&T) + Send + 'static>(&self, node: u64, job: J) -> Option<J> {
+    fn enter_or_queue<J: FnOnce(&Arc<T>) + Send + 'static>(&self, node: u64, job: J) -> Option<J> {
         let mut lanes = self.shard(node).lock();
         let lane = lanes.entry(node).or_default();
         if lane.taken < self.slots {
@@ -174,7 +174,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         }
     }
 
-    fn run_in_slot(&self, node: u64, job: impl FnOnce(&T)) {
+    fn run_in_slot(&self, node: u64, job: impl FnOnce(&Arc<T>)) {
         let _slot = Slot { lanes: self, node };
         job(&self.serves);
     }
@@ -240,7 +240,7 @@ mod tests {
             .map(|_| {
                 let (lanes, gate, done) = (lanes.clone(), gate.clone(), done.clone());
                 std::thread::spawn(move || {
-                    lanes.run(7, move |()| {
+                    lanes.run(7, move |_| {
                         gate.wait();
                         done.fetch_add(1, SeqCst);
                     })
@@ -253,12 +253,12 @@ mod tests {
         }
         for _ in 0..64 {
             let done = done.clone();
-            lanes.run(7, move |()| {
+            lanes.run(7, move |_| {
                 done.fetch_add(1, SeqCst);
             }); // returns at once
         }
         assert_eq!(done.load(SeqCst), 0);
-        lanes.run(8, |()| ()); // another file is served
+        lanes.run(8, |_| ()); // another file is served
         gate.wait();
         working
             .into_iter()
@@ -272,14 +272,14 @@ mod tests {
         let lanes = lanes();
         let bytes = b"bytes".to_vec();
         let given = bytes.as_ptr() as usize;
-        lanes.run_with(7, &bytes, move |(), got| {
+        lanes.run_with(7, &bytes, move |_, got| {
             assert_eq!(got.as_ptr() as usize, given)
         });
         let seen = Arc::new(Mutex::new(Vec::new()));
         let turns: Vec<_> = (0..SLOTS).filter_map(|_| lanes.enter(7)).collect();
         assert_eq!(turns.len(), SLOTS);
         let see = seen.clone();
-        lanes.run_with(7, &bytes, move |(), got| see.lock().extend_from_slice(got));
+        lanes.run_with(7, &bytes, move |_, got| see.lock().extend_from_slice(got));
         drop(bytes);
         assert!(seen.lock().is_empty(), "every slot is taken");
         drop(turns);

@@ -50,7 +50,7 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
     /// Runs a job that reads or changes the bytes of `node`, or that waits for other jobs which do.
     ///
     /// `job` runs before this returns, or later on another thread.
-    pub fn content(&self, node: u64, job: impl FnOnce(&T) + Send + 'static) {
+    pub fn content(&self, node: u64, job: impl FnOnce(&Arc<T>) + Send + 'static) {
         self.content.run(node, job);
     }
 
@@ -59,7 +59,7 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         &self,
         node: u64,
         bytes: &[u8],
-        job: impl FnOnce(&T, &[u8]) + Send + 'static,
+        job: impl FnOnce(&Arc<T>, &[u8]) + Send + 'static,
     ) {
         self.content.run_with(node, bytes, job);
     }
@@ -68,7 +68,7 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
     ///
     /// `job` runs before this returns, or later on another thread. It never waits in a queue behind a job of
     /// [`Self::content`].
-    pub fn tree(&self, node: u64, job: impl FnOnce(&T) + Send + 'static) {
+    pub fn tree(&self, node: u64, job: impl FnOnce(&Arc<T>) + Send + 'static) {
         self.tree.run(node, job);
     }
 
@@ -78,8 +78,8 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
     pub fn tree_after(
         &self,
         node: u64,
-        wait: impl FnOnce(&T) + Send + 'static,
-        job: impl FnOnce(&T) + Send + 'static,
+        wait: impl FnOnce(&Arc<T>) + Send + 'static,
+        job: impl FnOnce(&Arc<T>) + Send + 'static,
     ) {
         let job = Arc::new(Mutex::new(Some(job)));
         let (serves, later) = (self.serves.clone(), job.clone());
@@ -96,7 +96,7 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
 
     /// Runs a job on the calling event loop at once, for a request that rarely takes long. It neither waits in a queue
     /// nor runs on a spare thread.
-    pub fn here(&self, job: impl FnOnce(&T)) {
+    pub fn here(&self, job: impl FnOnce(&Arc<T>)) {
         let _serving = self.listeners.begin();
         job(&self.serves);
     }
@@ -114,11 +114,11 @@ mod tests {
         let dispatch = Dispatch::new(Arc::new(()), 1);
         let (written, heard) = channel();
         let (done, ended) = channel();
-        let wait = move |(): &()| heard.recv_timeout(LIMIT).expect("the write is served");
-        let job = move |(): &()| done.send(()).expect("the test receives");
+        let wait = move |_: &Arc<()>| heard.recv_timeout(LIMIT).expect("the write is served");
+        let job = move |_: &Arc<()>| done.send(()).expect("the test receives");
         dispatch.tree_after(7, wait, job); // returns at once
         assert!(ended.try_recv().is_err());
-        dispatch.content(7, move |()| written.send(()).expect("the job waits"));
+        dispatch.content(7, move |_| written.send(()).expect("the job waits"));
         assert_eq!(ended.recv_timeout(LIMIT), Ok(()));
     }
 }

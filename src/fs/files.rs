@@ -166,7 +166,9 @@ impl<T: Tree> Fs<T> {
     /// A write that was lost since the handle was opened or last synced, however often it is asked; with
     /// `--sync-on-close` those of fsync(2).
     pub fn flush(&self, fh: u64) -> Result<()> {
-        self.files.get(fh)?.open.flush(self.settings.sync_on_close)
+        let file = self.files.get(fh)?;
+        self.tree.closing(&file.open);
+        file.open.flush(self.settings.sync_on_close)
     }
 
     /// Makes a file's bytes durable, and with them its attributes unless `data_only`.

@@ -8,6 +8,7 @@ mod files;
 mod housekeeping;
 mod names;
 mod retries;
+mod room;
 mod xattrs;
 
 pub use directories::Listed;
@@ -21,6 +22,7 @@ use crate::chores::{Chore, Chores};
 use crate::config::{Config, MountFlags};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{NodeTable, Place};
+use crate::pool::Pool;
 use crate::view::{Content, Found, Reporter, Tree, after_change};
 use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
@@ -29,6 +31,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
+
+/// Requests at most that wait for room at a time.
+const MAX_WAITING_FOR_ROOM: usize = 16;
 
 /// An inode as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +73,8 @@ pub struct Fs<T: Tree> {
     /// Whether open files are being watched, so that an open need not wake anybody up.
     watched: AtomicBool,
     retries: Retries<T::Node>,
+    /// Threads for requests that wait for room.
+    waiting: Arc<Pool>,
 }
 
 /// What the operations are told at the start.
@@ -123,6 +130,7 @@ impl<T: Tree> Fs<T> {
             undone: Mutex::new(Some(undone)),
             watched: AtomicBool::new(false),
             retries: Retries::new(),
+            waiting: Pool::new("room", MAX_WAITING_FOR_ROOM),
         }))
     }
 

@@ -51,11 +51,11 @@ impl<T: Tree> Adapter<T> {
         req: &Request,
         node: INodeNo,
         reply: impl Answer<O>,
-        op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
+        op: impl Fn(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
         let by = actor(req);
         self.dispatch
-            .content(node.0, move |fs| reply.answer(ask(fs, &by, op)));
+            .content(node.0, move |fs| answer(fs, by, reply, op));
     }
 
     /// Answers a caller's request that concerns `node` but not its bytes.
@@ -64,11 +64,11 @@ impl<T: Tree> Adapter<T> {
         req: &Request,
         node: INodeNo,
         reply: impl Answer<O>,
-        op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
+        op: impl Fn(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
         let by = actor(req);
         self.dispatch
-            .tree(node.0, move |fs| reply.answer(ask(fs, &by, op)));
+            .tree(node.0, move |fs| answer(fs, by, reply, op));
     }
 
     /// As `tree`, for a request that sets the modification time of `node`: what clients have stored through mappings before
@@ -78,17 +78,15 @@ impl<T: Tree> Adapter<T> {
         req: &Request,
         node: INodeNo,
         reply: impl Answer<O>,
-        op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
+        op: impl Fn(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
         if !self.fs.may_hold_stores(node.0) {
             return self.tree(req, node, reply, op);
         }
         let by = actor(req);
-        let write_back = move |fs: &Fs<T>| fs.write_back(node.0);
-        self.dispatch.tree_after(node.0, write_back, move |fs| {
-            by.begin();
-            reply.answer(op(fs));
-        });
+        let write_back = move |fs: &Arc<Fs<T>>| fs.write_back(node.0);
+        let job = move |fs: &Arc<Fs<T>>| answer(fs, by, reply, op);
+        self.dispatch.tree_after(node.0, write_back, job);
     }
 
     /// Answers a request that makes or finds the inode `name` in the directory `parent`.
@@ -98,11 +96,21 @@ impl<T: Tree> Adapter<T> {
         parent: INodeNo,
         name: &OsStr,
         reply: ReplyEntry,
-        op: impl FnOnce(&Fs<T>, &OsStr) -> Result<Entry> + Send + 'static,
+        op: impl Fn(&Fs<T>, &OsStr) -> Result<Entry> + Send + 'static,
     ) {
         let name = name.to_owned();
         self.tree(req, parent, (reply, self.timeouts), move |fs| op(fs, &name));
     }
+}
+
+/// Runs a caller's request and answers it.
+fn answer<T: Tree, O>(
+    fs: &Arc<Fs<T>>,
+    by: Actor,
+    reply: impl Answer<O>,
+    op: impl Fn(&Fs<T>) -> Result<O> + Send + 'static,
+) {
+    fs.with_room(move |fs| ask(fs, &by, &op), |outcome| reply.answer(outcome));
 }
 
 /// Runs a caller's request. Of one that has met something stale, the kernel asks once more.

@@ -174,8 +174,8 @@ impl<T: Tree> Filesystem for Adapter<T> {
         // The first open for writing waits for readers, and the source's own open may wait for bytes. Attributes must
         // not wait with it.
         self.dispatch.content(node.0, move |fs| {
-            let opened = ask(fs, &by, |fs| fs.open(&by, node.0, flags));
-            passthrough.opened(&by, opened, reply);
+            let open = move |fs: &Fs<T>| ask(fs, &by, |fs| fs.open(&by, node.0, flags));
+            fs.with_room(open, move |opened| passthrough.opened(&by, opened, reply));
         });
     }
 
@@ -192,9 +192,14 @@ impl<T: Tree> Filesystem for Adapter<T> {
         let (by, name, flags) = (actor(req), name.to_owned(), open_flags(flags));
         let (passthrough, timeouts) = (self.passthrough.clone(), self.timeouts);
         self.dispatch.tree(parent.0, move |fs| {
-            let create = |fs: &Fs<T>| fs.create(&by, parent.0, &name, mode, umask, flags);
-            let created = ask(fs, &by, create);
-            passthrough.created(&by, created, timeouts, reply);
+            let create = move |fs: &Fs<T>| {
+                ask(fs, &by, |fs| {
+                    fs.create(&by, parent.0, &name, mode, umask, flags)
+                })
+            };
+            fs.with_room(create, move |created| {
+                passthrough.created(&by, created, timeouts, reply);
+            });
         });
     }
 
@@ -229,7 +234,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
     ) {
         let how = writing(write_flags, open_flags(flags.0));
         self.dispatch.content_with(node.0, data, move |fs, data| {
-            reply.answer(fs.write(fh.0, offset, data, how));
+            fs.write_with_room(fh.0, (offset, data), how, |count| reply.answer(count));
         });
     }
 

@@ -92,8 +92,8 @@ pub trait View: Send + Sync + Sized + 'static {
 /// A view: its names and attributes, and the opening of its files and directories.
 ///
 /// Errors are those of the system call that an operation is named after, on the view's own filesystem. ESTALE says that
-/// an inode cannot be found any more. An operation that has changed something never fails with ESTALE: the kernel
-/// would do it again.
+/// an inode cannot be found any more. An operation that has changed something never fails with ESTALE, ENOSPC or EDQUOT:
+/// it would be done again.
 pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
     /// The kernel has forgotten an inode: what was kept for it may go, unless the node table knows it again.
     fn forget(&self, node: &Self::Node);
@@ -111,6 +111,20 @@ pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
     fn let_go(&self) -> bool {
         false
     }
+
+    /// Whether space may be about to be freed that belongs to what was removed.
+    fn may_make_room(&self) -> bool {
+        false
+    }
+
+    /// Gives back what can be had again, and waits, for a moment, for the kernel to give back what was removed. False when
+    /// there is nothing to wait for any more.
+    fn make_room(&self) -> bool {
+        false
+    }
+
+    /// A descriptor of this open was closed: perhaps it will be given back.
+    fn closing(&self, _open: &Self::Open) {}
 
     /// Looks whether open files were changed behind the mount, and reports it.
     fn check_open_files(&self);
@@ -447,17 +461,18 @@ pub trait HasFlags {
 }
 
 /// Runs what comes after a change that took place: once more where it finds something stale, and then that is
-/// EIO. ESTALE would have the kernel do the whole operation again, which then meets its own change (EEXIST for
-/// the caller's own new file).
+/// EIO. ESTALE would have the kernel do the whole operation again, and want of space mmfs, which then meets its own
+/// change (EEXIST for the caller's own new file).
 ///
 /// # Errors
-/// Those of `work`, but ESTALE.
+/// Those of `work`, but ESTALE, ENOSPC and EDQUOT.
 pub fn after_change<T>(work: impl Fn() -> Result<T>) -> Result<T> {
-    match work() {
-        Err(Errno::STALE) => work().map_err(|again| match again {
-            Errno::STALE => Errno::IO,
-            other => other,
-        }),
+    let outcome = match work() {
+        Err(Errno::STALE) => work(),
         outcome => outcome,
-    }
+    };
+    outcome.map_err(|errno| match errno {
+        Errno::STALE | Errno::NOSPC | Errno::DQUOT => Errno::IO,
+        other => other,
+    })
 }

@@ -38,6 +38,11 @@ impl<K: Copy> DescriptorBudget<K> {
         evict(&mut self.queue.lock(), budget, close);
     }
 
+    /// Closes all.
+    pub fn clear(&self, close: impl Fn(K) -> Verdict) {
+        evict(&mut self.queue.lock(), 0, close);
+    }
+
     /// Closes half of what is open; false when there was nothing.
     pub fn shrink(&self, close: impl Fn(K) -> Verdict) -> bool {
         let mut queue = self.queue.lock();

@@ -8,9 +8,10 @@ use crate::descriptors::{Descriptors, Slot};
 use crate::mapping::Mapping;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::{Errno, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 
 const SHARDS: usize = 32;
@@ -75,6 +76,24 @@ pub struct InUse {
     budget: DescriptorBudget<Life>,
     /// Inodes kept for a moment. Nothing else is taken with it held.
     moments: Mutex<Vec<Life>>,
+    /// Threads that are about to close the last that is held of an inode: the source may free it then.
+    freeing: AtomicUsize,
+}
+
+/// A thread that is about to close something, until dropped.
+struct Freeing<'a>(&'a AtomicUsize);
+
+impl<'a> Freeing<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, SeqCst);
+        Freeing(count)
+    }
+}
+
+impl Drop for Freeing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
 }
 
 impl InUse {
@@ -86,6 +105,7 @@ impl InUse {
             descriptors,
             budget: DescriptorBudget::new(),
             moments: Mutex::default(),
+            freeing: AtomicUsize::new(0),
         }
     }
 
@@ -224,6 +244,7 @@ impl InUse {
 
     /// Gives back a mapping. `closing` is called unless another one has taken its place.
     pub fn close(&self, life: &Life, mapping: Arc<Mapping>, closing: impl FnOnce(&Mapping)) {
+        let _freeing = Freeing::begin(&self.freeing);
         let mut shard = self.shard(life);
         let own = |held: &&mut Held| std::ptr::eq(held.mapping.as_ptr(), Arc::as_ptr(&mapping));
         if let Some(held) = shard.get_mut(life).filter(own) {
@@ -248,6 +269,7 @@ impl InUse {
         let Some(held) = shard.get_mut(life) else {
             return;
         };
+        let _freeing = Freeing::begin(&self.freeing);
         if known_again() {
             return;
         }
@@ -258,6 +280,39 @@ impl InUse {
         }
         drop(shard);
         drop(descriptor); // closed outside the lock
+    }
+
+    /// How many threads are about to close the last that is held of an inode.
+    pub fn freeing(&self) -> usize {
+        self.freeing.load(SeqCst)
+    }
+
+    /// Whether anything is held of an inode.
+    pub fn holds(&self, life: &Life) -> bool {
+        !self.is_idle(life)
+    }
+
+    /// Closes all descriptors that can be had again.
+    pub fn close_idle(&self) {
+        self.budget.clear(|life| self.give_up(&life));
+    }
+
+    /// The inodes that are held although they have no name any more.
+    pub fn removed(&self) -> HashSet<Life> {
+        type Of = (Life, Option<Arc<OwnedFd>>, Option<Arc<Mapping>>);
+        let of_shard = |shard: &Mutex<HashMap<Life, Held>>| -> Vec<Of> {
+            let shard = shard.lock();
+            let all = shard.iter();
+            all.map(|(life, held)| (*life, held.descriptor.clone(), held.mapping.upgrade()))
+                .collect()
+        };
+        let has_no_name = |of: &Of| {
+            // A mapping may wait for its file with its own lock held: it is asked outside ours.
+            let fd = of.1.clone().or_else(|| of.2.as_ref()?.descriptor());
+            fd.is_some_and(|fd| rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_nlink == 0))
+        };
+        let all = self.shards.iter().flat_map(of_shard);
+        all.filter(has_no_name).map(|(life, ..)| life).collect()
     }
 
     /// The mappings of all files that are open.

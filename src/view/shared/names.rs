@@ -178,6 +178,7 @@ impl Shared {
         };
         if inode.attr.nlink <= 1 || inode.attr.is_dir() {
             self.in_use.keep_for_good(known.life(), fd);
+            self.room.removed();
             // If the kernel has forgotten it meanwhile, it does not say so again.
             self.forget(&known);
         } else if matches!(known.locator(), Locator::Named { .. }) {

@@ -4,6 +4,7 @@ use super::content::OpenFile;
 use super::in_use::InUse;
 use super::node::{Node, plain_number};
 use super::positions::PositionTables;
+use super::room::Room;
 use super::stream::OpenDir;
 use crate::cache::KernelCache;
 use crate::config::Config;
@@ -26,6 +27,7 @@ pub struct Shared {
     pub(super) nodes: Arc<NodeTable<Node>>,
     pub(super) in_use: InUse,
     pub(super) positions: Arc<PositionTables>,
+    pub(super) room: Room,
     pub(super) cache: Arc<KernelCache>,
     pub(super) context: Arc<Context>,
 }
@@ -60,6 +62,7 @@ impl Shared {
             nodes: nodes.clone(),
             in_use,
             positions: Arc::default(),
+            room: Room::new(),
             cache: reporter.cache,
             context: Arc::new(context),
         };
@@ -101,6 +104,18 @@ impl Tree for Shared {
 
     fn let_go(&self) -> bool {
         self.in_use.end_moments()
+    }
+
+    fn may_make_room(&self) -> bool {
+        self.room.may_come(&self.in_use)
+    }
+
+    fn make_room(&self) -> bool {
+        self.room.make(&self.in_use)
+    }
+
+    fn closing(&self, open: &OpenFile) {
+        self.room.closing(&open.node().life());
     }
 
     fn check_open_files(&self) {
