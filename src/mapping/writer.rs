@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 /// that does not answer holds up no close for longer: the last one then gives the description up.
 const MAX_WAIT: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether other threads have done with a descriptor.
+const MOMENT: Duration = Duration::from_micros(20);
+
 /// One open for writing.
 #[derive(Debug)]
 pub struct Writer {
@@ -262,6 +265,6 @@ impl Mapping {
 fn close_at_once(fd: Arc<OwnedFd>) {
     let deadline = Instant::now() + MAX_WAIT;
     while Arc::strong_count(&fd) > 1 && Instant::now() < deadline {
-        std::thread::yield_now();
+        std::thread::sleep(MOMENT);
     }
 }
