@@ -111,7 +111,7 @@ fn run<F: Filesystem>(
     let (events, inbox) = channel();
     let (ended, disconnected) = (events.clone(), events.clone());
     let gone = move || drop(disconnected.send(Event::Disconnected));
-    if let Err(error) = disconnect::watch(connection, mounted.device(), gone) {
+    if let Err(error) = disconnect::watch(connection, gone) {
         log::debug!("the end of the mount is noticed by the event loops alone: {error}");
     }
     thread::Builder::new()
