@@ -116,6 +116,11 @@ impl Attr {
         self.kind() == FileType::Directory
     }
 
+    /// Whether the file is in the state that it was in before: size, mtime and ctime are the same.
+    pub fn is_as(&self, before: &Attr) -> bool {
+        (self.size, self.mtime, self.ctime) == (before.size, before.mtime, before.ctime)
+    }
+
     /// A number that changes whenever size, mtime or ctime do; never 0.
     pub fn stamp(&self) -> u64 {
         let mut hasher = DefaultHasher::new();

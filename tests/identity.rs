@@ -454,7 +454,7 @@ fn names_are_bytes() {
 }
 
 /// What changes behind the mount is seen when the timeouts are over, and a stable file's bytes are never mixed up.
-/// (proves: S10)
+/// (proves: S53)
 #[test]
 fn changes_behind_the_mount_are_seen() {
     on_mount(&[], |stage| {
@@ -488,7 +488,7 @@ fn changes_behind_the_mount_are_seen() {
 }
 
 /// Who keeps a file open sees what changes behind the mount within a second or so: its bytes, its size, its times.
-/// (proves: S10)
+/// (proves: S53)
 #[test]
 fn an_open_file_shows_changes_behind_the_mount() {
     for options in [&[][..], &["--direct-io"]] {

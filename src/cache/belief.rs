@@ -6,8 +6,8 @@ use std::time::Duration;
 /// As of which state of a node the kernel's cache is valid. The node table keeps one for each node.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Belief {
-    /// The change stamp as of which the kernel's pages of a file, or its listing of a directory, are valid; 0 when
-    /// they are not.
+    /// The change stamp as of which the kernel's pages and attributes of a file, or its listing of a directory, are
+    /// valid; 0 when they are not. Attributes that the kernel was told later may be newer.
     stamp: u64,
     /// How many of a file's first pages the kernel may have.
     pages: u32,
@@ -16,7 +16,24 @@ pub struct Belief {
 }
 
 impl Belief {
-    /// The stamp as of which the kernel's pages are valid; 0 when they are not.
+    /// What the kernel believes of a file that it is told of for the first time, as having `stamp`; of other inodes that is
+    /// 0. It has no pages of it yet, and what is not there is valid as of any stamp.
+    pub fn of_new(stamp: u64) -> Self {
+        Belief {
+            stamp,
+            ..Belief::default()
+        }
+    }
+
+    /// The kernel is told of a file it knows, as having `stamp`; of other inodes that is 0. If it was told something else
+    /// before, we do not know which of the two it believes: replies may overtake each other.
+    pub fn told(&mut self, stamp: u64) {
+        if stamp != 0 && self.stamp != stamp {
+            self.stamp = 0;
+        }
+    }
+
+    /// The stamp as of which the kernel's pages and attributes are valid; 0 when they are not.
     pub fn stamp(&self) -> u64 {
         self.stamp
     }
@@ -70,6 +87,19 @@ mod tests {
         let mut belief = Belief::default();
         belief.closed(1, page_size() as u64 + 1);
         assert_eq!(belief.reach(), 2 * page_size() as u64);
+    }
+
+    #[test]
+    fn what_was_told_differently_is_not_known() {
+        let mut belief = Belief::of_new(7);
+        belief.told(7);
+        assert_eq!(belief.stamp(), 7);
+        belief.told(8);
+        assert_eq!(belief.stamp(), 0);
+        let mut directory = Belief::of_new(0);
+        directory.listed(7, 1000);
+        directory.told(0);
+        assert_eq!(directory.stamp(), 7, "its listing");
     }
 
     #[test]

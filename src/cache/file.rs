@@ -2,13 +2,19 @@
 //!
 //! A change stamp (`Attr::stamp`) moves with every change. A change of our own is bracketed by `change()` and ends by
 //! setting the new stamp. A stamp that differs while no change of ours was under way was moved behind the mount.
+//!
+//! An open makes the kernel's cache current by itself, so that what is then read is as new as the open. For those who
+//! have the file open already it is dropped by the next look at open files. Not at once: of attributes that the kernel
+//! asks for meanwhile it would take nothing (`fuse_reverse_inval_inode` makes a reply under way an old one), and go on
+//! with the length it had.
 
 use super::belief::Belief;
 use super::kernel_cache::KernelCache;
 use super::notifier::Waiting;
+use parking_lot::Mutex;
 use rustix::param::page_size;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,9 +28,15 @@ pub struct FileCache {
     stamp: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
-    /// How often the kernel's cache was found out of date, and how often it was dropped since.
+    /// How often the kernel's cache was found out of date, and the greatest of these numbers that was taken when it was
+    /// dropped.
     doubts: AtomicU64,
-    drops: AtomicU64,
+    dropped: AtomicU64,
+    /// When an open last had the kernel drop its pages, by the cache's clock; 0: never.
+    reopened: AtomicU32,
+    /// Held while an open has the kernel forget the attributes, lest it does so once more for another one that the client
+    /// of the first waits for. Nothing else is taken with it held.
+    opening: Mutex<()>,
     /// Somebody changes the file behind the mount.
     contended: AtomicBool,
     /// A change behind the mount may hide in a stamp that was set after one of our own.
@@ -40,8 +52,23 @@ pub struct FileCache {
     handed_over: AtomicBool,
 }
 
+/// What the kernel may keep of a file that is opened once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MayKeep {
+    /// Pages and attributes.
+    All,
+    /// Attributes. The first read has to reach us.
+    Attributes,
+    /// Nothing: the file has changed.
+    Nothing,
+}
+
 /// A change of our own that takes longer than this may have met one behind the mount.
 const MAX_ALONE: Duration = Duration::from_millis(2);
+
+/// The kernel drops the pages of a file only when it has the reply to the open that asked for it. Nobody knows when that
+/// is, but it is within this time.
+const REPLY_TAKEN: Duration = Duration::from_secs(1);
 
 /// A change of our own under way.
 #[derive(Debug)]
@@ -63,9 +90,7 @@ impl Changing<'_> {
 
     /// Notices a change behind the mount, from within this one: `stamp` was read from the source just before.
     pub fn began_at(&self, stamp: u64) {
-        if !self.file.is_handed_over() && self.file.differs(stamp, 1) {
-            self.file.distrust();
-        }
+        self.file.compare(stamp, 1);
     }
 }
 
@@ -81,9 +106,8 @@ impl Drop for Changing<'_> {
 }
 
 impl Waiting for FileCache {
-    /// The kernel has dropped its cache because of one doubt.
-    fn dropped(&self) {
-        self.drops.fetch_add(1, SeqCst);
+    fn dropped(&self, doubts: u64) {
+        self.dropped.fetch_max(doubts, SeqCst);
     }
 }
 
@@ -98,7 +122,9 @@ impl FileCache {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
-            drops: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            reopened: AtomicU32::new(0),
+            opening: Mutex::new(()),
             contended: AtomicBool::new(false),
             mixed: AtomicBool::new(false),
             filled: AtomicBool::new(false),
@@ -118,27 +144,60 @@ impl FileCache {
         belief.closed(self.stamp(), self.reach.load(SeqCst));
     }
 
-    /// The stamp as of which the kernel's cache is valid; 0 while it is in doubt.
+    /// The stamp as of which the kernel's cache is valid; 0 while it is in doubt. Of what the kernel serves by itself, it
+    /// has no pages, and what it was told of it is valid as of the last open.
     fn stamp(&self) -> u64 {
-        if self.in_doubt() || self.mixed.load(SeqCst) || self.is_handed_over() {
+        if self.in_doubt() || self.mixed.load(SeqCst) {
             0
         } else {
             self.stamp.load(SeqCst)
         }
     }
 
-    /// The file is opened once more and has stamp `now`, which is taken for the new one, and `size` bytes. True when the
-    /// kernel may keep what it has: when `now` is the old stamp, that was never in doubt, and the view `allows` it.
-    pub fn before_open(&self, now: u64, size: u64, allows: bool) -> bool {
-        let mixed = self.mixed.swap(false, SeqCst);
-        let known = self.stamp.swap(now, SeqCst) == now && !mixed && !self.in_doubt();
+    /// The file is opened once more and has stamp `now`, which is taken for the new one, and `size` bytes. The kernel may
+    /// keep what it has when `now` is the old stamp, and that was never in doubt; but no pages when the first read
+    /// `has_to_reach_us`.
+    ///
+    /// Otherwise the kernel forgets the attributes here, since the reply to OPEN carries none: what it asks for from then
+    /// on is as new as `now`, and of replies that are older it takes nothing any more.
+    pub fn before_open(&self, now: u64, size: u64, has_to_reach_us: bool) -> MayKeep {
         // Whoever opens the file has just been told its attributes.
         let _ = self.end.compare_exchange(0, size, SeqCst, SeqCst);
-        let keep = known && allows;
-        if !keep {
+        let kept = self.kept_by_open(now, has_to_reach_us);
+        if kept != MayKeep::All {
             self.reach.store(0, SeqCst);
         }
-        keep
+        kept
+    }
+
+    fn kept_by_open(&self, now: u64, has_to_reach_us: bool) -> MayKeep {
+        if !self.is_valid_as_of(now) {
+            let _one = self.opening.lock();
+            if !self.is_valid_as_of(now) {
+                let doubts = self.doubts.load(SeqCst);
+                self.attributes_changed();
+                self.reopened.store(self.kernel.now(), SeqCst);
+                self.mixed.store(false, SeqCst);
+                self.dropped.fetch_max(doubts, SeqCst);
+                self.stamp.store(now, SeqCst); // Others may rely on it from here on.
+                return MayKeep::Nothing;
+            }
+        }
+        match has_to_reach_us || self.are_pages_going() {
+            true => MayKeep::Attributes,
+            false => MayKeep::All,
+        }
+    }
+
+    fn is_valid_as_of(&self, now: u64) -> bool {
+        // In this order: see `compare`.
+        self.stamp.load(SeqCst) == now && !self.mixed.load(SeqCst) && !self.in_doubt()
+    }
+
+    /// Whether the kernel may not yet have the reply to an open that has it drop its pages.
+    fn are_pages_going(&self) -> bool {
+        let since = self.reopened.load(SeqCst);
+        since != 0 && self.kernel.now().wrapping_sub(since) < REPLY_TAKEN.as_millis() as u32
     }
 
     /// Begins a change of our own.
@@ -148,18 +207,45 @@ impl FileCache {
         Changing { file: self, since }
     }
 
-    /// Notices a change behind the mount: `stamp` was read from the source just before. The kernel's cache goes then.
+    /// Notices a change behind the mount: `stamp` was read from the source just before. The kernel's cache goes with the
+    /// next open or look at open files.
     pub fn seen(&self, stamp: u64) {
-        if !self.is_handed_over() && self.differs(stamp, 0) {
-            self.distrust();
+        self.compare(stamp, 0);
+    }
+
+    /// How many changes of our own have begun; for `seen_before`.
+    pub fn changes(&self) -> u64 {
+        self.begun.load(SeqCst)
+    }
+
+    /// As `seen`, by a read that was answered since: `stamp` was read from the source when `changes` was as given. A file
+    /// that `is_shorter` has its pages dropped now: those that the kernel has filled up with zeros beyond the end must
+    /// not come to light when the file grows again.
+    pub fn seen_before(&self, stamp: u64, changes: u64, is_shorter: bool) {
+        if self.changes() == changes {
+            self.compare(stamp, 0);
+            if is_shorter {
+                self.looked_at();
+            }
+        }
+    }
+
+    /// Open files are looked at, once a second: what the kernel has cached goes where it is out of date.
+    pub fn looked_at(&self) {
+        if self.in_doubt() {
+            self.drop_pages();
         }
     }
 
     /// The kernel's cache is out of date: no open may keep it until it was dropped, which is asked for here.
     pub fn distrust(&self) {
         self.doubts.fetch_add(1, SeqCst);
-        let this: Weak<FileCache> = self.this.clone();
-        self.kernel.pages_changed(self.node, this);
+        self.drop_pages();
+    }
+
+    fn drop_pages(&self) {
+        let (this, doubts): (Weak<FileCache>, _) = (self.this.clone(), self.doubts.load(SeqCst));
+        self.kernel.pages_changed(self.node, this, doubts);
     }
 
     /// The kernel is about to get bytes up to `end`; unless `direct`, for its cache. A page fault may look direct.
@@ -251,6 +337,11 @@ impl FileCache {
         self.kernel.attributes_changed(self.node);
     }
 
+    /// Whether somebody was seen to have changed the file behind the mount, before the last open or since then.
+    pub fn is_contended(&self) -> bool {
+        self.contended.load(SeqCst) || self.reopened.load(SeqCst) != 0
+    }
+
     /// From now on the kernel serves the file from the source by itself.
     pub fn handed_over(&self) {
         self.handed_over.store(true, SeqCst);
@@ -261,169 +352,29 @@ impl FileCache {
     }
 
     fn in_doubt(&self) -> bool {
-        self.drops.load(SeqCst) != self.doubts.load(SeqCst)
+        self.dropped.load(SeqCst) < self.doubts.load(SeqCst)
     }
 
-    /// Whether `now`, read from the source just before, was moved behind the mount; the new stamp is taken. `own`
-    /// changes of our own are known to be under way; while there are others nothing can be told, and the answer is no.
-    fn differs(&self, now: u64, own: u64) -> bool {
+    /// Notices whether `now`, read from the source just before, was moved behind the mount; then the new stamp is taken.
+    /// `own` changes of our own are known to be under way; while there are others nothing can be told.
+    fn compare(&self, now: u64, own: u64) {
         let (begun, known) = (self.begun.load(SeqCst), self.stamp.load(SeqCst));
         if known == now
+            || self.is_handed_over()
             || begun - self.ended.load(SeqCst).min(begun) != own
             || begun != self.begun.load(SeqCst)
         {
-            return false;
+            return;
         }
-        let taken = self.stamp.compare_exchange(known, now, SeqCst, SeqCst);
-        let moved = taken.is_ok() && known != 0;
-        if moved {
+        if known != 0 {
             self.contended.store(true, SeqCst);
+            // Before the stamp is taken, lest an open rely on it.
+            self.doubts.fetch_add(1, SeqCst);
         }
-        moved
+        // Where it is another one by now, somebody else has noticed.
+        let _ = self.stamp.compare_exchange(known, now, SeqCst, SeqCst);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::kernel_cache::Timeouts;
-    use super::*;
-
-    /// A cache that is valid as of stamp 1.
-    fn cache() -> Arc<FileCache> {
-        let (attr, entry) = (Duration::ZERO, Duration::ZERO);
-        let mut belief = Belief::default();
-        belief.closed(1, 0);
-        FileCache::new(7, belief, KernelCache::new(Timeouts { attr, entry }))
-    }
-
-    fn doubts(file: &FileCache) -> u64 {
-        file.doubts.load(SeqCst)
-    }
-
-    #[test]
-    fn a_foreign_change_is_told_once() {
-        let file = cache();
-        file.seen(1);
-        assert_eq!(doubts(&file), 0);
-        file.seen(2);
-        file.seen(2);
-        assert_eq!(doubts(&file), 1);
-    }
-
-    #[test]
-    fn a_change_of_our_own_is_none() {
-        let file = cache();
-        let changing = file.change();
-        file.seen(2);
-        assert_eq!(doubts(&file), 0, "nothing can be told meanwhile");
-        changing.led_to(2);
-        drop(changing);
-        file.seen(2);
-        assert_eq!(doubts(&file), 0);
-        assert!(file.before_open(2, 0, true));
-        assert!(!file.before_open(3, 0, true));
-    }
-
-    #[test]
-    fn where_others_write_too_our_own_changes_are_not_trusted() {
-        let file = cache();
-        file.seen(2);
-        file.dropped();
-        file.change().led_to(3);
-        assert_eq!((file.stamp(), file.before_open(3, 0, true)), (0, false));
-        assert!(file.before_open(3, 0, true), "the cache is a new one since");
-    }
-
-    #[test]
-    fn nothing_is_kept_while_it_is_in_doubt() {
-        let file = cache();
-        file.distrust();
-        assert_eq!((file.stamp(), file.before_open(1, 0, true)), (0, false));
-        file.dropped();
-        assert_eq!((file.stamp(), file.before_open(1, 0, true)), (1, true));
-    }
-
-    #[test]
-    fn a_write_past_the_cache_finds_what_was_filled_before_it_once() {
-        let file = cache();
-        file.bypassed();
-        assert_eq!(doubts(&file), 0);
-        file.reading(1, true);
-        file.bypassed();
-        assert_eq!(doubts(&file), 0);
-        file.reading(1, false);
-        file.bypassed();
-        file.bypassed();
-        assert_eq!(doubts(&file), 1);
-    }
-
-    #[test]
-    fn a_foreign_change_before_our_own_is_seen_from_within() {
-        let file = cache();
-        file.change().began_at(2);
-        assert_eq!(doubts(&file), 1);
-    }
-
-    #[test]
-    fn of_what_the_kernel_serves_itself_it_has_no_cache() {
-        let file = cache();
-        file.handed_over();
-        file.seen(2);
-        assert_eq!((doubts(&file), file.stamp()), (0, 0));
-    }
-
-    /// What is read from the source when the kernel is told of `size` bytes.
-    fn shown(file: &FileCache, looking: Looking, size: u64) -> Option<Range<u64>> {
-        let mut shown = None;
-        file.telling(looking, size, |range| {
-            shown = Some(range);
-            Vec::new()
-        });
-        shown
-    }
-
-    #[test]
-    fn growth_exposes_the_rest_of_a_page_that_the_kernel_may_have() {
-        let (file, page) = (cache(), page_size() as u64);
-        assert!(
-            file.exposed(&(100..200)).is_empty(),
-            "nobody has asked for it"
-        );
-        file.reading(page, true);
-        assert_eq!(file.exposed(&(100..200)), 100..200);
-        assert_eq!(file.exposed(&(100..10 * page)), 100..page);
-        assert!(file.exposed(&(page..2 * page)).is_empty());
-        assert!(file.exposed(&(page + 100..2 * page)).is_empty());
-        file.resized(2 * page, page + 100);
-        assert_eq!(file.exposed(&(page + 100..2 * page)), page + 100..2 * page);
-    }
-
-    #[test]
-    fn of_growth_behind_the_mount_the_kernel_is_told_once() {
-        let file = cache();
-        assert!(!file.before_open(2, 100, true), "another stamp");
-        file.reading(page_size() as u64, false);
-        assert_eq!(shown(&file, file.looking(), 150), None, "nobody can store");
-        let _storing = file.kernel.opened_to_store(7);
-        assert_eq!(shown(&file, file.looking(), 200), Some(150..200));
-        assert_eq!(shown(&file, file.looking(), 200), None);
-        assert_eq!(shown(&file, file.looking(), 50), None);
-        assert_eq!(shown(&file, file.looking(), 60), Some(50..60));
-    }
-
-    #[test]
-    fn growth_of_our_own_is_not_taken_for_growth_behind_the_mount() {
-        let file = cache();
-        file.before_open(1, 100, true);
-        file.reading(page_size() as u64, false);
-        let _storing = file.kernel.opened_to_store(7);
-        let before = file.looking();
-        let changing = file.change();
-        let meanwhile = file.looking();
-        file.resized(100, 200);
-        drop(changing);
-        assert_eq!(shown(&file, before, 150), None);
-        assert_eq!(shown(&file, meanwhile, 150), None);
-        assert_eq!(shown(&file, file.looking(), 200), None);
-    }
-}
+mod tests;

@@ -62,8 +62,9 @@ impl KernelCache {
         self.notifier.expire_attributes(node);
     }
 
-    pub(super) fn pages_changed(&self, node: u64, file: Weak<dyn Waiting>) {
-        self.notifier.drop_pages(node, file);
+    /// The pages of `node` go; then `file` hears of it, with the number of its `doubts`.
+    pub(super) fn pages_changed(&self, node: u64, file: Weak<dyn Waiting>, doubts: u64) {
+        self.notifier.drop_pages(node, (file, doubts));
     }
 
     pub(super) fn replace(&self, node: u64, offset: u64, bytes: Vec<u8>) -> bool {
@@ -100,8 +101,8 @@ impl KernelCache {
         belief.listed(stamp, self.now());
     }
 
-    /// Milliseconds since the cache was made.
-    fn now(&self) -> u32 {
-        self.made.elapsed().as_millis() as u32
+    /// Milliseconds since the cache was made, counted from 1.
+    pub(super) fn now(&self) -> u32 {
+        (self.made.elapsed().as_millis() as u32).wrapping_add(1)
     }
 }

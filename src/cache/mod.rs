@@ -10,7 +10,7 @@ mod notifier;
 mod stores;
 
 pub use belief::Belief;
-pub use file::{Changing, FileCache, Looking};
+pub use file::{Changing, FileCache, Looking, MayKeep};
 pub use kernel_cache::{KernelCache, Timeouts};
 pub use notifier::Kernel;
 pub use stores::Storing;

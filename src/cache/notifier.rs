@@ -36,12 +36,15 @@ pub trait Kernel: Send + Sync + 'static {
 
 /// A file that waits to hear that its pages have gone.
 pub trait Waiting: Send + Sync {
-    /// The kernel has dropped its pages.
-    fn dropped(&self);
+    /// The kernel has dropped its pages, of which was asked with this number of doubts.
+    fn dropped(&self, doubts: u64);
 }
 
+/// A file that waits, with the number of its doubts.
+type Waiter = (Weak<dyn Waiting>, u64);
+
 /// A node whose pages must go, and the file that waits to hear it.
-type Stale = (u64, Weak<dyn Waiting>);
+type Stale = (u64, Waiter);
 
 /// The way to the kernel, open once the session has begun.
 pub struct Notifier {
@@ -91,7 +94,7 @@ impl Notifier {
         }
     }
 
-    pub fn drop_pages(&self, node: u64, file: Weak<dyn Waiting>) {
+    pub fn drop_pages(&self, node: u64, file: Waiter) {
         // The session is ending when nobody listens any more.
         let _ = self.stale.send((node, file));
     }
@@ -127,7 +130,7 @@ impl Notifier {
 struct Dropping {
     kernel: Arc<dyn Kernel>,
     /// By node, the files that wait to hear that it is done; a node is worked on while it is here.
-    waiting: Mutex<HashMap<u64, Vec<Weak<dyn Waiting>>>>,
+    waiting: Mutex<HashMap<u64, Vec<Waiter>>>,
     pool: Arc<Pool>,
 }
 
@@ -141,7 +144,7 @@ impl Dropping {
     }
 
     /// Has the pages of `node` dropped, from now on, and tells the file.
-    fn add(self: &Arc<Self>, node: u64, file: Weak<dyn Waiting>) {
+    fn add(self: &Arc<Self>, node: u64, file: Waiter) {
         match self.waiting.lock().entry(node) {
             Entry::Occupied(mut others) => return others.get_mut().push(file),
             Entry::Vacant(free) => drop(free.insert(vec![file])),
@@ -153,13 +156,16 @@ impl Dropping {
     fn work(&self, node: u64) {
         while let Some(due) = self.due(node) {
             self.kernel.drop_pages(node);
-            let told = due.iter().filter_map(Weak::upgrade);
-            told.for_each(|file| file.dropped());
+            for (file, doubts) in due {
+                if let Some(file) = file.upgrade() {
+                    file.dropped(doubts);
+                }
+            }
         }
     }
 
     /// Those who asked before the kernel is told once more.
-    fn due(&self, node: u64) -> Option<Vec<Weak<dyn Waiting>>> {
+    fn due(&self, node: u64) -> Option<Vec<Waiter>> {
         let mut waiting = self.waiting.lock();
         let due = waiting.get_mut(&node).map(std::mem::take);
         if due.as_ref().is_none_or(Vec::is_empty) {
@@ -183,11 +189,11 @@ mod tests {
     struct Nobody;
 
     impl Waiting for Nobody {
-        fn dropped(&self) {}
+        fn dropped(&self, _: u64) {}
     }
 
-    fn nobody() -> Weak<dyn Waiting> {
-        Weak::<Nobody>::new()
+    fn nobody() -> Waiter {
+        (Weak::<Nobody>::new(), 1)
     }
 
     impl Kernel for Slow {

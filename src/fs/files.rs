@@ -2,6 +2,7 @@
 
 use super::Fs;
 use crate::actor::Actor;
+use crate::cache::MayKeep;
 use crate::chores::Chore;
 use crate::handle::FileHandle;
 use crate::request::{Durability, ExtendedFlags, Seek, Write};
@@ -63,8 +64,8 @@ impl<T: Tree> Fs<T> {
         self.retries.end(by.pid);
         let open = Arc::new(open?);
         let moves_atime = mode != OFlags::WRONLY && !flags.contains(OFlags::NOATIME);
-        match open.may_keep_cache(moves_atime) {
-            Ok(keep_cache) => Ok(self.register(node, open, flags, keep_cache)),
+        match open.may_keep(moves_atime) {
+            Ok(kept) => Ok(self.register(node, open, flags, kept == MayKeep::All)),
             Err(errno) => {
                 self.tree.close(open);
                 Err(errno)
@@ -80,8 +81,9 @@ impl<T: Tree> Fs<T> {
         flags: OFlags,
         keep_cache: bool,
     ) -> Opened<T::Open> {
-        let synchronous = self.settings.flags.sync || flags.contains(DSYNC);
-        let direct = synchronous && flags.contains(OFlags::DIRECT) && !self.settings.passthrough;
+        // Such a read that comes short goes on in the kernel's cache otherwise (`generic_file_read_iter`), which fills a page
+        // up with zeros: they would be read where a file has just been truncated behind the mount.
+        let direct = flags.contains(OFlags::DIRECT) && !self.settings.passthrough;
         let direct_io = self.settings.direct_io || !open.is_cacheable() || direct;
         let read_only = !open.is_writable();
         let may_store = flags & OFlags::RWMODE == OFlags::RDWR;

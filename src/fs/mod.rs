@@ -192,7 +192,8 @@ impl<T: Tree> Fs<T> {
             ..
         } = found;
         let generation = place.generation();
-        attr.ino = self.nodes.remember(place.clone(), seen)?;
+        let stamp = if attr.is_file() { attr.stamp() } else { 0 };
+        attr.ino = self.nodes.remember(place.clone(), seen, stamp)?;
         // The number to show is part of GETATTR's answer only.
         let ask_again = self.nodes.shown_number(attr.ino) != attr.ino;
         Some(Entry {

@@ -5,7 +5,7 @@ use crate::actor::Actor;
 use crate::attr::Attr;
 use crate::chores::Chore;
 use crate::request::{New, Permissions, Removal, SetAttr};
-use crate::view::{Content, Found, Name, Tree, after_change};
+use crate::view::{Found, Name, Tree, after_change};
 use rustix::fs::{FileType, OFlags, RawMode, RenameFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
@@ -213,6 +213,7 @@ impl<T: Tree> Fs<T> {
             .create(by, (dir, name), permissions, flags, made)
             .and_then(|open| self.created(Arc::new(open), dir));
         match (open, entry) {
+            // The kernel is told of it by this reply, and has nothing yet that it might keep.
             (Ok(open), Some(entry)) => {
                 let opened = self.register(entry.attr.ino, open, flags, false);
                 Ok((entry, opened))
@@ -225,13 +226,10 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// What comes after a file was made in `dir`, and its first open; closes it again where that fails.
+    /// What comes after a file was made in `dir` and opened; closes it again where that fails.
     fn created(&self, open: Arc<T::Open>, dir: &T::Node) -> Result<Arc<T::Open>> {
-        let ready = self
-            .names_changed(dir)
-            .and_then(|()| after_change(|| open.may_keep_cache(true)));
-        match ready {
-            Ok(_) => Ok(open),
+        match self.names_changed(dir) {
+            Ok(()) => Ok(open),
             Err(errno) => {
                 self.tree.close(open);
                 Err(errno)

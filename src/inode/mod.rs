@@ -145,12 +145,13 @@ impl<P: Place> NodeTable<P> {
     }
 
     /// Counts one lookup of an inode that was just found, and returns its node id. `None`, and nothing counted, where
-    /// the number may mean another inode by now: it has to be found once more.
+    /// the number may mean another inode by now: it has to be found once more. The kernel
+    /// is told of it as having `stamp` if it is a file; of other inodes that is 0.
     ///
     /// Where the kernel still knows another life of its number, the inode gets a node id of its own. In another life
     /// of a node id the kernel would answer EIO to whoever is about to use the old one, and take what it has asked of
     /// that one for the new one's.
-    pub fn remember(&self, place: P, seen: Seen) -> Option<u64> {
+    pub fn remember(&self, place: P, seen: Seen, stamp: u64) -> Option<u64> {
         loop {
             let (id, mut shard) = self.number_and_shard(place.key());
             if id == ROOT {
@@ -159,6 +160,7 @@ impl<P: Place> NodeTable<P> {
             match shard.get_mut(&id) {
                 Some(known) if known.place == place => {
                     known.lookups += 1;
+                    known.belief.told(stamp);
                     if seen != Seen::Recognized {
                         known.place.found_again(place);
                     }
@@ -170,7 +172,7 @@ impl<P: Place> NodeTable<P> {
                     let known = Known {
                         place,
                         lookups: 1,
-                        belief: Belief::default(),
+                        belief: Belief::of_new(stamp),
                     };
                     shard.insert(id, Box::new(known));
                     return Some(id);

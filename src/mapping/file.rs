@@ -8,7 +8,7 @@ use super::losses::Losses;
 use super::times::Times;
 use super::windows::{Loan, WindowSet};
 use crate::attr::Attr;
-use crate::cache::FileCache;
+use crate::cache::{FileCache, MayKeep};
 use crate::chores::{Chore, Chores, PendingTimes};
 use crate::config::WritePath;
 use crate::descriptors::Slot;
@@ -63,6 +63,11 @@ pub struct Mapping {
     pub(super) length_looked_for: AtomicBool,
     /// It was made through the view, so it has the contents that were written.
     pub(super) made_here: AtomicBool,
+    /// What the file was found to be before and after a read; `None` once it was found to be something else. Nothing else
+    /// is taken with it locked.
+    pub(super) settled: Mutex<Option<Attr>>,
+    /// The length that was last read from the source for a read, 0 before.
+    pub(super) length: AtomicU64,
     /// Reads that were not worth a window.
     pub(super) declined: AtomicU64,
     /// Keeps the file's mount busy where its descriptions, which lie in a clone of it, do not.
@@ -115,6 +120,8 @@ impl Mapping {
             without_length: AtomicBool::new(false),
             length_looked_for: AtomicBool::new(false),
             made_here: AtomicBool::new(false),
+            settled: Mutex::default(),
+            length: AtomicU64::new(0),
             declined: AtomicU64::new(0),
             place: OnceLock::new(),
             handed_over: OnceLock::new(),
@@ -339,19 +346,21 @@ impl Mapping {
                 let _ = self.shared();
             }
         }
+        self.cache.looked_at();
     }
 
-    /// Whether the kernel may keep what it has cached, now that the file is opened once more. It may not when the open's
-    /// first read `moves_atime`, and that time is due to move: that read has to reach us.
+    /// What the kernel may keep of what it has cached, now that the file is opened once more. No pages when the open's first
+    /// read `moves_atime`, and that time is due to move: that read has to reach us.
     ///
     /// # Errors
     /// Those of statx(2).
-    pub fn may_keep_cache(&self, moves_atime: bool) -> Result<bool> {
+    pub fn may_keep(&self, moves_atime: bool) -> Result<MayKeep> {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
         self.look_for_length(fd.as_fd(), &attr);
-        let allows = !(moves_atime && self.is_access_time_due(&attr));
-        Ok(self.cache.before_open(attr.stamp(), attr.size, allows))
+        let has_to_reach_us = moves_atime && self.is_access_time_due(&attr);
+        let cache = &self.cache;
+        Ok(cache.before_open(attr.stamp(), attr.size, has_to_reach_us))
     }
 
     /// Whether the source has to ask another machine, which may never answer.
@@ -365,7 +374,7 @@ impl Mapping {
     }
 
     /// Whether the file's length says nothing of what a read returns, as on procfs. It is known once
-    /// `may_keep_cache` was asked.
+    /// `may_keep` was asked.
     pub fn is_without_length(&self) -> bool {
         self.without_length.load(Relaxed)
     }

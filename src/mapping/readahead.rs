@@ -60,6 +60,11 @@ impl ReadPattern {
         !self.started.load(Relaxed) && !self.started.swap(true, Relaxed)
     }
 
+    /// Whether there was a read before.
+    pub fn has_begun(&self) -> bool {
+        self.started.load(Relaxed)
+    }
+
     /// Whether a read of `len` bytes at `offset` is far from where the last one ended.
     pub fn jumps_to(&self, offset: u64, len: usize) -> bool {
         is_jump(self.end.load(Relaxed), offset, len as u64)

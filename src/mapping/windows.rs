@@ -2,7 +2,6 @@
 
 use super::budget::{AddressSpace, Evict, Ticket};
 use super::geometry::BaseOffset;
-#[cfg(test)]
 use super::guard::Fault;
 use super::guard::Installed;
 use super::window::{Window, WriteError};
@@ -350,7 +349,6 @@ impl Loan {
     ///
     /// # Panics
     /// If more are asked for than are borrowed.
-    #[cfg(test)]
     pub fn read(&self, into: &mut [u8]) -> Result<(), Fault> {
         assert!(
             into.len() <= self.len,

@@ -5,7 +5,7 @@ pub mod shared;
 
 use crate::actor::Actor;
 use crate::attr::Attr;
-use crate::cache::KernelCache;
+use crate::cache::{KernelCache, MayKeep};
 use crate::chores::Chores;
 use crate::inode::{Place, Seen};
 use crate::request::{ExtendedFlags, New, Permissions, Removal, Seek, SetAttr, Write};
@@ -351,12 +351,12 @@ pub trait Content: HasFlags + Send + Sync {
     /// Whether the kernel may cache bytes of it at all. False where the length says nothing of what a read returns.
     fn is_cacheable(&self) -> bool;
 
-    /// Whether the kernel may keep what it has cached, now that the file was opened. It may not where the open is to
+    /// What the kernel may keep of what it has cached, now that the file was opened. No pages where the open is to
     /// move the access time (`moves_atime`) with its first read, and that time is due to move.
     ///
     /// # Errors
     /// Those of statx(2).
-    fn may_keep_cache(&self, moves_atime: bool) -> Result<bool>;
+    fn may_keep(&self, moves_atime: bool) -> Result<MayKeep>;
 
     /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. The reader's descriptor has these
     /// `flags` now: a read with O_DIRECT goes past the kernel's cache, one with O_NOATIME leaves the access time alone.

@@ -10,6 +10,12 @@ use rustix::fs::OFlags;
 
 use crate::served::{ADMIN, PLAIN, Served, Told, USER, name, serve};
 
+/// What the kernel is told when the file is opened and closed again.
+fn told_at_open(served: &Served, told: &Receiver<Told>, node: u64) -> Option<Told> {
+    is_kept(served, node);
+    told.try_recv().ok()
+}
+
 /// Opens the file and closes it again; whether the kernel may keep what it has.
 fn is_kept(served: &Served, node: u64) -> bool {
     let opened = served.opened(node, OFlags::RDWR);
@@ -35,10 +41,10 @@ fn assert_told(told: &Receiver<Told>, expected: Told) {
 }
 
 #[test]
-fn the_first_open_keeps_nothing_and_the_next_keeps_all() {
+fn the_first_open_has_nothing_to_drop_and_the_next_keeps_all() {
     let served = serve();
     let node = served.file("a", b"bytes");
-    assert!(!is_kept(&served, node));
+    assert!(is_kept(&served, node), "the kernel knows what LOOKUP said");
     assert!(is_kept(&served, node));
     let first = served.opened(node, OFlags::RDONLY);
     let second = served.opened(node, OFlags::RDONLY);
@@ -60,7 +66,39 @@ fn nothing_is_kept_of_a_file_changed_behind_while_it_was_closed() {
     is_kept(&served, node);
     served.change_behind(node);
     assert!(!is_kept(&served, node));
-    assert!(is_kept(&served, node));
+    assert!(is_kept(&served, node), "whoever closed it had its reply");
+}
+
+#[test]
+fn attributes_are_expired_before_the_reply_where_the_file_has_changed_and_only_there() {
+    let served = serve();
+    let told = served.begin();
+    let node = served.file("a", b"bytes");
+    assert_eq!(told_at_open(&served, &told, node), None, "as LOOKUP said");
+    assert_eq!(told_at_open(&served, &told, node), None);
+    served.change_behind(node);
+    let expired = Some(Told::ExpireAttributes(node));
+    assert_eq!(told_at_open(&served, &told, node), expired);
+    assert_eq!(told_at_open(&served, &told, node), None);
+    let fh = served.handle(node, OFlags::RDONLY);
+    served.change_behind(node);
+    assert_eq!(
+        told_at_open(&served, &told, node),
+        expired,
+        "while it is open"
+    );
+    served.release(fh).unwrap();
+    assert_eq!(told_at_open(&served, &told, node), None);
+}
+
+#[test]
+fn a_file_changed_behind_before_its_first_open_is_asked_for_anew() {
+    let served = serve();
+    let told = served.begin();
+    let node = served.file("a", b"bytes");
+    served.change_behind(node);
+    let expired = Some(Told::ExpireAttributes(node));
+    assert_eq!(told_at_open(&served, &told, node), expired);
 }
 
 #[test]
@@ -110,23 +148,27 @@ fn our_own_change_of_a_mode_or_name_leaves_the_cache_of_a_closed_file() {
 }
 
 #[test]
-fn nothing_is_kept_for_another_life_of_a_number() {
+fn another_life_of_a_number_has_a_node_of_its_own_with_nothing_to_drop() {
     let served = serve();
     let node = served.file("a", b"");
     is_kept(&served, node);
     served.unlink(ROOT, name("a")).unwrap();
     let other = served.file("b", b"");
     assert_ne!(other, node);
-    assert!(!is_kept(&served, other));
+    assert!(is_kept(&served, other));
 }
 
 #[test]
-fn nothing_is_kept_of_a_file_that_was_forgotten() {
+fn of_a_file_that_was_forgotten_there_is_nothing_to_drop() {
     let served = serve();
     let node = served.file("a", b"");
     is_kept(&served, node);
     served.forget(node, 1);
     assert_eq!(served.look("a"), node);
+    assert!(is_kept(&served, node));
+    served.forget(node, 1);
+    assert_eq!(served.look("a"), node);
+    served.change_behind(node);
     assert!(!is_kept(&served, node));
 }
 
@@ -161,7 +203,6 @@ fn what_happened_before_the_session_began_is_told_then() {
     let fh = served.handle(node, OFlags::RDONLY);
     served.change_behind(node);
     served.getattr(node, Some(fh)).unwrap();
-    assert!(!served.opened(node, OFlags::RDONLY).keep_cache);
     assert_told(&served.begin(), Told::DropPages(node));
 }
 

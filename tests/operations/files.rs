@@ -43,7 +43,7 @@ fn opening_says_why_it_failed() {
 fn an_open_that_the_kernel_cannot_be_told_of_is_closed_again() {
     let served = serve();
     let node = served.file("a", b"");
-    served.memory.fail_next("may_keep_cache", Errno::IO);
+    served.memory.fail_next("may_keep", Errno::IO);
     let opened = served.open(&USER, node, OFlags::RDONLY);
     assert_eq!(opened.unwrap_err(), Errno::IO);
     assert_eq!(served.memory.take_calls_of("close"), ["close 2.0"]);
@@ -97,11 +97,11 @@ fn the_view_is_told_who_reads() {
         served.handle(node, access);
     }
     let expected = [
-        "may_keep_cache 2.0 to read",
-        "may_keep_cache 2.0 to write only",
-        "may_keep_cache 2.0 to read",
+        "may_keep 2.0 to read",
+        "may_keep 2.0 to write only",
+        "may_keep 2.0 to read",
     ];
-    assert_eq!(served.memory.take_calls_of("may_keep_cache"), expected);
+    assert_eq!(served.memory.take_calls_of("may_keep"), expected);
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn memory_is_given_back_once_many_nodes_were_forgotten() {
     let served = serve();
     let nodes = served.memory.nodes();
     let meet = |number| {
-        let met = nodes.remember(Ino { number, life: 0 }, Seen::Held);
+        let met = nodes.remember(Ino { number, life: 0 }, Seen::Held, 0);
         met.expect("a node")
     };
     let forget = |number| nodes.forget(meet(number), 1).expect("it was met").trim;

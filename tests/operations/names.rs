@@ -7,7 +7,7 @@ use rustix::fs::{FileType, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::inodes::{Body, NAME_MAX};
-use crate::served::{Served, USER, name, serve};
+use crate::served::{Served, USER, name, serve, serve_with};
 
 /// The names in the root, in order.
 fn names(served: &Served) -> Vec<String> {
@@ -180,8 +180,8 @@ fn create_of_a_name_that_has_appeared_is_eexist_or_stale() {
 
 #[test]
 fn create_that_fails_after_the_file_was_opened_takes_lookup_and_open_back() {
-    let served = serve();
-    served.memory.fail_next("may_keep_cache", Errno::IO);
+    let served = serve_with(|config| config.flags.dir_sync = true);
+    served.memory.fail_next("sync_names", Errno::IO);
     let created = served.create(&USER, ROOT, name("a"), 0o644, 0, OFlags::RDWR);
     assert_eq!(created.unwrap_err(), Errno::IO);
     let calls = served.memory.take_calls();

@@ -3,6 +3,7 @@
 use super::node::Node;
 use crate::actor::Actor;
 use crate::attr::Attr;
+use crate::cache::MayKeep;
 use crate::chores::PendingTimes;
 use crate::descriptors::Slot;
 use crate::mapping::{Mapping, ReadPattern, WritePattern, Writer};
@@ -136,8 +137,8 @@ impl Content for OpenFile {
         !self.mapping.is_without_length()
     }
 
-    fn may_keep_cache(&self, moves_atime: bool) -> Result<bool> {
-        self.mapping.may_keep_cache(moves_atime)
+    fn may_keep(&self, moves_atime: bool) -> Result<MayKeep> {
+        self.mapping.may_keep(moves_atime)
     }
 
     fn read<R>(

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use mmfs::actor::Actor;
 use mmfs::attr::Attr;
-use mmfs::cache::FileCache;
+use mmfs::cache::{FileCache, MayKeep};
 use mmfs::request::ExtendedFlags;
 use mmfs::request::{Seek, Write};
 use mmfs::view::{Content, Files, HasFlags};
@@ -125,14 +125,17 @@ impl Content for MemoryFile {
         self.view.contents().knobs.is_cacheable
     }
 
-    fn may_keep_cache(&self, reads: bool) -> Result<bool> {
+    fn may_keep(&self, reads: bool) -> Result<MayKeep> {
         let purpose = if reads { "to read" } else { "to write only" };
         let given = format!("{} {purpose}", self.ino);
-        self.view.called("may_keep_cache", given)?;
+        self.view.called("may_keep", given)?;
         let contents = self.view.contents();
         let (stamp, size) = (contents.stamp(self.ino), contents.inodes.size(self.ino));
-        let unchanged = self.shared.cache.before_open(stamp, size, true);
-        Ok(unchanged || contents.knobs.keeps_always)
+        let kept = self.shared.cache.before_open(stamp, size, false);
+        Ok(match contents.knobs.keeps_always {
+            true => MayKeep::All,
+            false => kept,
+        })
     }
 
     fn read<R>(

@@ -58,7 +58,7 @@ pub struct Knobs {
     pub names: u32,
     /// What `Content::is_cacheable` says.
     pub is_cacheable: bool,
-    /// `Content::may_keep_cache` says yes whatever has changed.
+    /// `Content::may_keep` says yes whatever has changed.
     pub keeps_always: bool,
     /// What `Tree::is_stacked` says.
     pub is_stacked: bool,
@@ -117,6 +117,7 @@ impl Tree for Memory {
         let contents = self.contents();
         for (ino, open) in &contents.open {
             open.cache.seen(contents.stamp(*ino));
+            open.cache.looked_at();
         }
     }
 

@@ -1,0 +1,174 @@
+//! What is noticed of changes of one file, and what an open may keep.
+
+use super::*;
+use crate::cache::kernel_cache::Timeouts;
+
+/// A cache that is valid as of stamp 1.
+fn cache() -> Arc<FileCache> {
+    let (attr, entry) = (Duration::ZERO, Duration::ZERO);
+    let mut belief = Belief::default();
+    belief.closed(1, 0);
+    FileCache::new(7, belief, KernelCache::new(Timeouts { attr, entry }))
+}
+
+fn doubts(file: &FileCache) -> u64 {
+    file.doubts.load(SeqCst)
+}
+
+#[test]
+fn a_foreign_change_is_noticed_once() {
+    let file = cache();
+    file.seen(1);
+    assert_eq!(doubts(&file), 0);
+    file.seen(2);
+    file.seen(2);
+    assert_eq!(doubts(&file), 1);
+}
+
+#[test]
+fn a_change_of_our_own_is_none() {
+    let file = cache();
+    let changing = file.change();
+    file.seen(2);
+    assert_eq!(doubts(&file), 0, "nothing can be told meanwhile");
+    changing.led_to(2);
+    drop(changing);
+    file.seen(2);
+    assert_eq!(doubts(&file), 0);
+    assert_eq!(file.before_open(2, 0, false), MayKeep::All);
+    assert_eq!(file.before_open(2, 0, true), MayKeep::Attributes);
+    assert_eq!(file.before_open(3, 0, true), MayKeep::Nothing);
+}
+
+#[test]
+fn where_others_write_too_our_own_changes_are_not_trusted() {
+    let file = cache();
+    file.seen(2);
+    file.dropped(1);
+    file.change().led_to(3);
+    assert_eq!(file.stamp(), 0);
+    assert_eq!(file.before_open(3, 0, false), MayKeep::Nothing);
+    assert_eq!(file.stamp(), 3, "the cache is a new one since");
+}
+
+#[test]
+fn nothing_is_kept_while_it_is_in_doubt() {
+    let file = cache();
+    file.distrust();
+    file.distrust();
+    file.dropped(1);
+    assert_eq!(file.stamp(), 0);
+    file.dropped(2);
+    file.dropped(1);
+    assert_eq!(file.stamp(), 1);
+    assert_eq!(file.before_open(1, 0, false), MayKeep::All);
+}
+
+#[test]
+fn an_open_ends_every_doubt() {
+    let file = cache();
+    file.seen(2);
+    file.distrust();
+    assert_eq!(file.before_open(2, 0, false), MayKeep::Nothing);
+    assert_eq!(file.stamp(), 2);
+    file.dropped(2);
+    assert_eq!(file.stamp(), 2);
+    file.seen(3);
+    assert_eq!(file.before_open(3, 0, false), MayKeep::Nothing);
+}
+
+#[test]
+fn who_opens_a_file_while_its_pages_go_keeps_none_but_asks_for_attributes_no_more() {
+    let file = cache();
+    assert_eq!(file.before_open(2, 0, false), MayKeep::Nothing);
+    assert_eq!(file.before_open(2, 0, false), MayKeep::Attributes);
+    let long_ago = file.kernel.now().wrapping_sub(2000);
+    file.reopened.store(long_ago, SeqCst);
+    assert_eq!(file.before_open(2, 0, false), MayKeep::All);
+}
+
+#[test]
+fn a_write_past_the_cache_finds_what_was_filled_before_it_once() {
+    let file = cache();
+    file.bypassed();
+    assert_eq!(doubts(&file), 0);
+    file.reading(1, true);
+    file.bypassed();
+    assert_eq!(doubts(&file), 0);
+    file.reading(1, false);
+    file.bypassed();
+    file.bypassed();
+    assert_eq!(doubts(&file), 1);
+}
+
+#[test]
+fn a_foreign_change_before_our_own_is_seen_from_within() {
+    let file = cache();
+    file.change().began_at(2);
+    assert_eq!(doubts(&file), 1);
+}
+
+#[test]
+fn what_the_kernel_serves_itself_is_looked_at_when_it_is_opened_only() {
+    let file = cache();
+    file.handed_over();
+    file.seen(2);
+    assert_eq!((doubts(&file), file.stamp()), (0, 1));
+    assert_eq!(file.before_open(2, 0, false), MayKeep::Nothing);
+    assert_eq!(file.stamp(), 2);
+}
+
+/// What is read from the source when the kernel is told of `size` bytes.
+fn shown(file: &FileCache, looking: Looking, size: u64) -> Option<Range<u64>> {
+    let mut shown = None;
+    file.telling(looking, size, |range| {
+        shown = Some(range);
+        Vec::new()
+    });
+    shown
+}
+
+#[test]
+fn growth_exposes_the_rest_of_a_page_that_the_kernel_may_have() {
+    let (file, page) = (cache(), page_size() as u64);
+    assert!(
+        file.exposed(&(100..200)).is_empty(),
+        "nobody has asked for it"
+    );
+    file.reading(page, true);
+    assert_eq!(file.exposed(&(100..200)), 100..200);
+    assert_eq!(file.exposed(&(100..10 * page)), 100..page);
+    assert!(file.exposed(&(page..2 * page)).is_empty());
+    assert!(file.exposed(&(page + 100..2 * page)).is_empty());
+    file.resized(2 * page, page + 100);
+    assert_eq!(file.exposed(&(page + 100..2 * page)), page + 100..2 * page);
+}
+
+#[test]
+fn of_growth_behind_the_mount_the_kernel_is_told_once() {
+    let file = cache();
+    assert_eq!(file.before_open(2, 100, false), MayKeep::Nothing);
+    file.reading(page_size() as u64, false);
+    assert_eq!(shown(&file, file.looking(), 150), None, "nobody can store");
+    let _storing = file.kernel.opened_to_store(7);
+    assert_eq!(shown(&file, file.looking(), 200), Some(150..200));
+    assert_eq!(shown(&file, file.looking(), 200), None);
+    assert_eq!(shown(&file, file.looking(), 50), None);
+    assert_eq!(shown(&file, file.looking(), 60), Some(50..60));
+}
+
+#[test]
+fn growth_of_our_own_is_not_taken_for_growth_behind_the_mount() {
+    let file = cache();
+    file.before_open(1, 100, false);
+    file.reading(page_size() as u64, false);
+    let _storing = file.kernel.opened_to_store(7);
+    let before = file.looking();
+    let changing = file.change();
+    let meanwhile = file.looking();
+    file.resized(100, 200);
+    drop(changing);
+    assert_eq!(shown(&file, before, 150), None);
+    assert_eq!(shown(&file, meanwhile, 150), None);
+    assert_eq!(shown(&file, file.looking(), 200), None);
+}
