@@ -292,8 +292,8 @@ fn a_time_that_others_set_after_a_store_stays() {
     }
 }
 
-/// A store after the time was set moves it, unless the page was dirty before. Setting only the access time keeps no store
-/// from moving the other.
+/// A store after the time was set moves it, unless what it is stored into was dirty before: natively, that may be more than a
+/// page. Setting only the access time keeps no store from moving the other.
 /// (proves: S19, S21)
 #[test]
 fn a_store_after_a_time_was_set_moves_it() {
@@ -301,7 +301,7 @@ fn a_store_after_a_time_was_set_moves_it() {
         on_mount(mode, |stage| {
             for (number, steps) in [
                 "map:8192 store:0:10:s mtime:1000000 msync store:20:10:t msync",
-                "map:8192 store:0:10:s mtime:1000000 store:5000:10:t unmap",
+                "map:8192 store:0:10:s mtime:1000000 msync store:5000:10:t unmap",
                 "map:8192 mtime:1000000 store:5000:10:t unmap close",
                 "map:8192 store:0:10:s atime:5 unmap",
                 "map:8192 seen atime:5 store:0:10:s fsync",
