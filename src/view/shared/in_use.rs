@@ -74,8 +74,8 @@ pub struct InUse {
     hasher: RandomState,
     descriptors: Arc<Descriptors>,
     budget: DescriptorBudget<Life>,
-    /// Inodes kept for a moment. Nothing else is taken with it held.
-    moments: Mutex<Vec<Life>>,
+    /// Inodes kept for a moment, each once: a second entry would end it early. Nothing else is taken with it held.
+    moments: Mutex<HashSet<Life>>,
     /// Threads that are about to close the last that is held of an inode: the source may free it then.
     freeing: AtomicUsize,
 }
@@ -186,8 +186,7 @@ impl InUse {
         let room = self.descriptors.room();
         self.budget.insert(life, room, |life| self.give_up(&life));
         let mut moments = self.moments.lock();
-        moments.push(life);
-        moments.len() == 1
+        moments.insert(life) && moments.len() == 1
     }
 
     /// Ends moments that have lasted since this was last called. Says whether there are others.
@@ -373,5 +372,44 @@ impl InUse {
 
     fn shard(&self, life: &Life) -> MutexGuard<'_, HashMap<Life, Held>> {
         self.shards[self.hasher.hash_one(life) as usize % SHARDS].lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::Key;
+    use super::*;
+    use crate::source::Kind;
+    use rustix::fs::FileType;
+    use std::fs::File;
+
+    #[test]
+    fn a_moment_that_began_anew_lasts_as_long_as_any() {
+        let in_use = InUse::new(Descriptors::new(1024, 1));
+        let key = Key { source: 0, ino: 7 };
+        let (life, kind) = (1, Kind::Source(FileType::RegularFile));
+        let life = Life { key, life, kind };
+        let fd = || Arc::new(OwnedFd::from(File::open("/").expect("open")));
+        assert!(in_use.keep_for_a_moment(life, fd()));
+        in_use.forget_unless(&life, || false);
+        assert!(!in_use.holds(&life));
+        in_use.keep_for_a_moment(life, fd());
+        assert!(in_use.end_moments() && in_use.holds(&life));
+        assert!(!in_use.end_moments() && !in_use.holds(&life));
+    }
+
+    #[test]
+    fn what_is_kept_for_good_has_no_moment() {
+        let in_use = InUse::new(Descriptors::new(1024, 1));
+        let key = Key { source: 0, ino: 7 };
+        let (life, kind) = (1, Kind::Source(FileType::RegularFile));
+        let life = Life { key, life, kind };
+        let fd = Arc::new(OwnedFd::from(File::open("/").expect("open")));
+        in_use.keep_for_a_moment(life, fd.clone());
+        in_use.keep_for_good(life, fd);
+        in_use.end_moments();
+        assert!(!in_use.end_moments() && in_use.holds(&life));
+        in_use.close_idle();
+        assert!(in_use.holds(&life));
     }
 }
