@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// How long the kernel is waited for.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long the kernel is waited for: 100 ms were too short where a machine is very busy.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long is waited while an inode is being freed, which takes the source long where it is large.
 const PATIENCE_WITH_SOURCE: Duration = Duration::from_secs(10);
