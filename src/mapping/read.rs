@@ -97,6 +97,7 @@ impl Mapping {
         let Some(loan) = self.loan(fd, (offset, len), &settled, pattern) else {
             return Err(lend);
         };
+        self.fetch(fd, (offset, len), &settled, pattern, &loan);
         with_buffer(len, |buffer| {
             if loan.read(buffer).is_ok() {
                 match self.source.stat(fd) {
@@ -145,6 +146,10 @@ impl Mapping {
         if moves_atime && (pattern.is_first() || loan.is_none()) {
             self.move_access_time(fd, attr);
         }
+        // Not before: opening a file whose pages are being read may wait for them, and then no signal ends the thread.
+        if let Some(loan) = &loan {
+            self.fetch(fd, (offset, len), attr, pattern, loan);
+        }
         match loan {
             Some(loan) if len > MAX_COPIED && !self.cache.is_contended() => {
                 loan.with_bytes(|bytes| lend(Ok(bytes)))
@@ -175,7 +180,7 @@ impl Mapping {
         })
     }
 
-    /// Borrows a range of the file for a read, if it is worth a window, and has what will be read next fetched.
+    /// Borrows a range of the file for a read, if it is worth a window.
     fn loan(
         &self,
         fd: BorrowedFd<'_>,
@@ -186,14 +191,24 @@ impl Mapping {
         if self.fills_holes(attr) || !self.is_worth_a_window(offset, len, pattern) {
             return None;
         }
-        let loan = self.borrow(fd, offset, len, attr.size)?;
+        self.borrow(fd, offset, len, attr.size)
+    }
+
+    /// Has fetched what a read that borrowed `loan` and the next ones want.
+    fn fetch(
+        &self,
+        fd: BorrowedFd<'_>,
+        (offset, len): (u64, usize),
+        attr: &Attr,
+        pattern: &ReadPattern,
+        loan: &Loan,
+    ) {
         let uncached =
             |range: &Range<u64>| !readahead::is_cached(fd, range.start..range.end.min(attr.size));
         if let Some(range) = pattern.fetch(offset, len).filter(uncached) {
             // Advice that is not taken costs speed only.
             let _ = loan.will_need(range);
         }
-        Some(loan)
     }
 
     /// Copies bytes and lends the copy, once it is sure that they were in the file. It had the attributes `before` when
