@@ -83,11 +83,11 @@ pub enum Durability {
 /// One write.
 #[derive(Debug, Clone, Copy)]
 pub struct Write<'a> {
-    /// Where; of no meaning to an append.
+    /// Where; of an append, where the kernel believes the end to be.
     pub offset: u64,
     /// What.
     pub data: &'a [u8],
-    /// At the file's real end.
+    /// By a descriptor with O_APPEND: at the file's real end, if it is no write with RWF_NOAPPEND.
     pub append: bool,
     /// The kernel writes back a client's mapping: never beyond the end, no privilege is dropped.
     pub from_mapping: bool,

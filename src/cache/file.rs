@@ -48,6 +48,8 @@ pub struct FileCache {
     /// How many of the first bytes the kernel may have in pages of its own: as far as it has asked for bytes, or the file
     /// has ended.
     reach: AtomicU64,
+    /// The last length that the source and the kernel certainly agreed on.
+    agreed: AtomicU64,
     /// The kernel serves the file from the source by itself, and has no cache of its own of it.
     handed_over: AtomicBool,
 }
@@ -62,6 +64,10 @@ pub enum MayKeep {
     /// Nothing: the file has changed.
     Nothing,
 }
+
+/// No lengths: before the first open, and where the two may not agree.
+const UNSET: u64 = u64::MAX;
+const UNKNOWN: u64 = u64::MAX - 1;
 
 /// A change of our own that takes longer than this may have met one behind the mount.
 const MAX_ALONE: Duration = Duration::from_millis(2);
@@ -130,6 +136,7 @@ impl FileCache {
             filled: AtomicBool::new(false),
             end: AtomicU64::new(0),
             reach: AtomicU64::new(belief.reach()),
+            agreed: AtomicU64::new(UNSET),
             handed_over: AtomicBool::new(false),
         })
     }
@@ -167,6 +174,12 @@ impl FileCache {
         if kept != MayKeep::All {
             self.reach.store(0, SeqCst);
         }
+        // Later the kernel may have sent writes that go by what it believed before.
+        let agreed = match kept {
+            MayKeep::Nothing => UNKNOWN,
+            MayKeep::All | MayKeep::Attributes => size,
+        };
+        let _ = self.agreed.compare_exchange(UNSET, agreed, SeqCst, SeqCst);
         kept
     }
 
@@ -198,6 +211,32 @@ impl FileCache {
     fn are_pages_going(&self) -> bool {
         let since = self.reopened.load(SeqCst);
         since != 0 && self.kernel.now().wrapping_sub(since) < REPLY_TAKEN.as_millis() as u32
+    }
+
+    /// Whether a write by a descriptor with O_APPEND is an append, to a file that is `len` bytes long. The kernel sends an append to
+    /// where it believes the end to be, and one with RWF_NOAPPEND to where the client says. They can be told apart while
+    /// nobody has changed the length behind the mount; else it is taken for an append, which overwrites nothing.
+    pub fn is_append(&self, offset: u64, len: u64) -> bool {
+        offset == len || self.agreed.load(SeqCst) != len
+    }
+
+    /// A write that ended at `end`, as the kernel has it, took the length `from` one `to` another.
+    pub fn wrote(&self, append: bool, end: u64, (from, to): (u64, u64)) {
+        let known = append || self.agreed.load(SeqCst) == from;
+        let believed = if append { end } else { end.max(from) };
+        let agreed = if known && believed == to { to } else { UNKNOWN };
+        self.agreed.store(agreed, SeqCst);
+    }
+
+    /// A change of our own that the kernel knows of, and that is no write, took the length `from` one `to` another.
+    pub fn altered(&self, from: u64, to: u64) {
+        // Where `from` was not agreed on, `to` is not either.
+        let _ = self.agreed.compare_exchange(from, to, SeqCst, SeqCst);
+    }
+
+    /// The kernel has set the length.
+    pub fn set_length(&self, len: u64) {
+        self.agreed.store(len, SeqCst);
     }
 
     /// Begins a change of our own.
@@ -367,6 +406,7 @@ impl FileCache {
             return;
         }
         if known != 0 {
+            self.agreed.store(UNKNOWN, SeqCst);
             self.contended.store(true, SeqCst);
             // Before the stamp is taken, lest an open rely on it.
             self.doubts.fetch_add(1, SeqCst);

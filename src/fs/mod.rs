@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub struct Fs<T: Tree> {
     undone: Mutex<Option<Receiver<Chore>>>,
     /// Whether open files are being watched, so that an open need not wake anybody up.
     watched: AtomicBool,
+    /// Whether some handles of a file may bypass the kernel's cache.
+    mixes_direct: AtomicBool,
     retries: Retries<T::Node>,
     /// Threads for requests that wait for room.
     waiting: Arc<Pool>,
@@ -82,7 +84,6 @@ pub struct Fs<T: Tree> {
 struct Settings {
     flags: MountFlags,
     direct_io: bool,
-    passthrough: bool,
     sync_on_close: bool,
 }
 
@@ -123,12 +124,12 @@ impl<T: Tree> Fs<T> {
             settings: Settings {
                 flags: config.flags,
                 direct_io: config.direct_io,
-                passthrough: config.passthrough,
                 sync_on_close: config.sync_on_close,
             },
             chores,
             undone: Mutex::new(Some(undone)),
             watched: AtomicBool::new(false),
+            mixes_direct: AtomicBool::new(false),
             retries: Retries::new(),
             waiting: Pool::new("room", MAX_WAITING_FOR_ROOM),
         }))
@@ -137,6 +138,12 @@ impl<T: Tree> Fs<T> {
     /// Tells the device number of our own mount, which is never entered.
     pub fn set_own_device(&self, device: u64) {
         self.tree.set_own_device(device);
+    }
+
+    /// Some handles of a file may bypass the kernel's cache while others use it: since Linux 6.6 it drops what a write past its cache
+    /// replaces, and maps such files.
+    pub fn set_mixes_direct(&self) {
+        self.mixes_direct.store(true, SeqCst);
     }
 
     /// The session has begun: `kernel` can be told what it must no longer believe, and chores are done.

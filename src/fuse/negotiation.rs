@@ -29,27 +29,25 @@ const WANTED: [InitFlags; 12] = [
 /// that was `default_permissions` cannot be seen of every mount that another program has made.
 const REQUIRED: InitFlags = InitFlags::FUSE_POSIX_ACL;
 
-/// Asks for what mmfs wants, as far as the kernel knows it.
+/// Asks for what mmfs wants, and returns what of it the kernel knows.
 ///
 /// # Errors
 /// The kernel would not check permissions.
-pub fn negotiate(config: &mut KernelConfig) -> io::Result<()> {
-    ask(|flag| config.add_capabilities(flag).is_ok())?;
+pub fn negotiate(config: &mut KernelConfig) -> io::Result<InitFlags> {
+    let known = ask(|flag| config.add_capabilities(flag).is_ok())?;
     let _ = config.set_max_write(MAX_REQUEST);
     let _ = config.set_max_background(MAX_BACKGROUND);
-    Ok(())
+    Ok(known)
 }
 
 /// `add` says whether the kernel knows a feature, which it uses then.
-fn ask(mut add: impl FnMut(InitFlags) -> bool) -> io::Result<()> {
+fn ask(mut add: impl FnMut(InitFlags) -> bool) -> io::Result<InitFlags> {
     if !add(REQUIRED) {
         let why = "it has no ACLs, without which it need not check permissions";
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
-    for flag in WANTED {
-        add(flag);
-    }
-    Ok(())
+    let wanted = WANTED.into_iter().filter(|flag| add(*flag));
+    Ok(wanted.fold(REQUIRED, InitFlags::union))
 }
 
 /// The names of the features that mmfs asks for: those that `offered` contains, and those that it lacks.

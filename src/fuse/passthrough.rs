@@ -111,7 +111,7 @@ impl Passthrough {
     ) -> Option<&'a BackingId> {
         let content = opened.content();
         let wanted = self.enabled.load(Relaxed) || content.is_handed_over();
-        if !wanted || opened.direct_io {
+        if !wanted || !opened.may_hand_over {
             return None;
         }
         content.hand_over(by, |fd| {

@@ -10,7 +10,7 @@ use crate::request::SetAttr;
 use crate::view::Tree;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -23,7 +23,9 @@ use std::time::SystemTime;
 
 impl<T: Tree> Filesystem for Adapter<T> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config)?;
+        if negotiate(config)?.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP) {
+            self.fs.set_mixes_direct();
+        }
         self.passthrough.negotiate(config, self.fs.is_stacked());
         Ok(())
     }

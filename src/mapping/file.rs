@@ -49,6 +49,9 @@ pub struct Mapping {
     /// are replaced. Lock order: after a writer's state, before `backing`, `times` and the window table.
     pub(super) gate: RwLock<()>,
     pub(super) backing: Mutex<Backing>,
+    /// Held from finding out where a write by a descriptor with O_APPEND goes until it is there. The kernel sends one at a time, but
+    /// for the parts of a long asynchronous one. Lock order: after `gate`.
+    pub(super) appending: Mutex<()>,
     pub(super) times: Times,
     pub(super) cache: Arc<FileCache>,
     pub(super) losses: Losses,
@@ -111,6 +114,7 @@ impl Mapping {
             windows,
             gate: RwLock::new(()),
             backing: Mutex::default(),
+            appending: Mutex::new(()),
             times: Times::default(),
             cache,
             losses: Losses::default(),
@@ -228,6 +232,7 @@ impl Mapping {
         let (outcome, grown) = self.restamping(fd.as_fd(), || {
             truncate()?;
             self.windows.resize(len);
+            self.cache.set_length(len);
             Ok(())
         });
         drop(closed);
@@ -275,6 +280,7 @@ impl Mapping {
             changing.led_to(after.stamp());
             if let Ok(before) = &before {
                 self.compare_mode(before, &after);
+                self.cache.altered(before.size, after.size);
                 self.cache.resized(before.size, after.size);
                 grown = before.size..after.size;
             }

@@ -73,9 +73,28 @@ impl Mapping {
         let fd = &*fd;
         let _open = self.gate.read();
         by.write(request.keeps_setid)?;
+        let written = self.write_within(fd, pattern, request)?;
+        match request.durability {
+            Durability::Cached => {}
+            Durability::Data => self.sync(fd, true)?,
+            Durability::Full => self.sync(fd, false)?,
+        }
+        Ok(written)
+    }
+
+    /// Writes, and tells the kernel's cache what that means for it.
+    fn write_within(
+        &self,
+        fd: &OwnedFd,
+        pattern: &WritePattern,
+        request: &Write<'_>,
+    ) -> Result<usize> {
+        let _in_turn = request.append.then(|| self.appending.lock());
         let writing = self.cache.change();
         let before = self.source.stat(fd.as_fd())?;
         writing.began_at(before.stamp());
+        let append = request.append && self.cache.is_append(request.offset, before.size);
+        let request = &Write { append, ..*request };
         let written = self.put(fd, pattern, request, &before);
         if let Ok(after) = self.source.stat(fd.as_fd()) {
             writing.led_to(after.stamp());
@@ -92,19 +111,17 @@ impl Mapping {
             let end = written
                 .as_ref()
                 .map_or(before.size, |&n| request.offset + n as u64);
-            if request.append && !request.from_mapping && after.size != end {
+            if append && after.size != end {
                 // The kernel cached these bytes where it believed the end to be.
                 self.cache.distrust();
+            }
+            if !request.from_mapping && written.is_ok() {
+                self.cache.wrote(append, end, (before.size, after.size));
             }
         }
         let written = written?;
         if written > 0 && !request.append && request.offset > before.size {
             self.cache.show_zeros(before.size..request.offset);
-        }
-        match request.durability {
-            Durability::Cached => {}
-            Durability::Data => self.sync(fd, true)?,
-            Durability::Full => self.sync(fd, false)?,
         }
         Ok(written)
     }

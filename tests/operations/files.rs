@@ -191,6 +191,18 @@ fn a_write_appends_by_its_own_flags_and_not_by_those_of_the_open() {
     assert_eq!(served.bytes(plain).unwrap(), b"Bytes+");
 }
 
+/// The kernel cuts a cached append where it has not read the page.
+#[test]
+fn an_open_to_append_goes_past_the_cache() {
+    let served = serve();
+    let node = served.file("a", b"bytes");
+    let is_direct = |flags: OFlags| served.opened(node, flags | OFlags::APPEND).direct_io;
+    assert!(!is_direct(OFlags::WRONLY) && !is_direct(OFlags::RDWR));
+    served.set_mixes_direct();
+    assert!(is_direct(OFlags::WRONLY) && is_direct(OFlags::RDWR));
+    assert!(!is_direct(OFlags::RDONLY));
+}
+
 #[test]
 fn what_the_kernel_writes_back_from_a_mapping_never_appends_nor_extends() {
     let served = serve();

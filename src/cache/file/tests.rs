@@ -172,3 +172,23 @@ fn growth_of_our_own_is_not_taken_for_growth_behind_the_mount() {
     assert_eq!(shown(&file, meanwhile, 150), None);
     assert_eq!(shown(&file, file.looking(), 200), None);
 }
+
+#[test]
+fn a_write_is_known_to_be_no_append_while_nobody_else_changes_the_length() {
+    let file = cache();
+    assert!(file.is_append(3, 10), "not yet known");
+    file.before_open(1, 10, false);
+    assert!(file.is_append(10, 10) && !file.is_append(3, 10) && !file.is_append(11, 10));
+    file.wrote(true, 20, (10, 20));
+    file.wrote(false, 30, (20, 30));
+    file.altered(30, 25);
+    assert!(file.is_append(25, 25) && !file.is_append(3, 25));
+    file.wrote(true, 35, (26, 36));
+    assert!(file.is_append(3, 36), "somebody else has written");
+    file.wrote(true, 46, (36, 46));
+    assert!(!file.is_append(3, 46));
+    file.seen(2);
+    assert!(file.is_append(3, 46));
+    file.before_open(2, 46, false);
+    assert!(file.is_append(3, 46), "it may have sent a write before");
+}
