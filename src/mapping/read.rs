@@ -2,9 +2,9 @@
 //!
 //! A file that is truncated and written again while it is read shows zeros that were in no version of it: in the last
 //! page of a mapping there are zeros behind the end, where read(2) looks at the end and returns less. So the bytes are
-//! copied, and then the file is asked whether it has changed since its length was looked at. If it has, and there are
-//! zeros among the bytes, pread(2) answers, and is asked again: it knows the end, but it too looks at it before it
-//! copies. What was copied in an unchanged file was in it, and what is no zero was not invented.
+//! copied, and then the file is asked whether it has changed since its length was looked at. If it has, the pages that
+//! have zeros are read again by pread(2), each by itself and up to three times: it knows the end, but it too looks at it
+//! before it copies. What was copied in an unchanged file was in it, and what is no zero was not invented.
 //!
 //! A long read of a file that nobody has changed behind the mount is lent to the kernel instead, which copies once.
 //! What read(2) risks with every long read is risked there until the first change is noticed.
@@ -31,7 +31,7 @@ use std::sync::atomic::Ordering::Relaxed;
 /// from page to page (O_DIRECT, 128 KiB: 49 to 59 us of the daemon's time each way).
 const MAX_COPIED: usize = 128 << 10;
 
-/// How often pread(2) is asked for bytes of a file that changes all the time.
+/// How often pread(2) is asked for a page of a file that changes all the time.
 const MAX_PREADS: usize = 3;
 
 /// Reads above this many bytes always map their window.
@@ -223,27 +223,16 @@ impl Mapping {
     ) -> R {
         with_buffer(len, |buffer| {
             let copied = loan.filter(|loan| loan.read(buffer).is_ok());
-            let (mut outcome, mut preads) = match copied {
-                Some(_) => (Ok(len), 0),
-                None => (pread_all(fd, buffer, offset), 1),
-            };
-            let mut before = *before;
-            while let Ok(count) = outcome {
-                match self.source.stat(fd) {
-                    Ok(now) if now.is_as(&before) => {
-                        self.settled.lock().get_or_insert(now);
-                        break;
-                    }
-                    Ok(now) => before = now,
-                    Err(errno) => return lend(Err(errno)),
+            let read = copied.map_or_else(|| pread_all(fd, buffer, offset), |_| Ok(len));
+            let sure = read.and_then(|count| {
+                let now = self.source.stat(fd)?;
+                if !now.is_as(before) {
+                    return read_zeros_again(fd, &mut buffer[..count], offset);
                 }
-                if preads == MAX_PREADS || !buffer[..count].contains(&0) {
-                    break;
-                }
-                outcome = pread_all(fd, buffer, offset);
-                preads += 1;
-            }
-            lend(outcome.map(|count| &buffer[..count]))
+                self.settled.lock().get_or_insert(now);
+                Ok(count)
+            });
+            lend(sure.map(|count| &buffer[..count]))
         })
     }
 
@@ -293,6 +282,28 @@ fn with_buffer<R>(len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         }
         fill(&mut buffer[..len])
     })
+}
+
+/// Reads those pages of `bytes`, which were read from `offset` on while the file changed, once more that have zeros. Returns how
+/// many bytes there are. A page takes so little time to copy that hardly ever the file is cut meanwhile.
+fn read_zeros_again(fd: BorrowedFd<'_>, bytes: &mut [u8], offset: u64) -> Result<usize> {
+    let page = rustix::param::page_size();
+    let mut at = 0;
+    while at < bytes.len() {
+        let in_page = (offset % page as u64) as usize + at;
+        let end = bytes.len().min(at + page - in_page % page);
+        for _ in 0..MAX_PREADS {
+            if !bytes[at..end].contains(&0) {
+                break;
+            }
+            let count = pread_all(fd, &mut bytes[at..end], offset + at as u64)?;
+            if count < end - at {
+                return Ok(at + count);
+            }
+        }
+        at = end;
+    }
+    Ok(bytes.len())
 }
 
 /// Reads until `buffer` is full or the file ends. Of bytes that come before an error nothing is told: the kernel takes a
