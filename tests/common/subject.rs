@@ -48,7 +48,10 @@ pub fn arguments(options: &[OsString], source: &Path, point: &Path) -> Vec<OsStr
 fn everywhere(own: &[OsString]) -> Vec<OsString> {
     let given = std::env::var("MMFS_TEST_OPTIONS").unwrap_or_default();
     let words = given.split_whitespace().map(OsString::from);
-    let excluded =
-        |word: &OsString| word == "--passthrough" && own.iter().any(|o| o == "--direct-io");
+    let is_own = |option: &str| own.iter().any(|word| word == option);
+    let excluded = |word: &OsString| {
+        (word == "--passthrough" && is_own("--direct-io"))
+            || (word == "--direct-io" && is_own("--passthrough"))
+    };
     words.filter(|word| !excluded(word)).collect()
 }
