@@ -36,7 +36,12 @@ pub(super) enum Held {
     /// The directory being read.
     Stream(Stream),
     /// Nothing. There are too few descriptors, so it is opened with `flags` each time it is read.
-    Nothing { moves_atime: bool, flags: OFlags },
+    Nothing {
+        /// Keep what offsets mean. Dropped in this order.
+        _positions: (Arc<Positions>, Closing),
+        moves_atime: bool,
+        flags: OFlags,
+    },
 }
 
 /// A directory of the source being read.
@@ -191,6 +196,7 @@ impl Stream {
     /// Closes it, to be opened again with `flags`.
     pub fn let_go(self, flags: OFlags) -> Held {
         Held::Nothing {
+            _positions: (self.positions, self._closing),
             moves_atime: self.moves_atime,
             flags,
         }
