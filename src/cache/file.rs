@@ -228,10 +228,12 @@ impl FileCache {
         self.agreed.store(agreed, SeqCst);
     }
 
-    /// A change of our own that the kernel knows of, and that is no write, took the length `from` one `to` another.
+    /// A change of our own that is no write, and around which the length was `from` and `to`. Somebody else may have written
+    /// meanwhile.
     pub fn altered(&self, from: u64, to: u64) {
-        // Where `from` was not agreed on, `to` is not either.
-        let _ = self.agreed.compare_exchange(from, to, SeqCst, SeqCst);
+        if from != to {
+            self.agreed.store(UNKNOWN, SeqCst);
+        }
     }
 
     /// The kernel has set the length.

@@ -232,9 +232,11 @@ impl Mapping {
         let (outcome, grown) = self.restamping(fd.as_fd(), || {
             truncate()?;
             self.windows.resize(len);
-            self.cache.set_length(len);
             Ok(())
         });
+        if outcome.is_ok() {
+            self.cache.set_length(len);
+        }
         drop(closed);
         self.cache.show_zeros(grown);
         outcome

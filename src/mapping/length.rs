@@ -33,15 +33,28 @@ impl Mapping {
         let map = lease.and_then(|lease| Window::map(fd, 0, lease, self.context.handler));
         match map.map_err(|error| Errno::from_io_error(&error)) {
             // What can be mapped neither blocks a read nor is consumed by it.
-            Ok(_) => {
-                let reads = || matches!(pread(fd, &mut [0], 0), Ok(1));
-                // It may have grown since `attr` was seen.
-                let is_empty = || self.source.stat(fd).is_ok_and(|now| now.size == 0);
-                attr.size == 0 && reads() && is_empty()
-            }
+            Ok(_) => attr.size == 0 && self.reads_without_length(fd, attr),
             // That says nothing of the file.
             Err(Some(Errno::NOMEM | Errno::AGAIN)) => false,
             Err(_) => true,
         }
+    }
+    /// Whether a file that had the length 0 in `attr` gives bytes all the same. One that is written and truncated
+    /// meanwhile changes; the times of one that is made when it is read may, too, so it is asked several times.
+    fn reads_without_length(&self, fd: BorrowedFd<'_>, attr: &Attr) -> bool {
+        const TRIES: usize = 5;
+        let mut before = *attr;
+        for _ in 0..TRIES {
+            if !matches!(pread(fd, &mut [0], 0), Ok(1)) {
+                return false;
+            }
+            match self.source.stat(fd) {
+                Ok(now) if now.size != 0 => return false,
+                Ok(now) if now.is_as(&before) => return true,
+                Ok(now) => before = now,
+                Err(_) => return false,
+            }
+        }
+        true
     }
 }

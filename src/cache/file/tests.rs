@@ -181,7 +181,11 @@ fn a_write_is_known_to_be_no_append_while_nobody_else_changes_the_length() {
     assert!(file.is_append(10, 10) && !file.is_append(3, 10) && !file.is_append(11, 10));
     file.wrote(true, 20, (10, 20));
     file.wrote(false, 30, (20, 30));
-    file.altered(30, 25);
+    file.altered(30, 30);
+    assert!(file.is_append(30, 30) && !file.is_append(3, 30));
+    file.altered(30, 40);
+    assert!(file.is_append(30, 40), "somebody else may have written");
+    file.set_length(25);
     assert!(file.is_append(25, 25) && !file.is_append(3, 25));
     file.wrote(true, 35, (26, 36));
     assert!(file.is_append(3, 36), "somebody else has written");

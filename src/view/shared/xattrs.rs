@@ -48,7 +48,12 @@ impl Xattrs for Shared {
         let inode = self.locate(node)?;
         let path = proc_path(&inode);
         match name == "system.posix_acl_access" {
-            true => by.set_acl(sys::fstat(&inode).map_or(u32::MAX, |s| s.st_gid))?,
+            true => {
+                by.set_acl(sys::fstat(&inode).map_or(u32::MAX, |s| s.st_gid))?;
+                if let Some(mapping) = &inode.mapping {
+                    mapping.before_permissions_go();
+                }
+            }
             false => by.manage()?,
         }
         self.unchanged_in_bytes(node, &inode, || sys::setxattr(&path, name, value, flags))
