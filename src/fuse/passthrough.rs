@@ -110,8 +110,9 @@ impl Passthrough {
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Option<&'a BackingId> {
         let content = opened.content();
-        let wanted = self.enabled.load(Relaxed) || content.is_handed_over();
-        if !wanted || !opened.may_hand_over {
+        let may_begin = self.enabled.load(Relaxed) && opened.may_hand_over;
+        // Of a file that the kernel serves already, it takes no other open (EIO).
+        if !may_begin && !content.is_handed_over() {
             return None;
         }
         content.hand_over(by, |fd| {
