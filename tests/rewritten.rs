@@ -23,8 +23,9 @@ const TIME: Duration = Duration::from_millis(700);
 /// What a read of a file that is being rewritten may fail with.
 const ALLOWED: [i32; 2] = [libc::EIO, libc::ESTALE];
 
-/// Numbers that differ from call to call and run to run alike; the seed is the time.
-struct Dice(u64);
+/// Numbers that differ from call to call and run to run alike; the seed is the time. And until when to rewrite: truncating
+/// may wait for a slow disk.
+struct Dice(u64, Instant);
 
 impl Dice {
     fn below(&mut self, limit: u64) -> u64 {
@@ -43,24 +44,24 @@ const WAYS: [(&str, Rewriting); 6] = [
         file.set_len(0).unwrap();
         file.write_all_at(bytes, 0).unwrap();
     }),
-    ("ftruncate to 0, small writes", |_, file, bytes, _| {
+    ("ftruncate to 0, small writes", |_, file, bytes, dice| {
         file.set_len(0).unwrap();
-        write_in(file, bytes, 0, 1000);
+        write_in(file, bytes, 0, 1000, dice);
     }),
     (
         "O_TRUNC, writes of less than a page",
-        |path, _, bytes, _| {
+        |path, _, bytes, dice| {
             let new = OpenOptions::new().write(true).truncate(true).open(path);
-            write_in(&new.unwrap(), bytes, 0, 3000);
+            write_in(&new.unwrap(), bytes, 0, 3000, dice);
         },
     ),
     ("cut within the last page", |_, file, bytes, dice| {
         let from = SIZE - 1 - dice.below(SIZE % PAGE - 1);
-        cut(file, bytes, from, SIZE as usize);
+        cut(file, bytes, from, SIZE as usize, dice);
     }),
     ("cut anywhere, small writes", |_, file, bytes, dice| {
         let from = dice.below(SIZE);
-        cut(file, bytes, from, 3000);
+        cut(file, bytes, from, 3000, dice);
     }),
     (
         "cut anywhere, and left for a moment",
@@ -68,19 +69,19 @@ const WAYS: [(&str, Rewriting); 6] = [
             let from = dice.below(SIZE);
             file.set_len(from).unwrap();
             thread::sleep(Duration::from_micros(dice.below(200)));
-            write_in(file, bytes, from, SIZE as usize);
+            write_in(file, bytes, from, SIZE as usize, dice);
         },
     ),
 ];
 
-fn cut(file: &File, bytes: &[u8], from: u64, piece: usize) {
+fn cut(file: &File, bytes: &[u8], from: u64, piece: usize, dice: &Dice) {
     file.set_len(from).unwrap();
-    write_in(file, bytes, from, piece);
+    write_in(file, bytes, from, piece, dice);
 }
 
-fn write_in(file: &File, bytes: &[u8], from: u64, piece: usize) {
+fn write_in(file: &File, bytes: &[u8], from: u64, piece: usize, dice: &Dice) {
     let mut at = from as usize;
-    while at < bytes.len() {
+    while at < bytes.len() && Instant::now() < dice.1 {
         let end = (at + piece).min(bytes.len());
         file.write_all_at(&bytes[at..end], at as u64).unwrap();
         at = end;
@@ -133,7 +134,7 @@ fn storm(
         for reader in 1..3 {
             let (done, reads, found) = (&done, &reads, &found);
             scope.spawn(move || {
-                let mut dice = Dice(seed.rotate_left(reader));
+                let mut dice = Dice(seed.rotate_left(reader), deadline);
                 while !done.load(Relaxed) {
                     reads.fetch_add(1, Relaxed);
                     if let Some(wrong) = read_somewhere(path, (len, flags), &mut dice) {
@@ -144,7 +145,7 @@ fn storm(
         }
         let (file, mut dice) = (
             OpenOptions::new().write(true).open(source).unwrap(),
-            Dice(seed),
+            Dice(seed, deadline),
         );
         for version in (0..26).cycle() {
             rewrite(
