@@ -107,16 +107,16 @@ fn bytes_read_on_a_mount_without_a_cache_were_in_some_version_of_the_file() {
 fn no_zeros(mode: &[&str], flags: i32) {
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
     println!("{mode:?}: seed {seed}");
-    on_mount(mode, |stage| {
-        let (path, source) = (stage.mount("file"), stage.source("file"));
-        for (way, rewrite) in WAYS {
+    for (way, rewrite) in WAYS {
+        on_mount(mode, |stage| {
+            let (path, source) = (stage.mount("file"), stage.source("file"));
             for len in [4 * KIB, 128 * KIB] {
                 let (found, reads) = storm(&path, &source, rewrite, (len, flags), seed);
                 println!("{mode:?}, {way}, reads of {len}: {reads} reads");
                 assert_eq!(found, None, "{mode:?}, {way}, reads of {len}");
             }
-        }
-    });
+        });
+    }
 }
 
 /// Rewrites and reads for a while; the first invented byte, if there was one, and how many reads there were.

@@ -28,6 +28,8 @@ pub struct FileCache {
     stamp: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
+    /// How often an open has taken a new stamp.
+    renewed: AtomicU64,
     /// How often the kernel's cache was found out of date, and the greatest of these numbers that was taken when it was
     /// dropped.
     doubts: AtomicU64,
@@ -35,7 +37,8 @@ pub struct FileCache {
     /// When an open last had the kernel drop its pages, by the cache's clock; 0: never.
     reopened: AtomicU32,
     /// Held while an open has the kernel forget the attributes, lest it does so once more for another one that the client
-    /// of the first waits for. Nothing else is taken with it held.
+    /// of the first waits for. What is looked at with it held is newer than what the last one has found. Nothing else is
+    /// taken with it held.
     opening: Mutex<()>,
     /// Somebody changes the file behind the mount.
     contended: AtomicBool,
@@ -81,6 +84,8 @@ const REPLY_TAKEN: Duration = Duration::from_secs(1);
 pub struct Changing<'a> {
     file: &'a FileCache,
     since: Instant,
+    /// As of its beginning, itself counted.
+    changes: u64,
 }
 
 impl Changing<'_> {
@@ -94,9 +99,9 @@ impl Changing<'_> {
         file.stamp.store(stamp, SeqCst);
     }
 
-    /// Notices a change behind the mount, from within this one: `stamp` was read from the source just before.
+    /// Notices a change behind the mount, from within this one: `stamp` was read from the source after it had begun.
     pub fn began_at(&self, stamp: u64) {
-        self.file.compare(stamp, 1);
+        self.file.compare(stamp, self.changes, 1);
     }
 }
 
@@ -127,6 +132,7 @@ impl FileCache {
             stamp: AtomicU64::new(belief.stamp()),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            renewed: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             reopened: AtomicU32::new(0),
@@ -161,16 +167,22 @@ impl FileCache {
         }
     }
 
-    /// The file is opened once more and has stamp `now`, which is taken for the new one, and `size` bytes. The kernel may
-    /// keep what it has when `now` is the old stamp, and that was never in doubt; but no pages when the first read
+    /// The file is opened once more and was found with this stamp, which is taken for the new one, and so many bytes. The
+    /// kernel may keep what it has when that is the old stamp, and was never in doubt; but no pages when the first read
     /// `has_to_reach_us`.
     ///
     /// Otherwise the kernel forgets the attributes here, since the reply to OPEN carries none: what it asks for from then
-    /// on is as new as `now`, and of replies that are older it takes nothing any more.
-    pub fn before_open(&self, now: u64, size: u64, has_to_reach_us: bool) -> MayKeep {
+    /// on is as new as the open, and of replies that are older it takes nothing any more. Another open may have found the
+    /// file later and be done already, and its client is asking for the attributes: so `look_again` decides.
+    pub fn before_open(
+        &self,
+        (found, size): (u64, u64),
+        has_to_reach_us: bool,
+        look_again: impl FnOnce() -> Option<u64>,
+    ) -> MayKeep {
         // Whoever opens the file has just been told its attributes.
         let _ = self.end.compare_exchange(0, size, SeqCst, SeqCst);
-        let kept = self.kept_by_open(now, has_to_reach_us);
+        let kept = self.kept_by_open(found, has_to_reach_us, look_again);
         if kept != MayKeep::All {
             self.reach.store(0, SeqCst);
         }
@@ -183,9 +195,15 @@ impl FileCache {
         kept
     }
 
-    fn kept_by_open(&self, now: u64, has_to_reach_us: bool) -> MayKeep {
-        if !self.is_valid_as_of(now) {
+    fn kept_by_open(
+        &self,
+        found: u64,
+        has_to_reach_us: bool,
+        look_again: impl FnOnce() -> Option<u64>,
+    ) -> MayKeep {
+        if !self.is_valid_as_of(found) {
             let _one = self.opening.lock();
+            let now = look_again().unwrap_or(found);
             if !self.is_valid_as_of(now) {
                 let doubts = self.doubts.load(SeqCst);
                 self.attributes_changed();
@@ -193,6 +211,7 @@ impl FileCache {
                 self.mixed.store(false, SeqCst);
                 self.dropped.fetch_max(doubts, SeqCst);
                 self.stamp.store(now, SeqCst); // Others may rely on it from here on.
+                self.renewed.fetch_add(1, SeqCst);
                 return MayKeep::Nothing;
             }
         }
@@ -244,27 +263,29 @@ impl FileCache {
     /// Begins a change of our own.
     pub fn change(&self) -> Changing<'_> {
         self.begun.fetch_add(1, SeqCst);
-        let since = Instant::now();
-        Changing { file: self, since }
+        Changing {
+            file: self,
+            since: Instant::now(),
+            changes: self.changes(),
+        }
     }
 
-    /// Notices a change behind the mount: `stamp` was read from the source just before. The kernel's cache goes with the
-    /// next open or look at open files.
-    pub fn seen(&self, stamp: u64) {
-        self.compare(stamp, 0);
-    }
-
-    /// How many changes of our own have begun; for `seen_before`.
+    /// How many changes of our own have begun, and how many opens have taken a new stamp: for those who look at the source.
     pub fn changes(&self) -> u64 {
-        self.begun.load(SeqCst)
+        self.begun.load(SeqCst) + self.renewed.load(SeqCst)
     }
 
-    /// As `seen`, by a read that was answered since: `stamp` was read from the source when `changes` was as given. A file
-    /// that `is_shorter` has its pages dropped now: those that the kernel has filled up with zeros beyond the end must
-    /// not come to light when the file grows again.
+    /// Notices a change behind the mount: `stamp` was read from the source when `changes` was, or was to be, as given. The
+    /// kernel's cache goes with the next open or look at open files.
+    pub fn seen(&self, stamp: u64, changes: u64) {
+        self.compare(stamp, changes, 0);
+    }
+
+    /// As `seen`, by a read that was answered since. A file that `is_shorter` has its pages dropped now: those that the
+    /// kernel has filled up with zeros beyond the end must not come to light when the file grows again.
     pub fn seen_before(&self, stamp: u64, changes: u64, is_shorter: bool) {
         if self.changes() == changes {
-            self.compare(stamp, 0);
+            self.seen(stamp, changes);
             if is_shorter {
                 self.looked_at();
             }
@@ -396,14 +417,15 @@ impl FileCache {
         self.dropped.load(SeqCst) < self.doubts.load(SeqCst)
     }
 
-    /// Notices whether `now`, read from the source just before, was moved behind the mount; then the new stamp is taken.
-    /// `own` changes of our own are known to be under way; while there are others nothing can be told.
-    fn compare(&self, now: u64, own: u64) {
+    /// Notices whether `now`, read from the source when `changes` was as given, was moved behind the mount; then the new
+    /// stamp is taken. `own` changes of our own are known to be under way; while there are others nothing can be told, nor
+    /// where an open has looked since.
+    fn compare(&self, now: u64, changes: u64, own: u64) {
         let (begun, known) = (self.begun.load(SeqCst), self.stamp.load(SeqCst));
         if known == now
             || self.is_handed_over()
             || begun - self.ended.load(SeqCst).min(begun) != own
-            || begun != self.begun.load(SeqCst)
+            || changes != self.changes()
         {
             return;
         }

@@ -316,10 +316,9 @@ impl Mapping {
     /// Those of statx(2).
     pub fn attr(&self, fd: BorrowedFd<'_>) -> Result<Attr> {
         let looking = self.cache.looking();
-        let attr = self.source.stat(fd)?;
+        let attr = self.look(fd)?;
         let read = |range| self.bytes(range);
         self.cache.telling(looking, attr.size, read);
-        self.cache.seen(attr.stamp());
         Ok(attr)
     }
 
@@ -337,8 +336,9 @@ impl Mapping {
     /// # Errors
     /// Those of statx(2).
     pub(super) fn look(&self, fd: BorrowedFd<'_>) -> Result<Attr> {
+        let changes = self.cache.changes();
         let attr = self.source.stat(fd)?;
-        self.cache.seen(attr.stamp());
+        self.cache.seen(attr.stamp(), changes);
         Ok(attr)
     }
 
@@ -367,8 +367,10 @@ impl Mapping {
         let attr = self.source.stat(fd.as_fd())?;
         self.look_for_length(fd.as_fd(), &attr);
         let has_to_reach_us = moves_atime && self.is_access_time_due(&attr);
+        let found = (attr.stamp(), attr.size);
+        let look_again = || Some(self.source.stat(fd.as_fd()).ok()?.stamp());
         let cache = &self.cache;
-        Ok(cache.before_open(attr.stamp(), attr.size, has_to_reach_us))
+        Ok(cache.before_open(found, has_to_reach_us, look_again))
     }
 
     /// Whether the source has to ask another machine, which may never answer.

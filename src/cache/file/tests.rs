@@ -18,10 +18,10 @@ fn doubts(file: &FileCache) -> u64 {
 #[test]
 fn a_foreign_change_is_noticed_once() {
     let file = cache();
-    file.seen(1);
+    file.seen(1, file.changes());
     assert_eq!(doubts(&file), 0);
-    file.seen(2);
-    file.seen(2);
+    file.seen(2, file.changes());
+    file.seen(2, file.changes());
     assert_eq!(doubts(&file), 1);
 }
 
@@ -29,25 +29,25 @@ fn a_foreign_change_is_noticed_once() {
 fn a_change_of_our_own_is_none() {
     let file = cache();
     let changing = file.change();
-    file.seen(2);
+    file.seen(2, file.changes());
     assert_eq!(doubts(&file), 0, "nothing can be told meanwhile");
     changing.led_to(2);
     drop(changing);
-    file.seen(2);
+    file.seen(2, file.changes());
     assert_eq!(doubts(&file), 0);
-    assert_eq!(file.before_open(2, 0, false), MayKeep::All);
-    assert_eq!(file.before_open(2, 0, true), MayKeep::Attributes);
-    assert_eq!(file.before_open(3, 0, true), MayKeep::Nothing);
+    assert_eq!(file.before_open((2, 0), false, || None), MayKeep::All);
+    assert_eq!(file.before_open((2, 0), true, || None), MayKeep::Attributes);
+    assert_eq!(file.before_open((3, 0), true, || None), MayKeep::Nothing);
 }
 
 #[test]
 fn where_others_write_too_our_own_changes_are_not_trusted() {
     let file = cache();
-    file.seen(2);
+    file.seen(2, file.changes());
     file.dropped(1);
     file.change().led_to(3);
     assert_eq!(file.stamp(), 0);
-    assert_eq!(file.before_open(3, 0, false), MayKeep::Nothing);
+    assert_eq!(file.before_open((3, 0), false, || None), MayKeep::Nothing);
     assert_eq!(file.stamp(), 3, "the cache is a new one since");
 }
 
@@ -61,30 +61,33 @@ fn nothing_is_kept_while_it_is_in_doubt() {
     file.dropped(2);
     file.dropped(1);
     assert_eq!(file.stamp(), 1);
-    assert_eq!(file.before_open(1, 0, false), MayKeep::All);
+    assert_eq!(file.before_open((1, 0), false, || None), MayKeep::All);
 }
 
 #[test]
 fn an_open_ends_every_doubt() {
     let file = cache();
-    file.seen(2);
+    file.seen(2, file.changes());
     file.distrust();
-    assert_eq!(file.before_open(2, 0, false), MayKeep::Nothing);
+    assert_eq!(file.before_open((2, 0), false, || None), MayKeep::Nothing);
     assert_eq!(file.stamp(), 2);
     file.dropped(2);
     assert_eq!(file.stamp(), 2);
-    file.seen(3);
-    assert_eq!(file.before_open(3, 0, false), MayKeep::Nothing);
+    file.seen(3, file.changes());
+    assert_eq!(file.before_open((3, 0), false, || None), MayKeep::Nothing);
 }
 
 #[test]
 fn who_opens_a_file_while_its_pages_go_keeps_none_but_asks_for_attributes_no_more() {
     let file = cache();
-    assert_eq!(file.before_open(2, 0, false), MayKeep::Nothing);
-    assert_eq!(file.before_open(2, 0, false), MayKeep::Attributes);
+    assert_eq!(file.before_open((2, 0), false, || None), MayKeep::Nothing);
+    assert_eq!(
+        file.before_open((2, 0), false, || None),
+        MayKeep::Attributes
+    );
     let long_ago = file.kernel.now().wrapping_sub(2000);
     file.reopened.store(long_ago, SeqCst);
-    assert_eq!(file.before_open(2, 0, false), MayKeep::All);
+    assert_eq!(file.before_open((2, 0), false, || None), MayKeep::All);
 }
 
 #[test]
@@ -112,9 +115,9 @@ fn a_foreign_change_before_our_own_is_seen_from_within() {
 fn what_the_kernel_serves_itself_is_looked_at_when_it_is_opened_only() {
     let file = cache();
     file.handed_over();
-    file.seen(2);
+    file.seen(2, file.changes());
     assert_eq!((doubts(&file), file.stamp()), (0, 1));
-    assert_eq!(file.before_open(2, 0, false), MayKeep::Nothing);
+    assert_eq!(file.before_open((2, 0), false, || None), MayKeep::Nothing);
     assert_eq!(file.stamp(), 2);
 }
 
@@ -147,7 +150,7 @@ fn growth_exposes_the_rest_of_a_page_that_the_kernel_may_have() {
 #[test]
 fn of_growth_behind_the_mount_the_kernel_is_told_once() {
     let file = cache();
-    assert_eq!(file.before_open(2, 100, false), MayKeep::Nothing);
+    assert_eq!(file.before_open((2, 100), false, || None), MayKeep::Nothing);
     file.reading(page_size() as u64, false);
     assert_eq!(shown(&file, file.looking(), 150), None, "nobody can store");
     let _storing = file.kernel.opened_to_store(7);
@@ -160,7 +163,7 @@ fn of_growth_behind_the_mount_the_kernel_is_told_once() {
 #[test]
 fn growth_of_our_own_is_not_taken_for_growth_behind_the_mount() {
     let file = cache();
-    file.before_open(1, 100, false);
+    file.before_open((1, 100), false, || None);
     file.reading(page_size() as u64, false);
     let _storing = file.kernel.opened_to_store(7);
     let before = file.looking();
@@ -177,7 +180,7 @@ fn growth_of_our_own_is_not_taken_for_growth_behind_the_mount() {
 fn a_write_is_known_to_be_no_append_while_nobody_else_changes_the_length() {
     let file = cache();
     assert!(file.is_append(3, 10), "not yet known");
-    file.before_open(1, 10, false);
+    file.before_open((1, 10), false, || None);
     assert!(file.is_append(10, 10) && !file.is_append(3, 10) && !file.is_append(11, 10));
     file.wrote(true, 20, (10, 20));
     file.wrote(false, 30, (20, 30));
@@ -191,8 +194,21 @@ fn a_write_is_known_to_be_no_append_while_nobody_else_changes_the_length() {
     assert!(file.is_append(3, 36), "somebody else has written");
     file.wrote(true, 46, (36, 46));
     assert!(!file.is_append(3, 46));
-    file.seen(2);
+    file.seen(2, file.changes());
     assert!(file.is_append(3, 46));
-    file.before_open(2, 46, false);
+    file.before_open((2, 46), false, || None);
     assert!(file.is_append(3, 46), "it may have sent a write before");
+}
+
+/// The client of the later open asks for attributes, of which the kernel would take nothing if it had to forget once more.
+#[test]
+fn an_open_that_looked_earlier_leaves_what_a_later_one_has_found() {
+    let file = cache();
+    let changes = file.changes();
+    assert_eq!(file.before_open((3, 0), false, || None), MayKeep::Nothing);
+    let later = || Some(3);
+    assert_eq!(file.before_open((2, 0), false, later), MayKeep::Attributes);
+    assert_eq!(file.stamp(), 3);
+    file.seen(2, changes);
+    assert_eq!((doubts(&file), file.stamp()), (0, 3));
 }

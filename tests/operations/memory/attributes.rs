@@ -26,7 +26,7 @@ impl Attributes for Memory {
         let contents = self.contents();
         let attr = contents.attr(*node)?;
         if let Some(open) = contents.open.get(node) {
-            open.cache.seen(attr.stamp());
+            open.cache.seen(attr.stamp(), open.cache.changes());
         }
         Ok(attr)
     }

@@ -112,8 +112,9 @@ impl MemoryFile {
 impl Content for MemoryFile {
     fn attr(&self) -> Result<Attr> {
         self.view.called("Content::attr", self.ino)?;
+        let changes = self.shared.cache.changes();
         let attr = self.view.contents().attr(self.ino)?;
-        self.shared.cache.seen(attr.stamp());
+        self.shared.cache.seen(attr.stamp(), changes);
         Ok(attr)
     }
 
@@ -130,8 +131,8 @@ impl Content for MemoryFile {
         let given = format!("{} {purpose}", self.ino);
         self.view.called("may_keep", given)?;
         let contents = self.view.contents();
-        let (stamp, size) = (contents.stamp(self.ino), contents.inodes.size(self.ino));
-        let kept = self.shared.cache.before_open(stamp, size, false);
+        let found = (contents.stamp(self.ino), contents.inodes.size(self.ino));
+        let kept = self.shared.cache.before_open(found, false, || None);
         Ok(match contents.knobs.keeps_always {
             true => MayKeep::All,
             false => kept,

@@ -116,7 +116,7 @@ impl Tree for Memory {
         self.note("check_open_files".into());
         let contents = self.contents();
         for (ino, open) in &contents.open {
-            open.cache.seen(contents.stamp(*ino));
+            open.cache.seen(contents.stamp(*ino), open.cache.changes());
             open.cache.looked_at();
         }
     }
