@@ -25,8 +25,12 @@ const PER_THREAD: usize = 4;
 /// Threads that wait for a source that does not answer.
 const SPARES: usize = 64;
 
-/// The reserve is at most one of so many parts of the limit.
+/// The reserve is at most one of so many parts of the limit, but no less than what the threads cannot do without.
 const MAX_RESERVE: usize = 3;
+
+/// What the daemon cannot do without, and a thread: its /dev/fuse, and a directory to look a name up in.
+const LEAST_ITSELF: usize = 16;
+const LEAST_PER_THREAD: usize = 2;
 
 /// One of so many parts of what is left is for listings alone, `OWN_LISTINGS` at most.
 const LISTINGS: usize = 16;
@@ -75,8 +79,9 @@ pub struct Slot {
 impl Descriptors {
     /// Those that are left when `threads` serve requests, under a limit of `limit`.
     pub fn new(limit: usize, threads: usize) -> Arc<Self> {
-        let reserve = (ITSELF + PER_THREAD * threads + SPARES).min(limit / MAX_RESERVE);
-        let total = limit - reserve;
+        let most = (limit / MAX_RESERVE).max(least_reserve(threads));
+        let reserve = (ITSELF + PER_THREAD * threads + SPARES).min(most);
+        let total = limit.saturating_sub(reserve);
         Arc::new(Descriptors {
             total,
             files: total - (total / LISTINGS).min(OWN_LISTINGS),
@@ -141,6 +146,15 @@ impl Drop for Slot {
     }
 }
 
+fn least_reserve(threads: usize) -> usize {
+    LEAST_ITSELF + LEAST_PER_THREAD * threads
+}
+
+/// The least limit under which so many threads can serve requests, and clients open files.
+pub fn least_limit(threads: usize) -> usize {
+    least_reserve(threads) * MAX_RESERVE / (MAX_RESERVE - 1)
+}
+
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
@@ -166,18 +180,29 @@ mod tests {
 
     #[test]
     fn files_leave_room_for_listings_and_for_requests() {
-        for limit in [0, 1, 16, 64, 256, 1024, 20_000, 1 << 20] {
+        for limit in [least_limit(5), 64, 256, 1024, 20_000, 1 << 20] {
             let descriptors = Descriptors::new(limit, 5);
             let files = take_all(&descriptors);
             let reserved = limit - files.len();
             assert!(reserved >= (limit / 3).min(5 * 4 + 64 + 32), "{limit}");
-            assert!(files.len() >= limit / 2, "{limit}: {}", files.len());
+            assert!(reserved >= 16 + 2 * 5, "{limit}");
+            assert!(files.len() >= limit / 4, "{limit}: {}", files.len());
             assert_eq!(descriptors.for_file().err(), Some(Errno::NFILE));
-            assert_eq!(descriptors.for_listing().is_some(), limit >= 32, "{limit}");
+            assert_eq!(descriptors.for_listing().is_some(), limit >= 64, "{limit}");
             drop(files);
             let listings: Vec<_> = std::iter::from_fn(|| descriptors.for_listing()).collect();
-            assert!(take_all(&descriptors).len() >= limit / 2, "{limit}");
+            assert!(take_all(&descriptors).len() >= limit / 4, "{limit}");
             drop(listings);
+        }
+    }
+
+    #[test]
+    fn threads_have_what_they_cannot_do_without() {
+        for threads in [1, 5, 16, 256] {
+            let limit = least_limit(threads);
+            let files = take_all(&Descriptors::new(limit, threads)).len();
+            assert!(limit - files >= 16 + 2 * threads, "{threads}");
+            assert!(files > 0, "{threads}");
         }
     }
 

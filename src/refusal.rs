@@ -57,6 +57,15 @@ pub enum StartError {
     NotMounted(PathBuf),
     /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
     Descriptor(PathBuf, String),
+    /// This process may open too few files for so many threads.
+    FewDescriptors {
+        /// RLIMIT_NOFILE.
+        limit: usize,
+        /// How many threads were to serve requests.
+        threads: usize,
+        /// The least limit that is enough for them.
+        needed: usize,
+    },
     /// /dev/fuse cannot be opened.
     Device(Errno),
     /// fusermount3, which mounts for ordinary users, is not installed.
@@ -160,6 +169,15 @@ impl Display for StartError {
             Self::NotMounted(path) => write!(f, "{path:?} is no FUSE mount"),
             Self::Descriptor(path, why) => write!(f, "{path:?} is no mounted /dev/fuse: {why}"),
             Self::Device(errno) => write_device(f, *errno),
+            Self::FewDescriptors {
+                limit,
+                threads,
+                needed,
+            } => write!(
+                f,
+                "this process may open {limit} files (ulimit -Hn), and with --threads {threads} it needs {needed}: \
+                 raise the limit, or lower --threads"
+            ),
             Self::HelperMissing | Self::OthersForbidden | Self::Helper(_) => write_helper(f, self),
             Self::Mount(path, errno) => write_mount(f, path, *errno),
             Self::Handshake(error) => write!(f, "the kernel refused the session: {error}"),

@@ -208,8 +208,8 @@ fn as_root_removed_files_leave_room_for_others() {
     }
 }
 
-/// Directories that are held open, more of them than the daemon may have descriptors, are listed all the same, and files
-/// can be opened.
+/// Directories that are held open, more of them than the daemon may have descriptors, are listed, synced and have their
+/// flags set all the same, and files can be opened.
 /// (proves: S43)
 #[test]
 fn as_root_open_directories_leave_room_for_others() {
@@ -228,9 +228,44 @@ fn as_root_open_directories_leave_room_for_others() {
         for directory in &held {
             let names = rustix::fs::Dir::read_from(directory).unwrap();
             assert_eq!(names.count(), 12, "names listed");
+            rustix::fs::fsync(directory).expect("fsync");
+            rustix::fs::fdatasync(directory).expect("fdatasync");
+            let flags = rustix::fs::ioctl_getflags(directory).expect("lsattr");
+            rustix::fs::ioctl_setflags(directory, flags).expect("chattr");
         }
         let (open, _) = open_all(mount.mnt(), 400, false);
         assert!(open.len() >= 100, "{} files open", open.len());
         look_about(mount.mnt(), 400, 1);
     });
+}
+
+/// A limit that is too small for the threads is refused before anything is mounted; by default there are as many threads as it
+/// is enough for.
+#[test]
+fn a_limit_that_is_too_small_for_the_threads_is_refused() {
+    for (limit, threads) in [(64, 256), (128, 128), (256, 256), (24, 1)] {
+        let threads = threads.to_string();
+        for how in [&["--foreground"][..], &[]] {
+            let builder = Mount::builder().rlimit("nofile", limit);
+            let options = ["--threads", &threads]
+                .into_iter()
+                .chain(how.iter().copied());
+            let refusal = builder.options(options).refused();
+            let stderr = String::from_utf8_lossy(&refusal.stderr);
+            assert_eq!(refusal.status.code(), Some(1), "{limit}: {stderr}");
+            let said = stderr.starts_with("mmfs: ") && stderr.contains(&limit.to_string());
+            assert!(said && stderr.contains("--threads"), "{limit}: {stderr}");
+        }
+    }
+    for limit in [36, 48, 64] {
+        let mount = Mount::builder().rlimit("nofile", limit).mount();
+        plant(mount.src(), 40, false);
+        mount.within(LIMIT, || {
+            look_about(mount.mnt(), 40, 0);
+            let (open, refused) = open_all(mount.mnt(), 40, true);
+            assert_eq!(refused.raw_os_error(), Some(libc::ENFILE), "limit {limit}");
+            look_about(mount.mnt(), 40, 1);
+            drop(open);
+        });
+    }
 }

@@ -14,6 +14,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
+use crate::descriptors::{least_limit, raise_limit};
 use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
@@ -79,6 +80,8 @@ pub struct Options {
     #[arg(long)]
     auto_unmount: bool,
     /// Worker threads, 1-256. Default: one per CPU, at least 5, at most 16.
+    ///
+    /// They are fewer by default where a process may open only few files (ulimit -Hn says under 72).
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::threads)]
     threads: Option<u16>,
     /// How many bytes of a file one map covers (K, M, G, T).
@@ -263,13 +266,18 @@ impl Options {
         let flags = self.flags();
         let leaves_atime = flags.read_only || flags.no_atime;
         preflight::order(&source, &mount_point, leaves_atime)?;
+        let limit = raise_limit();
+        let threads = self
+            .threads
+            .map_or_else(|| default_threads(limit), usize::from);
+        preflight::descriptors(limit, threads)?;
         Ok(Config {
             access: self.access(),
             flags,
             log: self.log(),
             foreground: self.foreground,
             auto_unmount: self.auto_unmount,
-            threads: self.threads.map_or_else(default_threads, usize::from),
+            threads,
             window_size: self.window_size,
             map_budget: self.map_budget,
             write_path: self.write_path,
@@ -320,9 +328,11 @@ impl Options {
     }
 }
 
-/// One per CPU, but enough that slow requests do not delay quick ones.
-fn default_threads() -> usize {
-    std::thread::available_parallelism()
+/// One per CPU, but enough that slow requests do not delay quick ones; fewer where only `limit` files may be open.
+fn default_threads(limit: usize) -> usize {
+    let wanted = std::thread::available_parallelism()
         .map_or(4, usize::from)
-        .clamp(5, 16)
+        .clamp(5, 16);
+    let fits = |&threads: &usize| least_limit(threads) <= limit;
+    (1..=wanted).rev().find(fits).unwrap_or(1)
 }

@@ -137,7 +137,9 @@ impl<T: Tree> Fs<T> {
     /// # Errors
     /// Those of fsync(2).
     pub fn fsyncdir(&self, fh: u64, data_only: bool) -> Result<()> {
-        self.dirs.get(fh)?.listing.sync(data_only)
+        let handle = self.dirs.get(fh)?;
+        self.tree
+            .with_open(&handle.listing, |open| open.sync(data_only))
     }
 
     /// Ends a listing.

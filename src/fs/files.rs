@@ -305,7 +305,7 @@ impl<T: Tree> Fs<T> {
     ) -> Result<R> {
         match self.files.get(fh) {
             Ok(handle) => file(&handle.open),
-            Err(_) => dir(&self.dirs.get(fh)?.listing),
+            Err(_) => self.tree.with_open(&self.dirs.get(fh)?.listing, dir),
         }
     }
 }

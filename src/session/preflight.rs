@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::probe::{ask, is_empty, is_empty_unseen, is_mountable_for_user, may_read, reach};
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
 use super::{device, mount};
+use crate::descriptors::least_limit;
 use crate::refusal::{Role, StartError};
 
 /// How many dead mounts of ours, one on top of the other, are cleared off a mount point.
@@ -85,6 +86,21 @@ pub fn order(source: &Path, mount_point: &Path, leaves_atime: bool) -> Result<()
         );
     }
     Ok(())
+}
+
+/// Whether `threads` can serve requests where `limit` files may be open.
+///
+/// # Errors
+/// [`StartError::FewDescriptors`] if they cannot.
+pub fn descriptors(limit: usize, threads: usize) -> Result<(), StartError> {
+    match least_limit(threads) {
+        needed if needed > limit => Err(StartError::FewDescriptors {
+            limit,
+            threads,
+            needed,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn canonical(role: Role, path: &Path) -> Result<PathBuf, StartError> {

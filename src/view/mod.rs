@@ -317,6 +317,18 @@ pub trait Directories: View {
     /// # Errors
     /// Those of fsync(2).
     fn sync_names(&self, dir: &Self::Node) -> Result<()>;
+
+    /// Does `op` on a listing that has its directory open, as this one may not where descriptors are few.
+    ///
+    /// # Errors
+    /// Those of open(2) and of `op`.
+    fn with_open<R>(
+        &self,
+        listing: &Self::Listing,
+        op: impl FnOnce(&Self::Listing) -> Result<R>,
+    ) -> Result<R> {
+        op(listing)
+    }
 }
 
 /// One open of a directory.

@@ -58,6 +58,15 @@ impl Directories for Shared {
         self.lookup_in(stream.names(), stream.source(), listing.node(), name)
     }
 
+    fn with_open<R>(&self, listing: &OpenDir, op: impl FnOnce(&OpenDir) -> Result<R>) -> Result<R> {
+        let Held::Nothing { flags, .. } = listing.held() else {
+            return op(listing);
+        };
+        let stream = self.open_stream(&self.nodes.get(listing.node())?, *flags)?;
+        let slots = Default::default(); // Out of the reserve, as what any request opens.
+        op(&OpenDir::new(listing.node(), Held::Stream(stream), slots))
+    }
+
     fn sync_names(&self, dir: &Node) -> Result<()> {
         let dir = self.directory(dir)?;
         sys::fsync(reopen(dir, OFlags::RDONLY | OFlags::DIRECTORY)?)
