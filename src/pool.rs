@@ -1,10 +1,11 @@
 //! Threads for work that may wait for ever. They are started when they are needed.
 
+use crate::sys::threads;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 /// Work for a thread.
@@ -84,11 +85,13 @@ impl Pool {
             return false;
         }
         let pool = self.clone();
-        let started = thread::Builder::new()
-            .name(self.name.into())
-            .stack_size(STACK_SIZE)
-            .spawn(move || pool.serve())
-            .is_ok();
+        let serve = move || {
+            // At most it goes without its name.
+            let name = CString::new(pool.name).unwrap_or_default();
+            let _ = rustix::thread::set_name(&name);
+            pool.serve();
+        };
+        let started = threads::start(STACK_SIZE, serve).is_ok();
         state.threads += usize::from(started);
         started
     }

@@ -14,7 +14,7 @@ use crate::mount_table;
 use crate::sys::exported::{self, ExportedHandle};
 use crate::sys::mounts;
 use parking_lot::RwLock;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use std::collections::HashMap;
@@ -108,8 +108,9 @@ impl Inode {
 }
 
 /// What fstatfs(2) says of a filesystem and of no other of the same device number: `f_type` and `f_fsid`. Not enough to
-/// tell two of a type whose `f_fsid` is made from the device number.
-type Identity = (u64, u64);
+/// tell two of a type whose `f_fsid` is made from the device number. And the flags of the mount that the kernel goes by when
+/// something is opened in it: what lies in a bind mount that is read-only must not be opened in another that is not.
+type Identity = (u64, u64, StatVfsMountFlags);
 
 /// The filesystems met below the source.
 #[derive(Debug, Default)]
@@ -289,7 +290,7 @@ impl SourceDir {
         let by_handle = root.as_ref().zip(handle).is_some_and(|(root, handle)| {
             exported::open_by_handle_at(root.as_fd(), &handle, OFlags::PATH).is_ok()
         });
-        let kind = identity.map_or(OVERLAY, |(kind, _)| kind);
+        let kind = identity.map_or(OVERLAY, |(kind, ..)| kind);
         SourceDir {
             root,
             read_only,
@@ -447,8 +448,13 @@ fn stat(fd: BorrowedFd<'_>, sync: AtFlags) -> Result<Attr> {
 
 /// `None` where the filesystem does not answer.
 fn identity(fd: BorrowedFd<'_>) -> Option<Identity> {
+    const RULES: StatVfsMountFlags = StatVfsMountFlags::RDONLY
+        .union(StatVfsMountFlags::NOATIME)
+        .union(StatVfsMountFlags::NODIRATIME)
+        .union(StatVfsMountFlags::RELATIME);
     let kind = fs::fstatfs(fd).ok()?.f_type as u64;
-    Some((kind, fs::fstatvfs(fd).ok()?.f_fsid))
+    let all = fs::fstatvfs(fd).ok()?;
+    Some((kind, all.f_fsid, all.f_flag & RULES))
 }
 
 /// A single component, as the kernel sends them.

@@ -5,16 +5,16 @@ mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use common::{Mount, tools};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use stage::{CLOCK_STEP, MIB, PAGE, Stage, assert_same_bytes, noise, on_mount, printed, tree};
 
 /// "st_ino and d_ino equal the source's", for every kind of entry, through stat, readdir and fstat.
@@ -348,6 +348,48 @@ fn as_root_bind_mounts_show_the_same_inodes() {
             assert_eq!(of(from), of(&bound), "{from}");
         }
     });
+}
+
+/// What a filesystem is mounted with at a place holds there, whatever it is mounted with elsewhere: a bind mount that is
+/// read-only, and one whose access times stay.
+/// (proves: S1, S20)
+#[test]
+fn as_root_bind_mounts_keep_their_own_flags() {
+    for mode in [&[][..], &["--passthrough"], &["--direct-io"]] {
+        on_mount(mode, |stage| {
+            let _below = Tmpfs::at(stage.source("below"));
+            for from in ["dir", "below"] {
+                fs::create_dir_all(stage.source(from)).unwrap();
+                fs::write(stage.source(from).join("file"), from).unwrap();
+                let bound = stage.source(&format!("{from} bound"));
+                fs::create_dir(&bound).unwrap();
+                mount_bind(stage.source(from), &bound).unwrap();
+                let _bound = Tmpfs(bound.clone());
+                let flags = MountFlags::BIND | MountFlags::RDONLY;
+                mount_remount(&bound, flags, "").unwrap();
+
+                let (shown, other) = (stage.mount(&format!("{from} bound")), stage.mount(from));
+                let name = shown.join("file");
+                let refused = |done: std::io::Result<()>| {
+                    let errno = done.unwrap_err().raw_os_error();
+                    assert_eq!(errno, Some(libc::EROFS), "{mode:?} {from}");
+                };
+                fs::write(other.join("file"), "written").unwrap();
+                let before = fs::metadata(bound.join("file")).unwrap();
+                refused(fs::write(&name, "changed"));
+                refused(File::options().append(true).open(&name).map(drop));
+                refused(fs::set_permissions(&name, Permissions::from_mode(0o600)));
+                refused(fs::write(shown.join("new"), ""));
+                refused(fs::remove_file(&name));
+                assert_eq!(fs::read(&name).unwrap(), b"written", "{mode:?} {from}");
+                let after = fs::metadata(bound.join("file")).unwrap();
+                let times =
+                    |meta: &fs::Metadata| (meta.atime_nsec(), meta.mtime_nsec(), meta.mode());
+                assert_eq!(times(&before), times(&after), "{mode:?} {from}");
+                fs::write(other.join("file"), "as ever").unwrap();
+            }
+        });
+    }
 }
 
 /// "mmfs mounts among them are shown as empty directories", whatever `--subtype` calls them: one that lies inside its

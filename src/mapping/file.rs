@@ -163,6 +163,11 @@ impl Mapping {
         self.context.no_atime
     }
 
+    /// Whether touching a hole through a map fills it.
+    pub fn faults_allocate(&self) -> bool {
+        self.source.faults_allocate
+    }
+
     /// Whether somebody has opened the file to read.
     pub fn is_read(&self) -> bool {
         self.backing.lock().is_read()

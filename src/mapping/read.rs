@@ -139,6 +139,10 @@ impl Mapping {
     ) -> R {
         let len = len.min(usize::try_from(attr.size.saturating_sub(offset)).unwrap_or(usize::MAX));
         if len == 0 {
+            // Natively, a read that meets the end counts, too.
+            if moves_atime {
+                self.move_access_time(fd, attr);
+            }
             return lend(Ok(&[]));
         }
         let loan = self.loan(fd, (offset, len), attr, pattern);

@@ -10,6 +10,7 @@ pub mod mounts;
 pub mod page_cache;
 pub mod passing;
 pub mod process;
+pub mod threads;
 pub mod truncate;
 pub mod writeback;
 

@@ -264,7 +264,8 @@ impl Content for OpenFile {
             }
             // Reading by itself, the kernel goes by the rule of the mount that the reader lies in.
             let moves_atime = AtimeRule::of(reader.as_fd()) != AtimeRule::Never;
-            if mapping.is_never_accessed() && moves_atime {
+            // And where a map allocates, a client's would fill holes.
+            if mapping.is_never_accessed() && (moves_atime || mapping.faults_allocate()) {
                 return None;
             }
             by.without_setid().ok()?;
