@@ -7,7 +7,7 @@ mod read_only;
 pub use again::{hold, proc_path, reopen};
 pub use atime::{AtimeRule, quietly};
 
-use read_only::ReadOnlyClone;
+use read_only::{ReadOnlyClone, warn_of_no_clone};
 
 use crate::attr::{Attr, MountId};
 use crate::mount_table;
@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// One filesystem of the source.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct SourceDir {
     root: Option<OwnedFd>,
     /// What its inodes are opened through when nothing of the source may change.
     read_only: Option<Arc<ReadOnlyClone>>,
+    /// Whether the log says that it is opened without such a clone.
+    told: AtomicBool,
     /// Its device number.
     pub dev: u64,
     /// Its type and number of its own.
@@ -294,6 +296,7 @@ impl SourceDir {
         SourceDir {
             root,
             read_only,
+            told: AtomicBool::new(false),
             dev: attr.dev,
             identity,
             index,
@@ -396,7 +399,14 @@ impl SourceDir {
             return reopen(fd, flags);
         };
         // On a read-only mount everything leaves access times alone, and O_NOATIME is a privilege.
-        match clone.open(fd, flags - OFlags::NOATIME) {
+        let without = |errno| {
+            // A single file may just have been removed.
+            let is_mount = self.index != 0 && !matches!(errno, Errno::MFILE | Errno::NFILE);
+            if is_mount && !self.told.swap(true, Relaxed) {
+                warn_of_no_clone(fd, errno);
+            }
+        };
+        match clone.open(fd, flags - OFlags::NOATIME, without) {
             Err(errno) if !matches!(errno, Errno::MFILE | Errno::NFILE) => {
                 log::debug!("not opened through the clone of its mount: {errno}");
                 reopen(fd, flags)

@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{LoopFs, Mount, tools};
@@ -225,7 +227,7 @@ fn names_again(what: &str, mnt: &Path) {
     let mut failures = Vec::new();
     for round in 0..ROUNDS {
         for (name, make) in ways {
-            for n in 0..4 {
+            for n in 0..8 {
                 let old = made.pop().expect("one");
                 let removed = fs::remove_dir(&old).or_else(|_| fs::remove_file(&old));
                 removed.expect("rm");
@@ -270,4 +272,50 @@ fn as_root_a_disk_that_is_full_says_so_without_delay() {
         );
         drop(open);
     });
+}
+
+/// Removed files that are empty free no room: nobody waits for them, however many there are.
+/// (proves: S40)
+#[test]
+fn as_root_a_full_disk_says_so_without_delay_while_others_make_and_remove_empty_files() {
+    on_small_disks(|what, mnt| {
+        let mut ballast = File::create_new(mnt.join("ballast")).expect("create");
+        fs::create_dir(mnt.join("dir")).expect("mkdir");
+        while ballast.write_all(&[2; PIECE]).is_ok() {}
+        while ballast.write_all(&[2; 4096]).is_ok() {}
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let ended = Ended(&stop);
+            for n in 0..8 {
+                let (stop, path) = (&stop, mnt.join(format!("dir/{n}")));
+                scope.spawn(move || {
+                    while !stop.load(Relaxed) {
+                        let open = File::create(&path);
+                        let _ = fs::remove_file(&path);
+                        thread::sleep(Duration::from_millis(20));
+                        drop(open);
+                    }
+                });
+            }
+            for n in 0..50 {
+                thread::sleep(Duration::from_millis(5)); // they are at work
+                let began = Instant::now();
+                let written = ballast.write_all(&[2; 4096]);
+                let (errno, took) = (written.map_err(|e| e.raw_os_error()), began.elapsed());
+                assert_eq!(errno, Err(Some(libc::ENOSPC)), "{what}");
+                // One took over 1 s. Natively it takes microseconds.
+                assert!(took < Duration::from_secs(1), "{what}: {took:?}, the {n}th");
+            }
+            drop(ended);
+        });
+    });
+}
+
+/// Says that it is over when dropped.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }

@@ -361,14 +361,14 @@ fn as_root_bind_mounts_keep_their_own_flags() {
             for from in ["dir", "below"] {
                 fs::create_dir_all(stage.source(from)).unwrap();
                 fs::write(stage.source(from).join("file"), from).unwrap();
-                let bound = stage.source(&format!("{from} bound"));
+                let bound = stage.source(format!("{from} bound"));
                 fs::create_dir(&bound).unwrap();
                 mount_bind(stage.source(from), &bound).unwrap();
                 let _bound = Tmpfs(bound.clone());
                 let flags = MountFlags::BIND | MountFlags::RDONLY;
                 mount_remount(&bound, flags, "").unwrap();
 
-                let (shown, other) = (stage.mount(&format!("{from} bound")), stage.mount(from));
+                let (shown, other) = (stage.mount(format!("{from} bound")), stage.mount(from));
                 let name = shown.join("file");
                 let refused = |done: std::io::Result<()>| {
                     let errno = done.unwrap_err().raw_os_error();

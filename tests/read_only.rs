@@ -17,7 +17,9 @@ use mmfs::sys::truncate::truncate;
 use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::fs::{ioctl_setflags, makedev, mknodat, openat, removexattr, setxattr, utimensat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
+};
 use stage::{KIB, Stage, compile, disk, eventually, noise, on, printed, shared};
 
 /// What the source holds: directories, files, and links.
@@ -480,6 +482,40 @@ fn as_root_without_a_clone_changes_are_refused_and_the_log_says_so() {
                 expect_refusals(&stage.source(""), (&root, ""), &format!("{mode:?}"));
             },
         );
+    }
+}
+
+/// A mount below the source that cannot be cloned is opened without a clone: the log says so once, changes are refused, and
+/// files and directories keep their access times.
+/// (proves: S50)
+#[test]
+fn as_root_the_log_says_once_which_mount_is_opened_without_a_clone() {
+    for mode in modes() {
+        let base = tempfile::tempdir_in(disk()).unwrap();
+        let source = base.path().join("source");
+        let point = source.join("unbindable");
+        fs::create_dir_all(&point).unwrap();
+        mount("tmpfs", &point, "tmpfs", MountFlags::empty(), None).unwrap();
+        mount_change(&point, MountPropagationFlags::UNBINDABLE).unwrap();
+        fill(&point);
+        let before = state(&point);
+        let builder = read_only(shared())
+            .over(&source)
+            .options(mode.iter().copied());
+        on(builder, |stage| {
+            let root = stage.mount("");
+            read_all(0, &root.join("unbindable"), &stage.program("print_mapped"));
+            let moved = differences(&before, &state(&point));
+            let of_links = |line: &String| line.contains("link") || line.contains("dangling");
+            assert!(moved.iter().all(of_links), "{mode:?}: {moved:#?}");
+            expect_refusals(&point, (&root, "unbindable"), &format!("{mode:?}"));
+            let log = stage.log();
+            let told = log.lines().filter(|line| {
+                line.contains("without a read-only clone") && line.contains("source/unbindable")
+            });
+            assert_eq!(told.count(), 1, "{mode:?}: {log}");
+        });
+        let _ = unmount(&point, UnmountFlags::DETACH);
     }
 }
 

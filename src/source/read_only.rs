@@ -66,16 +66,23 @@ impl ReadOnlyClone {
         self.open_root.as_ref()
     }
 
-    /// Opens the inode behind `fd`, which may be O_PATH, once more; `flags` may be O_PATH for a symbolic link.
+    /// Opens the inode behind `fd`, which may be O_PATH, once more; `flags` may be O_PATH for a symbolic link. Where no
+    /// clone has it, `without` is called, too.
     ///
     /// # Errors
     /// Those of open(2), and of finding it: without the right to make clones, ESTALE for what is not, or no longer, found
     /// by its name in the source's own filesystem.
-    pub(super) fn open(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+    pub(super) fn open(
+        &self,
+        fd: BorrowedFd<'_>,
+        flags: OFlags,
+        without: impl FnOnce(Errno),
+    ) -> Result<OwnedFd> {
         let found = match self.may_clone {
-            true => clone_read_only(fd)?,
-            false => self.find(fd)?,
+            true => clone_read_only(fd),
+            false => self.find(fd),
         };
+        let found = found.inspect_err(|&errno| without(errno))?;
         match flags.contains(OFlags::PATH) {
             true => Ok(found),
             false => reopen(found.as_fd(), flags),
@@ -104,6 +111,16 @@ impl ReadOnlyClone {
         }
         Err(Errno::STALE)
     }
+}
+
+/// Says that what `fd` is on is opened without a clone of its mount.
+pub(super) fn warn_of_no_clone(fd: BorrowedFd<'_>, errno: Errno) {
+    let path = path_of(fd).unwrap_or_default();
+    log::warn!(
+        "{} is opened without a read-only clone of its mount ({errno}): mmfs alone refuses changes there, and \
+         reading may move access times of symbolic links and of what belongs to others",
+        path.display()
+    );
 }
 
 /// Whether two descriptors, perhaps O_PATH, are on one inode. An inode that is open keeps its number.
