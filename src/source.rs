@@ -2,11 +2,13 @@
 
 mod again;
 mod atime;
+mod identity;
 mod read_only;
 
 pub use again::{hold, proc_path, reopen};
 pub use atime::{AtimeRule, quietly};
 
+use identity::{Identity, identity};
 use read_only::{ReadOnlyClone, warn_of_no_clone};
 
 use crate::attr::{Attr, MountId};
@@ -14,7 +16,7 @@ use crate::mount_table;
 use crate::sys::exported::{self, ExportedHandle};
 use crate::sys::mounts;
 use parking_lot::RwLock;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 use std::collections::HashMap;
@@ -108,11 +110,6 @@ impl Inode {
         }
     }
 }
-
-/// What fstatfs(2) says of a filesystem and of no other of the same device number: `f_type` and `f_fsid`. Not enough to
-/// tell two of a type whose `f_fsid` is made from the device number. And the flags of the mount that the kernel goes by when
-/// something is opened in it: what lies in a bind mount that is read-only must not be opened in another that is not.
-type Identity = (u64, u64, StatVfsMountFlags);
 
 /// The filesystems met below the source.
 #[derive(Debug, Default)]
@@ -454,17 +451,6 @@ const REMOTE: [u64; 8] = [
 /// The attributes of the inode a descriptor is on; it may be O_PATH.
 fn stat(fd: BorrowedFd<'_>, sync: AtFlags) -> Result<Attr> {
     fs::statx(fd, c"", AtFlags::EMPTY_PATH | sync, Attr::MASK).map(Attr::from)
-}
-
-/// `None` where the filesystem does not answer.
-fn identity(fd: BorrowedFd<'_>) -> Option<Identity> {
-    const RULES: StatVfsMountFlags = StatVfsMountFlags::RDONLY
-        .union(StatVfsMountFlags::NOATIME)
-        .union(StatVfsMountFlags::NODIRATIME)
-        .union(StatVfsMountFlags::RELATIME);
-    let kind = fs::fstatfs(fd).ok()?.f_type as u64;
-    let all = fs::fstatvfs(fd).ok()?;
-    Some((kind, all.f_fsid, all.f_flag & RULES))
 }
 
 /// A single component, as the kernel sends them.

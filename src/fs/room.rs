@@ -22,12 +22,12 @@ impl<T: Tree> Fs<T> {
     ) {
         let first = op(self);
         match first {
-            Err(errno) if self.may_make_room(errno) => self.run_elsewhere(move |fs| {
+            Err(mut full) if self.may_make_room(full) => self.run_elsewhere(move |fs| {
                 let since = Instant::now();
                 loop {
-                    let more = fs.tree.make_room() && since.elapsed() < TIMEOUT;
+                    let more = fs.tree.make_room(full) && since.elapsed() < TIMEOUT;
                     match op(fs) {
-                        Err(errno) if more && is_full(errno) => {}
+                        Err(errno) if more && is_full(errno) => full = errno,
                         outcome => return answer(outcome),
                     }
                 }
@@ -45,21 +45,23 @@ impl<T: Tree> Fs<T> {
         answer: impl FnOnce(Result<usize>) + Send + 'static,
     ) {
         let first = self.write(fh, offset, data, how);
-        let done = match first {
+        let (done, mut full) = match first {
             // Fewer are written where an error comes after them.
-            Ok(count) if count < data.len() && self.may_make_room(Errno::NOSPC) => count,
-            Err(errno) if self.may_make_room(errno) => 0,
+            Ok(count) if count < data.len() && self.may_make_room(Errno::NOSPC) => {
+                (count, Errno::NOSPC)
+            }
+            Err(errno) if self.may_make_room(errno) => (0, errno),
             outcome => return answer(outcome),
         };
         let rest = data[done..].to_vec();
         self.run_elsewhere(move |fs| {
             let (since, mut written, mut failed) = (Instant::now(), 0, None);
             while written < rest.len() {
-                let more = fs.tree.make_room() && since.elapsed() < TIMEOUT;
+                let more = fs.tree.make_room(full) && since.elapsed() < TIMEOUT;
                 let at = offset + (done + written) as u64;
                 match fs.write(fh, at, &rest[written..], how) {
                     Ok(count) => written += count,
-                    Err(errno) if more && is_full(errno) => {}
+                    Err(errno) if more && is_full(errno) => full = errno,
                     Err(errno) => {
                         failed = Some(errno);
                         break;

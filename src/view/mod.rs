@@ -118,8 +118,8 @@ pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
     }
 
     /// Gives back what can be had again, and waits, for a moment, for the kernel to give back what was removed. False when
-    /// there is nothing to wait for any more.
-    fn make_room(&self) -> bool {
+    /// there is nothing to wait for any more. `full` is what was answered: ENOSPC or EDQUOT.
+    fn make_room(&self, _full: Errno) -> bool {
         false
     }
 

@@ -297,8 +297,9 @@ impl InUse {
         self.budget.clear(|life| self.give_up(&life));
     }
 
-    /// The inodes that are held although they have no name any more, and that free room when they go.
-    pub fn removed(&self) -> HashSet<Life> {
+    /// The inodes that are held although they have no name any more, and that free room when they go, the lack of which was
+    /// answered as `full`.
+    pub fn removed(&self, full: Errno) -> HashSet<Life> {
         type Of = (Life, Option<Arc<OwnedFd>>, Option<Arc<Mapping>>);
         let of_shard = |shard: &Mutex<HashMap<Life, Held>>| -> Vec<Of> {
             let shard = shard.lock();
@@ -309,7 +310,7 @@ impl InUse {
         let frees_room = |of: &Of| {
             // A mapping may wait for its file with its own lock held: it is asked outside ours.
             let fd = of.1.clone().or_else(|| of.2.as_ref()?.descriptor());
-            fd.is_some_and(|fd| frees_room(&fd))
+            fd.is_some_and(|fd| frees_room(&fd, full))
         };
         let all = self.shards.iter().flat_map(of_shard);
         all.filter(frees_room).map(|(life, ..)| life).collect()
@@ -377,9 +378,12 @@ impl InUse {
 }
 
 /// Whether an inode has no name any more, and frees blocks when it goes, or its own place where its filesystem has no
-/// other left. Clients may make and remove empty files all the time: nobody who needs blocks has to wait for those.
-fn frees_room(fd: &OwnedFd) -> bool {
-    let has_no_inodes = || fstatvfs(fd).is_ok_and(|all| all.f_files > 0 && all.f_favail == 0);
+/// other left. Clients may make and remove empty files all the time: nobody who needs blocks has to wait for those. What a
+/// quota leaves cannot be asked for.
+fn frees_room(fd: &OwnedFd, full: Errno) -> bool {
+    let has_no_inodes = || {
+        full == Errno::DQUOT || fstatvfs(fd).is_ok_and(|all| all.f_files > 0 && all.f_favail == 0)
+    };
     fstat(fd).is_ok_and(|stat| stat.st_nlink == 0 && (stat.st_blocks > 0 || has_no_inodes()))
 }
 

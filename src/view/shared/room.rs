@@ -4,6 +4,7 @@
 use super::in_use::InUse;
 use super::node::Life;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -77,8 +78,8 @@ impl Room {
     }
 
     /// Closes what can be opened again, and waits until an inode that was removed is free. False when there is none to wait
-    /// for any more.
-    pub fn make(&self, in_use: &InUse) -> bool {
+    /// for any more. `full` is what was answered.
+    pub fn make(&self, in_use: &InUse, full: Errno) -> bool {
         let waits = self.waits.load(SeqCst);
         let mut kept = self.kept.lock();
         if self.waits.load(SeqCst) != waits {
@@ -86,7 +87,7 @@ impl Room {
         }
         let changes = self.changes.load(SeqCst);
         in_use.close_idle();
-        let mut removed = in_use.removed();
+        let mut removed = in_use.removed(full);
         kept.retain(|life| removed.contains(life));
         removed.retain(|life| !kept.contains(life));
         let freed = match removed.is_empty() && in_use.freeing() == 0 {

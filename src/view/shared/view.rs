@@ -16,6 +16,7 @@ use crate::request::MAX_REQUEST;
 use crate::source::{Kind, Sources};
 use crate::view::{Found, Reporter, Tree, View};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -110,8 +111,8 @@ impl Tree for Shared {
         self.room.may_come(&self.in_use)
     }
 
-    fn make_room(&self) -> bool {
-        self.room.make(&self.in_use)
+    fn make_room(&self, full: Errno) -> bool {
+        self.room.make(&self.in_use, full)
     }
 
     fn closing(&self, open: &OpenFile) {
