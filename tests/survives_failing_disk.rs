@@ -18,6 +18,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::subject::is_in_mode;
 use common::{LoopFs, Mount, fuse, tools};
 use rustix::process::Signal;
 use survive::faulty::{self, Faulty};
@@ -36,6 +37,9 @@ fn faulty_server() {
 /// (proves: S42)
 #[test]
 fn files_that_never_answer_hold_up_their_own_readers_only() {
+    if is_in_mode("--threads 1", "there are no spare threads") {
+        return;
+    }
     let figures = Figures::of("survives_failing_disk: never answers");
     for (options, silent) in [
         (&["--allow-other"][..], 1),
@@ -103,6 +107,12 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
 /// (proves: S51)
 #[test]
 fn a_view_that_was_unmounted_waits_for_no_source() {
+    if is_in_mode(
+        "--direct-io",
+        "a killed reader waits for the reply, in its file",
+    ) {
+        return;
+    }
     for options in [&["--threads", "1"][..], &["--threads", "4"], &["-r"]] {
         let source = Faulty::mount("faulty_server");
         let builder = Mount::builder().over(source.path());

@@ -43,10 +43,23 @@ pub fn arguments(options: &[OsString], source: &Path, point: &Path) -> Vec<OsStr
     }
 }
 
+/// Whether all mounts are made in a mode with this option, which a test does not apply to. It says so.
+pub fn is_in_mode(option: &str, why: &str) -> bool {
+    let is = test_options().contains(option);
+    if is {
+        println!("not with {option}: {why}");
+    }
+    is
+}
+
+fn test_options() -> String {
+    std::env::var("MMFS_TEST_OPTIONS").unwrap_or_default()
+}
+
 /// Options for every mount, from MMFS_TEST_OPTIONS: the same tests in another mode. `--direct-io` and `--passthrough`
 /// exclude each other; the test's own word counts.
 fn everywhere(own: &[OsString]) -> Vec<OsString> {
-    let given = std::env::var("MMFS_TEST_OPTIONS").unwrap_or_default();
+    let given = test_options();
     let words = given.split_whitespace().map(OsString::from);
     let is_own = |option: &str| own.iter().any(|word| word == option);
     let excluded = |word: &OsString| {
