@@ -32,6 +32,9 @@ const MAX_RESERVE: usize = 3;
 const LEAST_ITSELF: usize = 16;
 const LEAST_PER_THREAD: usize = 2;
 
+/// What clients may open at least.
+const LEAST_FILES: usize = 8;
+
 /// One of so many parts of what is left is for listings alone, `OWN_LISTINGS` at most.
 const LISTINGS: usize = 16;
 const OWN_LISTINGS: usize = 256;
@@ -150,9 +153,15 @@ fn least_reserve(threads: usize) -> usize {
     LEAST_ITSELF + LEAST_PER_THREAD * threads
 }
 
-/// The least limit under which so many threads can serve requests, and clients open files.
+/// The least limit under which so many threads can serve requests, and clients open some files.
 pub fn least_limit(threads: usize) -> usize {
-    least_reserve(threads) * MAX_RESERVE / (MAX_RESERVE - 1)
+    least_reserve(threads) + LEAST_FILES
+}
+
+/// How many threads leave clients most of so many descriptors; 1 at least.
+pub fn most_threads(limit: usize) -> usize {
+    let reserve = limit / MAX_RESERVE * 2;
+    (reserve.saturating_sub(LEAST_ITSELF) / LEAST_PER_THREAD).max(1)
 }
 
 /// Raises the soft limit of open files to the hard one and returns it.
@@ -180,7 +189,7 @@ mod tests {
 
     #[test]
     fn files_leave_room_for_listings_and_for_requests() {
-        for limit in [least_limit(5), 64, 256, 1024, 20_000, 1 << 20] {
+        for limit in [48, 64, 256, 1024, 20_000, 1 << 20] {
             let descriptors = Descriptors::new(limit, 5);
             let files = take_all(&descriptors);
             let reserved = limit - files.len();
@@ -188,7 +197,7 @@ mod tests {
             assert!(reserved >= 16 + 2 * 5, "{limit}");
             assert!(files.len() >= limit / 4, "{limit}: {}", files.len());
             assert_eq!(descriptors.for_file().err(), Some(Errno::NFILE));
-            assert_eq!(descriptors.for_listing().is_some(), limit >= 64, "{limit}");
+            assert!(descriptors.for_listing().is_some(), "{limit}");
             drop(files);
             let listings: Vec<_> = std::iter::from_fn(|| descriptors.for_listing()).collect();
             assert!(take_all(&descriptors).len() >= limit / 4, "{limit}");

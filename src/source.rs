@@ -3,12 +3,14 @@
 mod again;
 mod atime;
 mod identity;
+mod name;
 mod read_only;
 
 pub use again::{hold, proc_path, reopen};
 pub use atime::{AtimeRule, quietly};
+pub use name::check_name;
 
-use identity::{Identity, identity};
+use identity::{Identity, Rules, identity, rules};
 use read_only::{ReadOnlyClone, warn_of_no_clone};
 
 use crate::attr::{Attr, MountId};
@@ -23,7 +25,6 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::{Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -41,6 +42,8 @@ pub struct SourceDir {
     pub dev: u64,
     /// Its type and number of its own.
     identity: Option<Identity>,
+    /// Those of the mount it was first met in, then.
+    rules: Rules,
     /// Its place among the filesystems met, 0 for the one of the source's root.
     pub index: u32,
     /// Whether a forgotten inode can be opened by its exported handle.
@@ -126,14 +129,20 @@ impl Met {
         self.by_mount.get(&(attr.dev, attr.mount))
     }
 
-    /// The filesystem that is certainly the one `found`, met elsewhere: as the device number was never free, it is no
-    /// other's.
-    fn same(&self, attr: &Attr, found: Option<Identity>) -> Option<Arc<SourceDir>> {
+    /// The filesystem that is certainly the one `found`, met elsewhere with the same rules: as the device number was never
+    /// free, it is no other's. The first one has the rules `first` now.
+    fn same(
+        &self,
+        attr: &Attr,
+        found: (Option<Identity>, Rules),
+        first: Rules,
+    ) -> Option<Arc<SourceDir>> {
         let lives = |mount: &MountId, source: &SourceDir| {
             source.root.is_some() || !mount.is_unique || mounts::is_mounted(mount.id)
         };
         let mut candidates = self.by_mount.iter().filter(|((dev, mount), source)| {
-            *dev == attr.dev && source.identity == found && lives(mount, source)
+            let rules = source.root.as_ref().map_or(source.rules, |_| first);
+            *dev == attr.dev && (source.identity, rules) == found && lives(mount, source)
         });
         candidates.next().map(|(_, source)| source.clone())
     }
@@ -255,12 +264,18 @@ impl Sources {
             return known.clone();
         }
         let found = identity(fd);
+        let first = self.met.read().all.first().cloned();
+        let first = first.as_ref().and_then(|first| first.root.as_ref());
+        let (own, first) = (
+            rules(fd),
+            first.map_or(Rules::empty(), |root| rules(root.as_fd())),
+        );
         let mut met = self.met.write();
         let known = met.known(attr).filter(|s| is_sure || s.identity == found);
         if let Some(known) = known {
             return known.clone();
         }
-        let source = met.same(attr, found).unwrap_or_else(|| {
+        let source = met.same(attr, (found, own), first).unwrap_or_else(|| {
             let index = met.all.len() as u32;
             let new = SourceDir::new(attr, found, (fd, index), self.read_only.clone());
             let new = Arc::new(new);
@@ -289,13 +304,14 @@ impl SourceDir {
         let by_handle = root.as_ref().zip(handle).is_some_and(|(root, handle)| {
             exported::open_by_handle_at(root.as_fd(), &handle, OFlags::PATH).is_ok()
         });
-        let kind = identity.map_or(OVERLAY, |(kind, ..)| kind);
+        let kind = identity.map_or(OVERLAY, |(kind, _)| kind);
         SourceDir {
             root,
             read_only,
             told: AtomicBool::new(false),
             dev: attr.dev,
             identity,
+            rules: rules(fd),
             index,
             by_handle,
             remote: REMOTE.contains(&kind),
@@ -451,18 +467,6 @@ const REMOTE: [u64; 8] = [
 /// The attributes of the inode a descriptor is on; it may be O_PATH.
 fn stat(fd: BorrowedFd<'_>, sync: AtFlags) -> Result<Attr> {
     fs::statx(fd, c"", AtFlags::EMPTY_PATH | sync, Attr::MASK).map(Attr::from)
-}
-
-/// A single component, as the kernel sends them.
-///
-/// # Errors
-/// EINVAL for `.`, `..`, the empty name and whatever holds a slash.
-pub fn check_name(name: &OsStr) -> Result<()> {
-    match name.as_bytes() {
-        b"" | b"." | b".." => Err(Errno::INVAL),
-        bytes if bytes.contains(&b'/') => Err(Errno::INVAL),
-        _ => Ok(()),
-    }
 }
 
 /// Whether the mount table says that `dev` is a mount made by mmfs.

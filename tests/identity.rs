@@ -351,8 +351,8 @@ fn as_root_bind_mounts_show_the_same_inodes() {
 }
 
 /// What a filesystem is mounted with at a place holds there, whatever it is mounted with elsewhere: a bind mount that is
-/// read-only, and one whose access times stay.
-/// (proves: S1, S20)
+/// read-only.
+/// (proves: S1)
 #[test]
 fn as_root_bind_mounts_keep_their_own_flags() {
     for mode in [&[][..], &["--passthrough"], &["--direct-io"]] {
@@ -390,6 +390,63 @@ fn as_root_bind_mounts_keep_their_own_flags() {
             }
         });
     }
+}
+
+/// Access times go by the flags of the place, too.
+/// (proves: S20)
+#[test]
+fn as_root_bind_mounts_move_access_times_by_their_own_flags() {
+    on_mount(&[], |stage| {
+        let below = Tmpfs::at(stage.source("below"));
+        let strict = |place: &Path, flags: MountFlags| {
+            mount_remount(place, MountFlags::BIND | flags, "").unwrap();
+        };
+        strict(&below.0, MountFlags::STRICTATIME);
+        fs::write(below.0.join("file"), "read").unwrap();
+        let bound = stage.source("bound");
+        fs::create_dir(&bound).unwrap();
+        mount_bind(&below.0, &bound).unwrap();
+        let _bound = Tmpfs(bound.clone());
+        strict(&bound, MountFlags::NOATIME);
+        let accessed = || {
+            fs::metadata(below.0.join("file"))
+                .unwrap()
+                .accessed()
+                .unwrap()
+        };
+        for (place, moves) in [("bound", false), ("below", true), ("bound", false)] {
+            let before = accessed();
+            sleep(CLOCK_STEP);
+            assert_eq!(fs::read(stage.mount(place).join("file")).unwrap(), b"read");
+            assert_eq!(accessed() != before, moves, "{place}");
+        }
+    });
+}
+
+/// A read-only bind mount is no less so where all of the source was read-only when the mount was made.
+#[test]
+fn as_root_a_read_only_bind_mount_stays_one_when_its_source_becomes_writable() {
+    let source = tempfile::tempdir().unwrap();
+    let source = Tmpfs::at(source.path().join("source"));
+    for dir in ["dir", "bound"] {
+        fs::create_dir(source.0.join(dir)).unwrap();
+    }
+    fs::write(source.0.join("dir/file"), "bytes").unwrap();
+    let remount = |place: &Path, flags| mount_remount(place, MountFlags::BIND | flags, "").unwrap();
+    remount(&source.0, MountFlags::RDONLY);
+    let mount = Mount::builder().over(&source.0).mount();
+    mount.within(Duration::from_secs(20), || {
+        assert!(fs::write(mount.mnt().join("dir/file"), "changed").is_err());
+        remount(&source.0, MountFlags::empty());
+        let bound = Tmpfs(source.0.join("bound"));
+        mount_bind(source.0.join("dir"), &bound.0).unwrap();
+        remount(&bound.0, MountFlags::RDONLY);
+        let refused = fs::write(mount.mnt().join("bound/file"), "changed").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        assert_eq!(fs::read(mount.mnt().join("bound/file")).unwrap(), b"bytes");
+        fs::write(mount.mnt().join("dir/file"), "changed").unwrap();
+    });
+    drop(mount);
 }
 
 /// "mmfs mounts among them are shown as empty directories", whatever `--subtype` calls them: one that lies inside its

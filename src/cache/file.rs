@@ -85,7 +85,7 @@ pub struct Changing<'a> {
     file: &'a FileCache,
     since: Instant,
     /// As of its beginning, itself counted.
-    changes: u64,
+    changes: Changes,
 }
 
 impl Changing<'_> {
@@ -93,7 +93,8 @@ impl Changing<'_> {
     /// unseen: where that is likely, the kernel's cache is trusted no further than the next open.
     pub fn led_to(&self, stamp: u64) {
         let file = self.file;
-        if file.contended.load(SeqCst) || self.since.elapsed() > MAX_ALONE {
+        let has_opened = file.renewed.load(SeqCst) != self.changes.renewed;
+        if has_opened || file.contended.load(SeqCst) || self.since.elapsed() > MAX_ALONE {
             file.mixed.store(true, SeqCst);
         }
         file.stamp.store(stamp, SeqCst);
@@ -103,6 +104,14 @@ impl Changing<'_> {
     pub fn began_at(&self, stamp: u64) {
         self.file.compare(stamp, self.changes, 1);
     }
+}
+
+/// A moment before the file was looked at: how many changes of our own had begun or ended, and how many opens had taken a
+/// new stamp. While these stay, what is found tells of changes behind the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changes {
+    own: u64,
+    renewed: u64,
 }
 
 /// A moment before the file's length was looked at, and whether it can tell anything of changes behind the mount: not
@@ -203,7 +212,8 @@ impl FileCache {
     ) -> MayKeep {
         if !self.is_valid_as_of(found) {
             let _one = self.opening.lock();
-            let now = look_again().unwrap_or(found);
+            let is_new = !self.is_valid_as_of(found); // Another open may have taken it meanwhile.
+            let now = is_new.then(look_again).flatten().unwrap_or(found);
             if !self.is_valid_as_of(now) {
                 let doubts = self.doubts.load(SeqCst);
                 self.attributes_changed();
@@ -270,25 +280,30 @@ impl FileCache {
         }
     }
 
-    /// How many changes of our own have begun, and how many opens have taken a new stamp: for those who look at the source.
-    pub fn changes(&self) -> u64 {
-        self.begun.load(SeqCst) + self.renewed.load(SeqCst)
+    /// For those who are about to look at the source.
+    pub fn changes(&self) -> Changes {
+        Changes {
+            own: self.begun.load(SeqCst) + self.ended.load(SeqCst),
+            renewed: self.renewed.load(SeqCst),
+        }
     }
 
     /// Notices a change behind the mount: `stamp` was read from the source when `changes` was, or was to be, as given. The
     /// kernel's cache goes with the next open or look at open files.
-    pub fn seen(&self, stamp: u64, changes: u64) {
+    pub fn seen(&self, stamp: u64, changes: Changes) {
         self.compare(stamp, changes, 0);
     }
 
     /// As `seen`, by a read that was answered since. A file that `is_shorter` has its pages dropped now: those that the
     /// kernel has filled up with zeros beyond the end must not come to light when the file grows again.
-    pub fn seen_before(&self, stamp: u64, changes: u64, is_shorter: bool) {
-        if self.changes() == changes {
-            self.seen(stamp, changes);
-            if is_shorter {
-                self.looked_at();
-            }
+    pub fn seen_before(&self, stamp: u64, changes: Changes, is_shorter: bool) {
+        self.seen(stamp, changes);
+        let now = self.changes();
+        if is_shorter && now == changes {
+            self.looked_at();
+        } else if is_shorter && now.own == changes.own {
+            // An open has taken the new stamp, but what was read before may come after it.
+            self.distrust();
         }
     }
 
@@ -420,7 +435,7 @@ impl FileCache {
     /// Notices whether `now`, read from the source when `changes` was as given, was moved behind the mount; then the new
     /// stamp is taken. `own` changes of our own are known to be under way; while there are others nothing can be told, nor
     /// where an open has looked since.
-    fn compare(&self, now: u64, changes: u64, own: u64) {
+    fn compare(&self, now: u64, changes: Changes, own: u64) {
         let (begun, known) = (self.begun.load(SeqCst), self.stamp.load(SeqCst));
         if known == now
             || self.is_handed_over()

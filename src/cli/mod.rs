@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
-use crate::descriptors::{least_limit, raise_limit};
+use crate::descriptors::{most_threads, raise_limit};
 use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
@@ -81,7 +81,7 @@ pub struct Options {
     auto_unmount: bool,
     /// Worker threads, 1-256. Default: one per CPU, at least 5, at most 16.
     ///
-    /// They are fewer by default where a process may open only few files (ulimit -Hn says under 72).
+    /// They are fewer by default where a process may open only few files (ulimit -Hn).
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::threads)]
     threads: Option<u16>,
     /// How many bytes of a file one map covers (K, M, G, T).
@@ -333,6 +333,5 @@ fn default_threads(limit: usize) -> usize {
     let wanted = std::thread::available_parallelism()
         .map_or(4, usize::from)
         .clamp(5, 16);
-    let fits = |&threads: &usize| least_limit(threads) <= limit;
-    (1..=wanted).rev().find(fits).unwrap_or(1)
+    wanted.min(most_threads(limit))
 }

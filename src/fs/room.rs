@@ -5,7 +5,7 @@
 //! again, on a thread that no other request needs, once the view has given back what can be had.
 
 use super::{Fs, Writing};
-use crate::view::Tree;
+use crate::view::{Tree, Wanted};
 use rustix::io::{Errno, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,16 +22,18 @@ impl<T: Tree> Fs<T> {
     ) {
         let first = op(self);
         match first {
-            Err(mut full) if self.may_make_room(full) => self.run_elsewhere(move |fs| {
-                let since = Instant::now();
-                loop {
-                    let more = fs.tree.make_room(full) && since.elapsed() < TIMEOUT;
-                    match op(fs) {
-                        Err(errno) if more && is_full(errno) => full = errno,
-                        outcome => return answer(outcome),
+            Err(errno) if self.may_make_room(errno, Wanted::Anything) => {
+                self.run_elsewhere(move |fs| {
+                    let since = Instant::now();
+                    loop {
+                        let more = fs.tree.make_room(Wanted::Anything) && since.elapsed() < TIMEOUT;
+                        match op(fs) {
+                            Err(errno) if more && is_full(errno) => {}
+                            outcome => return answer(outcome),
+                        }
                     }
-                }
-            }),
+                })
+            }
             outcome => answer(outcome),
         }
     }
@@ -45,23 +47,22 @@ impl<T: Tree> Fs<T> {
         answer: impl FnOnce(Result<usize>) + Send + 'static,
     ) {
         let first = self.write(fh, offset, data, how);
-        let (done, mut full) = match first {
+        let may_make_room = |errno| self.may_make_room(errno, Wanted::Bytes);
+        let done = match first {
             // Fewer are written where an error comes after them.
-            Ok(count) if count < data.len() && self.may_make_room(Errno::NOSPC) => {
-                (count, Errno::NOSPC)
-            }
-            Err(errno) if self.may_make_room(errno) => (0, errno),
+            Ok(count) if count < data.len() && may_make_room(Errno::NOSPC) => count,
+            Err(errno) if may_make_room(errno) => 0,
             outcome => return answer(outcome),
         };
         let rest = data[done..].to_vec();
         self.run_elsewhere(move |fs| {
             let (since, mut written, mut failed) = (Instant::now(), 0, None);
             while written < rest.len() {
-                let more = fs.tree.make_room(full) && since.elapsed() < TIMEOUT;
+                let more = fs.tree.make_room(Wanted::Bytes) && since.elapsed() < TIMEOUT;
                 let at = offset + (done + written) as u64;
                 match fs.write(fh, at, &rest[written..], how) {
                     Ok(count) => written += count,
-                    Err(errno) if more && is_full(errno) => full = errno,
+                    Err(errno) if more && is_full(errno) => {}
                     Err(errno) => {
                         failed = Some(errno);
                         break;
@@ -75,8 +76,8 @@ impl<T: Tree> Fs<T> {
         });
     }
 
-    fn may_make_room(&self, errno: Errno) -> bool {
-        is_full(errno) && self.tree.may_make_room()
+    fn may_make_room(&self, errno: Errno, wanted: Wanted) -> bool {
+        is_full(errno) && self.tree.may_make_room(wanted)
     }
 
     fn run_elsewhere(self: &Arc<Self>, job: impl FnOnce(&Arc<Self>) + Send + 'static) {

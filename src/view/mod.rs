@@ -113,13 +113,13 @@ pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
     }
 
     /// Whether space may be about to be freed that belongs to what was removed.
-    fn may_make_room(&self) -> bool {
+    fn may_make_room(&self, _wanted: Wanted) -> bool {
         false
     }
 
     /// Gives back what can be had again, and waits, for a moment, for the kernel to give back what was removed. False when
-    /// there is nothing to wait for any more. `full` is what was answered: ENOSPC or EDQUOT.
-    fn make_room(&self, _full: Errno) -> bool {
+    /// there is nothing to wait for any more.
+    fn make_room(&self, _wanted: Wanted) -> bool {
         false
     }
 
@@ -435,6 +435,15 @@ pub trait Content: HasFlags + Send + Sync {
     fn is_handed_over(&self) -> bool {
         false
     }
+}
+
+/// What there is no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Bytes of a file.
+    Bytes,
+    /// Perhaps an inode: there may be none left, where there are blocks.
+    Anything,
 }
 
 /// The inode flags of something that is open: those of lsattr(1), and the extended ones.

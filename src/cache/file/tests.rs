@@ -212,3 +212,35 @@ fn an_open_that_looked_earlier_leaves_what_a_later_one_has_found() {
     file.seen(2, changes);
     assert_eq!((doubts(&file), file.stamp()), (0, 3));
 }
+
+#[test]
+fn a_change_of_our_own_that_ends_before_it_is_told_what_was_seen_is_none() {
+    let file = cache();
+    let changing = file.change();
+    let changes = file.changes(); // A read begins, and finds the old stamp.
+    changing.led_to(2);
+    drop(changing);
+    file.seen(1, changes);
+    assert_eq!((doubts(&file), file.stamp()), (0, 2));
+}
+
+/// What the read has filled the kernel's page up with may come after the open has had it dropped.
+#[test]
+fn a_file_found_shorter_has_its_pages_dropped_though_an_open_has_looked_since() {
+    let file = cache();
+    let changes = file.changes();
+    file.before_open((3, 0), false, || None);
+    file.seen_before(2, changes, true);
+    assert_eq!(doubts(&file), 1);
+}
+
+#[test]
+fn a_change_during_which_an_open_has_looked_is_not_trusted_to_be_alone() {
+    let file = cache();
+    let changing = file.change();
+    file.before_open((3, 0), false, || None);
+    changing.began_at(4);
+    changing.led_to(5);
+    drop(changing);
+    assert_eq!(file.stamp(), 0);
+}

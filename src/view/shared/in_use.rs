@@ -7,7 +7,7 @@ use super::node::Life;
 use crate::descriptors::{Descriptors, Slot};
 use crate::mapping::Mapping;
 use parking_lot::{Mutex, MutexGuard};
-use rustix::fs::{fstat, fstatvfs};
+use rustix::fs::fstat;
 use rustix::io::{Errno, Result};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -297,9 +297,8 @@ impl InUse {
         self.budget.clear(|life| self.give_up(&life));
     }
 
-    /// The inodes that are held although they have no name any more, and that free room when they go, the lack of which was
-    /// answered as `full`.
-    pub fn removed(&self, full: Errno) -> HashSet<Life> {
+    /// The inodes that are held although they have no name any more, and whether they have blocks.
+    pub fn removed(&self) -> HashMap<Life, bool> {
         type Of = (Life, Option<Arc<OwnedFd>>, Option<Arc<Mapping>>);
         let of_shard = |shard: &Mutex<HashMap<Life, Held>>| -> Vec<Of> {
             let shard = shard.lock();
@@ -307,13 +306,13 @@ impl InUse {
             all.map(|(life, held)| (*life, held.descriptor.clone(), held.mapping.upgrade()))
                 .collect()
         };
-        let frees_room = |of: &Of| {
+        let look = |(life, descriptor, mapping): Of| {
             // A mapping may wait for its file with its own lock held: it is asked outside ours.
-            let fd = of.1.clone().or_else(|| of.2.as_ref()?.descriptor());
-            fd.is_some_and(|fd| frees_room(&fd, full))
+            let stat = fstat(descriptor.or_else(|| mapping?.descriptor())?).ok()?;
+            (stat.st_nlink == 0).then_some((life, stat.st_blocks > 0))
         };
         let all = self.shards.iter().flat_map(of_shard);
-        all.filter(frees_room).map(|(life, ..)| life).collect()
+        all.filter_map(look).collect()
     }
 
     /// The mappings of all files that are open.
@@ -375,16 +374,6 @@ impl InUse {
     fn shard(&self, life: &Life) -> MutexGuard<'_, HashMap<Life, Held>> {
         self.shards[self.hasher.hash_one(life) as usize % SHARDS].lock()
     }
-}
-
-/// Whether an inode has no name any more, and frees blocks when it goes, or its own place where its filesystem has no
-/// other left. Clients may make and remove empty files all the time: nobody who needs blocks has to wait for those. What a
-/// quota leaves cannot be asked for.
-fn frees_room(fd: &OwnedFd, full: Errno) -> bool {
-    let has_no_inodes = || {
-        full == Errno::DQUOT || fstatvfs(fd).is_ok_and(|all| all.f_files > 0 && all.f_favail == 0)
-    };
-    fstat(fd).is_ok_and(|stat| stat.st_nlink == 0 && (stat.st_blocks > 0 || has_no_inodes()))
 }
 
 #[cfg(test)]

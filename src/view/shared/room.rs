@@ -3,8 +3,8 @@
 
 use super::in_use::InUse;
 use super::node::Life;
+use crate::view::Wanted;
 use parking_lot::Mutex;
-use rustix::io::Errno;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -27,14 +27,31 @@ pub struct Room {
     made: Instant,
     /// How many inodes were removed through the mount, or may be about to be closed.
     changes: AtomicU64,
-    /// How many that were when there was nothing to wait for, and when that was, in milliseconds.
-    settled: AtomicU64,
-    settled_at: AtomicU64,
+    /// By what was wanted.
+    settled: [Settled; 2],
     /// How often somebody has waited.
     waits: AtomicU64,
-    /// Inodes that were waited for in vain: clients keep them open. Held while somebody waits.
-    kept: Mutex<HashSet<Life>>,
+    /// Held while somebody waits.
+    kept: Mutex<Kept>,
     any_kept: AtomicBool,
+}
+
+/// When there was nothing to wait for.
+#[derive(Debug, Default)]
+struct Settled {
+    /// How many `Room::changes` there were then.
+    changes: AtomicU64,
+    /// In milliseconds.
+    at: AtomicU64,
+}
+
+/// Inodes without a name that are not waited for.
+#[derive(Debug, Default)]
+struct Kept {
+    /// They were, in vain: clients keep them open.
+    in_vain: HashSet<Life>,
+    /// They had no blocks, which were wanted. Clients may make and remove empty files all the time.
+    empty: HashSet<Life>,
 }
 
 impl Room {
@@ -43,8 +60,7 @@ impl Room {
         Room {
             made: Instant::now(),
             changes: AtomicU64::new(1),
-            settled: AtomicU64::new(0),
-            settled_at: AtomicU64::new(0),
+            settled: Default::default(),
             waits: AtomicU64::new(0),
             kept: Mutex::default(),
             any_kept: AtomicBool::new(false),
@@ -63,23 +79,24 @@ impl Room {
             && self
                 .kept
                 .try_lock()
-                .is_none_or(|mut kept| kept.remove(life))
+                .is_none_or(|mut kept| kept.in_vain.remove(life) | kept.empty.remove(life))
         {
             self.changes.fetch_add(1, SeqCst);
         }
     }
 
     /// Whether there may be anything to wait for.
-    pub fn may_come(&self, in_use: &InUse) -> bool {
-        let again = self.settled_at.load(SeqCst) + LOOK_AGAIN_AFTER.as_millis() as u64;
-        self.changes.load(SeqCst) != self.settled.load(SeqCst)
+    pub fn may_come(&self, in_use: &InUse, wanted: Wanted) -> bool {
+        let settled = self.settled(wanted);
+        let again = settled.at.load(SeqCst) + LOOK_AGAIN_AFTER.as_millis() as u64;
+        self.changes.load(SeqCst) != settled.changes.load(SeqCst)
             || in_use.freeing() > 0
             || self.now() >= again
     }
 
     /// Closes what can be opened again, and waits until an inode that was removed is free. False when there is none to wait
-    /// for any more. `full` is what was answered.
-    pub fn make(&self, in_use: &InUse, full: Errno) -> bool {
+    /// for any more.
+    pub fn make(&self, in_use: &InUse, wanted: Wanted) -> bool {
         let waits = self.waits.load(SeqCst);
         let mut kept = self.kept.lock();
         if self.waits.load(SeqCst) != waits {
@@ -87,9 +104,17 @@ impl Room {
         }
         let changes = self.changes.load(SeqCst);
         in_use.close_idle();
-        let mut removed = in_use.removed(full);
-        kept.retain(|life| removed.contains(life));
-        removed.retain(|life| !kept.contains(life));
+        let all = in_use.removed();
+        kept.in_vain.retain(|life| all.contains_key(life));
+        kept.empty.clear();
+        let mut removed = HashSet::new();
+        for (life, has_blocks) in all {
+            match wanted == Wanted::Anything || has_blocks {
+                true if kept.in_vain.contains(&life) => {}
+                true => drop(removed.insert(life)),
+                false => drop(kept.empty.insert(life)),
+            }
+        }
         let freed = match removed.is_empty() && in_use.freeing() == 0 {
             true => false,
             false => wait_for_one(in_use, &removed),
@@ -97,13 +122,19 @@ impl Room {
         removed.retain(|life| in_use.holds(life));
         if !freed {
             // One was waited for, and none came.
-            kept.extend(&removed);
-            self.settled_at.store(self.now(), SeqCst);
-            self.settled.store(changes, SeqCst);
+            kept.in_vain.extend(&removed);
+            let settled = self.settled(wanted);
+            settled.at.store(self.now(), SeqCst);
+            settled.changes.store(changes, SeqCst);
         }
-        self.any_kept.store(!kept.is_empty(), SeqCst);
+        let any_kept = !(kept.in_vain.is_empty() && kept.empty.is_empty());
+        self.any_kept.store(any_kept, SeqCst);
         self.waits.fetch_add(1, SeqCst);
         freed
+    }
+
+    fn settled(&self, wanted: Wanted) -> &Settled {
+        &self.settled[usize::from(wanted == Wanted::Anything)]
     }
 
     fn now(&self) -> u64 {

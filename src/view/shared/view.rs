@@ -14,9 +14,8 @@ use crate::mapping::budget::{AddressSpace, default_budget};
 use crate::mapping::{Context, guard};
 use crate::request::MAX_REQUEST;
 use crate::source::{Kind, Sources};
-use crate::view::{Found, Reporter, Tree, View};
+use crate::view::{Found, Reporter, Tree, View, Wanted};
 use rustix::fs::FileType;
-use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -107,12 +106,12 @@ impl Tree for Shared {
         self.in_use.end_moments()
     }
 
-    fn may_make_room(&self) -> bool {
-        self.room.may_come(&self.in_use)
+    fn may_make_room(&self, wanted: Wanted) -> bool {
+        self.room.may_come(&self.in_use, wanted)
     }
 
-    fn make_room(&self, full: Errno) -> bool {
-        self.room.make(&self.in_use, full)
+    fn make_room(&self, wanted: Wanted) -> bool {
+        self.room.make(&self.in_use, wanted)
     }
 
     fn closing(&self, open: &OpenFile) {

@@ -1,0 +1,17 @@
+//! What may be looked up.
+
+use rustix::io::{Errno, Result};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// A single component, as the kernel sends them.
+///
+/// # Errors
+/// EINVAL for `.`, `..`, the empty name and whatever holds a slash.
+pub fn check_name(name: &OsStr) -> Result<()> {
+    match name.as_bytes() {
+        b"" | b"." | b".." => Err(Errno::INVAL),
+        bytes if bytes.contains(&b'/') => Err(Errno::INVAL),
+        _ => Ok(()),
+    }
+}
