@@ -129,6 +129,10 @@ impl Waiting for FileCache {
     fn dropped(&self, doubts: u64) {
         self.dropped.fetch_max(doubts, SeqCst);
     }
+
+    fn is_waiting(&self, doubts: u64) -> bool {
+        self.dropped.load(SeqCst) < doubts
+    }
 }
 
 impl FileCache {

@@ -38,6 +38,8 @@ pub trait Kernel: Send + Sync + 'static {
 pub trait Waiting: Send + Sync {
     /// The kernel has dropped its pages, of which was asked with this number of doubts.
     fn dropped(&self, doubts: u64);
+    /// Whether that many doubts have not been settled otherwise since: by an open.
+    fn is_waiting(&self, doubts: u64) -> bool;
 }
 
 /// A file that waits, with the number of its doubts.
@@ -155,7 +157,15 @@ impl Dropping {
 
     fn work(&self, node: u64) {
         while let Some(due) = self.due(node) {
-            self.kernel.drop_pages(node);
+            let is_waiting = |(file, doubts): &Waiter| {
+                let file = file.upgrade();
+                file.is_none_or(|file| file.is_waiting(*doubts))
+            };
+            // Of attributes that the kernel asks for meanwhile it would take nothing: whoever has opened the file since may
+            // be about to look at its length.
+            if due.iter().any(is_waiting) {
+                self.kernel.drop_pages(node);
+            }
             for (file, doubts) in due {
                 if let Some(file) = file.upgrade() {
                     file.dropped(doubts);
@@ -190,6 +200,10 @@ mod tests {
 
     impl Waiting for Nobody {
         fn dropped(&self, _: u64) {}
+
+        fn is_waiting(&self, _: u64) -> bool {
+            true
+        }
     }
 
     fn nobody() -> Waiter {

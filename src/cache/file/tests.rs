@@ -244,3 +244,14 @@ fn a_change_during_which_an_open_has_looked_is_not_trusted_to_be_alone() {
     drop(changing);
     assert_eq!(file.stamp(), 0);
 }
+
+#[test]
+fn an_open_settles_what_its_pages_were_to_be_dropped_for() {
+    let file = cache();
+    file.seen(2, file.changes());
+    assert!(file.is_waiting(1));
+    file.before_open((2, 0), false, || None);
+    assert!(!file.is_waiting(1));
+    file.distrust();
+    assert!(file.is_waiting(2));
+}
