@@ -158,10 +158,10 @@ pub fn least_limit(threads: usize) -> usize {
     least_reserve(threads) + LEAST_FILES
 }
 
-/// How many threads leave clients most of so many descriptors; 1 at least.
+/// How many threads leave clients a third of so many descriptors; 1 at least.
 pub fn most_threads(limit: usize) -> usize {
-    let reserve = limit / MAX_RESERVE * 2;
-    (reserve.saturating_sub(LEAST_ITSELF) / LEAST_PER_THREAD).max(1)
+    let for_threads = limit / MAX_RESERVE * 2;
+    (for_threads.saturating_sub(LEAST_ITSELF) / LEAST_PER_THREAD).max(1)
 }
 
 /// Raises the soft limit of open files to the hard one and returns it.

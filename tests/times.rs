@@ -689,3 +689,24 @@ fn a_client_that_opens_with_o_noatime_moves_no_access_time() {
         });
     }
 }
+
+/// A read past the kernel's cache that meets the end counts, too, as that of an empty file does.
+/// (proves: S20)
+#[test]
+fn a_read_at_the_end_moves_the_access_time() {
+    on_mount(&["--direct-io"], |stage| {
+        let path = stage.source("empty");
+        fs::write(&path, "").unwrap();
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let set = FileTimes::new().set_accessed(long_ago);
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_times(set)
+            .unwrap();
+        assert_eq!(fs::read(stage.mount("empty")).unwrap(), b"");
+        let after = fs::metadata(&path).unwrap().accessed().unwrap();
+        assert!(after > long_ago, "{after:?}");
+    });
+}
