@@ -1,16 +1,16 @@
 //! The table of verbs: `mmfs VERB [OPTIONS] OBJECT...`. Parser, help, manual pages and completions are made from it.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand};
+use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint};
 use rustix::fs::{Mode, OFlags};
 
 use super::mount_options;
-use crate::refusal::StartError;
+use crate::refusal::{self, StartError};
+use crate::session;
 use crate::sys::process;
 
 /// One entry for each verb. Its comment is the verb's description, its fields are the options and objects. None may
@@ -20,6 +20,11 @@ use crate::sys::process;
 pub enum Verb {
     /// Print the help of mmfs or of a verb.
     Help(Help),
+    /// Unmount a mount of mmfs.
+    ///
+    /// It has ended when mmfs unmount returns: mmfs holds nothing of the source any more. A busy mount stays, and the
+    /// processes that keep it busy are named. An ordinary user's mounts are unmounted by fusermount3.
+    Unmount(Unmount),
 }
 
 impl Verb {
@@ -30,6 +35,7 @@ impl Verb {
     pub fn run(self, command: fn() -> Command) -> Result<(), StartError> {
         match self {
             Self::Help(help) => help.run(command()),
+            Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),
         }
     }
 }
@@ -40,6 +46,14 @@ pub struct Help {
     /// The verb to explain. Without it, all of mmfs is explained.
     #[arg(value_name = "VERB")]
     verb: Option<String>,
+}
+
+/// `mmfs unmount MNT`.
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// The mount point, or a symbolic link to it.
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+    mount_point: PathBuf,
 }
 
 impl Help {
@@ -115,11 +129,9 @@ pub fn warn_of_directory(name: &str) {
         rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map(drop)
     });
     if matches!(found, Ok(Some(Ok(())))) {
-        // Where standard error is closed, nobody reads it.
-        let _ = writeln!(
-            io::stderr(),
-            "mmfs: {name} is a verb here; write the directory of that name as ./{name}"
-        );
+        refusal::note(format_args!(
+            "{name} is a verb here; write the directory of that name as ./{name}"
+        ));
     }
 }
 
@@ -191,12 +203,17 @@ mod tests {
             assert_eq!(error.exit_code(), ExitCode::Success, "{args:?}");
             error.to_string()
         };
-        assert_eq!(text(&["mmfs", "help"]), text(&["mmfs", "--help"]));
+        let all = text(&["mmfs", "--help"]);
+        assert_eq!(text(&["mmfs", "help"]), all);
+        let short = text(&["mmfs", "-h"]);
         for verb in table() {
             let name = verb.get_name();
             let one = text(&["mmfs", "help", name]);
             assert_eq!(text(&["mmfs", name, "--help"]), one);
             assert!(one.contains(&format!("Usage: mmfs {name} ")), "{one}");
+            for list in [&all, &short] {
+                assert!(list.contains(&format!("\n  {name} ")), "{list}");
+            }
         }
         let error = match Request::read(words(&["mmfs", "help", "nothing"])) {
             Err(error) => error,
