@@ -22,8 +22,9 @@ pub enum Verb {
     Help(Help),
     /// Unmount a mount of mmfs.
     ///
-    /// It has ended when mmfs unmount returns: mmfs holds nothing of the source any more. A busy mount stays, and the
-    /// processes that keep it busy are named. An ordinary user's mounts are unmounted by fusermount3.
+    /// When mmfs unmount returns, the daemon has ended and holds nothing of the source. A busy mount stays mounted, and
+    /// the processes that use it are named. Works for a mount whose daemon has died or does not answer.
+    /// Ordinary users unmount their own mounts, through fusermount3.
     Unmount(Unmount),
 }
 
