@@ -166,6 +166,12 @@ fn take_off(mount: &Mount) -> Result<(), StartError> {
                      install the package fuse3"
                 ));
             }
+            Err(error) if error.to_string().contains("/etc/mtab") => {
+                return refuse(format!(
+                    "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
+                     ln -s /proc/self/mounts /etc/mtab"
+                ));
+            }
             Err(error) => return refuse(format!("cannot unmount {place:?}: {error}")),
         }
     }
@@ -183,9 +189,11 @@ fn busy(mount: &Mount) -> String {
     let detach = if root { "umount -l" } else { "fusermount3 -uz" };
     let way_out = format!("end what uses it, or detach it with: {detach} {place:?}");
     match &holders::of(mount)[..] {
-        [] if root => format!("{place:?} is busy, but no process is in it; {way_out}"),
+        [] if root => format!(
+            "{place:?} is busy, but no process has anything of it open; one may be waiting for its answer; {way_out}"
+        ),
         [] => {
-            format!("{place:?} is busy, but no process of yours is in it; {way_out}")
+            format!("{place:?} is busy, but no process of yours has anything of it open; {way_out}")
         }
         holders => format!(
             "{place:?} is busy: {} in it; {way_out}",
@@ -213,8 +221,8 @@ fn wait_for_end(place: &Path, servers: &[Process]) -> Result<(), StartError> {
         };
         if retry_on_intr(ended).map_err(|errno| system("wait")(errno.into()))? == 0 {
             return refuse(format!(
-                "{place:?} is unmounted, but {server} still serves it and holds the source: it may be mounted in a \
-                 container or another mount namespace, or detached and in use"
+                "{place:?} is unmounted, but {server} still serves it and holds the source: it is mounted in another mount \
+                 namespace as well (a container's), or waits for a source that does not answer"
             ));
         }
     }

@@ -174,7 +174,7 @@ fn a_dead_mount_is_unmounted() {
     assert_eq!(place.layers(), 0);
 }
 
-/// The source does not answer: SIGSTOP has the daemon neither answer nor end.
+/// SIGSTOP has the daemon neither answer nor end.
 #[test]
 fn a_daemon_that_does_not_end_is_named() {
     let place = Place::new();
@@ -262,18 +262,24 @@ fn as_root_an_ordinary_user_unmounts_own_mounts_only() {
         $USER $MMFS unmount $M; echo $?; kill $!; wait $!
         $USER $MMFS unmount $M; echo $?
         $USER $MMFS $S $M && $MMFS unmount $M; echo $?
+        $USER $MMFS $S $M; mkdir etc; cp /etc/passwd etc; mount --bind etc /etc
+        $USER $MMFS unmount $M; echo $?; umount /etc; $USER $MMFS unmount $M; echo $?
         grep -c $M /proc/self/mounts"#,
     );
     let (out, err) = (
         String::from_utf8_lossy(&outcome.stdout),
         String::from_utf8_lossy(&outcome.stderr),
     );
-    assert_eq!(out, "1\n1\n0\n0\n0\n", "{err}");
+    assert_eq!(out, "1\n1\n0\n0\n1\n0\n0\n", "{err}");
     assert!(
         err.contains("was mounted by the user with the number 0; only that user"),
         "{err}"
     );
     assert!(err.contains(" is busy: sleep (pid "), "{err}");
     assert!(err.contains("fusermount3 -uz"), "{err}");
+    assert!(
+        err.contains("fusermount3 needs it, ask the administrator for: ln -s"),
+        "{err}"
+    );
     assert!(place.is_quiet());
 }
