@@ -1,4 +1,4 @@
-//! `mmfs SRC MNT`.
+//! `mmfs SRC MNT` and `mmfs VERB`.
 
 use std::process::ExitCode;
 
@@ -25,6 +25,7 @@ fn run() -> Result<(), StartError> {
     let options = match cli::Request::read(std::env::args_os())? {
         cli::Request::Mount(options) => options,
         cli::Request::Check(mount_point) => return session::preflight::check(&mount_point),
+        cli::Request::Verb(verb) => return verb.run(cli::command),
     };
     logging::start(&options.log())?;
     let config = options.resolve()?;

@@ -86,6 +86,8 @@ pub enum StartError {
     Background(String),
     /// A system call failed that hardly ever does: what was being done, and its error.
     System(&'static str, io::Error),
+    /// A verb could not do what it was asked for: its sentence.
+    Verb(String),
     /// The event loops failed after the mount had answered.
     Session(io::Error),
 }
@@ -111,6 +113,11 @@ impl StartError {
             )),
         }
     }
+}
+
+/// Says something on standard error that is no error. Where that is closed, nobody reads it.
+pub fn note(sentence: impl Display) {
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("mmfs: {sentence}\n"));
 }
 
 impl From<clap::Error> for StartError {
@@ -187,7 +194,7 @@ impl Display for StartError {
                  name one in a directory that you may write to"
             ),
             Self::Filesystem(path, error) => write!(f, "cannot serve source {path:?}: {error}"),
-            Self::Background(why) => f.write_str(why),
+            Self::Background(why) | Self::Verb(why) => f.write_str(why),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
             Self::Session(error) => write!(f, "the session broke off: {error}"),
         }

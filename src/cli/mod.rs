@@ -1,9 +1,10 @@
-//! The command line: argv → [`Options`] (as typed) → [`Config`] (as meant, checked).
+//! The command line: argv → [`Options`] (as typed) → [`Config`] (as meant, checked), or a [`Verb`].
 
 mod mount_options;
 mod size;
 #[cfg(test)]
 mod tests;
+mod verbs;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -19,6 +20,8 @@ use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
 
+pub use verbs::Verb;
+
 const AFTER_HELP: &str = "\
 SIGINT and SIGTERM unmount. Files still open are served for 30 s more, or until a second signal.
 SIGHUP opens the log file anew.
@@ -31,7 +34,7 @@ Exit codes: 0 success, 1 refused or failed, 2 usage error.";
     name = "mmfs",
     version = VERSION,
     about = "Show the directory SRC at MNT, its files served from memory maps",
-    override_usage = "mmfs [OPTIONS] <SRC> <MNT>",
+    override_usage = "mmfs [OPTIONS] <SRC> <MNT>\n       mmfs <VERB> [OPTIONS] <OBJECT>...",
     after_help = AFTER_HELP,
     after_long_help = format!("{}\n\n{AFTER_HELP}", mount_options::notes()),
     args_override_self = true,
@@ -184,6 +187,13 @@ pub enum Request {
     Mount(Box<Options>),
     /// Whether the mount there answers.
     Check(PathBuf),
+    /// What a verb does.
+    Verb(Verb),
+}
+
+/// All that can be typed: what mounts, with its options, and every verb.
+pub fn command() -> Command {
+    verbs::add_to(Options::command())
 }
 
 impl Request {
@@ -192,8 +202,18 @@ impl Request {
     /// # Errors
     /// [`StartError::Usage`], which also carries the answers to `--help` and `--version`.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, StartError> {
-        let mut command = Options::command();
-        let args = mount_options::expand(&mut command, args)?;
+        let args: Vec<OsString> = args.into_iter().collect();
+        if let Some(name) = verbs::asked_for(&args) {
+            verbs::warn_of_directory(name);
+            return Ok(Self::Verb(verbs::read(command(), args)?));
+        }
+        let mut options = Options::command();
+        let args = mount_options::expand(&mut options, args)?;
+        // A source named like a verb is read by a parser that knows no verbs. The other one's help shows them.
+        let command = match args.get(1).is_some_and(|first| verbs::is_name(first)) {
+            true => options,
+            false => command(),
+        };
         let matches = parse(command, args)?;
         Ok(match matches.get_one::<PathBuf>("check") {
             Some(mount_point) => Self::Check(mount_point.clone()),

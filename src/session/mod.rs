@@ -4,6 +4,7 @@ mod answering;
 mod device;
 mod disconnect;
 mod fusermount;
+mod holders;
 mod kernel;
 mod mount;
 mod mount_options;
@@ -11,7 +12,9 @@ pub mod preflight;
 mod probe;
 mod serve;
 mod top_mount;
+mod unmount;
 
 pub use answering::Answering;
 pub use kernel::{Offer, offered};
 pub use serve::serve;
+pub use unmount::unmount;

@@ -6,3 +6,4 @@ mod life;
 mod ordinary_user;
 mod place;
 mod refusals;
+mod unmount;
