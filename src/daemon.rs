@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use crate::init;
+use crate::config::Config;
 use crate::refusal::{ExitCode, StartError};
-use crate::sys::process;
+use crate::session::device;
+use crate::sys::process::{self, Inherited};
+use crate::{init, service};
 
 /// The byte that the child sends once the mount answers. A refusal is sent as its sentence instead.
 const MOUNT_ANSWERS: u8 = 0;
@@ -35,26 +38,33 @@ impl Ready {
     }
 }
 
-/// Runs `serve` in the foreground, or in a background process while this one waits for the mount to answer.
+/// Runs `serve` in the foreground, or in a background process while this one waits for the mount to answer. Of the
+/// descriptors that this process has inherited, the background process keeps those that are meant for it.
 /// No thread may exist yet.
 ///
 /// # Errors
 /// Those of `serve` in the foreground; what the background process said before its mount answered.
 pub fn start(
-    foreground: bool,
+    config: &Config,
+    inherited: Inherited,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     if init::is_first() {
         // There is no background to go to: when process 1 ends, so does its container.
         init::fork_and_supervise()
             .map_err(|error| StartError::System("start the daemon", error))?;
-    } else if !foreground {
-        return in_background(serve);
+    } else if !config.foreground {
+        let of_systemd = service::passed();
+        let named = [Some(&config.mount_point), config.log.file.as_ref()];
+        let named = named.map(|path| path.and_then(|path| device::passed_number(path)));
+        let is_ours = |number: RawFd| named.contains(&Some(number)) || of_systemd.contains(&number);
+        return in_background(|| inherited.close(is_ours), serve);
     }
     serve(&mut Ready { parent: None })
 }
 
 fn in_background(
+    close_inherited: impl FnOnce(),
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     let failed = |error: io::Error| StartError::System("go to the background", error);
@@ -66,6 +76,7 @@ fn in_background(
         }
         None => {
             drop(reader);
+            close_inherited();
             run_daemon(File::from(writer), serve)
         }
     }

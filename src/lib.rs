@@ -23,6 +23,7 @@ pub mod mapping;
 pub mod mount_table;
 pub mod pool;
 pub mod refusal;
+pub mod report;
 pub mod request;
 pub mod service;
 pub mod session;

@@ -22,6 +22,9 @@ use crate::sys::identity;
 const MAX_LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The target of lines that somebody has asked for by a signal: `-q` does not hide them.
+pub const REPORT: &str = "mmfs::report";
+
 static FILE: OnceLock<LogFile> = OnceLock::new();
 
 struct LogFile {
@@ -38,9 +41,11 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
     let mut builder = Builder::new();
     builder
         .filter_level(level(config.verbosity))
-        .filter_module("fuser", LevelFilter::Error);
+        .filter_module("fuser", LevelFilter::Error)
+        .filter_module(REPORT, LevelFilter::Trace);
     if config.verbosity <= -2 {
         builder.filter_module("fuser", LevelFilter::Off);
+        builder.filter_module(REPORT, LevelFilter::Off);
     }
     builder.parse_env("RUST_LOG").target(Target::Stderr);
     if config.file.is_none() && service::logs_to_journal() {

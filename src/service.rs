@@ -1,6 +1,8 @@
 //! A service manager such as systemd (sd_notify(3)): it is told when the mount answers, when it ends and, for its
 //! watchdog, that it still answers. Lines for the journal get priorities. Without a service manager, nothing happens.
 
+use std::ops::Range;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::{io, thread};
 
@@ -41,6 +43,17 @@ fn tell(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(&state)) {
         log::warn!("the service manager cannot be told {state}: {error}");
     }
+}
+
+/// The descriptors that the service manager has passed to this process (sd_listen_fds(3)).
+pub fn passed() -> Range<RawFd> {
+    const FIRST: RawFd = 3;
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    let is_for_us = number("LISTEN_PID") == Some(std::process::id());
+    let count = number("LISTEN_FDS")
+        .filter(|_| is_for_us)
+        .unwrap_or_default();
+    FIRST..FIRST.saturating_add_unsigned(count)
 }
 
 /// The [`priority`] for a line that is printed, not logged; empty where the journal does not read it.

@@ -20,8 +20,8 @@ use crate::session::preflight;
 use crate::version::{self, VERSION};
 
 const AFTER_HELP: &str = "\
-SIGINT and SIGTERM unmount. Files still open are served for 30 s more, or until a second signal.
-SIGHUP opens the log file anew.
+SIGINT, SIGTERM and SIGQUIT unmount. Files still open are served for 30 s more, or until a second signal.
+SIGHUP opens the log file anew. SIGUSR1 writes the state of the mount to the log. SIGUSR2 is ignored.
 Exit codes: 0 success, 1 refused or failed, 2 usage error.";
 
 /// The command line as typed. The first paragraph of an option's comment is its line in `-h`. The whole comment is its

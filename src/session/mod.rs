@@ -1,7 +1,7 @@
 //! A session: one mounted connection to /dev/fuse, its event loops, and its end.
 
 mod answering;
-mod device;
+pub mod device;
 mod disconnect;
 mod fusermount;
 mod kernel;

@@ -3,12 +3,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use fuser::{Filesystem, Session, SessionACL};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::answering::Answering;
@@ -51,7 +53,7 @@ enum Event {
 }
 
 /// Mounts, and serves `filesystem` until the mount is gone. `answering` is called once the mount
-/// answers; no thread exists before.
+/// answers; no thread exists before. SIGUSR1 calls `report`, on a thread of its own.
 ///
 /// # Errors
 /// The sentence for why nothing could be mounted, or why the session ended early.
@@ -59,10 +61,12 @@ pub fn serve(
     config: &Config,
     filesystem: impl Filesystem,
     answering: impl FnOnce(Answering) -> Result<(), StartError>,
+    report: impl Fn() + Send + Sync + 'static,
 ) -> Result<(), StartError> {
     let system = |what| move |error| StartError::System(what, error);
     process::prepare_signals().map_err(system("prepare signals"))?;
-    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system("handle signals"))?;
+    let handled = [SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1];
+    let signals = Signals::new(handled).map_err(system("handle signals"))?;
     let (mounted, device) = Mounted::new(config)?;
     let connection = device
         .try_clone()
@@ -75,7 +79,12 @@ pub fn serve(
         // An error is an answer, too.
         let reach = |root: &Path| probe::reach(root).unwrap_or_default();
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
-        run(session, connection, signals, &mounted)
+        run(
+            session,
+            connection,
+            (signals, Report::new(report)),
+            &mounted,
+        )
     });
     // Whatever the result, no mount without a server is left behind.
     match mounted.unmount() {
@@ -105,7 +114,7 @@ fn start<F: Filesystem>(
 fn run<F: Filesystem>(
     session: Session<F>,
     connection: OwnedFd,
-    signals: Signals,
+    (signals, report): (Signals, Report),
     mounted: &Mounted,
 ) -> Result<(), StartError> {
     let (events, inbox) = channel();
@@ -116,7 +125,7 @@ fn run<F: Filesystem>(
     }
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || handle_signals(signals, &events))
+        .spawn(move || handle_signals(signals, &report, &events))
         .and_then(|_| {
             // Nothing receives this once the timeout is over.
             let serve = move || drop(ended.send(Event::Ended(session.run())));
@@ -126,13 +135,50 @@ fn run<F: Filesystem>(
     wait_for_end(&inbox, mounted)
 }
 
-/// The first signal asks for the end, the second one exits.
-fn handle_signals(mut signals: Signals, events: &Sender<Event>) {
+/// What SIGUSR1 asks for.
+struct Report {
+    write: Arc<dyn Fn() + Send + Sync>,
+    in_writing: Arc<AtomicBool>,
+}
+
+impl Report {
+    fn new(write: impl Fn() + Send + Sync + 'static) -> Self {
+        let in_writing = Arc::new(AtomicBool::new(false));
+        let write = Arc::new(write);
+        Self { write, in_writing }
+    }
+
+    /// Writes it, unless it is being written. It may wait for something that hangs, and signals must not wait with it.
+    fn begin(&self) {
+        if self.in_writing.swap(true, SeqCst) {
+            return;
+        }
+        let (write, in_writing) = (self.write.clone(), self.in_writing.clone());
+        let work = move || {
+            write();
+            in_writing.store(false, SeqCst);
+        };
+        if let Err(error) = thread::Builder::new().name("report".into()).spawn(work) {
+            self.in_writing.store(false, SeqCst);
+            log::error!("cannot report: {error}");
+        }
+    }
+}
+
+/// The first signal that asks for the end unmounts, the second one exits.
+fn handle_signals(mut signals: Signals, report: &Report, events: &Sender<Event>) {
     let mut asked = false;
     for signal in signals.forever() {
-        if signal == SIGHUP {
-            crate::logging::reopen();
-            continue;
+        match signal {
+            SIGHUP => {
+                crate::logging::reopen();
+                continue;
+            }
+            SIGUSR1 => {
+                report.begin();
+                continue;
+            }
+            _ => {}
         }
         // If nothing receives it, the program is ending already.
         let _ = events.send(Event::Terminate);
