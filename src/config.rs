@@ -43,6 +43,8 @@ pub struct Config {
     pub subtype: OsString,
     /// Where log lines go, and how many of them.
     pub log: LogConfig,
+    /// Names the process while the mount lives.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// mount(8)'s generic flags, with the meaning they have there.

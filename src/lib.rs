@@ -21,6 +21,7 @@ pub mod inode;
 pub mod logging;
 pub mod mapping;
 pub mod mount_table;
+pub mod pid_file;
 pub mod pool;
 pub mod refusal;
 pub mod report;

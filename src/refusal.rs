@@ -80,6 +80,8 @@ pub enum StartError {
     Handshake(io::Error),
     /// The log file cannot be opened.
     Log(PathBuf, io::Error),
+    /// The PID file cannot be written.
+    PidFile(PathBuf, io::Error),
     /// The filesystem over the source cannot be set up.
     Filesystem(PathBuf, io::Error),
     /// The background process could not be started, or ended before the mount answered.
@@ -184,6 +186,11 @@ impl Display for StartError {
             Self::Log(path, error) => write!(
                 f,
                 "cannot open the log file {path:?}: {error}; \
+                 name one in a directory that you may write to"
+            ),
+            Self::PidFile(path, error) => write!(
+                f,
+                "cannot write the PID file {path:?}: {error}; \
                  name one in a directory that you may write to"
             ),
             Self::Filesystem(path, error) => write!(f, "cannot serve source {path:?}: {error}"),

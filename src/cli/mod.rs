@@ -6,7 +6,7 @@ mod size;
 mod tests;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueHint;
@@ -152,6 +152,11 @@ pub struct Options {
     /// SIGHUP opens it anew.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
+    /// Write the process id to FILE, and remove FILE at the end.
+    ///
+    /// A FILE that is there is replaced.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pidfile: Option<PathBuf>,
     /// Log more: -v information, -vv debugging, -vvv everything.
     ///
     /// The variable RUST_LOG overrides this.
@@ -247,11 +252,10 @@ fn not_empty() -> impl clap::builder::TypedValueParser<Value = OsString> {
 }
 
 impl Options {
-    /// Where log lines go, wherever the working directory moves later.
+    /// Where log lines go.
     pub fn log(&self) -> LogConfig {
-        let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
         LogConfig {
-            file: self.log.as_ref().map(absolute),
+            file: self.log.as_deref().map(absolute),
             verbosity: (i16::from(self.verbose) - i16::from(self.quiet)).clamp(-9, 9) as i8,
         }
     }
@@ -275,6 +279,7 @@ impl Options {
             access: self.access(),
             flags,
             log: self.log(),
+            pid_file: self.pidfile.as_deref().map(absolute),
             foreground: self.foreground,
             auto_unmount: self.auto_unmount,
             threads,
@@ -326,6 +331,11 @@ impl Options {
         }
         flags
     }
+}
+
+/// The same file, wherever the working directory moves later.
+fn absolute(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.into())
 }
 
 /// One per CPU, but enough that slow requests do not delay quick ones; fewer where only `limit` files may be open.

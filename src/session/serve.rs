@@ -17,6 +17,7 @@ use super::answering::Answering;
 use super::mount::{Mounted, Unmounted};
 use super::{device, disconnect, probe};
 use crate::config::{Access, Config};
+use crate::pid_file::PidFile;
 use crate::refusal::{ExitCode, StartError};
 use crate::service;
 use crate::sys::process;
@@ -53,7 +54,8 @@ enum Event {
 }
 
 /// Mounts, and serves `filesystem` until the mount is gone. `answering` is called once the mount
-/// answers; no thread exists before. SIGUSR1 calls `report`, on a thread of its own.
+/// answers; no thread exists before. SIGUSR1 calls `report`, on a thread of its own. The PID file is there for
+/// longer than the mount.
 ///
 /// # Errors
 /// The sentence for why nothing could be mounted, or why the session ended early.
@@ -62,6 +64,26 @@ pub fn serve(
     filesystem: impl Filesystem,
     answering: impl FnOnce(Answering) -> Result<(), StartError>,
     report: impl Fn() + Send + Sync + 'static,
+) -> Result<(), StartError> {
+    let pid_file = config
+        .pid_file
+        .as_deref()
+        .map(|path| PidFile::write(path).map_err(|error| StartError::PidFile(path.into(), error)));
+    let pid_file = Arc::new(pid_file.transpose()?);
+    let controls = Controls {
+        report: Report::new(report),
+        pid_file: pid_file.clone(),
+    };
+    let result = mount_and_serve(config, filesystem, answering, controls);
+    pid_file.iter().for_each(PidFile::remove);
+    result
+}
+
+fn mount_and_serve(
+    config: &Config,
+    filesystem: impl Filesystem,
+    answering: impl FnOnce(Answering) -> Result<(), StartError>,
+    controls: Controls,
 ) -> Result<(), StartError> {
     let system = |what| move |error| StartError::System(what, error);
     process::prepare_signals().map_err(system("prepare signals"))?;
@@ -79,12 +101,7 @@ pub fn serve(
         // An error is an answer, too.
         let reach = |root: &Path| probe::reach(root).unwrap_or_default();
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
-        run(
-            session,
-            connection,
-            (signals, Report::new(report)),
-            &mounted,
-        )
+        run(session, connection, (signals, controls), &mounted)
     });
     // Whatever the result, no mount without a server is left behind.
     match mounted.unmount() {
@@ -114,7 +131,7 @@ fn start<F: Filesystem>(
 fn run<F: Filesystem>(
     session: Session<F>,
     connection: OwnedFd,
-    (signals, report): (Signals, Report),
+    (signals, controls): (Signals, Controls),
     mounted: &Mounted,
 ) -> Result<(), StartError> {
     let (events, inbox) = channel();
@@ -125,7 +142,7 @@ fn run<F: Filesystem>(
     }
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || handle_signals(signals, &report, &events))
+        .spawn(move || handle_signals(signals, &controls, &events))
         .and_then(|_| {
             // Nothing receives this once the timeout is over.
             let serve = move || drop(ended.send(Event::Ended(session.run())));
@@ -133,6 +150,13 @@ fn run<F: Filesystem>(
         })
         .map_err(|error| StartError::System("start a thread", error))?;
     wait_for_end(&inbox, mounted)
+}
+
+/// What signals need.
+struct Controls {
+    report: Report,
+    /// Removed also where the session does not end by itself.
+    pid_file: Arc<Option<PidFile>>,
 }
 
 /// What SIGUSR1 asks for.
@@ -166,7 +190,7 @@ impl Report {
 }
 
 /// The first signal that asks for the end unmounts, the second one exits.
-fn handle_signals(mut signals: Signals, report: &Report, events: &Sender<Event>) {
+fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Event>) {
     let mut asked = false;
     for signal in signals.forever() {
         match signal {
@@ -175,7 +199,7 @@ fn handle_signals(mut signals: Signals, report: &Report, events: &Sender<Event>)
                 continue;
             }
             SIGUSR1 => {
-                report.begin();
+                controls.report.begin();
                 continue;
             }
             _ => {}
@@ -185,6 +209,7 @@ fn handle_signals(mut signals: Signals, report: &Report, events: &Sender<Event>)
         if asked {
             // A source or an unmount that hangs delays the exit no longer than this.
             thread::sleep(EXIT_TIMEOUT);
+            controls.pid_file.iter().for_each(PidFile::remove);
             std::process::exit(ExitCode::Success as i32);
         }
         asked = true;

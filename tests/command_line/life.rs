@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 
-use crate::place::{MMFS, Place, eventually, said};
+use crate::place::{MMFS, Place, eventually, refuses, said};
 
 #[test]
 fn the_parent_exits_when_the_mount_answers_and_nothing_is_printed() {
@@ -212,6 +212,47 @@ fn sigusr1_writes_the_state_to_the_log_and_sigusr2_is_ignored() {
         eventually("it ends", || place.is_quiet());
         fs::remove_file(place.path("log")).unwrap();
     }
+}
+
+/// The file is there before the mount answers, and goes with it, however it ends.
+#[test]
+fn a_pid_file_names_the_daemon_while_it_lives() {
+    let place = Place::new();
+    let (file, base) = (place.path("pid"), place.dir.path().to_owned());
+    let names = |pid: i32| assert_eq!(fs::read_to_string(&file).unwrap(), format!("{pid}\n"));
+    let mut daemon = place.foreground(&["--pidfile", "pid"]);
+    names(daemon.child.id() as i32);
+    place.umount();
+    daemon.ends_well();
+    assert!(!file.exists());
+    fs::write(&file, "1\n").unwrap();
+    for signals in [1, 2] {
+        place.start(&["-o", "pidfile=pid"]);
+        names(place.daemon().as_raw_pid());
+        // With it open, the first signal detaches the mount and the second one exits.
+        let open = (signals == 2).then(|| File::open(place.mount().join("hello")).unwrap());
+        let daemon = place.daemon();
+        for _ in 0..signals {
+            kill_process(daemon, Signal::TERM).unwrap();
+            eventually("the mount is detached", || place.layers() == 0);
+        }
+        eventually("it ends", || place.is_quiet());
+        assert!(!file.exists());
+        drop(open);
+    }
+    refuses(
+        &place.mmfs(&["--pidfile", "no/pid"]),
+        "cannot write the PID file",
+    );
+    // A refusal that comes after it was written removes it.
+    let script = "mount --bind /dev/null /dev/fuse; $MMFS --pidfile $T/pid $S $M";
+    let refused = place.sh(&format!(
+        "unshare --mount --propagation private sh -c '{script}'"
+    ));
+    assert_eq!(said(&refused).0, Some(1), "{refused:?}");
+    let left = fs::read_dir(&base).unwrap().flatten();
+    let left = left.filter(|entry| entry.file_name().to_string_lossy().contains("pid"));
+    assert_eq!(left.count(), 0);
 }
 
 #[test]
