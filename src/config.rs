@@ -95,4 +95,6 @@ pub struct LogConfig {
     pub file: Option<PathBuf>,
     /// `-v` counts up, `-q` counts down from the default (warnings).
     pub verbosity: i8,
+    /// Standard error stays ours for as long as the mount lives.
+    pub foreground: bool,
 }

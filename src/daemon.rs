@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::refusal::{ExitCode, StartError};
 use crate::session::device;
 use crate::sys::process::{self, Inherited};
-use crate::{init, service};
+use crate::{init, logging, service};
 
 /// The byte that the child sends once the mount answers. A refusal is sent as its sentence instead.
 const MOUNT_ANSWERS: u8 = 0;
@@ -23,14 +23,15 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Says that the mount answers. From here on nothing is written to the terminal.
+    /// Says that the mount that `config` describes answers. From here on nothing is written to the terminal.
     ///
     /// # Errors
     /// The parent is gone, so whoever started it takes the mount for failed.
-    pub fn announce(&mut self) -> Result<(), StartError> {
+    pub fn announce(&mut self, config: &Config) -> Result<(), StartError> {
         let Some(mut parent) = self.parent.take() else {
             return Ok(());
         };
+        logging::leave_terminal(&config.source, &config.mount_point);
         let quiet = open_null().and_then(|null| Ok(rustix::stdio::dup2_stderr(null)?));
         quiet.map_err(|error| StartError::System("leave the terminal", error))?;
         let gone = |_| StartError::Background("interrupted before the mount answered".into());

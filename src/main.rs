@@ -42,7 +42,7 @@ fn run() -> Result<(), StartError> {
             }
             fs.begin(answering.kernel)
                 .map_err(|error| StartError::System("start a thread", error))?;
-            ready.announce()
+            ready.announce(&config)
         };
         let outcome = session::serve(&config, adapter, answers, report::writer(&config));
         // Event loops may still be waiting for a source that never answers.

@@ -109,7 +109,7 @@ impl StartError {
             Self::Usage(error) => drop(error.print()),
             _ => drop(io::Write::write_fmt(
                 &mut io::stderr(),
-                format_args!("{}mmfs: {self}\n", service::prefix(log::Level::Error)),
+                format_args!("{}{self}\n", service::prefix(log::Level::Error)),
             )),
         }
     }

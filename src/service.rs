@@ -56,12 +56,13 @@ pub fn passed() -> Range<RawFd> {
     FIRST..FIRST.saturating_add_unsigned(count)
 }
 
-/// The [`priority`] for a line that is printed, not logged; empty where the journal does not read it.
-pub fn prefix(level: Level) -> &'static str {
+/// What a line that is printed, not logged, begins with: `mmfs: `, or its [`priority`] where the journal reads it, which
+/// adds the name by itself.
+pub fn prefix(level: Level) -> String {
     if logs_to_journal() {
         priority(level)
     } else {
-        ""
+        "mmfs: ".into()
     }
 }
 
@@ -75,11 +76,16 @@ pub fn logs_to_journal() -> bool {
 }
 
 /// The prefix by which the journal knows a line's priority (sd-daemon(3)).
-pub fn priority(level: Level) -> &'static str {
+pub fn priority(level: Level) -> String {
+    format!("<{}>", severity(level))
+}
+
+/// The number of a priority in the journal and in syslog(3).
+pub fn severity(level: Level) -> u8 {
     match level {
-        Level::Error => "<3>",
-        Level::Warn => "<4>",
-        Level::Info => "<6>",
-        Level::Debug | Level::Trace => "<7>",
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
     }
 }

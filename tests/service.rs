@@ -154,7 +154,11 @@ fn the_journal_reads_a_priority_before_every_line() {
     service.signal(Signal::TERM);
     service.ends_with(0);
     let log = service.log();
-    assert!(log.contains("<6>mmfs::session::serve: "), "{log}");
+    let mounted = format!(
+        "<6>{:?} is mounted on",
+        service.directory.path().join("src")
+    );
+    assert!(log.contains(&mounted), "{log}");
     assert!(log.contains("<7>"), "{log}");
     let prefixed = |line: &str| ["<3>", "<4>", "<6>", "<7>"].contains(&&line[..3]);
     assert!(log.lines().all(prefixed), "{log}");
@@ -165,9 +169,7 @@ fn a_refusal_is_an_error_of_the_journal_and_never_ready() {
     let mut service = Service::start(&["--auto-unmount", "--log", "/missing/log"], &[]);
     service.ends_with(1);
     assert!(
-        service
-            .log()
-            .starts_with("<3>mmfs: cannot open the log file"),
+        service.log().starts_with("<3>cannot open the log file"),
         "{}",
         service.log()
     );

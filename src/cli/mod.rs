@@ -15,6 +15,7 @@ use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parse
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
 use crate::descriptors::{least_limit, raise_limit};
+use crate::init;
 use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
@@ -49,7 +50,7 @@ pub struct Options {
     mount_point: PathBuf,
     /// Stay in the foreground and log to standard error.
     ///
-    /// Without it, mmfs goes to the background once the mount answers.
+    /// Without it, mmfs goes to the background once the mount answers, and logs to the journal or to syslog.
     #[arg(short, long)]
     foreground: bool,
     /// Mount options, separated by commas; --help lists them.
@@ -149,7 +150,7 @@ pub struct Options {
     subtype: OsString,
     /// Append log lines to FILE.
     ///
-    /// SIGHUP opens it anew.
+    /// SIGHUP opens it anew. Default: standard error with -f; else the journal, or syslog where there is no journal.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
     /// Write the process id to FILE, and remove FILE at the end.
@@ -257,6 +258,7 @@ impl Options {
         LogConfig {
             file: self.log.as_deref().map(absolute),
             verbosity: (i16::from(self.verbose) - i16::from(self.quiet)).clamp(-9, 9) as i8,
+            foreground: self.foreground || init::is_first(),
         }
     }
 
