@@ -32,6 +32,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The target of lines that somebody has asked for by a signal: `-q` does not hide them.
 pub const REPORT: &str = "mmfs::report";
 
+/// Where the FUSE library logs each request, with its arguments.
+const REQUESTS: &str = "fuser::request";
+
 static FILE: OnceLock<LogFile> = OnceLock::new();
 
 /// Set when the daemon has left the terminal.
@@ -52,6 +55,9 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
         .filter_level(level(config.verbosity))
         .filter_module("fuser", LevelFilter::Error)
         .filter_module(REPORT, LevelFilter::Trace);
+    if config.verbosity >= 3 {
+        builder.filter_module(REQUESTS, LevelFilter::Debug);
+    }
     if config.verbosity <= -2 {
         builder.filter_module("fuser", LevelFilter::Off);
         builder.filter_module(REPORT, LevelFilter::Off);

@@ -151,3 +151,32 @@ fn a_terminal_sees_sentences_of_its_own_daemon_only() {
         "{printed}"
     );
 }
+
+#[test]
+fn three_times_verbose_logs_each_request_and_twice_none() {
+    let place = Place::new();
+    let log = || fs::read_to_string(place.path("log")).unwrap();
+    let requests = [
+        "LOOKUP name \"hello\"",
+        "OPEN flags",
+        "READ fh",
+        "RELEASE fh",
+    ];
+    for (verbose, logged) in [("-vv", false), ("-vvv", true)] {
+        place.start(&[verbose, "--log", "log"]); // which reads the file
+        if logged {
+            eventually("each request is logged", || {
+                requests.iter().all(|request| log().contains(request))
+            });
+        }
+        place.umount();
+        eventually("it ends", || place.is_quiet());
+        assert!(
+            requests
+                .iter()
+                .all(|request| log().contains(request) == logged),
+            "{verbose}: {}",
+            log()
+        );
+    }
+}
