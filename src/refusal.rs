@@ -55,6 +55,9 @@ pub enum StartError {
     Occupied(PathBuf),
     /// Nothing of FUSE is mounted where `--check` looked.
     NotMounted(PathBuf),
+    /// The mount that `--check` looked at shows a source that was removed: the source, the mount point, and whether another
+    /// directory has the source's path by now.
+    SourceRemoved(PathBuf, PathBuf, bool),
     /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
     Descriptor(PathBuf, String),
     /// This process may open too few files for so many threads.
@@ -168,6 +171,14 @@ impl Display for StartError {
                 "mount point {path:?} is in use: mmfs shows something there already; \
                  end that first with: fusermount3 -u {path:?}"
             ),
+            Self::SourceRemoved(source, mount_point, made_anew) => {
+                let now = if *made_anew { " and made anew" } else { "" };
+                write!(
+                    f,
+                    "mount point {mount_point:?} still shows the directory that was source {source:?} before it was \
+                     removed{now}; unmount it and mount it again"
+                )
+            }
             Self::NotMounted(path) => write!(f, "{path:?} is no FUSE mount"),
             Self::Descriptor(path, why) => write!(f, "{path:?} is no mounted /dev/fuse: {why}"),
             Self::Device(errno) => write_device(f, *errno),

@@ -170,7 +170,8 @@ pub struct Options {
     quiet: u8,
     /// Only test whether the mount at MNT answers: exit code 0 or 1.
     ///
-    /// It takes at most ten seconds.
+    /// It fails, too, if the source directory was removed, also if it was made anew. It takes at most ten seconds, and ten
+    /// more for a removed source.
     #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
     check: Option<PathBuf>,
     /// Print help: -h in short, --help in full.

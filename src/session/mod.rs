@@ -10,8 +10,10 @@ mod mount_options;
 pub mod preflight;
 mod probe;
 mod serve;
+mod source_state;
 mod top_mount;
 
 pub use answering::Answering;
 pub use kernel::{Offer, offered};
 pub use serve::serve;
+pub use source_state::{SourceState, source_state};
