@@ -41,7 +41,13 @@ overrides \-v and \-q: off, error, warn, info, debug, trace.
 NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM
 are set by systemd. mmfs tells it when the mount answers and when it ends, notifies its watchdog, and puts
 priorities before its log lines.
+.TP
+LISTEN_FDS, LISTEN_PID
+name descriptors that systemd has passed. In the background mmfs keeps them, and no others that it was started with.
 .SH FILES
+.TP
+/run/systemd/journal/socket, /dev/log
+take the log lines of a mount in the background: the first one of the two where something listens.
 .TP
 /etc/fuse.conf
 must have a line user_allow_other before ordinary users may use \-\-allow\-other or \-\-allow\-root.

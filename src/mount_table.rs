@@ -24,6 +24,8 @@ pub struct Mount {
     pub mount_point: PathBuf,
     /// The filesystem's type, such as `fuse.mmfs`.
     pub fs_type: OsString,
+    /// What is mounted: the source's path for mounts of mmfs without `--fsname`.
+    pub source: OsString,
     /// The filesystem's own options, such as `rw,user_id=0,default_permissions`.
     super_options: OsString,
 }
@@ -38,13 +40,14 @@ impl Mount {
         let mount_point = unescape(fields.next()?);
         // Before the lone dash stand the mount's own options and any number of optional fields.
         fields.find(|field| *field == b"-")?;
-        let (fs_type, _source) = (fields.next()?, fields.next()?);
+        let (fs_type, source) = (fields.next()?, fields.next()?);
         Some(Self {
             id,
             parent,
             device: device_number(device)?,
             mount_point: mount_point.into(),
             fs_type: unescape(fs_type),
+            source: unescape(source),
             super_options: unescape(fields.next()?),
         })
     }
@@ -159,7 +162,10 @@ mod tests {
         assert_eq!(mount.device, rustix::fs::makedev(0, 39));
         assert_eq!(mount.user(), Some(0));
         assert_eq!(mount.mount_point, Path::new("/mnt"));
-        assert_eq!(mount.fs_type, "fuse.mmfs");
+        assert_eq!(
+            (&*mount.fs_type, &*mount.source),
+            ("fuse.mmfs".as_ref(), "/src".as_ref())
+        );
         assert!(mount.has_super_option("default_permissions") && mount.has_super_option("rw"));
         assert!(!mount.has_super_option("permissions") && !mount.has_super_option("relatime"));
     }

@@ -7,7 +7,7 @@ mod tests;
 mod verbs;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueHint;
@@ -16,6 +16,7 @@ use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parse
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
 use crate::descriptors::{least_limit, raise_limit};
+use crate::init;
 use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
@@ -23,8 +24,8 @@ use crate::version::{self, VERSION};
 pub use verbs::Verb;
 
 const AFTER_HELP: &str = "\
-SIGINT and SIGTERM unmount. Files still open are served for 30 s more, or until a second signal.
-SIGHUP opens the log file anew.
+SIGINT, SIGTERM and SIGQUIT unmount. Files still open are served for 30 s more, or until a second signal.
+SIGHUP opens the log file anew. SIGUSR1 writes the state of the mount to the log. SIGUSR2 is ignored.
 Exit codes: 0 success, 1 refused or failed, 2 usage error.";
 
 /// The command line as typed. The first paragraph of an option's comment is its line in `-h`. The whole comment is its
@@ -52,7 +53,7 @@ pub struct Options {
     mount_point: PathBuf,
     /// Stay in the foreground and log to standard error.
     ///
-    /// Without it, mmfs goes to the background once the mount answers.
+    /// Without it, mmfs goes to the background once the mount answers, and logs to the journal or to syslog.
     #[arg(short, long)]
     foreground: bool,
     /// Mount options, separated by commas; --help lists them.
@@ -152,10 +153,15 @@ pub struct Options {
     subtype: OsString,
     /// Append log lines to FILE.
     ///
-    /// SIGHUP opens it anew.
+    /// SIGHUP opens it anew. Default: standard error with -f; else the journal, or syslog where there is no journal.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
-    /// Log more: -v information, -vv debugging, -vvv everything.
+    /// Write the process id to FILE, and remove FILE at the end.
+    ///
+    /// A FILE that is there is replaced.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pidfile: Option<PathBuf>,
+    /// Log more: -v information, -vv debugging, -vvv each request.
     ///
     /// The variable RUST_LOG overrides this.
     #[arg(short, long, action = ArgAction::Count)]
@@ -167,7 +173,8 @@ pub struct Options {
     quiet: u8,
     /// Only test whether the mount at MNT answers: exit code 0 or 1.
     ///
-    /// It takes at most ten seconds.
+    /// It fails, too, if the source directory was removed, also if it was made anew. It takes at most ten seconds, and ten
+    /// more for a removed source.
     #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
     check: Option<PathBuf>,
     /// Print help: -h in short, --help in full.
@@ -267,12 +274,12 @@ fn not_empty() -> impl clap::builder::TypedValueParser<Value = OsString> {
 }
 
 impl Options {
-    /// Where log lines go, wherever the working directory moves later.
+    /// Where log lines go.
     pub fn log(&self) -> LogConfig {
-        let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
         LogConfig {
-            file: self.log.as_ref().map(absolute),
+            file: self.log.as_deref().map(absolute),
             verbosity: (i16::from(self.verbose) - i16::from(self.quiet)).clamp(-9, 9) as i8,
+            foreground: self.foreground || init::is_first(),
         }
     }
 
@@ -295,6 +302,7 @@ impl Options {
             access: self.access(),
             flags,
             log: self.log(),
+            pid_file: self.pidfile.as_deref().map(absolute),
             foreground: self.foreground,
             auto_unmount: self.auto_unmount,
             threads,
@@ -346,6 +354,11 @@ impl Options {
         }
         flags
     }
+}
+
+/// The same file, wherever the working directory moves later.
+fn absolute(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.into())
 }
 
 /// One per CPU, but enough that slow requests do not delay quick ones; fewer where only `limit` files may be open.

@@ -56,6 +56,7 @@ fn every_option_means_the_same_in_both_spellings() {
         (vec!["--fsname", "a,b\\c"], vec![r"fsname=a\,b\\c"]),
         (vec!["--subtype", "x=y"], vec!["subtype=x=y"]),
         (vec!["--log", "/l"], vec!["log=/l"]),
+        (vec!["--pidfile", "/p"], vec!["pidfile=/p"]),
         (vec!["-vv"], vec!["verbose,verbose"]),
         (vec!["-q"], vec!["quiet"]),
         (vec!["-f"], vec!["foreground"]),
