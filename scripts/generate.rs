@@ -1,18 +1,20 @@
 //! What is made from the definition that `--help` shows:
 //!
-//! - `cargo run --example generate -- DIRECTORY` writes mmfs.1 and the completions for bash, zsh and fish there.
+//! - `cargo run --example generate -- DIRECTORY` writes mmfs.1, a page for each verb, and the completions for bash, zsh
+//!   and fish there.
 //! - `cargo run --example generate -- --options` prints README's table of options.
 //! - `cargo run --example generate -- --publish` writes that table into README.md.
 
+mod completions;
 mod options_table;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
-use clap_complete::{Shell, generate_to};
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use mmfs::cli::Options;
+use mmfs::cli::{Options, command};
+use mmfs::version::VERSION;
 
 /// The sections of the manual page that `--help` does not have.
 const EXTRA_SECTIONS: &str = r#".SH EXAMPLES
@@ -20,7 +22,7 @@ const EXTRA_SECTIONS: &str = r#".SH EXAMPLES
 mmfs ~/photos ~/view
 shows ~/photos at ~/view.
 .TP
-fusermount3 \-u ~/view
+mmfs unmount ~/view
 unmounts it.
 .TP
 mmfs \-f \-o ro,allow_other /data /mnt/view
@@ -39,7 +41,13 @@ overrides \-v and \-q: off, error, warn, info, debug, trace.
 NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM
 are set by systemd. mmfs tells it when the mount answers and when it ends, notifies its watchdog, and puts
 priorities before its log lines.
+.TP
+LISTEN_FDS, LISTEN_PID
+name descriptors that systemd has passed. In the background mmfs keeps them, and no others that it was started with.
 .SH FILES
+.TP
+/run/systemd/journal/socket, /dev/log
+take the log lines of a mount in the background: the first one of the two where something listens.
 .TP
 /etc/fuse.conf
 must have a line user_allow_other before ordinary users may use \-\-allow\-other or \-\-allow\-root.
@@ -76,12 +84,32 @@ fn publish() -> io::Result<()> {
 
 fn write_share(directory: &Path) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
-    let mut command = Options::command();
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut command, "mmfs", directory)?;
+    for (name, text) in completions::files() {
+        std::fs::write(directory.join(name), text)?;
     }
+    let command = command().subcommand_help_heading("VERBS");
+    for verb in command.get_subcommands() {
+        let name = format!("mmfs-{}", verb.get_name());
+        let see_also = ".SH SEE ALSO\n.BR mmfs (1)\n";
+        write_page(directory, &name, page_of(verb), see_also)?;
+    }
+    write_page(directory, "mmfs", command, EXTRA_SECTIONS)
+}
+
+/// The verb as a command with a manual page of its own.
+fn page_of(verb: &Command) -> Command {
+    let name = verb.get_name();
+    verb.clone()
+        .name("mmfs")
+        .bin_name(format!("mmfs {name}"))
+        .display_name(format!("mmfs-{name}"))
+        .version(VERSION)
+        .disable_version_flag(true)
+}
+
+fn write_page(directory: &Path, name: &str, command: Command, more: &str) -> io::Result<()> {
     let mut page = Vec::new();
     Man::new(command).manual("mmfs").render(&mut page)?;
-    page.write_all(EXTRA_SECTIONS.as_bytes())?;
-    std::fs::write(directory.join("mmfs.1"), page)
+    page.write_all(more.as_bytes())?;
+    std::fs::write(directory.join(format!("{name}.1")), page)
 }

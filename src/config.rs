@@ -43,6 +43,8 @@ pub struct Config {
     pub subtype: OsString,
     /// Where log lines go, and how many of them.
     pub log: LogConfig,
+    /// Names the process while the mount lives.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// mount(8)'s generic flags, with the meaning they have there.
@@ -93,4 +95,6 @@ pub struct LogConfig {
     pub file: Option<PathBuf>,
     /// `-v` counts up, `-q` counts down from the default (warnings).
     pub verbosity: i8,
+    /// Standard error stays ours for as long as the mount lives.
+    pub foreground: bool,
 }

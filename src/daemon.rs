@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use crate::init;
+use crate::config::Config;
 use crate::refusal::{ExitCode, StartError};
-use crate::sys::process;
+use crate::session::device;
+use crate::sys::process::{self, Inherited};
+use crate::{init, logging, service};
 
 /// The byte that the child sends once the mount answers. A refusal is sent as its sentence instead.
 const MOUNT_ANSWERS: u8 = 0;
@@ -20,14 +23,15 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Says that the mount answers. From here on nothing is written to the terminal.
+    /// Says that the mount that `config` describes answers. From here on nothing is written to the terminal.
     ///
     /// # Errors
     /// The parent is gone, so whoever started it takes the mount for failed.
-    pub fn announce(&mut self) -> Result<(), StartError> {
+    pub fn announce(&mut self, config: &Config) -> Result<(), StartError> {
         let Some(mut parent) = self.parent.take() else {
             return Ok(());
         };
+        logging::leave_terminal(&config.source, &config.mount_point);
         let quiet = open_null().and_then(|null| Ok(rustix::stdio::dup2_stderr(null)?));
         quiet.map_err(|error| StartError::System("leave the terminal", error))?;
         let gone = |_| StartError::Background("interrupted before the mount answered".into());
@@ -35,26 +39,33 @@ impl Ready {
     }
 }
 
-/// Runs `serve` in the foreground, or in a background process while this one waits for the mount to answer.
+/// Runs `serve` in the foreground, or in a background process while this one waits for the mount to answer. Of the
+/// descriptors that this process has inherited, the background process keeps those that are meant for it.
 /// No thread may exist yet.
 ///
 /// # Errors
 /// Those of `serve` in the foreground; what the background process said before its mount answered.
 pub fn start(
-    foreground: bool,
+    config: &Config,
+    inherited: Inherited,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     if init::is_first() {
         // There is no background to go to: when process 1 ends, so does its container.
         init::fork_and_supervise()
             .map_err(|error| StartError::System("start the daemon", error))?;
-    } else if !foreground {
-        return in_background(serve);
+    } else if !config.foreground {
+        let of_systemd = service::passed();
+        let named = [Some(&config.mount_point), config.log.file.as_ref()];
+        let named = named.map(|path| path.and_then(|path| device::passed_number(path)));
+        let is_ours = |number: RawFd| named.contains(&Some(number)) || of_systemd.contains(&number);
+        return in_background(|| inherited.close(is_ours), serve);
     }
     serve(&mut Ready { parent: None })
 }
 
 fn in_background(
+    close_inherited: impl FnOnce(),
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     let failed = |error: io::Error| StartError::System("go to the background", error);
@@ -66,6 +77,7 @@ fn in_background(
         }
         None => {
             drop(reader);
+            close_inherited();
             run_daemon(File::from(writer), serve)
         }
     }

@@ -6,7 +6,7 @@ use std::io;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, setpgid, wait};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::sys::process;
@@ -31,7 +31,7 @@ pub fn fork_and_supervise() -> io::Result<()> {
 fn supervise(child: Pid) -> io::Result<Infallible> {
     // A terminal's Ctrl-C then reaches only us, and is passed on once. EACCES and ESRCH: the child has ended already.
     let _ = setpgid(Some(child), None);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD])?;
     loop {
         if let Some(status) = reap(child)? {
             std::process::exit(exit_code(status));

@@ -1,4 +1,4 @@
-//! `mmfs SRC MNT`.
+//! `mmfs SRC MNT` and `mmfs VERB`.
 
 use std::process::ExitCode;
 
@@ -6,8 +6,9 @@ use mmfs::fs::Fs;
 use mmfs::fuse::Adapter;
 use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
+use mmfs::sys::process::Inherited;
 use mmfs::view::shared::Shared;
-use mmfs::{cli, daemon, logging, session};
+use mmfs::{cli, daemon, logging, report, session};
 
 fn main() -> ExitCode {
     memory::keep_one_arena();
@@ -22,24 +23,29 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), StartError> {
+    let inherited =
+        Inherited::list().map_err(|error| StartError::System("list descriptors", error))?;
     let options = match cli::Request::read(std::env::args_os())? {
         cli::Request::Mount(options) => options,
         cli::Request::Check(mount_point) => return session::preflight::check(&mount_point),
+        cli::Request::Verb(verb) => return verb.run(cli::command),
     };
     logging::start(&options.log())?;
     let config = options.resolve()?;
-    daemon::start(config.foreground, |ready| {
+    daemon::start(&config, inherited, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
         let fs =
             Fs::new(&config, |reporter| Shared::open(&config, reporter)).map_err(unreadable)?;
-        let outcome = session::serve(&config, Adapter::new(fs.clone(), &config), |answering| {
+        let adapter = Adapter::new(fs.clone(), &config);
+        let answers = |answering: session::Answering| {
             if let Some(device) = answering.device {
                 fs.set_own_device(device);
             }
             fs.begin(answering.kernel)
                 .map_err(|error| StartError::System("start a thread", error))?;
-            ready.announce()
-        });
+            ready.announce(&config)
+        };
+        let outcome = session::serve(&config, adapter, answers, report::writer(&config));
         // Event loops may still be waiting for a source that never answers.
         fs.settle();
         outcome

@@ -16,12 +16,16 @@ pub const MARK: &str = "max_read=1835886195";
 pub struct Mount {
     /// Number of the mount. The kernel uses it again after an unmount.
     pub id: u64,
+    /// Number of the mount that it is mounted on.
+    pub parent: u64,
     /// `st_dev` of its files.
     pub device: u64,
     /// Where it is mounted, seen from this process's root.
     pub mount_point: PathBuf,
     /// The filesystem's type, such as `fuse.mmfs`.
     pub fs_type: OsString,
+    /// What is mounted: the source's path for mounts of mmfs without `--fsname`.
+    pub source: OsString,
     /// The filesystem's own options, such as `rw,user_id=0,default_permissions`.
     super_options: OsString,
 }
@@ -31,16 +35,19 @@ impl Mount {
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|&byte| byte == b' ');
         let id = number(fields.next()?)?;
-        let (_parent, device, _root) = (fields.next()?, fields.next()?, fields.next()?);
+        let parent = number(fields.next()?)?;
+        let (device, _root) = (fields.next()?, fields.next()?);
         let mount_point = unescape(fields.next()?);
         // Before the lone dash stand the mount's own options and any number of optional fields.
         fields.find(|field| *field == b"-")?;
-        let (fs_type, _source) = (fields.next()?, fields.next()?);
+        let (fs_type, source) = (fields.next()?, fields.next()?);
         Some(Self {
             id,
+            parent,
             device: device_number(device)?,
             mount_point: mount_point.into(),
             fs_type: unescape(fs_type),
+            source: unescape(source),
             super_options: unescape(fields.next()?),
         })
     }
@@ -56,6 +63,12 @@ impl Mount {
         fs_type == b"fuse" || fs_type == b"fuseblk" || fs_type.starts_with(b"fuse.")
     }
 
+    /// Who has mounted it, if it is a FUSE mount.
+    pub fn user(&self) -> Option<u64> {
+        let mut options = self.super_options.as_encoded_bytes().split(|&b| b == b',');
+        number(options.find_map(|option| option.strip_prefix(b"user_id="))?)
+    }
+
     /// Whether `option` is one of the filesystem's own options.
     pub fn has_super_option(&self, option: &str) -> bool {
         let options = self.super_options.as_encoded_bytes();
@@ -65,14 +78,22 @@ impl Mount {
     }
 }
 
-/// The first mount of the table for which `wanted` is true.
+/// All mounts of the table. Of those on one mount point, the later ones lie on top.
 ///
 /// # Errors
 /// Those of reading /proc/self/mountinfo.
-pub fn find(wanted: impl Fn(&Mount) -> bool) -> io::Result<Option<Mount>> {
+pub fn read() -> io::Result<Vec<Mount>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
-    let mut mounts = table.split(|&byte| byte == b'\n').filter_map(Mount::parse);
-    Ok(mounts.find(wanted))
+    let lines = table.split(|&byte| byte == b'\n');
+    Ok(lines.filter_map(Mount::parse).collect())
+}
+
+/// The first mount of the table for which `wanted` is true.
+///
+/// # Errors
+/// Those of `read`.
+pub fn find(wanted: impl Fn(&Mount) -> bool) -> io::Result<Option<Mount>> {
+    Ok(read()?.into_iter().find(wanted))
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -137,9 +158,14 @@ mod tests {
     #[test]
     fn a_line_has_typed_fields() {
         let mount = Mount::parse(LINE).unwrap();
-        assert_eq!((mount.id, mount.device), (42, rustix::fs::makedev(0, 39)));
+        assert_eq!((mount.id, mount.parent), (42, 27));
+        assert_eq!(mount.device, rustix::fs::makedev(0, 39));
+        assert_eq!(mount.user(), Some(0));
         assert_eq!(mount.mount_point, Path::new("/mnt"));
-        assert_eq!(mount.fs_type, "fuse.mmfs");
+        assert_eq!(
+            (&*mount.fs_type, &*mount.source),
+            ("fuse.mmfs".as_ref(), "/src".as_ref())
+        );
         assert!(mount.has_super_option("default_permissions") && mount.has_super_option("rw"));
         assert!(!mount.has_super_option("permissions") && !mount.has_super_option("relatime"));
     }

@@ -55,6 +55,9 @@ pub enum StartError {
     Occupied(PathBuf),
     /// Nothing of FUSE is mounted where `--check` looked.
     NotMounted(PathBuf),
+    /// The mount that `--check` looked at shows a source that was removed: the source, the mount point, and whether another
+    /// directory has the source's path by now.
+    SourceRemoved(PathBuf, PathBuf, bool),
     /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
     Descriptor(PathBuf, String),
     /// This process may open too few files for so many threads.
@@ -80,12 +83,16 @@ pub enum StartError {
     Handshake(io::Error),
     /// The log file cannot be opened.
     Log(PathBuf, io::Error),
+    /// The PID file cannot be written.
+    PidFile(PathBuf, io::Error),
     /// The filesystem over the source cannot be set up.
     Filesystem(PathBuf, io::Error),
     /// The background process could not be started, or ended before the mount answered.
     Background(String),
     /// A system call failed that hardly ever does: what was being done, and its error.
     System(&'static str, io::Error),
+    /// A verb could not do what it was asked for: its sentence.
+    Verb(String),
     /// The event loops failed after the mount had answered.
     Session(io::Error),
 }
@@ -107,10 +114,15 @@ impl StartError {
             Self::Usage(error) => drop(error.print()),
             _ => drop(io::Write::write_fmt(
                 &mut io::stderr(),
-                format_args!("{}mmfs: {self}\n", service::prefix(log::Level::Error)),
+                format_args!("{}{self}\n", service::prefix(log::Level::Error)),
             )),
         }
     }
+}
+
+/// Says something on standard error that is no error. Where that is closed, nobody reads it.
+pub fn note(sentence: impl Display) {
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("mmfs: {sentence}\n"));
 }
 
 impl From<clap::Error> for StartError {
@@ -166,6 +178,14 @@ impl Display for StartError {
                 "mount point {path:?} is in use: mmfs shows something there already; \
                  end that first with: fusermount3 -u {path:?}"
             ),
+            Self::SourceRemoved(source, mount_point, made_anew) => {
+                let now = if *made_anew { " and made anew" } else { "" };
+                write!(
+                    f,
+                    "mount point {mount_point:?} still shows the directory that was source {source:?} before it was \
+                     removed{now}; unmount it and mount it again"
+                )
+            }
             Self::NotMounted(path) => write!(f, "{path:?} is no FUSE mount"),
             Self::Descriptor(path, why) => write!(f, "{path:?} is no mounted /dev/fuse: {why}"),
             Self::Device(errno) => write_device(f, *errno),
@@ -186,8 +206,13 @@ impl Display for StartError {
                 "cannot open the log file {path:?}: {error}; \
                  name one in a directory that you may write to"
             ),
+            Self::PidFile(path, error) => write!(
+                f,
+                "cannot write the PID file {path:?}: {error}; \
+                 name one in a directory that you may write to"
+            ),
             Self::Filesystem(path, error) => write!(f, "cannot serve source {path:?}: {error}"),
-            Self::Background(why) => f.write_str(why),
+            Self::Background(why) | Self::Verb(why) => f.write_str(why),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
             Self::Session(error) => write!(f, "the session broke off: {error}"),
         }

@@ -1,6 +1,8 @@
 //! A service manager such as systemd (sd_notify(3)): it is told when the mount answers, when it ends and, for its
 //! watchdog, that it still answers. Lines for the journal get priorities. Without a service manager, nothing happens.
 
+use std::ops::Range;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::{io, thread};
 
@@ -43,12 +45,24 @@ fn tell(state: NotifyState<'_>) {
     }
 }
 
-/// The [`priority`] for a line that is printed, not logged; empty where the journal does not read it.
-pub fn prefix(level: Level) -> &'static str {
+/// The descriptors that the service manager has passed to this process (sd_listen_fds(3)).
+pub fn passed() -> Range<RawFd> {
+    const FIRST: RawFd = 3;
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    let is_for_us = number("LISTEN_PID") == Some(std::process::id());
+    let count = number("LISTEN_FDS")
+        .filter(|_| is_for_us)
+        .unwrap_or_default();
+    FIRST..FIRST.saturating_add_unsigned(count)
+}
+
+/// What a line that is printed, not logged, begins with: `mmfs: `, or its [`priority`] where the journal reads it, which
+/// adds the name by itself.
+pub fn prefix(level: Level) -> String {
     if logs_to_journal() {
         priority(level)
     } else {
-        ""
+        "mmfs: ".into()
     }
 }
 
@@ -62,11 +76,16 @@ pub fn logs_to_journal() -> bool {
 }
 
 /// The prefix by which the journal knows a line's priority (sd-daemon(3)).
-pub fn priority(level: Level) -> &'static str {
+pub fn priority(level: Level) -> String {
+    format!("<{}>", severity(level))
+}
+
+/// The number of a priority in the journal and in syslog(3).
+pub fn severity(level: Level) -> u8 {
     match level {
-        Level::Error => "<3>",
-        Level::Warn => "<4>",
-        Level::Info => "<6>",
-        Level::Debug | Level::Trace => "<7>",
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
     }
 }

@@ -62,6 +62,7 @@ fn serve(source: &Path) -> Arc<Fs<Shared>> {
         fsname: "test".into(),
         subtype: "mmfs".into(),
         log: LogConfig::default(),
+        pid_file: None,
     };
     Fs::new(&config, |reporter| Shared::open(&config, reporter)).expect("a source")
 }

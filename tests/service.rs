@@ -154,7 +154,11 @@ fn the_journal_reads_a_priority_before_every_line() {
     service.signal(Signal::TERM);
     service.ends_with(0);
     let log = service.log();
-    assert!(log.contains("<6>mmfs::session::serve: "), "{log}");
+    let mounted = format!(
+        "<6>{:?} is mounted on",
+        service.directory.path().join("src")
+    );
+    assert!(log.contains(&mounted), "{log}");
     assert!(log.contains("<7>"), "{log}");
     let prefixed = |line: &str| ["<3>", "<4>", "<6>", "<7>"].contains(&&line[..3]);
     assert!(log.lines().all(prefixed), "{log}");
@@ -165,9 +169,7 @@ fn a_refusal_is_an_error_of_the_journal_and_never_ready() {
     let mut service = Service::start(&["--auto-unmount", "--log", "/missing/log"], &[]);
     service.ends_with(1);
     assert!(
-        service
-            .log()
-            .starts_with("<3>mmfs: cannot open the log file"),
+        service.log().starts_with("<3>cannot open the log file"),
         "{}",
         service.log()
     );
@@ -183,6 +185,46 @@ fn without_the_journal_lines_have_no_priority() {
     service.ends_with(0);
     let log = service.log();
     assert!(log.contains("INFO") && !log.contains("<6>"), "{log}");
+}
+
+/// What a health check must know: the mount answers, but shows a directory in which nothing can be any more.
+#[test]
+fn check_tells_of_a_source_that_was_removed_or_made_anew() {
+    let check = |service: &Service| {
+        let output = output_of(Command::new(binary()).arg("--check").arg(service.point()));
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), words)
+    };
+    for (options, is_known) in [
+        (&[][..], true),
+        (&["-r"], true),
+        (&["--fsname", "data"], false),
+    ] {
+        let mut service = Service::start(options, &[]);
+        assert_eq!(service.hear(), "READY=1");
+        let source = service.directory.path().join("src");
+        let says = |end: &str| {
+            let answer = check(&service);
+            if is_known {
+                assert!(answer.0 == Some(1) && answer.1.contains(end), "{answer:?}");
+            } else {
+                assert_eq!(answer, (Some(0), String::new())); // the mount table has no path
+            }
+        };
+        assert_eq!(check(&service), (Some(0), String::new()));
+        // Renamed, it still is what was to be shown.
+        let moved = source.with_extension("moved");
+        fs::rename(&source, &moved).expect("rename");
+        assert_eq!(check(&service), (Some(0), String::new()), "{options:?}");
+        fs::remove_dir(&moved).expect("rmdir");
+        says(&format!("was source {source:?} before it was removed; "));
+        fs::create_dir(&source).expect("mkdir");
+        says(&format!(
+            "was source {source:?} before it was removed and made anew; "
+        ));
+        service.signal(Signal::TERM);
+        service.ends_with(0);
+    }
 }
 
 /// Docker kills a health check that takes too long: nobody may go on asking in its place.

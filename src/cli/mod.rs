@@ -1,12 +1,13 @@
-//! The command line: argv → [`Options`] (as typed) → [`Config`] (as meant, checked).
+//! The command line: argv → [`Options`] (as typed) → [`Config`] (as meant, checked), or a [`Verb`].
 
 mod mount_options;
 mod size;
 #[cfg(test)]
 mod tests;
+mod verbs;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueHint;
@@ -15,13 +16,16 @@ use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parse
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
 use crate::descriptors::{most_threads, raise_limit};
+use crate::init;
 use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
 
+pub use verbs::Verb;
+
 const AFTER_HELP: &str = "\
-SIGINT and SIGTERM unmount. Files still open are served for 30 s more, or until a second signal.
-SIGHUP opens the log file anew.
+SIGINT, SIGTERM and SIGQUIT unmount. Files still open are served for 30 s more, or until a second signal.
+SIGHUP opens the log file anew. SIGUSR1 writes the state of the mount to the log. SIGUSR2 is ignored.
 Exit codes: 0 success, 1 refused or failed, 2 usage error.";
 
 /// The command line as typed. The first paragraph of an option's comment is its line in `-h`. The whole comment is its
@@ -31,7 +35,7 @@ Exit codes: 0 success, 1 refused or failed, 2 usage error.";
     name = "mmfs",
     version = VERSION,
     about = "Show the directory SRC at MNT, its files served from memory maps",
-    override_usage = "mmfs [OPTIONS] <SRC> <MNT>",
+    override_usage = "mmfs [OPTIONS] <SRC> <MNT>\n       mmfs <VERB> [OPTIONS] <OBJECT>...",
     after_help = AFTER_HELP,
     after_long_help = format!("{}\n\n{AFTER_HELP}", mount_options::notes()),
     args_override_self = true,
@@ -49,7 +53,7 @@ pub struct Options {
     mount_point: PathBuf,
     /// Stay in the foreground and log to standard error.
     ///
-    /// Without it, mmfs goes to the background once the mount answers.
+    /// Without it, mmfs goes to the background once the mount answers, and logs to the journal or to syslog.
     #[arg(short, long)]
     foreground: bool,
     /// Mount options, separated by commas; --help lists them.
@@ -149,10 +153,15 @@ pub struct Options {
     subtype: OsString,
     /// Append log lines to FILE.
     ///
-    /// SIGHUP opens it anew.
+    /// SIGHUP opens it anew. Default: standard error with -f; else the journal, or syslog where there is no journal.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
-    /// Log more: -v information, -vv debugging, -vvv everything.
+    /// Write the process id to FILE, and remove FILE at the end.
+    ///
+    /// A FILE that is there is replaced.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pidfile: Option<PathBuf>,
+    /// Log more: -v information, -vv debugging, -vvv each request.
     ///
     /// The variable RUST_LOG overrides this.
     #[arg(short, long, action = ArgAction::Count)]
@@ -164,7 +173,8 @@ pub struct Options {
     quiet: u8,
     /// Only test whether the mount at MNT answers: exit code 0 or 1.
     ///
-    /// It takes at most ten seconds.
+    /// It fails, too, if the source directory was removed, also if it was made anew. It takes at most ten seconds, and ten
+    /// more for a removed source.
     #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
     check: Option<PathBuf>,
     /// Print help: -h in short, --help in full.
@@ -184,6 +194,13 @@ pub enum Request {
     Mount(Box<Options>),
     /// Whether the mount there answers.
     Check(PathBuf),
+    /// What a verb does.
+    Verb(Verb),
+}
+
+/// All that can be typed: what mounts, with its options, and every verb.
+pub fn command() -> Command {
+    verbs::add_to(Options::command())
 }
 
 impl Request {
@@ -192,8 +209,18 @@ impl Request {
     /// # Errors
     /// [`StartError::Usage`], which also carries the answers to `--help` and `--version`.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, StartError> {
-        let mut command = Options::command();
-        let args = mount_options::expand(&mut command, args)?;
+        let args: Vec<OsString> = args.into_iter().collect();
+        if let Some(name) = verbs::asked_for(&args) {
+            verbs::warn_of_directory(name);
+            return Ok(Self::Verb(verbs::read(command(), args)?));
+        }
+        let mut options = Options::command();
+        let args = mount_options::expand(&mut options, args)?;
+        // A source named like a verb is read by a parser that knows no verbs. The other one's help shows them.
+        let command = match args.get(1).is_some_and(|first| verbs::is_name(first)) {
+            true => options,
+            false => command(),
+        };
         let matches = parse(command, args)?;
         Ok(match matches.get_one::<PathBuf>("check") {
             Some(mount_point) => Self::Check(mount_point.clone()),
@@ -247,12 +274,12 @@ fn not_empty() -> impl clap::builder::TypedValueParser<Value = OsString> {
 }
 
 impl Options {
-    /// Where log lines go, wherever the working directory moves later.
+    /// Where log lines go.
     pub fn log(&self) -> LogConfig {
-        let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
         LogConfig {
-            file: self.log.as_ref().map(absolute),
+            file: self.log.as_deref().map(absolute),
             verbosity: (i16::from(self.verbose) - i16::from(self.quiet)).clamp(-9, 9) as i8,
+            foreground: self.foreground || init::is_first(),
         }
     }
 
@@ -275,6 +302,7 @@ impl Options {
             access: self.access(),
             flags,
             log: self.log(),
+            pid_file: self.pidfile.as_deref().map(absolute),
             foreground: self.foreground,
             auto_unmount: self.auto_unmount,
             threads,
@@ -326,6 +354,11 @@ impl Options {
         }
         flags
     }
+}
+
+/// The same file, wherever the working directory moves later.
+fn absolute(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.into())
 }
 
 /// One per CPU, but enough that slow requests do not delay quick ones; fewer where only `limit` files may be open.

@@ -97,6 +97,12 @@ pub fn expand(
     Ok(expanded)
 }
 
+/// Whether a list of mount options is among `args`, before `--`. Whoever gives one mounts: no verb has an option `-o`.
+pub fn are_in(args: &[OsString]) -> bool {
+    let before = args.iter().take_while(|arg| *arg != "--");
+    before.into_iter().any(|arg| split_cluster(arg).is_some())
+}
+
 /// Whether `arg` is a long option whose value is the next argument.
 fn awaits_value(command: &Command, arg: &OsStr) -> bool {
     let long = arg.to_str().and_then(|arg| arg.strip_prefix("--"));

@@ -13,6 +13,7 @@ fn mounting(args: impl IntoIterator<Item = OsString>) -> Result<Options, StartEr
     match Request::read(args)? {
         Request::Mount(options) => Ok(*options),
         Request::Check(path) => panic!("{path:?} is not to be checked"),
+        Request::Verb(verb) => panic!("{verb:?} mounts nothing"),
     }
 }
 
@@ -55,6 +56,7 @@ fn every_option_means_the_same_in_both_spellings() {
         (vec!["--fsname", "a,b\\c"], vec![r"fsname=a\,b\\c"]),
         (vec!["--subtype", "x=y"], vec!["subtype=x=y"]),
         (vec!["--log", "/l"], vec!["log=/l"]),
+        (vec!["--pidfile", "/p"], vec!["pidfile=/p"]),
         (vec!["-vv"], vec!["verbose,verbose"]),
         (vec!["-q"], vec!["quiet"]),
         (vec!["-f"], vec!["foreground"]),

@@ -51,7 +51,11 @@ pub fn can_clone(session: &OwnedFd) -> bool {
 /// `st_dev` of the mount whose connection an open /dev/fuse belongs to. `None` on kernels before 6.17.
 pub fn mount_device(session: impl AsFd) -> Option<u64> {
     let info = format!("/proc/self/fdinfo/{}", session.as_fd().as_raw_fd());
-    let info = std::fs::read_to_string(info).ok()?;
+    device_in(&std::fs::read_to_string(info).ok()?)
+}
+
+/// As `mount_device`, from what /proc/PID/fdinfo says of the descriptor.
+pub fn device_in(info: &str) -> Option<u64> {
     let number = info
         .lines()
         .find_map(|line| line.strip_prefix("fuse_connection:"))?;

@@ -43,7 +43,7 @@ pub fn mount(options: &MountOptions) -> Result<(OwnedFd, Option<OwnedFd>), Start
 pub fn unmount(mount_point: &Path, lazy: bool) -> io::Result<()> {
     let mut command = Command::new(PROGRAM);
     command
-        .args(["-u", "-q"])
+        .arg("-u")
         .args(lazy.then_some("-z"))
         .arg("--")
         .arg(mount_point);

@@ -1,17 +1,22 @@
 //! A session: one mounted connection to /dev/fuse, its event loops, and its end.
 
 mod answering;
-mod device;
+pub mod device;
 mod disconnect;
 mod fusermount;
+mod holders;
 mod kernel;
 mod mount;
 mod mount_options;
 pub mod preflight;
 mod probe;
 mod serve;
+mod source_state;
 mod top_mount;
+mod unmount;
 
 pub use answering::Answering;
 pub use kernel::{Offer, offered};
 pub use serve::serve;
+pub use source_state::{SourceState, source_state};
+pub use unmount::unmount;

@@ -128,6 +128,14 @@ pub fn unmount(path: &Path, identity: Identity, lazy: bool) -> io::Result<()> {
     if Identity::at(path)? != identity {
         return Err(Errno::NOENT.into());
     }
+    unmount_top(path, lazy)
+}
+
+/// Unmounts what lies on top at `path`, whatever it is.
+///
+/// # Errors
+/// Those of umount2(2), or fusermount3's refusal.
+pub fn unmount_top(path: &Path, lazy: bool) -> io::Result<()> {
     let detach = if lazy {
         UnmountFlags::DETACH
     } else {

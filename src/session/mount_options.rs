@@ -136,6 +136,7 @@ mod tests {
             fsname: r"/a,b\c".into(),
             subtype: "mmfs".into(),
             log: Default::default(),
+            pid_file: None,
         })
     }
 

@@ -7,8 +7,9 @@ use rustix::io::Errno;
 
 use super::probe::{ask, is_empty, is_empty_unseen, is_mountable_for_user, may_read, reach};
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
-use super::{device, mount};
+use super::{SourceState, device, mount, source_state};
 use crate::descriptors::least_limit;
+use crate::mount_table::Mount;
 use crate::refusal::{Role, StartError};
 
 /// How many dead mounts of ours, one on top of the other, are cleared off a mount point.
@@ -51,17 +52,27 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
     Ok(path)
 }
 
-/// Whether a FUSE mount is at `path` and answers now.
+/// Whether a FUSE mount is at `path` and answers now, and if it is one of mmfs, shows a directory that still exists.
 ///
 /// # Errors
 /// The sentence for what is wrong with it.
 pub fn check(path: &Path) -> Result<(), StartError> {
-    ask(Role::MountPoint, path, reach)?
-        .map_err(|errno| unreachable(Role::MountPoint, path, errno))?;
+    let source_of = |mount: Mount| {
+        let source = PathBuf::from(mount.source);
+        source.is_absolute().then_some(source)
+    };
+    let find = |here: PathBuf| mount_at(&here).filter(Mount::is_mmfs).and_then(source_of);
+    let source = || canonical(Role::MountPoint, path).ok().and_then(find);
+    let state = source_state(path, source)?;
     let here = canonical(Role::MountPoint, path)?;
-    match mount_at(&here) {
-        Some(mount) if mount.is_fuse() => Ok(()),
-        _ => Err(StartError::NotMounted(path.into())),
+    let mount = mount_at(&here).filter(Mount::is_fuse);
+    let mount = mount.ok_or_else(|| StartError::NotMounted(path.into()))?;
+    match (state, source_of(mount)) {
+        (SourceState::There, _) | (_, None) => Ok(()),
+        (state, Some(source)) => {
+            let made_anew = state == SourceState::MadeAnew;
+            Err(StartError::SourceRemoved(source, path.into(), made_anew))
+        }
     }
 }
 

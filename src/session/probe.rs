@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, StatxFlags};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use crate::refusal::{Role, StartError};
@@ -32,11 +32,26 @@ pub fn ask(
 /// # Errors
 /// Those of statx(2), ENOTDIR in particular.
 pub fn reach(path: &Path) -> Result<(), Errno> {
+    look(path).map(drop)
+}
+
+/// As `reach`, of a directory that was not removed.
+///
+/// # Errors
+/// Those of `reach`, and EIDRM for one without a link.
+pub fn is_linked(path: &Path) -> Result<(), Errno> {
+    match look(path)?.stx_nlink {
+        0 => Err(Errno::IDRM),
+        _ => Ok(()),
+    }
+}
+
+fn look(path: &Path) -> Result<Statx, Errno> {
     // Without it, the kernel's cache would answer for a dead or hung FUSE mount for a while.
     let flags = AtFlags::STATX_FORCE_SYNC;
     let status = rustix::fs::statx(CWD, path, flags, StatxFlags::BASIC_STATS)?;
     match FileType::from_raw_mode(status.stx_mode.into()) {
-        FileType::Directory => Ok(()),
+        FileType::Directory => Ok(status),
         _ => Err(Errno::NOTDIR),
     }
 }

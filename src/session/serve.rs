@@ -3,18 +3,21 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use fuser::{Filesystem, Session, SessionACL};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::answering::Answering;
 use super::mount::{Mounted, Unmounted};
 use super::{device, disconnect, probe};
 use crate::config::{Access, Config};
+use crate::pid_file::PidFile;
 use crate::refusal::{ExitCode, StartError};
 use crate::service;
 use crate::sys::process;
@@ -51,7 +54,8 @@ enum Event {
 }
 
 /// Mounts, and serves `filesystem` until the mount is gone. `answering` is called once the mount
-/// answers; no thread exists before.
+/// answers; no thread exists before. SIGUSR1 calls `report`, on a thread of its own. The PID file is there for
+/// longer than the mount.
 ///
 /// # Errors
 /// The sentence for why nothing could be mounted, or why the session ended early.
@@ -59,10 +63,32 @@ pub fn serve(
     config: &Config,
     filesystem: impl Filesystem,
     answering: impl FnOnce(Answering) -> Result<(), StartError>,
+    report: impl Fn() + Send + Sync + 'static,
+) -> Result<(), StartError> {
+    let pid_file = config
+        .pid_file
+        .as_deref()
+        .map(|path| PidFile::write(path).map_err(|error| StartError::PidFile(path.into(), error)));
+    let pid_file = Arc::new(pid_file.transpose()?);
+    let controls = Controls {
+        report: Report::new(report),
+        pid_file: pid_file.clone(),
+    };
+    let result = mount_and_serve(config, filesystem, answering, controls);
+    pid_file.iter().for_each(PidFile::remove);
+    result
+}
+
+fn mount_and_serve(
+    config: &Config,
+    filesystem: impl Filesystem,
+    answering: impl FnOnce(Answering) -> Result<(), StartError>,
+    controls: Controls,
 ) -> Result<(), StartError> {
     let system = |what| move |error| StartError::System(what, error);
     process::prepare_signals().map_err(system("prepare signals"))?;
-    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system("handle signals"))?;
+    let handled = [SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1];
+    let signals = Signals::new(handled).map_err(system("handle signals"))?;
     let (mounted, device) = Mounted::new(config)?;
     let connection = device
         .try_clone()
@@ -75,7 +101,7 @@ pub fn serve(
         // An error is an answer, too.
         let reach = |root: &Path| probe::reach(root).unwrap_or_default();
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
-        run(session, connection, signals, &mounted)
+        run(session, connection, (signals, controls), &mounted)
     });
     // Whatever the result, no mount without a server is left behind.
     match mounted.unmount() {
@@ -105,7 +131,7 @@ fn start<F: Filesystem>(
 fn run<F: Filesystem>(
     session: Session<F>,
     connection: OwnedFd,
-    signals: Signals,
+    (signals, controls): (Signals, Controls),
     mounted: &Mounted,
 ) -> Result<(), StartError> {
     let (events, inbox) = channel();
@@ -116,7 +142,7 @@ fn run<F: Filesystem>(
     }
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || handle_signals(signals, &events))
+        .spawn(move || handle_signals(signals, &controls, &events))
         .and_then(|_| {
             // Nothing receives this once the timeout is over.
             let serve = move || drop(ended.send(Event::Ended(session.run())));
@@ -126,19 +152,64 @@ fn run<F: Filesystem>(
     wait_for_end(&inbox, mounted)
 }
 
-/// The first signal asks for the end, the second one exits.
-fn handle_signals(mut signals: Signals, events: &Sender<Event>) {
+/// What signals need.
+struct Controls {
+    report: Report,
+    /// Removed also where the session does not end by itself.
+    pid_file: Arc<Option<PidFile>>,
+}
+
+/// What SIGUSR1 asks for.
+struct Report {
+    write: Arc<dyn Fn() + Send + Sync>,
+    in_writing: Arc<AtomicBool>,
+}
+
+impl Report {
+    fn new(write: impl Fn() + Send + Sync + 'static) -> Self {
+        let in_writing = Arc::new(AtomicBool::new(false));
+        let write = Arc::new(write);
+        Self { write, in_writing }
+    }
+
+    /// Writes it, unless it is being written. It may wait for something that hangs, and signals must not wait with it.
+    fn begin(&self) {
+        if self.in_writing.swap(true, SeqCst) {
+            return;
+        }
+        let (write, in_writing) = (self.write.clone(), self.in_writing.clone());
+        let work = move || {
+            write();
+            in_writing.store(false, SeqCst);
+        };
+        if let Err(error) = thread::Builder::new().name("report".into()).spawn(work) {
+            self.in_writing.store(false, SeqCst);
+            log::error!("cannot report: {error}");
+        }
+    }
+}
+
+/// The first signal that asks for the end unmounts, the second one exits.
+fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Event>) {
     let mut asked = false;
     for signal in signals.forever() {
-        if signal == SIGHUP {
-            crate::logging::reopen();
-            continue;
+        match signal {
+            SIGHUP => {
+                crate::logging::reopen();
+                continue;
+            }
+            SIGUSR1 => {
+                controls.report.begin();
+                continue;
+            }
+            _ => {}
         }
         // If nothing receives it, the program is ending already.
         let _ = events.send(Event::Terminate);
         if asked {
             // A source or an unmount that hangs delays the exit no longer than this.
             thread::sleep(EXIT_TIMEOUT);
+            controls.pid_file.iter().for_each(PidFile::remove);
             std::process::exit(ExitCode::Success as i32);
         }
         asked = true;

@@ -45,6 +45,19 @@ pub fn mount_of(directory: impl AsFd) -> Option<Mount> {
     found.ok()?
 }
 
+/// Number of the mount that an open directory lies in. The filesystem is not asked, so it cannot refuse either.
+pub fn mount_id_of(directory: impl AsFd) -> Option<u64> {
+    let info = format!("/proc/self/fdinfo/{}", directory.as_fd().as_raw_fd());
+    mount_id_in(&std::fs::read_to_string(info).ok()?)
+}
+
+/// The number of a mount in what /proc/PID/fdinfo says of a descriptor.
+pub fn mount_id_in(info: &str) -> Option<u64> {
+    let mut lines = info.lines();
+    let number = lines.find_map(|line| line.strip_prefix("mnt_id:"))?;
+    number.trim().parse().ok()
+}
+
 /// The mount whose root is at this absolute path.
 pub fn mount_at(path: &Path) -> Option<Mount> {
     let mount = open_path(path).ok().and_then(mount_of);

@@ -121,23 +121,33 @@ pub fn leave_namespaces() -> Result<(), Errno> {
 }
 
 /// Signals as the daemon needs them, whatever its parent left it: SIGXFSZ ignored (a write past
-/// RLIMIT_FSIZE is EFBIG for the caller), and none blocked that ends the session or that the
-/// guarded copy lives on. (SIGPIPE is ignored by Rust's runtime.)
+/// RLIMIT_FSIZE is EFBIG for the caller), SIGUSR2 too (it would kill the daemon and leave a dead mount),
+/// and none blocked that we handle or that the guarded copy lives on. (SIGPIPE is ignored by Rust's runtime.)
 ///
 /// # Errors
 /// What signal(2) and sigprocmask(2) say.
 pub fn prepare_signals() -> io::Result<()> {
-    // SAFETY: SIG_IGN is a disposition every signal but SIGKILL and SIGSTOP accepts; no handler
-    // of ours is replaced, since none has been set for SIGXFSZ.
-    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
-        return Err(io::Error::last_os_error());
+    for ignored in [libc::SIGXFSZ, libc::SIGUSR2] {
+        // SAFETY: SIG_IGN is a disposition every signal but SIGKILL and SIGSTOP accepts; no handler
+        // of ours is replaced, since none is ever set for these two.
+        if unsafe { libc::signal(ignored, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
     }
+    let handled = [
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGQUIT,
+        libc::SIGHUP,
+        libc::SIGUSR1,
+    ];
     // SAFETY: a sigset_t is plain data for which all zeroes is a valid value; sigemptyset and
     // sigaddset write only to the set they are given; the old mask is not asked for (null).
     let blocked = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
-        for signal in [libc::SIGBUS, libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        libc::sigaddset(&mut set, libc::SIGBUS);
+        for signal in handled {
             libc::sigaddset(&mut set, signal);
         }
         libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut())
@@ -146,6 +156,39 @@ pub fn prepare_signals() -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// The descriptors that this process was started with, without the standard streams.
+#[derive(Debug)]
+pub struct Inherited(Vec<RawFd>);
+
+impl Inherited {
+    /// Those that are open now. `main` calls this before it opens anything: nothing in this process owns them.
+    ///
+    /// # Errors
+    /// Those of reading /proc/self/fd.
+    pub fn list() -> io::Result<Self> {
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir("/proc/self/fd")? {
+            let number = entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<RawFd>().ok());
+            numbers.extend(number.filter(|number| *number > libc::STDERR_FILENO));
+        }
+        // SAFETY: F_GETFD takes an integer and changes nothing.
+        numbers.retain(|number| unsafe { libc::fcntl(*number, libc::F_GETFD) } >= 0); // not the listing's own
+        Ok(Self(numbers))
+    }
+
+    /// Closes all but those that `keep` names. What the parent has locked or waits for by them is let go.
+    pub fn close(self, keep: impl Fn(RawFd) -> bool) {
+        for number in self.0.into_iter().filter(|number| !keep(*number)) {
+            // SAFETY: close takes an integer. Nothing in this process owns the descriptor: it was open before anything
+            // here was opened, and has been open since, so its number was given to nobody else.
+            unsafe { libc::close(number) };
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 
-use crate::place::{MMFS, Place, eventually, said};
+use crate::place::{MMFS, Place, eventually, refuses, said};
 
 #[test]
 fn the_parent_exits_when_the_mount_answers_and_nothing_is_printed() {
@@ -43,7 +43,7 @@ fn closed_standard_streams_are_no_obstacle() {
 #[test]
 fn signals_and_outside_unmounts_end_it_with_exit_code_0() {
     let place = Place::new();
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::QUIT] {
         let mut daemon = place.foreground(&[]);
         daemon.signal(signal);
         daemon.ends_well();
@@ -186,6 +186,125 @@ fn sighup_opens_the_log_file_anew() {
             .unwrap()
             .contains("the session has ended")
     );
+}
+
+/// Each of these once killed the daemon and left a dead mount.
+/// (proves: S27)
+#[test]
+fn sigusr1_writes_the_state_to_the_log_and_sigusr2_is_ignored() {
+    let place = Place::new();
+    let log = || fs::read_to_string(place.path("log")).unwrap();
+    for quiet in [&["--log", "log"][..], &["--log", "log", "-q"]] {
+        place.start(quiet);
+        let daemon = place.daemon();
+        assert_eq!(log(), "", "{quiet:?}");
+        kill_process(daemon, Signal::USR2).unwrap();
+        kill_process(daemon, Signal::USR1).unwrap();
+        let source = format!("status: {:?} is shown at", place.source());
+        eventually("the state is written", || log().contains(&source));
+        assert!(
+            log().contains(&format!("process {}", daemon.as_raw_pid())),
+            "{}",
+            log()
+        );
+        assert_eq!(fs::read(place.mount().join("hello")).unwrap(), b"hello\n");
+        kill_process(daemon, Signal::TERM).unwrap();
+        eventually("it ends", || place.is_quiet());
+        fs::remove_file(place.path("log")).unwrap();
+    }
+}
+
+/// The file is there before the mount answers, and goes with it, however it ends.
+#[test]
+fn a_pid_file_names_the_daemon_while_it_lives() {
+    let place = Place::new();
+    let (file, base) = (place.path("pid"), place.dir.path().to_owned());
+    let names = |pid: i32| assert_eq!(fs::read_to_string(&file).unwrap(), format!("{pid}\n"));
+    let mut daemon = place.foreground(&["--pidfile", "pid"]);
+    names(daemon.child.id() as i32);
+    place.umount();
+    daemon.ends_well();
+    assert!(!file.exists());
+    fs::write(&file, "1\n").unwrap();
+    for signals in [1, 2] {
+        place.start(&["-o", "pidfile=pid"]);
+        names(place.daemon().as_raw_pid());
+        // With it open, the first signal detaches the mount and the second one exits.
+        let open = (signals == 2).then(|| File::open(place.mount().join("hello")).unwrap());
+        let daemon = place.daemon();
+        for _ in 0..signals {
+            kill_process(daemon, Signal::TERM).unwrap();
+            eventually("the mount is detached", || place.layers() == 0);
+        }
+        eventually("it ends", || place.is_quiet());
+        assert!(!file.exists());
+        drop(open);
+    }
+    refuses(
+        &place.mmfs(&["--pidfile", "no/pid"]),
+        "cannot write the PID file",
+    );
+    // A refusal that comes after it was written removes it.
+    let script = "mount --bind /dev/null /dev/fuse; $MMFS --pidfile $T/pid $S $M";
+    let refused = place.sh(&format!(
+        "unshare --mount --propagation private sh -c '{script}'"
+    ));
+    assert_eq!(said(&refused).0, Some(1), "{refused:?}");
+    let left = fs::read_dir(&base).unwrap().flatten();
+    let left = left.filter(|entry| entry.file_name().to_string_lossy().contains("pid"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn signals_that_the_parent_ignores_or_blocks_reach_the_daemon() {
+    let place = Place::new();
+    let started =
+        place.sh("env --block-signal=USR1,QUIT --ignore-signal=USR1,QUIT $MMFS --log $T/log $S $M");
+    assert_eq!(said(&started), (Some(0), String::new()));
+    kill_process(place.daemon(), Signal::USR1).unwrap();
+    let log = || fs::read_to_string(place.path("log")).unwrap();
+    eventually("the state is written", || log().contains("status: "));
+    kill_process(place.daemon(), Signal::QUIT).unwrap();
+    eventually("it ends", || place.is_quiet());
+}
+
+/// A lock that the parent's shell holds is free when the shell has let it go, however long the mount lives.
+/// (proves: S27)
+#[test]
+fn the_background_keeps_no_descriptor_of_its_parent() {
+    let place = Place::new();
+    let started = place.sh(r#"exec 8>$T/lock 7<$S/hello
+        flock 8; $MMFS $S $M; exec 8>&- 7<&-; flock --nonblock $T/lock true"#);
+    assert_eq!(said(&started), (Some(0), String::new()));
+    let files = format!("/proc/{}/fd", place.daemon().as_raw_pid());
+    let open = |name: &str| {
+        let links = fs::read_dir(&files).unwrap().flatten();
+        let mut links = links.filter_map(|link| fs::read_link(link.path()).ok());
+        links.any(|file| file == place.path(name))
+    };
+    assert!(!open("lock") && !open("source/hello"));
+    place.umount();
+    eventually("it ends", || place.is_quiet());
+    // What systemd passes stays, and what the command line names. (Without it there would be no such log.)
+    fs::write(place.path("socket"), "").unwrap();
+    let started = place.sh(r#"exec 3<$T/socket 6>>$T/log; export LISTEN_FDS=1
+        sh -c 'LISTEN_PID=$$ exec $MMFS --log /dev/fd/6 $S $M' 4<$T/lock"#);
+    assert_eq!(said(&started), (Some(0), String::new()));
+    let daemon = place.daemon();
+    let fd = |number| fs::read_link(format!("/proc/{}/fd/{number}", daemon.as_raw_pid()));
+    assert_eq!(
+        (fd(3).unwrap(), fd(6).unwrap()),
+        (place.path("socket"), place.path("log"))
+    );
+    assert_ne!(fd(4).ok(), Some(place.path("lock")));
+    // The log is opened anew by that name.
+    kill_process(daemon, Signal::HUP).unwrap();
+    kill_process(daemon, Signal::USR1).unwrap();
+    let log = || fs::read_to_string(place.path("log")).unwrap();
+    eventually("the state is written", || log().contains("status: "));
+    assert!(!log().contains("cannot open"), "{}", log());
+    kill_process(daemon, Signal::TERM).unwrap();
+    eventually("it ends", || place.is_quiet());
 }
 
 #[test]

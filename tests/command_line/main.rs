@@ -3,6 +3,8 @@
 //! /etc/fuse.conf of its own, so that nothing outside is changed.
 
 mod life;
+mod logs;
 mod ordinary_user;
 mod place;
 mod refusals;
+mod unmount;

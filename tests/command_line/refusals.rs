@@ -122,6 +122,32 @@ fn usage_errors_exit_2_and_help_exits_0() {
     );
 }
 
+/// The note is for who meant the directory. Helpers of mount(8) mean it, and get it.
+#[test]
+fn a_source_named_like_a_verb_is_written_with_a_dot() {
+    let place = Place::new();
+    let help = place.run(Command::new(MMFS).arg("help"));
+    assert!(help.status.success() && help.stderr.is_empty(), "{help:?}");
+    fs::rename(place.source(), place.path("help")).unwrap();
+    let note = "mmfs: help is a verb here; write the directory of that name as ./help\n";
+    let noted = place.run(Command::new(MMFS).arg("help"));
+    assert_eq!(String::from_utf8_lossy(&noted.stderr), note);
+    assert_eq!((noted.status.code(), noted.stdout), (Some(0), help.stdout));
+    let path = format!("PATH={}:$PATH", Path::new(MMFS).parent().unwrap().display());
+    for mount in [
+        "$MMFS ./help $M",
+        "$MMFS help $M -o ro",
+        "ln -sf $MMFS mount.mmfs && ./mount.mmfs help $M",
+        &format!("{path} mount.fuse3 mmfs#help $M"),
+        &format!("{path} mount.fuse3 help $M -t mmfs -o ro"),
+    ] {
+        assert_eq!(said(&place.sh(mount)), (Some(0), String::new()), "{mount}");
+        assert_eq!(fs::read(place.mount().join("hello")).unwrap(), b"hello\n");
+        place.umount();
+        eventually("it ends", || place.is_quiet());
+    }
+}
+
 #[test]
 fn a_background_process_that_dies_early_is_reported() {
     let place = Place::new();

@@ -103,6 +103,7 @@ fn config() -> Config {
         fsname: OsString::from("memory"),
         subtype: OsString::from("mmfs"),
         log: LogConfig::default(),
+        pid_file: None,
     }
 }
 

@@ -1,9 +1,14 @@
-//! Log lines: to standard error, or to a file that SIGHUP opens anew. A flood is cut to a trickle,
-//! and a stream that nobody reads is no reason to fail.
+//! Log lines: to standard error, to a file that SIGHUP opens anew, or from the background to the journal or syslog. A
+//! flood is cut to a trickle, and a stream that nobody reads is no reason to fail.
+//!
+//! On a terminal, and while a mount in the background starts, a line is `mmfs: sentence`. Where nobody else adds them,
+//! lines have time, level and module.
+
+mod collector;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -12,6 +17,8 @@ use env_logger::fmt::Formatter;
 use env_logger::{Builder, Logger, Target};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::Mutex;
+
+use collector::Collector;
 
 use crate::config::LogConfig;
 use crate::refusal::StartError;
@@ -22,15 +29,23 @@ use crate::sys::identity;
 const MAX_LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The target of lines that somebody has asked for by a signal: `-q` does not hide them.
+pub const REPORT: &str = "mmfs::report";
+
+/// Where the FUSE library logs each request, with its arguments.
+const REQUESTS: &str = "fuser::request";
+
 static FILE: OnceLock<LogFile> = OnceLock::new();
+
+/// Set when the daemon has left the terminal.
+static COLLECTOR: OnceLock<Collector> = OnceLock::new();
 
 struct LogFile {
     path: PathBuf,
     file: Mutex<File>,
 }
 
-/// Starts logging. A daemon without a log file logs to /dev/null once the mount answers, for that is
-/// where its standard error goes then.
+/// Starts logging. A daemon without a log file calls [`leave_terminal`] before its mount answers.
 ///
 /// # Errors
 /// The log file cannot be opened.
@@ -38,13 +53,20 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
     let mut builder = Builder::new();
     builder
         .filter_level(level(config.verbosity))
-        .filter_module("fuser", LevelFilter::Error);
+        .filter_module("fuser", LevelFilter::Error)
+        .filter_module(REPORT, LevelFilter::Trace);
+    if config.verbosity >= 3 {
+        builder.filter_module(REQUESTS, LevelFilter::Debug);
+    }
     if config.verbosity <= -2 {
         builder.filter_module("fuser", LevelFilter::Off);
+        builder.filter_module(REPORT, LevelFilter::Off);
     }
     builder.parse_env("RUST_LOG").target(Target::Stderr);
     if config.file.is_none() && service::logs_to_journal() {
         builder.format(journal_line);
+    } else if config.file.is_none() && (!config.foreground || io::stderr().is_terminal()) {
+        builder.format(sentence);
     }
     if let Some(path) = &config.file {
         let file = append(path).map_err(|error| StartError::Log(path.clone(), error))?;
@@ -68,8 +90,30 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
 /// One line of the journal, which has the time already. Further lines would lose the priority.
 fn journal_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let text = record.args().to_string().replace('\n', " ");
-    let priority = service::priority(record.level());
-    writeln!(out, "{priority}{}: {text}", record.target())
+    writeln!(out, "{}{text}", service::priority(record.level()))
+}
+
+/// One line for a person.
+fn sentence(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let text = record.args().to_string().replace('\n', " ");
+    writeln!(out, "mmfs: {text}")
+}
+
+/// The mount that shows `source` at `mount_point` goes on in the background, where standard error is not its own: lines
+/// go to the log file if there is one, else to the journal, else to syslog. Says so where all of them are missing. A
+/// panic, which is otherwise printed, is logged.
+pub fn leave_terminal(source: &Path, mount_point: &Path) {
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    if FILE.get().is_some() {
+        return;
+    }
+    match Collector::find(source, mount_point) {
+        // Set twice only if the program left the terminal twice; the first one stays then.
+        Some(collector) => drop(COLLECTOR.set(collector)),
+        None => log::warn!(
+            "log lines go nowhere from here on: there is neither a journal nor a syslog here; name a file with --log"
+        ),
+    }
 }
 
 /// Opens the log file anew, after it has been renamed by whoever rotates logs. The old one stays in
@@ -139,6 +183,15 @@ impl Tap {
     }
 }
 
+impl Trickle {
+    fn write(&self, record: &Record<'_>) {
+        match COLLECTOR.get() {
+            Some(collector) => collector.log(record),
+            None => self.logger.log(record),
+        }
+    }
+}
+
 impl Log for Trickle {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.logger.enabled(metadata)
@@ -148,8 +201,11 @@ impl Log for Trickle {
         if is_cancelled_request(record) {
             return;
         }
-        if record.level() > Level::Warn || !self.logger.matches(record) {
-            return self.logger.log(record);
+        if !self.logger.matches(record) {
+            return;
+        }
+        if record.level() > Level::Warn {
+            return self.write(record);
         }
         let now = Instant::now();
         let fresh = || Tap {
@@ -163,7 +219,7 @@ impl Log for Trickle {
             .admit(now);
         drop(taps);
         if kept_back > 0 {
-            self.logger.log(
+            self.write(
                 &Record::builder()
                     .metadata(record.metadata().clone())
                     .args(format_args!(
@@ -173,7 +229,7 @@ impl Log for Trickle {
             );
         }
         if admitted {
-            self.logger.log(record);
+            self.write(record);
         }
     }
 

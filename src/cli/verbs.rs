@@ -1,0 +1,229 @@
+//! The table of verbs: `mmfs VERB [OPTIONS] OBJECT...`. Parser, help, manual pages and completions are made from it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint};
+use rustix::fs::{Mode, OFlags};
+
+use super::mount_options;
+use crate::refusal::{self, StartError};
+use crate::session;
+use crate::sys::process;
+
+/// One entry for each verb. Its comment is the verb's description, its fields are the options and objects. None may
+/// have an option `-o`: that one always means to mount. An object that is a mount is called MNT: completions offer the
+/// mount points of mmfs for it.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Print the help of mmfs or of a verb.
+    Help(Help),
+    /// Unmount a mount of mmfs.
+    ///
+    /// When mmfs unmount returns, the daemon has ended and holds nothing of the source. A busy mount stays mounted, and
+    /// the processes that use it are named. Works for a mount whose daemon has died or does not answer.
+    /// Ordinary users unmount their own mounts, through fusermount3.
+    Unmount(Unmount),
+}
+
+impl Verb {
+    /// Does it. `command` makes all that can be typed, for the help.
+    ///
+    /// # Errors
+    /// The sentence for why it could not be done. Help is a [`StartError::Usage`].
+    pub fn run(self, command: fn() -> Command) -> Result<(), StartError> {
+        match self {
+            Self::Help(help) => help.run(command()),
+            Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),
+        }
+    }
+}
+
+/// `mmfs help [VERB]`.
+#[derive(Debug, Args)]
+pub struct Help {
+    /// The verb to explain. Without it, all of mmfs is explained.
+    #[arg(value_name = "VERB")]
+    verb: Option<String>,
+}
+
+/// `mmfs unmount MNT`.
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// The mount point, or a symbolic link to it.
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+    mount_point: PathBuf,
+}
+
+impl Help {
+    fn run(self, command: Command) -> Result<(), StartError> {
+        let words = ["mmfs".into()].into_iter().chain(self.verb);
+        let asked = command.try_get_matches_from(words.chain(["--help".into()]));
+        Ok(asked.map(drop)?)
+    }
+}
+
+/// How long the working directory may take to say whether it holds a directory named like the verb.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// `command` with all the verbs.
+pub fn add_to(command: Command) -> Command {
+    let verbs = table();
+    let names: Vec<String> = verbs.iter().map(|verb| verb.get_name().into()).collect();
+    command
+        .subcommands(verbs)
+        .subcommand_help_heading("Verbs")
+        .subcommand_value_name("VERB")
+        .disable_help_subcommand(true)
+        .subcommand_negates_reqs(true)
+        .args_conflicts_with_subcommands(true)
+        .mut_subcommand("help", |help| {
+            help.mut_arg("verb", |verb| {
+                verb.value_parser(PossibleValuesParser::new(names))
+            })
+        })
+}
+
+fn table() -> Vec<Command> {
+    let help = Arg::new("print_help")
+        .short('h')
+        .long("help")
+        .action(ArgAction::Help)
+        .help("Print help");
+    let verbs = Verb::augment_subcommands(Command::new("mmfs"));
+    let verbs = verbs.get_subcommands().cloned();
+    verbs
+        .map(|verb| verb.disable_help_flag(true).arg(help.clone()))
+        .collect()
+}
+
+/// The verb that argv (program name first) asks for. It is the first word. The helpers of mount(8) ask for none, whatever the source
+/// is called: they start a program whose name begins with `mount.`, or give mount options.
+pub fn asked_for(args: &[OsString]) -> Option<&str> {
+    let [program, first, ..] = args else {
+        return None;
+    };
+    let program = Path::new(program).file_name().unwrap_or_default();
+    let mounts = program.as_encoded_bytes().starts_with(b"mount.") || mount_options::are_in(args);
+    first.to_str().filter(|_| !mounts && is_name(first))
+}
+
+/// Whether a verb has this name.
+pub fn is_name(word: &OsStr) -> bool {
+    table().iter().any(|verb| word == verb.get_name())
+}
+
+/// Reads argv whose first word is a verb. `command` is all that can be typed.
+///
+/// # Errors
+/// Those of the parser, which also carry the answer to `--help`.
+pub fn read(command: Command, args: Vec<OsString>) -> Result<Verb, clap::Error> {
+    Verb::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+/// Says on standard error how a source is written that is named like the verb, if there is one.
+pub fn warn_of_directory(name: &str) {
+    // The working directory may lie on a filesystem that does not answer.
+    let found = process::ask_in_child(LOOK_TIMEOUT, Path::new(name), |path| {
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map(drop)
+    });
+    if matches!(found, Ok(Some(Ok(())))) {
+        refusal::note(format_args!(
+            "{name} is a verb here; write the directory of that name as ./{name}"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Request, command};
+    use super::*;
+    use crate::refusal::ExitCode;
+
+    fn words(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_table_is_consistent() {
+        command().debug_assert();
+        for verb in command().get_subcommands() {
+            let name = verb.get_name();
+            assert!(is_name(name.as_ref()), "{name}");
+            assert!(verb.get_about().is_some(), "{name} has no description");
+            for arg in verb.get_arguments() {
+                assert_ne!(arg.get_short(), Some('o'), "{name} has an option -o");
+                assert!(arg.get_help().is_some(), "{name} {arg} has no description");
+            }
+        }
+    }
+
+    #[test]
+    fn a_verb_is_the_first_word() {
+        for args in [&["mmfs", "help"][..], &["/usr/bin/mmfs", "help", "/mnt"]] {
+            assert_eq!(asked_for(&words(args)), Some("help"), "{args:?}");
+        }
+        for args in [
+            &["mmfs"][..],
+            &["mmfs", "./help", "/mnt"],
+            &["mmfs", "--", "help", "/mnt"],
+            &["mmfs", "-f", "help", "/mnt"],
+            &["mmfs", "/help", "help"],
+            &["mmfs", "helped", "/mnt"],
+        ] {
+            assert_eq!(asked_for(&words(args)), None, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn mount_helpers_never_read_a_verb() {
+        for args in [
+            &["mount.mmfs", "help", "/mnt"][..],
+            &["/sbin/mount.fuse.mmfs", "help", "/mnt", "-o", "rw"],
+            &["mmfs", "help", "/mnt", "-o", "rw"],
+            &["mmfs", "help", "/mnt", "-orw"],
+            &["mmfs", "-o", "", "help", "/mnt"],
+            &["mmfs", "-o", "noauto", "help", "/mnt"],
+        ] {
+            match Request::read(words(args)) {
+                Ok(Request::Mount(options)) => assert_eq!(options.source, Path::new("help")),
+                other => panic!("{args:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn help_is_what_the_option_prints() {
+        let text = |args: &[&str]| {
+            let error = match Request::read(words(args)) {
+                Ok(Request::Verb(verb)) => verb.run(command).expect_err("an answer"),
+                other => other.expect_err("an answer"),
+            };
+            assert_eq!(error.exit_code(), ExitCode::Success, "{args:?}");
+            error.to_string()
+        };
+        let all = text(&["mmfs", "--help"]);
+        assert_eq!(text(&["mmfs", "help"]), all);
+        let short = text(&["mmfs", "-h"]);
+        for verb in table() {
+            let name = verb.get_name();
+            let one = text(&["mmfs", "help", name]);
+            assert_eq!(text(&["mmfs", name, "--help"]), one);
+            assert!(one.contains(&format!("Usage: mmfs {name} ")), "{one}");
+            for list in [&all, &short] {
+                assert!(list.contains(&format!("\n  {name} ")), "{list}");
+            }
+        }
+        let error = match Request::read(words(&["mmfs", "help", "nothing"])) {
+            Err(error) => error,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(error.exit_code(), ExitCode::Usage);
+        assert!(
+            error.to_string().contains("possible values: help"),
+            "{error}"
+        );
+    }
+}

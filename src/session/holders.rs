@@ -1,0 +1,195 @@
+//! Which processes keep a mount busy, and which serve it. The mount is sent no request: it may be dead, or hung.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::fs::{self, DirEntry};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{device, top_mount};
+use crate::mount_table::Mount;
+
+/// How long may be looked for processes. The kernel may keep the list of a process's mappings back while the process hangs.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A process, by the number and the name that ps(1) shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its process id.
+    pub pid: i32,
+    name: String,
+}
+
+impl Display for Process {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name.escape_debug(), self.pid)
+    }
+}
+
+/// The processes that keep `mount` busy, as far as this user may look: by an open file, a working or root directory, their program, or
+/// a mapping.
+pub fn of(mount: &Mount) -> Vec<Process> {
+    let (found, inbox) = channel();
+    let mount = mount.clone();
+    let search = move || {
+        let all = processes();
+        let ways: [fn(&Path, &Mount) -> bool; 2] = [has_it_open, has_it_mapped];
+        for looks in ways {
+            for place in all.iter().filter(|place| looks(place, &mount)) {
+                // Nothing receives it once the time is over.
+                let _ = found.send(describe(place));
+            }
+        }
+    };
+    if thread::Builder::new().spawn(search).is_err() {
+        return Vec::new();
+    }
+    let deadline = Instant::now() + SEARCH_TIMEOUT;
+    let mut holders = BTreeMap::new();
+    loop {
+        match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Some(holder)) => drop(holders.insert(holder.pid, holder)),
+            Ok(None) => {}
+            Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => break,
+        }
+    }
+    holders.into_values().collect()
+}
+
+/// The processes that have the /dev/fuse of `mount` open: its daemon, usually. Before Linux 6.17 it is the one process with
+/// a /dev/fuse whose command line may name the mount point; none if there are more.
+pub fn servers_of(mount: &Mount) -> Vec<Process> {
+    let (mut known, mut guessed) = (Vec::new(), Vec::new());
+    for place in processes() {
+        for session in descriptors(&place) {
+            if fs::read_link(session.path()).ok() != Some("/dev/fuse".into()) {
+                continue;
+            }
+            match device::device_in(&info_of(&place, &session)) {
+                Some(device) if device == mount.device => known.extend(describe(&place)),
+                Some(_) => {}
+                None => guessed.push(place.clone()),
+            }
+        }
+    }
+    known.dedup();
+    guessed.dedup();
+    guessed.retain(|place| {
+        let command = fs::read(place.join("cmdline")).unwrap_or_default();
+        names(&command, &mount.mount_point)
+    });
+    match &guessed[..] {
+        [place] if known.is_empty() => describe(place).into_iter().collect(),
+        _ => known,
+    }
+}
+
+/// The directories of other processes in /proc.
+fn processes() -> Vec<PathBuf> {
+    let ours = std::process::id();
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let others = numbers.filter(|&pid| pid != ours);
+    others
+        .map(|pid| Path::new("/proc").join(pid.to_string()))
+        .collect()
+}
+
+fn describe(place: &Path) -> Option<Process> {
+    let pid = place.file_name()?.to_str()?.parse().ok()?;
+    let name = fs::read(place.join("comm")).ok()?; // it has ended
+    let name = String::from_utf8_lossy(&name).trim_end().into();
+    Some(Process { pid, name })
+}
+
+fn has_it_open(place: &Path, mount: &Mount) -> bool {
+    let leads_there = |link| {
+        // Following such a link asks nothing of a filesystem.
+        let target: Option<OwnedFd> = rustix::fs::open(
+            place.join(link),
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok();
+        target.and_then(top_mount::mount_id_of) == Some(mount.id)
+    };
+    ["cwd", "root", "exe"].into_iter().any(leads_there)
+        || descriptors(place)
+            .iter()
+            .any(|fd| top_mount::mount_id_in(&info_of(place, fd)) == Some(mount.id))
+}
+
+fn has_it_mapped(place: &Path, mount: &Mount) -> bool {
+    let maps = fs::read(place.join("maps")).unwrap_or_default();
+    let (major, minor) = (
+        rustix::fs::major(mount.device),
+        rustix::fs::minor(mount.device),
+    );
+    // 7f0000000000-7f0000001000 r--s 00000000 00:2f 12 /mnt/file
+    let device = format!("{major:02x}:{minor:02x}");
+    let mut lines = maps.split(|&byte| byte == b'\n');
+    lines.any(|line| line.split(|&byte| byte == b' ').nth(3) == Some(device.as_bytes()))
+}
+
+fn descriptors(place: &Path) -> Vec<DirEntry> {
+    let all = fs::read_dir(place.join("fd")).into_iter().flatten();
+    all.flatten().collect()
+}
+
+fn info_of(place: &Path, descriptor: &DirEntry) -> String {
+    let info = place.join("fdinfo").join(descriptor.file_name());
+    fs::read_to_string(info).unwrap_or_default()
+}
+
+/// Whether an argument of this command line may be the mount point, typed in any working directory.
+fn names(command: &[u8], mount_point: &Path) -> bool {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let mut arguments = command.split(|&byte| byte == 0).skip(1);
+    arguments.any(|argument| {
+        let typed = Path::new(OsStr::from_bytes(argument));
+        let left_out =
+            |part: &Component<'_>| matches!(part, Component::CurDir | Component::ParentDir);
+        let tail: PathBuf = typed.components().skip_while(left_out).collect();
+        tail.file_name().is_some() && mount_point.ends_with(tail)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_may_name_the_mount_point() {
+        for (command, expected) in [
+            (&b"mmfs\0-f\0/src\0/mnt/view\0"[..], true),
+            (b"mmfs\0/src\0view\0", true),
+            (b"mmfs\0src\0../mnt/view/\0", true),
+            (b"mmfs\0/src\0/view\0", false),
+            (b"mmfs\0/src\0./other\0", false),
+            (b"mmfs\0..\0.\0\0", false),
+            (b"view\0", false),
+        ] {
+            assert_eq!(
+                names(command, Path::new("/mnt/view")),
+                expected,
+                "{:?}",
+                String::from_utf8_lossy(command)
+            );
+        }
+    }
+
+    #[test]
+    fn a_process_is_named_in_one_line() {
+        let process = Process {
+            pid: 7,
+            name: "a\nb".into(),
+        };
+        assert_eq!(process.to_string(), r"a\nb (pid 7)");
+    }
+}

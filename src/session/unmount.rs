@@ -1,0 +1,230 @@
+//! `mmfs unmount`: unmounts a mount of mmfs, and waits until its daemon has let go of the source.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::holders::{self, Process};
+use super::top_mount::{mount_id_of, open_path, path_of};
+use super::{mount, probe};
+use crate::mount_table::{self, Mount};
+use crate::refusal::{self, Role, StartError};
+
+/// How long a mount may be busy before it is refused: other programs of the machine look at mounts for a moment.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long the daemon may take to end. It takes a second at most (README, S51).
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many processes or mount points a sentence names.
+const MAX_NAMED: usize = 8;
+
+/// Unmounts the mount of mmfs at `path`. Then its daemon has ended, unless what it serves is mounted elsewhere, too.
+///
+/// # Errors
+/// The sentence for why it is still mounted, or why its daemon still holds the source.
+pub fn unmount(path: &Path) -> Result<(), StartError> {
+    let (place, id) = locate(path)?;
+    let table = mount_table::read().map_err(system("read the mount table"))?;
+    let mount = choose(&table, id, &place)?;
+    let servers = holders::servers_of(mount);
+    take_off(mount)?;
+    let elsewhere = points(|other| other.device == mount.device);
+    if !elsewhere.is_empty() {
+        let elsewhere = list(&elsewhere);
+        refusal::note(format_args!(
+            "{place:?} is unmounted; what it showed is still mounted at {elsewhere}"
+        ));
+        return Ok(());
+    }
+    wait_for_end(&place, &servers)
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |error| StartError::System(what, error)
+}
+
+fn refuse<T>(sentence: String) -> Result<T, StartError> {
+    Err(StartError::Verb(sentence))
+}
+
+/// The absolute path of a directory, and the number of the mount that is on top there.
+fn locate(path: &Path) -> Result<(PathBuf, u64), StartError> {
+    // A path may lead through a mount that does not answer.
+    let found = probe::ask(Role::MountPoint, path, |path| open_path(path).map(drop))?;
+    let directory = found.and_then(|()| open_path(path));
+    match directory.and_then(|directory| Ok((path_of(&directory)?, mount_id_of(&directory)))) {
+        Ok((place, Some(id))) => Ok((place, id)),
+        Ok((_, None)) => refuse(format!("/proc does not say in which mount {path:?} lies")),
+        Err(Errno::NOENT) => refuse(format!("{path:?} does not exist; check the spelling")),
+        Err(Errno::NOTDIR) => refuse(format!("{path:?} is not a directory; name a mount point")),
+        Err(Errno::NOTCONN) => refuse(format!(
+            "{path:?} lies in a FUSE mount whose daemon has died; name the mount point of that"
+        )),
+        Err(errno) => refuse(format!("{path:?} is out of reach: {errno}")),
+    }
+}
+
+/// The mount with this number, if `place` is its root, it is one of mmfs, and there is a chance that it can be unmounted.
+fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, StartError> {
+    let top = table.iter().find(|mount| mount.id == id);
+    let Some(top) = top.filter(|mount| mount.mount_point == place) else {
+        return refuse(match top {
+            Some(mount) if is_ours(mount) => format!(
+                "{place:?} lies in the mount at {:?}; name that",
+                mount.mount_point
+            ),
+            _ => format!("nothing is mounted on {place:?}; {}", known(table)),
+        });
+    };
+    let kind = top.fs_type.to_string_lossy();
+    if !is_ours(top) {
+        let covered = table
+            .iter()
+            .any(|mount| mount.mount_point == place && is_ours(mount));
+        return refuse(match covered {
+            true => format!("a mount of type {kind} covers {place:?}; unmount that first"),
+            false => format!("the mount at {place:?} is one of type {kind}, not of mmfs"),
+        });
+    }
+    let below = table.iter().filter(|mount| mount.parent == id);
+    let below: Vec<&Path> = below.map(|mount| mount.mount_point.as_path()).collect();
+    if !below.is_empty() {
+        let below = list(&below);
+        return refuse(format!(
+            "{place:?} has other mounts in it; unmount these first: {below}"
+        ));
+    }
+    let user = rustix::process::geteuid();
+    match top.user() {
+        Some(owner) if !user.is_root() && owner != u64::from(user.as_raw()) => refuse(format!(
+            "{place:?} was mounted by the user with the number {owner}; only that user and root may unmount it"
+        )),
+        _ => Ok(top),
+    }
+}
+
+/// With its mark, or made for it by another program that does not know the mark.
+fn is_ours(mount: &Mount) -> bool {
+    mount.is_mmfs() || mount.fs_type == "fuse.mmfs"
+}
+
+fn known(table: &[Mount]) -> String {
+    let ours = table.iter().filter(|mount| is_ours(mount));
+    let ours: Vec<&Path> = ours.map(|mount| mount.mount_point.as_path()).collect();
+    match ours.is_empty() {
+        true => "mmfs has no mounts here".into(),
+        false => format!("mmfs has mounts at {}", list(&ours)),
+    }
+}
+
+fn list<T: AsRef<Path>>(paths: &[T]) -> String {
+    some(paths.iter().map(|path| format!("{:?}", path.as_ref())))
+}
+
+/// The first ones, separated by commas, and how many more there are.
+fn some(words: impl ExactSizeIterator<Item = String>) -> String {
+    let more = words.len().saturating_sub(MAX_NAMED);
+    let text = words.take(MAX_NAMED).collect::<Vec<_>>().join(", ");
+    match more {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
+}
+
+fn points(wanted: impl Fn(&Mount) -> bool) -> Vec<PathBuf> {
+    // If it cannot be read, nothing is known of other mounts.
+    let table = mount_table::read().unwrap_or_default();
+    let found = table.into_iter().filter(wanted);
+    found.map(|mount| mount.mount_point).collect()
+}
+
+fn take_off(mount: &Mount) -> Result<(), StartError> {
+    let place = &mount.mount_point;
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        // It still is the mount that was found, or somebody else has unmounted it.
+        let top = open_path(place).ok().and_then(mount_id_of);
+        if top != Some(mount.id) {
+            return refuse(format!("{place:?} has just been unmounted or covered"));
+        }
+        match mount::unmount_top(place, false) {
+            Ok(()) => return Ok(()),
+            Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                thread::sleep(RETRY_INTERVAL);
+            }
+            Err(error) if is_busy(&error) => return refuse(busy(mount)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return refuse(format!(
+                    "cannot unmount {place:?}: fusermount3 is not installed, and without it only root can unmount; \
+                     install the package fuse3"
+                ));
+            }
+            Err(error) if error.to_string().contains("/etc/mtab") => {
+                return refuse(format!(
+                    "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
+                     ln -s /proc/self/mounts /etc/mtab"
+                ));
+            }
+            Err(error) => return refuse(format!("cannot unmount {place:?}: {error}")),
+        }
+    }
+}
+
+/// The kernel says it by number, fusermount3 in words.
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
+        || error.to_string().ends_with("Device or resource busy")
+}
+
+fn busy(mount: &Mount) -> String {
+    let place = &mount.mount_point;
+    let root = rustix::process::geteuid().is_root();
+    let detach = if root { "umount -l" } else { "fusermount3 -uz" };
+    let way_out = format!("end what uses it, or detach it with: {detach} {place:?}");
+    match &holders::of(mount)[..] {
+        [] if root => format!(
+            "{place:?} is busy, but no process has anything of it open; one may be waiting for its answer; {way_out}"
+        ),
+        [] => {
+            format!("{place:?} is busy, but no process of yours has anything of it open; {way_out}")
+        }
+        holders => format!(
+            "{place:?} is busy: {} in it; {way_out}",
+            match holders.len() {
+                1 => format!("{} is", holders[0]),
+                _ => format!("{} are", some(holders.iter().map(Process::to_string))),
+            }
+        ),
+    }
+}
+
+/// Waits for the processes that served it. Their end closes all that they had open of the source.
+fn wait_for_end(place: &Path, servers: &[Process]) -> Result<(), StartError> {
+    let deadline = Instant::now() + END_TIMEOUT;
+    for server in servers {
+        let pid = Pid::from_raw(server.pid);
+        let Some(Ok(handle)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+            continue; // it has ended
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(|_| system("wait")(Errno::INVAL.into()))?;
+        let ended = || {
+            let mut handle = [PollFd::new(&handle, PollFlags::IN)];
+            poll(&mut handle, Some(&left))
+        };
+        if retry_on_intr(ended).map_err(|errno| system("wait")(errno.into()))? == 0 {
+            return refuse(format!(
+                "{place:?} is unmounted, but {server} still serves it and holds the source: it is mounted in another mount \
+                 namespace as well (a container's), or waits for a source that does not answer"
+            ));
+        }
+    }
+    Ok(())
+}

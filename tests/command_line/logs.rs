@@ -1,0 +1,182 @@
+//! Where log lines go. No journald and no syslog daemon runs here: a socket of the test stands in their place, in a mount
+//! namespace in which the daemon runs.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use crate::place::{NO_LOG, Place, eventually};
+
+/// A place where `/run` is empty but for what is in `run`, and `/dev` but for the devices and what is in `dev`.
+struct Machine {
+    place: Place,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let place = Place::new();
+        fs::create_dir_all(place.path("run/systemd/journal")).unwrap();
+        fs::create_dir(place.path("dev")).unwrap();
+        Self { place }
+    }
+
+    /// Listens at `path` below the place, where the real daemon would listen.
+    fn fake(&self, path: &str) -> UnixDatagram {
+        let socket = UnixDatagram::bind(self.place.path(path)).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        socket
+    }
+
+    /// Runs shell lines in the machine, in which `$END` ends the daemon of `--pidfile $T/pid`; what was printed.
+    fn run(&self, script: &str) -> String {
+        self.run_by("sh -c", script)
+    }
+
+    /// The same on a terminal of its own.
+    fn run_on_a_terminal(&self, script: &str) -> String {
+        let printed = self.run_by("script --quiet --return /dev/null --command", script);
+        printed.replace('\r', "")
+    }
+
+    fn run_by(&self, shell: &str, script: &str) -> String {
+        let script = format!(
+            r#"set -e
+            mount -t tmpfs dev $T/dev; cp -a /dev/null /dev/zero /dev/urandom /dev/fuse $T/dev
+            ln -s $T/log $T/dev/log
+            mount --bind $T/dev /dev; mount --bind $T/run /run
+            END='umount $M; while [ -e $T/pid ]; do sleep 0.02; done'
+            {script}"#
+        );
+        fs::write(self.place.path("script"), script).unwrap();
+        let output = self.place.sh(&format!(
+            "{shell} 'exec unshare --mount --propagation private sh $T/script' </dev/null"
+        ));
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        eventually("it ends", || self.place.is_quiet());
+        text
+    }
+}
+
+fn hear(socket: &UnixDatagram) -> String {
+    let mut datagram = vec![0; 1 << 16];
+    let length = socket.recv(&mut datagram).expect("a line");
+    String::from_utf8_lossy(&datagram[..length]).into_owned()
+}
+
+const REPORT: &str =
+    "$MMFS --pidfile $T/pid $S $M; kill -USR1 $(cat $T/pid); sleep 0.3; eval \"$END\"";
+
+/// journald is a socket of ours.
+#[test]
+fn a_mount_in_the_background_logs_to_the_journal_with_fields() {
+    let machine = Machine::new();
+    let journald = machine.fake("run/systemd/journal/socket");
+    assert_eq!(machine.run(REPORT), "");
+    let entry = hear(&journald);
+    let [source, point] = ["source", "mount"].map(|name| machine.place.path(name));
+    for field in [
+        "PRIORITY=6".into(),
+        "SYSLOG_IDENTIFIER=mmfs".into(),
+        "SYSLOG_FACILITY=3".into(),
+        "MMFS_MODULE=mmfs::report".into(),
+        format!("MMFS_SOURCE={}", source.display()),
+        format!("MMFS_MOUNT_POINT={}", point.display()),
+    ] {
+        assert!(
+            entry.lines().any(|line| line == field),
+            "{field} in {entry}"
+        );
+    }
+    assert!(entry.contains("\nMESSAGE=status: mmfs "), "{entry}");
+}
+
+/// The syslog daemon is a socket of ours.
+#[test]
+fn without_a_journal_it_logs_to_syslog() {
+    let machine = Machine::new();
+    let syslog = machine.fake("log");
+    assert_eq!(machine.run(REPORT), "");
+    let line = hear(&syslog);
+    assert!(
+        line.starts_with("<30>mmfs[") && line.contains("]: status: mmfs "),
+        "{line}"
+    );
+}
+
+#[test]
+fn with_neither_it_says_so_unless_there_is_a_log_file_or_quiet_is_asked_for() {
+    let machine = Machine::new();
+    assert_eq!(machine.run(REPORT), NO_LOG);
+    for option in ["-q", "-qq", "--log $T/file"] {
+        let machine = Machine::new();
+        assert_eq!(
+            machine.run(&REPORT.replace("--pid", &format!("{option} --pid"))),
+            ""
+        );
+        let written = fs::read_to_string(machine.place.path("file")).unwrap_or_default();
+        assert_eq!(
+            written.contains("status: "),
+            option.starts_with("--log"),
+            "{written}"
+        );
+    }
+}
+
+/// A terminal sees sentences. From the background it sees nothing after the mount answers.
+#[test]
+fn a_terminal_sees_sentences_of_its_own_daemon_only() {
+    let machine = Machine::new();
+    fs::remove_file(machine.place.path("source/hello")).unwrap();
+    fs::write(machine.place.path("mount/below"), "").unwrap();
+    let printed = machine.run_on_a_terminal(REPORT);
+    let empty = printed
+        .strip_suffix(NO_LOG)
+        .unwrap_or_else(|| panic!("{printed}"));
+    assert!(
+        empty.starts_with("mmfs: source ") && empty.contains(" is empty and hides"),
+        "{printed}"
+    );
+    assert_eq!(empty.lines().count(), 1, "{printed}");
+    let machine = Machine::new();
+    let printed = machine.run_on_a_terminal(
+        "$MMFS -f -v $S $M & until mountpoint -q $M; do sleep 0.02; done; kill $!; wait",
+    );
+    let mounted = format!("mmfs: {:?} is mounted on", machine.place.source());
+    assert!(
+        printed.starts_with(&mounted) && printed.contains("\nmmfs: unmounted"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn three_times_verbose_logs_each_request_and_twice_none() {
+    let place = Place::new();
+    let log = || fs::read_to_string(place.path("log")).unwrap();
+    let requests = [
+        "LOOKUP name \"hello\"",
+        "OPEN flags",
+        "READ fh",
+        "RELEASE fh",
+    ];
+    for (verbose, logged) in [("-vv", false), ("-vvv", true)] {
+        place.start(&[verbose, "--log", "log"]); // which reads the file
+        if logged {
+            eventually("each request is logged", || {
+                requests.iter().all(|request| log().contains(request))
+            });
+        }
+        place.umount();
+        eventually("it ends", || place.is_quiet());
+        assert!(
+            requests
+                .iter()
+                .all(|request| log().contains(request) == logged),
+            "{verbose}: {}",
+            log()
+        );
+    }
+}

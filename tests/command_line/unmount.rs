@@ -1,0 +1,285 @@
+//! `mmfs unmount`: what it takes down, and the sentence for what it does not.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::place::{MMFS, Place, eventually, refuses, said};
+
+/// A process in the mount, until it is dropped.
+struct Guest(Child);
+
+impl Guest {
+    /// A shell that runs `command` in the mount, and then waits.
+    fn new(place: &Place, command: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{command}; echo; read _")])
+            .current_dir(place.dir.path());
+        let streams = shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = streams.env("M", place.mount()).spawn().unwrap();
+        let mut line = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+        Self(child)
+    }
+
+    fn words(&self) -> String {
+        format!("sh (pid {})", self.0.id())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.stdin.take().unwrap().write_all(b"\n");
+        let _ = self.0.wait();
+    }
+}
+
+fn unmount(place: &Place, path: &str) -> std::process::Output {
+    place.run(Command::new(MMFS).arg("unmount").arg(path))
+}
+
+/// What it returns for is true at once: no mount, no daemon.
+/// (proves: S51)
+#[test]
+fn a_mount_is_gone_and_its_daemon_has_ended() {
+    let place = Place::new();
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    symlink("../mount", place.path("elsewhere/link")).unwrap();
+    for path in [
+        place.mount().to_str().unwrap(),
+        "mount",
+        "./mount/",
+        "elsewhere/../mount/.",
+        "elsewhere/link",
+    ] {
+        for options in [&[][..], &["--subtype", "other"], &["--auto-unmount"]] {
+            place.start(options);
+            let daemon = place.processes();
+            assert_eq!(
+                said(&unmount(&place, path)),
+                (Some(0), String::new()),
+                "{path} {options:?}"
+            );
+            assert_eq!(place.layers(), 0, "{path} {options:?}");
+            let left = place.processes();
+            assert!(
+                options.contains(&"--auto-unmount") || left.is_empty(),
+                "{path} {options:?}: of {daemon:?} there are {left:?}"
+            );
+            eventually("fusermount3 ends, too", || place.is_quiet());
+        }
+    }
+}
+
+#[test]
+fn as_root_no_mtab_is_needed() {
+    let place = Place::new();
+    let outcome = place.sh(
+        r#"unshare --mount --propagation private sh -c '
+        $MMFS $S $M && mkdir etc && mount --bind etc /etc && ! test -e /etc/mtab && PATH=/nowhere $MMFS unmount $M
+        status=$?; umount /etc; exit $status'"#,
+    );
+    assert_eq!(said(&outcome), (Some(0), String::new()));
+}
+
+#[test]
+fn a_busy_mount_stays_and_its_users_are_named() {
+    let place = Place::new();
+    fs::write(place.source().join("hello"), "hello\n").unwrap();
+    fs::copy("/bin/sleep", place.source().join("sleep")).unwrap();
+    place.start(&[]);
+    for command in [
+        "cd $M",
+        "exec 3<$M/hello",
+        "exec 3<$M",
+        "$M/sleep 0.1; cd $M; cd .",
+    ] {
+        let guest = Guest::new(&place, command);
+        let refused = unmount(&place, "mount");
+        refuses(&refused, &format!("{} is in it", guest.words()));
+        refuses(&refused, &format!("umount -l {:?}", place.mount()));
+        assert_eq!(place.layers(), 1);
+    }
+    let guests = [
+        Guest::new(&place, "cd $M"),
+        Guest::new(&place, "exec 3<$M/hello"),
+    ];
+    let refused = unmount(&place, "mount");
+    for guest in &guests {
+        refuses(&refused, &guest.words());
+    }
+    refuses(&refused, " are in it");
+    drop(guests);
+    // A program of the mount, and a mapping of a file that is open no more.
+    let mut sleep = Command::new(place.mount().join("sleep"))
+        .arg("60")
+        .spawn()
+        .unwrap();
+    refuses(
+        &unmount(&place, "mount"),
+        &format!("sleep (pid {})", sleep.id()),
+    );
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+    let map = "import mmap; f = open(\"mount/hello\"); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()";
+    // mmap.mmap() keeps a descriptor of its own.
+    let only =
+        "import os; [os.close(n) for n in range(3, 9) if os.path.exists(f\"/proc/self/fd/{n}\")]";
+    let script = format!("exec python3 -c '{map}; {only}; print(flush=True); input()'");
+    let guest = Guest::new(&place, &script);
+    refuses(
+        &unmount(&place, "mount"),
+        &format!("python3 (pid {})", guest.0.id()),
+    );
+    drop(guest);
+    assert_eq!(said(&unmount(&place, "mount")), (Some(0), String::new()));
+    assert!(place.is_quiet());
+}
+
+#[test]
+fn who_is_busy_for_a_moment_only_is_waited_for() {
+    let place = Place::new();
+    place.start(&[]);
+    let mut guest = Command::new("sleep")
+        .arg("0.1")
+        .current_dir(place.mount())
+        .spawn()
+        .unwrap();
+    assert_eq!(said(&unmount(&place, "mount")), (Some(0), String::new()));
+    guest.wait().unwrap();
+}
+
+/// A file is open in it, so that it is busy without a daemon, too.
+/// (proves: S29)
+#[test]
+fn a_dead_mount_is_unmounted() {
+    let place = Place::new();
+    place.start(&[]);
+    let guest = Guest::new(&place, "exec 3<$M/hello");
+    let daemon = place.daemon();
+    kill_process(daemon, Signal::KILL).unwrap();
+    eventually("the daemon ends", || place.processes().is_empty());
+    refuses(
+        &unmount(&place, "mount/other"),
+        "lies in a FUSE mount whose daemon has died",
+    );
+    refuses(&unmount(&place, "mount"), &guest.words());
+    drop(guest);
+    assert_eq!(said(&unmount(&place, "mount")), (Some(0), String::new()));
+    assert_eq!(place.layers(), 0);
+}
+
+/// SIGSTOP has the daemon neither answer nor end.
+#[test]
+fn a_daemon_that_does_not_end_is_named() {
+    let place = Place::new();
+    place.start(&[]);
+    let daemon = place.daemon();
+    kill_process(daemon, Signal::STOP).unwrap();
+    let start = Instant::now();
+    let refused = unmount(&place, "mount");
+    let words = format!("is unmounted, but mmfs (pid {})", daemon.as_raw_pid());
+    refuses(&refused, &words);
+    assert!(start.elapsed() < Duration::from_secs(30));
+    assert_eq!(place.layers(), 0);
+    kill_process(daemon, Signal::CONT).unwrap();
+    eventually("it ends", || place.is_quiet());
+}
+
+#[test]
+fn foreign_mounts_and_other_directories_stay() {
+    let place = Place::new();
+    fs::write(place.path("file"), "").unwrap();
+    fs::create_dir(place.source().join("in")).unwrap();
+    for (path, words) in [
+        ("missing", "\"missing\" does not exist"),
+        ("file", "\"file\" is not a directory"),
+        ("source", "nothing is mounted on"),
+    ] {
+        refuses(&unmount(&place, path), words);
+    }
+    assert!(place.sh("mount -t tmpfs lower $M").status.success());
+    refuses(
+        &unmount(&place, "mount"),
+        "is one of type tmpfs, not of mmfs",
+    );
+    place.umount();
+    place.start(&[]);
+    refuses(
+        &unmount(&place, "mount/in"),
+        &format!("lies in the mount at {:?}; name that", place.mount()),
+    );
+    refuses(&unmount(&place, "source"), &format!("{:?}", place.mount()));
+    assert!(place.sh("mount -t tmpfs nested $M/in").status.success());
+    refuses(
+        &unmount(&place, "mount"),
+        &format!(
+            "has other mounts in it; unmount these first: {:?}",
+            place.mount().join("in")
+        ),
+    );
+    assert!(place.sh("umount $M/in").status.success());
+    assert!(place.sh("mount -t tmpfs upper $M").status.success());
+    refuses(&unmount(&place, "mount"), "a mount of type tmpfs covers");
+    assert_eq!(place.layers(), 2);
+    place.umount();
+    assert_eq!(said(&unmount(&place, "mount")), (Some(0), String::new()));
+}
+
+/// (proves: S28)
+#[test]
+fn what_lies_below_and_elsewhere_stays() {
+    let place = Place::new();
+    let setup = "mount -t tmpfs below $M && echo below >$M/below && mkdir other && $MMFS $S $M && mount --bind $M other";
+    assert_eq!(said(&place.sh(setup)), (Some(0), String::new()));
+    let (code, text) = said(&unmount(&place, "mount"));
+    let other = place.path("other");
+    assert_eq!(code, Some(0));
+    assert!(
+        text.ends_with(&format!("what it showed is still mounted at {other:?}\n")),
+        "{text}"
+    );
+    assert_eq!(fs::read(place.mount().join("below")).unwrap(), b"below\n");
+    assert_eq!(fs::read(other.join("hello")).unwrap(), b"hello\n");
+    assert_eq!(said(&unmount(&place, "other")), (Some(0), String::new()));
+    assert!(place.processes().is_empty());
+    place.umount();
+}
+
+#[test]
+fn as_root_an_ordinary_user_unmounts_own_mounts_only() {
+    let place = Place::new();
+    let outcome = place.sh_as_user(
+        "",
+        r#"$MMFS $S $M && $USER $MMFS unmount $M; echo $?; $MMFS unmount $M
+        $USER $MMFS $S $M || exit 9
+        $USER sh -c "cd $M && exec sleep 60" & sleep 0.3
+        $USER $MMFS unmount $M; echo $?; kill $!; wait $!
+        $USER $MMFS unmount $M; echo $?
+        $USER $MMFS $S $M && $MMFS unmount $M; echo $?
+        $USER $MMFS $S $M; mkdir etc; cp /etc/passwd etc; mount --bind etc /etc
+        $USER $MMFS unmount $M; echo $?; umount /etc; $USER $MMFS unmount $M; echo $?
+        grep -c $M /proc/self/mounts"#,
+    );
+    let (out, err) = (
+        String::from_utf8_lossy(&outcome.stdout),
+        String::from_utf8_lossy(&outcome.stderr),
+    );
+    assert_eq!(out, "1\n1\n0\n0\n1\n0\n0\n", "{err}");
+    assert!(
+        err.contains("was mounted by the user with the number 0; only that user"),
+        "{err}"
+    );
+    assert!(err.contains(" is busy: sleep (pid "), "{err}");
+    assert!(err.contains("fusermount3 -uz"), "{err}");
+    assert!(
+        err.contains("fusermount3 needs it, ask the administrator for: ln -s"),
+        "{err}"
+    );
+    assert!(place.is_quiet());
+}
