@@ -60,6 +60,21 @@ struct Known<P> {
     belief: Belief,
 }
 
+impl<P: Place> Known<P> {
+    /// Counts one more lookup.
+    fn found_again(&mut self, place: P, seen: Seen, stamp: u64) {
+        self.lookups += 1;
+        self.belief.told(stamp);
+        if seen != Seen::Recognized {
+            self.place.found_again(place);
+        }
+    }
+}
+
+fn is_known<P: Place>(shard: &Shard<P>, id: u64, place: &P) -> bool {
+    shard.get(&id).is_some_and(|known| known.place == *place)
+}
+
 /// An inode that the kernel has just forgotten.
 #[derive(Debug)]
 pub struct Forgotten<P> {
@@ -119,15 +134,23 @@ impl<P: Place> NodeTable<P> {
 
     /// Changes what is known of the inode, if it is remembered in this life.
     pub fn update(&self, place: &P, change: impl FnOnce(&mut P)) {
-        let (id, mut shard) = self.number_and_shard(place.key());
-        if let Some(known) = shard.get_mut(&id).filter(|known| known.place == *place) {
+        let Some((id, mut shard)) = self.known(place) else {
+            return;
+        };
+        if let Some(known) = shard.get_mut(&id) {
             change(&mut known.place);
         }
     }
 
-    /// The node id of an inode; one is given to it where it has none.
+    /// The node id that `key` stands for now; one is given to it where it has none.
     pub fn number(&self, key: P::Key) -> u64 {
         self.numbers.id(key)
+    }
+
+    /// The node id of an inode: the one that it is remembered by, or else the one that its key stands for.
+    pub fn number_of(&self, place: &P) -> u64 {
+        let before = self.known_before(place).map(|(id, _)| id);
+        before.unwrap_or_else(|| self.number(place.key()))
     }
 
     /// The number that the inode of a node id is shown with. Most are shown with their node ids.
@@ -152,6 +175,7 @@ impl<P: Place> NodeTable<P> {
     /// of a node id the kernel would answer EIO to whoever is about to use the old one, and take what it has asked of
     /// that one for the new one's.
     pub fn remember(&self, place: P, seen: Seen, stamp: u64) -> Option<u64> {
+        let mut is_other = false;
         loop {
             let (id, mut shard) = self.number_and_shard(place.key());
             if id == ROOT {
@@ -159,12 +183,16 @@ impl<P: Place> NodeTable<P> {
             }
             match shard.get_mut(&id) {
                 Some(known) if known.place == place => {
-                    known.lookups += 1;
-                    known.belief.told(stamp);
-                    if seen != Seen::Recognized {
-                        known.place.found_again(place);
-                    }
+                    known.found_again(place, seen, stamp);
                     return Some(id);
+                }
+                // It may have been found before its number was given to another.
+                _ if !is_other => {
+                    drop(shard);
+                    if let Some(id) = self.remember_before(&place, seen, stamp) {
+                        return Some(id);
+                    }
+                    is_other = true;
                 }
                 // Its shard is held: nobody takes the number that it had for its own any more.
                 Some(_) if seen == Seen::Held => self.numbers.renumber(place.key()),
@@ -182,10 +210,36 @@ impl<P: Place> NodeTable<P> {
         }
     }
 
-    /// Whether an inode is remembered in this life.
-    pub fn knows(&self, place: &P) -> bool {
+    /// As `remember`, of an inode that is known by a number which means another one by now.
+    fn remember_before(&self, place: &P, seen: Seen, stamp: u64) -> Option<u64> {
+        let (id, mut shard) = self.known_before(place)?;
+        let known = shard.get_mut(&id)?;
+        known.found_again(place.clone(), seen, stamp);
+        Some(id)
+    }
+
+    /// An inode as it is remembered in this life.
+    pub fn remembered(&self, place: &P) -> Option<P> {
+        let (id, shard) = self.known(place)?;
+        shard.get(&id).map(|known| known.place.clone())
+    }
+
+    /// Where an inode is remembered in this life.
+    fn known(&self, place: &P) -> Option<(u64, MutexGuard<'_, Shard<P>>)> {
         let (id, shard) = self.number_and_shard(place.key());
-        shard.get(&id).is_some_and(|known| known.place == *place)
+        if is_known(&shard, id, place) {
+            return Some((id, shard));
+        }
+        drop(shard);
+        self.known_before(place)
+    }
+
+    /// As `known`, by a number that means another inode by now.
+    fn known_before(&self, place: &P) -> Option<(u64, MutexGuard<'_, Shard<P>>)> {
+        let before = self.numbers.before(place.key());
+        let mut shards = before.into_iter().map(|id| (id, self.shard(id)));
+        // One shard at a time: each is let go before the next is taken.
+        shards.find(|(id, shard)| is_known(shard, *id, place))
     }
 
     /// Counts a lookup that was shown to the kernel without the inode having been looked at. An inode that
@@ -231,9 +285,9 @@ impl<P: Place> NodeTable<P> {
 
     /// What is remembered of the kernel's cache of an inode in this life.
     pub fn belief_of(&self, place: &P) -> Belief {
-        let (id, shard) = self.number_and_shard(place.key());
-        let known = shard.get(&id).filter(|known| known.place == *place);
-        known.map(|known| known.belief).unwrap_or_default()
+        let known = self.known(place);
+        let belief = known.and_then(|(id, shard)| shard.get(&id).map(|known| known.belief));
+        belief.unwrap_or_default()
     }
 
     /// Changes what is remembered of the kernel's cache of a node.
@@ -245,8 +299,10 @@ impl<P: Place> NodeTable<P> {
 
     /// As `believe`, of an inode in this life.
     pub fn believe_of(&self, place: &P, change: impl FnOnce(&mut Belief)) {
-        let (id, mut shard) = self.number_and_shard(place.key());
-        if let Some(known) = shard.get_mut(&id).filter(|known| known.place == *place) {
+        let Some((id, mut shard)) = self.known(place) else {
+            return;
+        };
+        if let Some(known) = shard.get_mut(&id) {
             change(&mut known.belief);
         }
     }

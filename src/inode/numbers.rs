@@ -23,10 +23,14 @@ pub struct Numbers<K> {
     aliases: Mutex<Aliases<K>>,
     /// How many inodes have an alias although they need none (`renumber`).
     renumbered: AtomicUsize,
+    /// How many numbers are in `Aliases::before`.
+    superseded: AtomicUsize,
 }
 
 struct Aliases<K> {
     given: HashMap<K, u64>,
+    /// Numbers that keys had before they were given others, while inodes are known by them.
+    before: HashMap<K, Vec<u64>>,
     next: u64,
 }
 
@@ -40,11 +44,16 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
     /// Numbers given by `plain`, and aliases where it has none. Its numbers never begin with bit 63 and
     /// [`ALIAS_PREFIX`].
     pub fn new(plain: impl Fn(K) -> Option<u64> + Send + Sync + 'static) -> Self {
-        let given = HashMap::new();
+        let aliases = Aliases {
+            given: HashMap::new(),
+            before: HashMap::new(),
+            next: 0,
+        };
         Numbers {
             plain: Box::new(plain),
-            aliases: Mutex::new(Aliases { given, next: 0 }),
+            aliases: Mutex::new(aliases),
             renumbered: AtomicUsize::new(0),
+            superseded: AtomicUsize::new(0),
         }
     }
 
@@ -61,10 +70,25 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
 
     /// Gives `key` another number: the one it has is still known as that of an inode that has gone.
     pub fn renumber(&self, key: K) {
-        let (_, before) = self.aliases.lock().give(key);
-        if before.is_none() && (self.plain)(key).is_some() {
+        let plain = (self.plain)(key);
+        let mut aliases = self.aliases.lock();
+        let (_, before) = aliases.give(key);
+        if let Some(before) = before.or(plain) {
+            aliases.before.entry(key).or_default().push(before);
+            self.superseded.fetch_add(1, Relaxed);
+        }
+        if before.is_none() && plain.is_some() {
             self.renumbered.fetch_add(1, Relaxed);
         }
+    }
+
+    /// The numbers that `key` had before the one it has, which inodes are still known by.
+    pub fn before(&self, key: K) -> Vec<u64> {
+        if self.superseded.load(Relaxed) == 0 {
+            return Vec::new();
+        }
+        let aliases = self.aliases.lock();
+        aliases.before.get(&key).cloned().unwrap_or_default()
     }
 
     /// The number that an inode with the node id `id` is shown with.
@@ -82,26 +106,45 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
             .unwrap_or(ALIAS)
     }
 
-    /// Takes back an alias.
+    /// Takes back a number: no inode is known by it any more.
     pub fn release(&self, id: u64, key: K) {
-        if is_alias(id) {
-            let mut aliases = self.aliases.lock();
-            if aliases.given.get(&key) == Some(&id) {
-                aliases.given.remove(&key);
-                if (self.plain)(key).is_some() {
-                    self.renumbered.fetch_sub(1, Relaxed);
-                }
+        if !is_alias(id) && self.superseded.load(Relaxed) == 0 {
+            return;
+        }
+        let mut aliases = self.aliases.lock();
+        if aliases.forget_before(id, key) {
+            self.superseded.fetch_sub(1, Relaxed);
+        }
+        if aliases.given.get(&key) == Some(&id) {
+            aliases.given.remove(&key);
+            if (self.plain)(key).is_some() {
+                self.renumbered.fetch_sub(1, Relaxed);
             }
         }
     }
 }
 
-impl<K: Eq + Hash> Aliases<K> {
+impl<K: Copy + Eq + Hash> Aliases<K> {
     /// Gives `key` a new alias; returns it and the one that it had.
     fn give(&mut self, key: K) -> (u64, Option<u64>) {
         self.next += 1;
         let id = ALIAS | self.next;
         (id, self.given.insert(key, id))
+    }
+
+    /// Forgets that `key` once had the number `id`. Says whether it had.
+    fn forget_before(&mut self, id: u64, key: K) -> bool {
+        let Some(before) = self.before.get_mut(&key) else {
+            return false;
+        };
+        let Some(at) = before.iter().position(|&number| number == id) else {
+            return false;
+        };
+        before.swap_remove(at);
+        if before.is_empty() {
+            self.before.remove(&key);
+        }
+        true
     }
 }
 
@@ -143,5 +186,9 @@ mod tests {
         numbers.release(numbers.id(7), 7);
         assert_eq!(numbers.id(7), 7);
         assert_eq!(numbers.renumbered.load(Relaxed), 0);
+        assert_eq!(numbers.before(7), [7], "an inode is known by it");
+        numbers.release(7, 7);
+        assert_eq!(numbers.before(7), []);
+        assert_eq!(numbers.superseded.load(Relaxed), 0);
     }
 }

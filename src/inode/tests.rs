@@ -60,12 +60,35 @@ fn another_life_of_a_number_that_is_known_has_a_node_of_its_own() {
     assert_eq!((table.number(7), table.shown_number(second)), (second, 7));
     assert_eq!(table.listed_number(7), 7);
     assert_eq!(table.belief_of(&SECOND).stamp(), 0);
-    assert!(table.knows(&SECOND));
+    assert_eq!(table.remembered(&SECOND), Some(SECOND));
     assert_eq!(remember(&table, SECOND, Seen::Glimpsed), Some(second));
     assert!(table.forget(7, 1).is_some(), "the first life");
     assert_eq!(remember(&table, SECOND, Seen::Glimpsed), Some(second));
     assert!(table.forget(second, 3).is_some());
     assert_eq!(remember(&table, SECOND, Seen::Glimpsed), Some(7));
+}
+
+/// The first may be found again after the second was: whoever met it before it lost its last name holds it open.
+#[test]
+fn an_inode_keeps_its_node_when_its_number_means_another() {
+    let table = table();
+    remember(&table, FIRST, Seen::Held);
+    let second = remember(&table, SECOND, Seen::Held).expect("it is held");
+    assert_eq!(remember(&table, FIRST, Seen::Held), Some(7));
+    assert_eq!(remember(&table, SECOND, Seen::Held), Some(second));
+    assert_eq!(
+        (table.number_of(&FIRST), table.number_of(&SECOND)),
+        (7, second)
+    );
+    table.believe_of(&FIRST, |belief| belief.closed(5, 0));
+    assert_eq!(table.belief(7).map(|belief| belief.stamp()), Some(5));
+    assert_eq!(table.belief_of(&FIRST).stamp(), 5);
+    assert!(table.forget(7, 1).is_none(), "found twice");
+    assert_eq!(table.remembered(&FIRST), Some(FIRST));
+    assert!(table.forget(7, 1).is_some());
+    assert_eq!(table.remembered(&FIRST), None);
+    assert_eq!(remember(&table, FIRST, Seen::Recognized), None);
+    assert_eq!(table.number_of(&FIRST), second);
 }
 
 #[test]
@@ -106,7 +129,8 @@ fn what_was_only_looked_at_replaces_no_other_life() {
     assert_eq!(remember(&table, FIRST, Seen::Glimpsed), Some(7));
     assert_eq!(remember(&table, SECOND, Seen::Glimpsed), None);
     assert_eq!(remember(&table, SECOND, Seen::Recognized), None);
-    assert!(table.knows(&FIRST) && !table.knows(&SECOND));
+    assert_eq!(table.remembered(&FIRST), Some(FIRST));
+    assert_eq!(table.remembered(&SECOND), None);
     assert_eq!(remember(&table, FIRST, Seen::Recognized), Some(7));
     assert!(table.forget(7, 1).is_none());
     assert!(table.forget(7, 1).is_some(), "two lookups were counted");

@@ -3,7 +3,7 @@
 use super::node::{Key, Node};
 use super::stream::{Held, OpenDir, Stream};
 use super::view::Shared;
-use crate::inode::{Place, ROOT};
+use crate::inode::ROOT;
 use crate::source::{Kind, SourceDir, quietly, reopen};
 use crate::view::{DirEntry, Directories, Found};
 use rustix::fs::{self as sys, OFlags};
@@ -24,7 +24,7 @@ impl Directories for Shared {
             false => Held::Stream(self.open_stream(node, flags)?),
         };
         let slots = slots.map(Option::flatten);
-        Ok(OpenDir::new(self.nodes.number(node.key()), held, slots))
+        Ok(OpenDir::new(self.nodes.number_of(node), held, slots))
     }
 
     fn list(

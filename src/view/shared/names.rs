@@ -5,7 +5,6 @@ use super::find::Located;
 use super::node::{Locator, Node};
 use super::view::Shared;
 use crate::actor::Actor;
-use crate::inode::Place;
 use crate::request::{New, Permissions, Removal};
 use crate::source::{Inode, check_name, proc_path};
 use crate::view::{Found, Name, Names, Tree, after_change};
@@ -17,13 +16,13 @@ use std::sync::Arc;
 
 impl Names for Shared {
     fn lookup(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
-        let parent = self.nodes.number(dir.key());
+        let parent = self.nodes.number_of(dir);
         let dir = self.directory(dir)?;
         self.lookup_in(dir.as_fd(), &dir.source, parent, name)
     }
 
     fn lookup_to_hold(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
-        let parent = self.nodes.number(dir.key());
+        let parent = self.nodes.number_of(dir);
         let dir = self.directory(dir)?;
         self.lookup_held(dir.as_fd(), parent, name)
     }
@@ -87,7 +86,7 @@ impl Names for Shared {
         }
         let inode = after_change(|| self.sources.identify(fd.clone()))?;
         let source = inode.source.clone();
-        let found = self.met(inode, self.nodes.number(parent.key()), name);
+        let found = self.met(inode, self.nodes.number_of(parent), name);
         let node = found.place.clone();
         made(found);
         let open = self.opened(by, &node, &source, (fd, access, slot), flags);
@@ -146,7 +145,7 @@ impl Names for Shared {
 
 impl Shared {
     fn made(&self, dir: &Located, parent: &Node, name: &OsStr) -> Result<Found<Node>> {
-        let id = self.nodes.number(parent.key());
+        let id = self.nodes.number_of(parent);
         after_change(|| self.lookup_in(dir.as_fd(), &dir.source, id, name))
     }
 
@@ -171,9 +170,7 @@ impl Shared {
 
     fn keep(&self, inode: Inode, name: &OsStr) {
         let met = Node::new(&inode, 0, name);
-        let id = self.nodes.number(met.key());
-        let known = self.nodes.get(id).ok().filter(|known| *known == met);
-        let (Some(known), Some(fd)) = (known, inode.fd) else {
+        let (Some(known), Some(fd)) = (self.nodes.remembered(&met), inode.fd) else {
             return;
         };
         if inode.attr.nlink <= 1 || inode.attr.is_dir() {
@@ -194,7 +191,7 @@ impl Shared {
         }
         let find = || self.sources.find(dir.as_fd(), name);
         if let Ok(inode) = self.in_use.with_room(find) {
-            let parent = self.nodes.number(parent.key());
+            let parent = self.nodes.number_of(parent);
             let met = Node::new(&inode, parent, name);
             self.nodes.update(&met, |known| known.renamed(parent, name));
         }

@@ -6,7 +6,6 @@ use super::view::Shared;
 use crate::actor::Actor;
 use crate::cache::FileCache;
 use crate::descriptors::Slot;
-use crate::inode::Place;
 use crate::mapping::Mapping;
 use crate::source::{SourceDir, quietly};
 use crate::view::Files;
@@ -96,7 +95,7 @@ impl Shared {
     ) -> OpenFile {
         let mapping = self.in_use.open(&node.life(), || {
             let belief = self.nodes.belief_of(node);
-            let id = self.nodes.number(node.key());
+            let id = self.nodes.number_of(node);
             let cache = FileCache::new(id, belief, self.cache.clone());
             Mapping::new(source.clone(), cache, self.context.clone())
         });

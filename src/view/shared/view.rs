@@ -85,7 +85,7 @@ impl View for Shared {
 impl Tree for Shared {
     fn forget(&self, node: &Node) {
         self.in_use
-            .forget_unless(&node.life(), || self.nodes.knows(node));
+            .forget_unless(&node.life(), || self.nodes.remembered(node).is_some());
         if node.kind() == Kind::Source(FileType::Directory) {
             self.positions.forget(&node.life());
         }
