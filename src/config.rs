@@ -17,7 +17,7 @@ pub struct Config {
     pub access: Access,
     /// Let fusermount3 take the mount down should the daemon die.
     pub auto_unmount: bool,
-    /// Event loops reading from /dev/fuse, at least 1.
+    /// Threads that serve requests, at least 1.
     pub threads: usize,
     /// Bytes of a file that one window covers, a multiple of the page size, at least 64 KiB.
     pub window_size: u64,

@@ -83,7 +83,7 @@ impl Descriptors {
     /// Those that are left when `threads` serve requests, under a limit of `limit`.
     pub fn new(limit: usize, threads: usize) -> Arc<Self> {
         let most = (limit / MAX_RESERVE).max(least_reserve(threads));
-        let reserve = (ITSELF + PER_THREAD * threads + SPARES).min(most);
+        let reserve = (ITSELF + PER_THREAD * event_loops(threads) + SPARES).min(most);
         let total = limit.saturating_sub(reserve);
         Arc::new(Descriptors {
             total,
@@ -149,8 +149,13 @@ impl Drop for Slot {
     }
 }
 
+/// A single worker has two event loops: one reads while the other works.
+fn event_loops(threads: usize) -> usize {
+    threads.max(2)
+}
+
 fn least_reserve(threads: usize) -> usize {
-    LEAST_ITSELF + LEAST_PER_THREAD * threads
+    LEAST_ITSELF + LEAST_PER_THREAD * event_loops(threads)
 }
 
 /// The least limit under which so many threads can serve requests, and clients open some files.

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Work for a thread.
@@ -24,6 +25,8 @@ pub struct Pool {
     max_threads: usize,
     state: Mutex<State>,
     job_added: Condvar,
+    /// Threads that do a job, readable without a lock.
+    busy: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -50,6 +53,7 @@ impl Pool {
             max_threads,
             state: Mutex::default(),
             job_added: Condvar::new(),
+            busy: AtomicUsize::new(0),
         })
     }
 
@@ -80,6 +84,11 @@ impl Pool {
         }
     }
 
+    /// How many threads do a job. Takes no lock.
+    pub fn busy(&self) -> usize {
+        self.busy.load(Relaxed)
+    }
+
     fn add_thread(self: &Arc<Self>, state: &mut State) -> bool {
         if state.threads == self.max_threads {
             return false;
@@ -101,10 +110,12 @@ impl Pool {
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
+                self.busy.fetch_add(1, Relaxed);
                 // A panic drops the reply, which its client sees as an error. The thread goes on.
                 if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
                     log::error!("a {} thread has panicked", self.name);
                 }
+                self.busy.fetch_sub(1, Relaxed);
                 state = self.state.lock();
                 continue;
             }
@@ -146,6 +157,7 @@ mod tests {
         }
         assert!(pool.try_run(job()).is_err(), "all are busy");
         pool.run(job());
+        assert!(pool.busy() <= MAX_THREADS);
         drop(closed);
         assert_eq!(heard.iter().take(MAX_THREADS + 1).count(), MAX_THREADS + 1);
     }

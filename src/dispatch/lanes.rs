@@ -27,10 +27,10 @@ pub struct Lanes<T> {
 /// Where the last free event loop leaves a job, so that it can read the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastLoop {
-    /// In the lane's queue, where another thread works on the same inode. With a spare thread otherwise. So a file
+    /// In the lane's queue, where another thread works on the same inode. With another thread otherwise. So a file
     /// that does not answer takes one spare thread and not several.
     Queues,
-    /// With a spare thread.
+    /// With another thread.
     UsesSpare,
 }
 
@@ -164,14 +164,11 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         }
     }
 
-    /// Runs the job on a spare thread, or here when there is none.
+    /// Runs the job on another thread.
     fn run_on_spare(self: &Arc<Self>, node: u64, job: Job<T>) {
         let lanes = self.clone();
-        let job = Box::new(move || lanes.run_in_slot(node, job));
-        if let Err(job) = self.spares.run(job) {
-            let _busy = self.spares.begin();
-            job();
-        }
+        self.spares
+            .hand_over(Box::new(move || lanes.run_in_slot(node, job)));
     }
 
     fn run_in_slot(&self, node: u64, job: impl FnOnce(&Arc<T>)) {
@@ -218,14 +215,14 @@ impl<T> Default for Lane<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-    use std::sync::{Arc, Barrier};
 
     const LOOPS: usize = 5;
     const SLOTS: usize = 3;
 
     fn lanes() -> Arc<Lanes<()>> {
-        let (spares, listeners) = (Spares::new(LOOPS), Listeners::new(LOOPS, 2));
+        let (spares, listeners) = (Spares::new(LOOPS, true), Listeners::new(LOOPS, 2));
         Lanes::new(Arc::new(()), LOOPS, spares, listeners, LastLoop::Queues)
     }
 

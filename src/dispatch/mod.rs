@@ -3,7 +3,7 @@
 //! An event loop is a thread that reads requests from the kernel. It runs the job of a request itself unless
 //! one of these modules decides otherwise:
 //! - `lanes` limits how many threads work on one inode. Further jobs of that inode wait in a queue.
-//! - `spares` keeps one event loop free to read requests. A job that would occupy the last one runs on a spare thread.
+//! - `spares` keeps one event loop free to read requests. A job that would occupy the last one is left to another thread.
 //! - `listeners` chooses how many event loops read requests: all or few, whichever answers more of them per second.
 //!
 //! A job is a closure and an inode is a number here. Nothing in this module knows what a job does.
@@ -18,6 +18,23 @@ use parking_lot::Mutex;
 use spares::Spares;
 use std::sync::Arc;
 
+/// How many event loops it takes for `threads` worker threads: one reads requests whatever the others wait for. With a
+/// single worker two event loops take turns, and spare threads take no requests of clients.
+pub fn event_loops(threads: usize) -> usize {
+    threads.max(2)
+}
+
+/// What the threads do at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Spare threads that work.
+    pub busy_spares: usize,
+    /// Spare threads that there may be.
+    pub max_spares: usize,
+    /// Jobs that were handed over and that no thread has taken yet.
+    pub queued: usize,
+}
+
 /// Distributes the jobs of requests over the event loops and the spare threads. A job gets a `T`, which answers it.
 #[derive(Debug)]
 pub struct Dispatch<T> {
@@ -29,9 +46,10 @@ pub struct Dispatch<T> {
 }
 
 impl<T: Send + Sync + 'static> Dispatch<T> {
-    /// For `loops` event loops, whose jobs get `serves`.
-    pub fn new(serves: Arc<T>, loops: usize) -> Self {
-        let spares = Spares::new(loops);
+    /// For `threads` worker threads, whose jobs get `serves`. There are [`event_loops`] of as many.
+    pub fn new(serves: Arc<T>, threads: usize) -> Self {
+        let loops = event_loops(threads);
+        let spares = Spares::new(loops, threads > 1);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let listeners = Listeners::new(loops, processors);
         let lanes = |last_loop| {
@@ -94,6 +112,15 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         }
     }
 
+    /// What the threads do at the moment. Takes no lock.
+    pub fn load(&self) -> Load {
+        Load {
+            busy_spares: self.spares.busy_threads(),
+            max_spares: spares::MAX_SPARE_THREADS,
+            queued: self.spares.queued(),
+        }
+    }
+
     /// Runs a job on the calling event loop at once, for a request that rarely takes long. It neither waits in a queue
     /// nor runs on a spare thread.
     pub fn here(&self, job: impl FnOnce(&Arc<T>)) {
@@ -107,6 +134,35 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
     use std::time::Duration;
+
+    #[test]
+    fn requests_are_read_while_the_only_worker_waits() {
+        let dispatch = Arc::new(Dispatch::new(Arc::new(()), 1));
+        let (began, begun) = channel();
+        let (gate, closed) = channel::<()>();
+        let worker = std::thread::spawn({
+            let (dispatch, began) = (dispatch.clone(), began.clone());
+            move || {
+                dispatch.content(7, move |_| {
+                    began.send(7).expect("the test receives");
+                    let _ = closed.recv(); // until the gate is dropped
+                });
+            }
+        });
+        assert_eq!(begun.recv(), Ok(7));
+        for node in [7, 8, 9] {
+            let began = began.clone();
+            dispatch.tree(node, move |_| began.send(10 + node).expect("it receives")); // returns at once
+        }
+        assert_eq!(dispatch.load().queued, 3);
+        assert!(begun.try_recv().is_err(), "one at a time");
+        drop(gate);
+        worker.join().expect("a worker");
+        let mut ended: Vec<_> = begun.try_iter().collect();
+        ended.sort_unstable();
+        assert_eq!(ended, [17, 18, 19]);
+        assert_eq!(dispatch.load().queued, 0);
+    }
 
     #[test]
     fn one_event_loop_serves_what_a_job_waits_for() {

@@ -1,16 +1,22 @@
-//! Keeps one event loop free to read requests. An event loop that finds all others busy hands its job to a spare
-//! thread. So files that do not answer occupy spare threads, and the rest of the tree is served.
+//! Keeps one event loop free to read requests. An event loop that finds all others busy hands its job over: to a spare
+//! thread, or to a queue where all of those are busy. So files that do not answer occupy spare threads, the rest of the tree
+//! is served, and requests are read whatever the others wait for.
+//!
+//! A job in the queue is taken by a spare thread that has ended one, or by an event loop that has ended one and is not the
+//! last that is free.
 //!
 //! An event loop that waits while few listen (see `listeners`) counts as free: it listens again within two milliseconds
 //! when one of the few is held up.
 
 use crate::pool::{Job, Pool};
+use parking_lot::Mutex;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
-/// Requests that may wait on spare threads for sources that do not answer. Further ones occupy event loops.
-const MAX_SPARE_THREADS: usize = 64;
+/// Requests that may wait on spare threads for sources that do not answer. Further ones are queued.
+pub const MAX_SPARE_THREADS: usize = 64;
 
 thread_local! {
     /// The number of this event loop, from its first request on.
@@ -25,39 +31,78 @@ pub struct Spares {
     /// Event loops that have a number.
     numbered: AtomicUsize,
     pool: Arc<Pool>,
+    /// Whether jobs that were handed over may run on spare threads.
+    uses_pool: bool,
+    handed_over: Mutex<HandedOver>,
+    /// Jobs in that queue. An event loop that ends a job looks here without a lock.
+    queued: AtomicUsize,
 }
 
-/// A busy event loop, until dropped.
+/// Jobs that no thread has taken yet.
+#[derive(Default)]
+struct HandedOver(VecDeque<Job>);
+
+impl std::fmt::Debug for HandedOver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} jobs", self.0.len())
+    }
+}
+
+/// A busy event loop, until dropped. Then it runs jobs that were handed over, unless it is the last that is free.
 #[derive(Debug)]
-pub struct Busy<'a>(&'a AtomicBool);
+pub struct Busy<'a> {
+    spares: &'a Spares,
+    mark: Option<Mark<'a>>,
+}
 
 impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.mark = None;
+        if !std::thread::panicking() {
+            self.spares.help();
+        }
+    }
+}
+
+/// The mark of a busy event loop, until dropped.
+#[derive(Debug)]
+struct Mark<'a>(&'a AtomicBool);
+
+impl Drop for Mark<'_> {
     fn drop(&mut self) {
         self.0.store(false, SeqCst);
     }
 }
 
 impl Spares {
-    /// For `loops` event loops.
-    pub fn new(loops: usize) -> Arc<Self> {
+    /// For `loops` event loops, two at least. Without `uses_pool`, jobs that were handed over wait for an event loop.
+    pub fn new(loops: usize, uses_pool: bool) -> Arc<Self> {
         Arc::new(Spares {
             busy: (0..loops).map(|_| AtomicBool::new(false)).collect(),
             numbered: AtomicUsize::new(0),
             pool: Pool::new("spare", MAX_SPARE_THREADS),
+            uses_pool,
+            handed_over: Mutex::default(),
+            queued: AtomicUsize::new(0),
         })
     }
 
-    /// Marks the calling event loop as busy, unless all others are. A single event loop has no others and is always
-    /// marked.
+    /// Marks the calling event loop as busy, unless all others are.
     pub fn begin_unless_last(&self) -> Option<Busy<'_>> {
-        let own = self.begin();
+        let own = self.mark();
+        (!self.is_last(&own)).then(|| Busy {
+            spares: self,
+            mark: Some(own),
+        })
+    }
+
+    fn is_last(&self, own: &Mark<'_>) -> bool {
         let others = || self.busy.iter().filter(|one| !std::ptr::eq(*one, own.0));
-        let is_last = self.busy.len() > 1 && others().all(|other| other.load(SeqCst));
-        (!is_last).then_some(own)
+        others().all(|other| other.load(SeqCst))
     }
 
     /// Marks the calling event loop as busy.
-    pub fn begin(&self) -> Busy<'_> {
+    fn mark(&self) -> Mark<'_> {
         let number = LOOP.get().unwrap_or_else(|| {
             let number = self.numbered.fetch_add(1, SeqCst);
             LOOP.set(Some(number));
@@ -65,7 +110,7 @@ impl Spares {
         });
         let own = &self.busy[number % self.busy.len()];
         own.store(true, SeqCst);
-        Busy(own)
+        Mark(own)
     }
 
     /// Has a spare thread do the job.
@@ -74,6 +119,66 @@ impl Spares {
     /// The job, when all spare threads are busy and no more can be started.
     pub fn run(&self, job: Job) -> Result<(), Job> {
         self.pool.try_run(job)
+    }
+
+    /// Has another thread do the job, now or later. The calling event loop is not marked as busy. It runs the job itself
+    /// where it is not the last free one any more.
+    pub fn hand_over(self: &Arc<Self>, job: Job) {
+        // Counted before it is looked who is busy: an event loop that is, looks here when it has ended.
+        self.queued.fetch_add(1, SeqCst);
+        self.handed_over.lock().0.push_back(job);
+        if self.uses_pool {
+            let spares = self.clone();
+            let take = move || {
+                while let Some(job) = spares.take() {
+                    job()
+                }
+            };
+            if self.pool.try_run(Box::new(take)).is_ok() {
+                return;
+            }
+        }
+        self.help();
+    }
+
+    /// Jobs that were handed over and that no thread has taken yet.
+    pub fn queued(&self) -> usize {
+        self.queued.load(SeqCst)
+    }
+
+    /// Spare threads that work.
+    pub fn busy_threads(&self) -> usize {
+        self.pool.busy()
+    }
+
+    /// Takes a job, on a spare thread.
+    fn take(&self) -> Option<Job> {
+        let job = self.handed_over.lock().0.pop_front()?;
+        self.queued.fetch_sub(1, SeqCst);
+        Some(job)
+    }
+
+    /// Runs jobs that were handed over, on an event loop, as long as it is not the last that is free.
+    fn help(&self) {
+        while self.queued() > 0 {
+            let Some((job, _mark)) = self.take_unless_last() else {
+                return;
+            };
+            job();
+        }
+    }
+
+    /// One event loop at a time decides: if two did, each would take the other for busy, and the job would stay.
+    fn take_unless_last(&self) -> Option<(Job, Mark<'_>)> {
+        let mut jobs = self.handed_over.lock();
+        // Declared after the lock, so dropped before it.
+        let own = self.mark();
+        if self.is_last(&own) {
+            return None;
+        }
+        let job = jobs.0.pop_front()?;
+        self.queued.fetch_sub(1, SeqCst);
+        Some((job, own))
     }
 }
 
@@ -85,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_last_free_loop_is_kept_free() {
-        let spares = Spares::new(3);
+        let spares = Spares::new(3, true);
         let (began, begun) = channel();
         let loops: Vec<_> = (0..2)
             .map(|_| {
@@ -116,8 +221,63 @@ mod tests {
     }
 
     #[test]
-    fn a_single_loop_does_its_own_work() {
-        let spares = Spares::new(1);
-        assert!(spares.begin_unless_last().is_some());
+    fn jobs_beyond_the_spare_threads_wait_and_none_stays_behind() {
+        const JOBS: usize = MAX_SPARE_THREADS + 8;
+        let spares = Spares::new(2, true);
+        let gate = Arc::new(Mutex::new(()));
+        let closed = gate.lock();
+        let (done, heard) = channel();
+        let worker = thread::spawn({
+            let (spares, gate, done) = (spares.clone(), gate.clone(), done.clone());
+            move || {
+                let busy = spares.begin_unless_last();
+                done.send(usize::from(busy.is_none()))
+                    .expect("the test receives");
+                drop(gate.lock());
+            }
+        });
+        assert_eq!(heard.recv(), Ok(0), "the other is free");
+        for number in 1..=JOBS {
+            assert!(spares.begin_unless_last().is_none());
+            let (gate, done) = (gate.clone(), done.clone());
+            spares.hand_over(Box::new(move || {
+                drop(gate.lock());
+                done.send(number).expect("the test receives");
+            })); // returns at once
+        }
+        assert!(spares.queued() >= JOBS - MAX_SPARE_THREADS);
+        drop(closed);
+        let mut ended: Vec<_> = heard.iter().take(JOBS).collect();
+        ended.sort_unstable();
+        assert!(ended.into_iter().eq(1..=JOBS));
+        worker.join().expect("a loop");
+        assert_eq!(spares.queued(), 0);
+    }
+
+    #[test]
+    fn loops_that_take_each_other_for_busy_leave_no_job_behind() {
+        let spares = Spares::new(2, false);
+        let (done, heard) = channel();
+        let loops: Vec<_> = (0..2)
+            .map(|_| {
+                let (spares, done) = (spares.clone(), done.clone());
+                thread::spawn(move || {
+                    for _ in 0..20_000 {
+                        match spares.begin_unless_last() {
+                            Some(_busy) => done.send(()).expect("the test receives"),
+                            None => {
+                                let done = done.clone();
+                                let job = move || done.send(()).expect("the test receives");
+                                spares.hand_over(Box::new(job));
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        loops
+            .into_iter()
+            .for_each(|one| one.join().expect("a loop"));
+        assert_eq!(heard.try_iter().count(), 40_000);
     }
 }

@@ -18,6 +18,7 @@ use super::mount::{Mounted, Unmounted};
 use super::{device, disconnect, probe};
 use crate::config::{Access, Config};
 use crate::pid_file::PidFile;
+use crate::dispatch::event_loops;
 use crate::refusal::{ExitCode, StartError};
 use crate::service;
 use crate::sys::process;
@@ -123,7 +124,7 @@ fn start<F: Filesystem>(
         Access::Owner | Access::Everyone => SessionACL::All,
     };
     let mut options = fuser::Config::default();
-    options.n_threads = Some(config.threads);
+    options.n_threads = Some(event_loops(config.threads));
     options.clone_fd = device::can_clone(&device);
     Session::from_fd(filesystem, device, acl, options).map_err(StartError::Handshake)
 }
