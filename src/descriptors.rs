@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Standard streams, log, pipes, the source's root.
 const ITSELF: usize = 32;
@@ -58,6 +59,8 @@ pub struct Descriptors {
     kept: usize,
     /// Nothing else is taken with it held.
     taken: Mutex<Taken>,
+    /// The same for files and listings, readable without a lock.
+    shown: [AtomicUsize; 2],
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +94,7 @@ impl Descriptors {
             listings: total / MAX_LISTINGS,
             kept: (limit / KEPT).min(MAX_KEPT),
             taken: Mutex::default(),
+            shown: Default::default(),
         })
     }
 
@@ -116,10 +120,25 @@ impl Descriptors {
         let there_is = taken.files + taken.listings < self.total && *taken.of(use_) < most;
         *taken.of(use_) += usize::from(there_is);
         drop(taken);
+        self.shown[use_ as usize].fetch_add(usize::from(there_is), Relaxed);
         there_is.then(|| Slot {
             of: self.clone(),
             use_,
         })
+    }
+
+    /// What open files and listings have taken, and the most each may take. Takes no lock.
+    pub fn taken(&self) -> [(usize, usize); 2] {
+        let of = |use_: Use| self.shown[use_ as usize].load(Relaxed);
+        [
+            (of(Use::File), self.files),
+            (of(Use::Listing), self.listings),
+        ]
+    }
+
+    /// What may be kept to save work.
+    pub fn kept_at_most(&self) -> usize {
+        self.kept
     }
 
     /// How many there may be beside those that are taken, for what saves work.
@@ -146,6 +165,7 @@ impl Taken {
 impl Drop for Slot {
     fn drop(&mut self) {
         *self.of.taken.lock().of(self.use_) -= 1;
+        self.of.shown[self.use_ as usize].fetch_sub(1, Relaxed);
     }
 }
 
@@ -202,9 +222,12 @@ mod tests {
             assert!(reserved >= 16 + 2 * 5, "{limit}");
             assert!(files.len() >= limit / 4, "{limit}: {}", files.len());
             assert_eq!(descriptors.for_file().err(), Some(Errno::NFILE));
+            assert_eq!(descriptors.taken()[0], (files.len(), files.len()));
             assert!(descriptors.for_listing().is_some(), "{limit}");
             drop(files);
             let listings: Vec<_> = std::iter::from_fn(|| descriptors.for_listing()).collect();
+            assert_eq!(descriptors.taken()[0].0, 0);
+            assert_eq!(descriptors.taken()[1].0, listings.len());
             assert!(take_all(&descriptors).len() >= limit / 4, "{limit}");
             drop(listings);
         }

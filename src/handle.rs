@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// One open of a file.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct DirHandle<L> {
 pub struct HandleTable<T> {
     open: RwLock<HashMap<u64, Arc<T>>>,
     next: AtomicU64,
+    /// How many are open, readable without a lock.
+    count: AtomicUsize,
 }
 
 impl<T> HandleTable<T> {
@@ -52,6 +54,7 @@ impl<T> HandleTable<T> {
         HandleTable {
             open: RwLock::default(),
             next: AtomicU64::new(first),
+            count: AtomicUsize::new(0),
         }
     }
 
@@ -59,6 +62,7 @@ impl<T> HandleTable<T> {
     pub fn insert(&self, handle: Arc<T>) -> u64 {
         let fh = self.next.fetch_add(2, Relaxed);
         self.open.write().insert(fh, handle);
+        self.count.fetch_add(1, Relaxed);
         fh
     }
 
@@ -75,12 +79,19 @@ impl<T> HandleTable<T> {
     /// # Errors
     /// EBADF when there is none.
     pub fn remove(&self, fh: u64) -> Result<Arc<T>> {
-        self.open.write().remove(&fh).ok_or(Errno::BADF)
+        let removed = self.open.write().remove(&fh).ok_or(Errno::BADF)?;
+        self.count.fetch_sub(1, Relaxed);
+        Ok(removed)
     }
 
     /// All handles, as they are now.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.open.read().values().cloned().collect()
+    }
+
+    /// How many are open. Takes no lock.
+    pub fn count(&self) -> usize {
+        self.count.load(Relaxed)
     }
 
     /// Whether nothing is open.

@@ -5,11 +5,13 @@
 //! code in `mapping::window`, `mapping::guard` and `sys` only.
 
 pub mod actor;
+pub mod ask;
 pub mod attr;
 pub mod cache;
 pub mod chores;
 pub mod cli;
 pub mod config;
+pub mod counters;
 pub mod daemon;
 pub mod descriptors;
 pub mod dispatch;
@@ -18,6 +20,7 @@ pub mod fuse;
 pub mod handle;
 pub mod init;
 pub mod inode;
+pub mod log_report;
 pub mod logging;
 pub mod mapping;
 pub mod mount_table;
@@ -32,3 +35,9 @@ pub mod source;
 pub mod sys;
 pub mod version;
 pub mod view;
+
+/// `0.1.0 (19ee44b871f2)`; without the commit when built from a tarball.
+pub const VERSION: &str = match env!("MMFS_COMMIT").is_empty() {
+    true => env!("CARGO_PKG_VERSION"),
+    false => concat!(env!("CARGO_PKG_VERSION"), " (", env!("MMFS_COMMIT"), ")"),
+};

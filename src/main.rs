@@ -8,7 +8,7 @@ use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
 use mmfs::sys::process::Inherited;
 use mmfs::view::shared::Shared;
-use mmfs::{cli, daemon, logging, report, session};
+use mmfs::{cli, daemon, log_report, logging, session};
 
 fn main() -> ExitCode {
     memory::keep_one_arena();
@@ -37,7 +37,9 @@ fn run() -> Result<(), StartError> {
         let fs =
             Fs::new(&config, |reporter| Shared::open(&config, reporter)).map_err(unreadable)?;
         let adapter = Adapter::new(fs.clone(), &config);
+        let facts = adapter.facts();
         let answers = |answering: session::Answering| {
+            facts.begin(answering.features);
             if let Some(device) = answering.device {
                 fs.set_own_device(device);
             }
@@ -45,7 +47,7 @@ fn run() -> Result<(), StartError> {
                 .map_err(|error| StartError::System("start a thread", error))?;
             ready.announce(&config)
         };
-        let outcome = session::serve(&config, adapter, answers, report::writer(&config));
+        let outcome = session::serve(&config, adapter, answers, log_report::writer(&config));
         // Event loops may still be waiting for a source that never answers.
         fs.settle();
         outcome

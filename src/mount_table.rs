@@ -63,10 +63,14 @@ impl Mount {
         fs_type == b"fuse" || fs_type == b"fuseblk" || fs_type.starts_with(b"fuse.")
     }
 
-    /// Who has mounted it, if it is a FUSE mount.
-    pub fn user(&self) -> Option<u64> {
-        let mut options = self.super_options.as_encoded_bytes().split(|&b| b == b',');
-        number(options.find_map(|option| option.strip_prefix(b"user_id="))?)
+    /// The user and the group that it belongs to, if it is a FUSE mount, as this process's user namespace has them.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        let options = std::str::from_utf8(self.super_options.as_encoded_bytes()).ok()?;
+        let number = |name: &str| {
+            let value = |option: &str| option.strip_prefix(name)?.parse().ok();
+            options.split(',').find_map(value)
+        };
+        Some((number("user_id=")?, number("group_id=")?))
     }
 
     /// Whether `option` is one of the filesystem's own options.
@@ -160,7 +164,7 @@ mod tests {
         let mount = Mount::parse(LINE).unwrap();
         assert_eq!((mount.id, mount.parent), (42, 27));
         assert_eq!(mount.device, rustix::fs::makedev(0, 39));
-        assert_eq!(mount.user(), Some(0));
+        assert_eq!(mount.owner().map(|(user, _)| user), Some(0));
         assert_eq!(mount.mount_point, Path::new("/mnt"));
         assert_eq!(
             (&*mount.fs_type, &*mount.source),
@@ -168,6 +172,13 @@ mod tests {
         );
         assert!(mount.has_super_option("default_permissions") && mount.has_super_option("rw"));
         assert!(!mount.has_super_option("permissions") && !mount.has_super_option("relatime"));
+    }
+
+    #[test]
+    fn the_owner_is_read() {
+        let line = b"42 27 0:39 / /mnt rw - fuse.mmfs /src rw,user_id=1000,group_id=100,max_read=1";
+        assert_eq!(Mount::parse(line).unwrap().owner(), Some((1000, 100)));
+        assert_eq!(Mount::parse(LINE).unwrap().owner(), None);
     }
 
     #[test]

@@ -6,11 +6,7 @@ use rustix::io::Errno;
 
 use crate::{fuse, session};
 
-/// `0.1.0 (19ee44b871f2)`; without the commit when built from a tarball.
-pub const VERSION: &str = match env!("MMFS_COMMIT").is_empty() {
-    true => env!("CARGO_PKG_VERSION"),
-    false => concat!(env!("CARGO_PKG_VERSION"), " (", env!("MMFS_COMMIT"), ")"),
-};
+pub use crate::VERSION;
 
 /// The version, and below it the features in use, one a line. The process must end soon: see [`session::offered`].
 pub fn in_detail() -> String {

@@ -77,7 +77,7 @@ fn every_system_call_may_fail() {
 }
 
 fn one_way(way: &[&str], time: Duration, figures: &Figures, rng: &mut Rng) {
-    // One event loop, whose calls are counted; an allocator that is content with brk(2), so that calls about
+    // One worker, whose two event loops take turns: strace counts the calls of each. An allocator that is content with brk(2), so that calls about
     // mappings are the daemon's own.
     let mount = Mount::builder()
         .options(["--threads", "1"])

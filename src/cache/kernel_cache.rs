@@ -57,6 +57,11 @@ impl KernelCache {
         self.timeouts
     }
 
+    /// How often the kernel was told to forget or to replace something.
+    pub fn invalidations(&self) -> u64 {
+        self.notifier.told()
+    }
+
     /// A request has changed attributes of `node` in a way that the kernel does not expect. It asks for them anew.
     pub fn attributes_changed(&self, node: u64) {
         self.notifier.expire_attributes(node);

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Builder;
@@ -55,6 +56,8 @@ pub struct Notifier {
     /// Taken by the thread that passes them on.
     queue: Mutex<Option<Receiver<Stale>>>,
     replacing: Arc<Pool>,
+    /// How often the kernel was told something.
+    told: AtomicU64,
 }
 
 impl std::fmt::Debug for Notifier {
@@ -71,6 +74,7 @@ impl Notifier {
             stale,
             queue: Mutex::new(Some(queue)),
             replacing: Pool::new("replacing", MAX_REPLACING),
+            told: AtomicU64::new(0),
         }
     }
 
@@ -90,13 +94,20 @@ impl Notifier {
         Ok(())
     }
 
+    /// How often the kernel was told something.
+    pub fn told(&self) -> u64 {
+        self.told.load(Relaxed)
+    }
+
     pub fn expire_attributes(&self, node: u64) {
+        self.told.fetch_add(1, Relaxed);
         if let Some(kernel) = self.kernel.get() {
             kernel.expire_attributes(node);
         }
     }
 
     pub fn drop_pages(&self, node: u64, file: Waiter) {
+        self.told.fetch_add(1, Relaxed);
         // The session is ending when nobody listens any more.
         let _ = self.stale.send((node, file));
     }
@@ -104,6 +115,7 @@ impl Notifier {
     /// Has pages of `node` dropped, once what clients have stored into them is written back. The caller must not be needed
     /// to serve the writes that this takes.
     pub fn write_back(&self, node: u64) {
+        self.told.fetch_add(1, Relaxed);
         if let Some(kernel) = self.kernel.get() {
             kernel.drop_pages(node);
         }
@@ -115,6 +127,7 @@ impl Notifier {
         let Some(kernel) = self.kernel.get().cloned() else {
             return true; // The session has not begun, so there are no pages.
         };
+        self.told.fetch_add(1, Relaxed);
         let (tell, heard) = sync_channel(2);
         let replace = move || {
             let _ = tell.send("it begins");

@@ -23,6 +23,7 @@ use crate::config::{Config, MountFlags};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{NodeTable, Place};
 use crate::pool::Pool;
+use crate::report::Usage;
 use crate::view::{Content, Found, Reporter, Tree, after_change};
 use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
@@ -158,6 +159,23 @@ impl<T: Tree> Fs<T> {
     /// How long the kernel may believe what it is told.
     pub fn timeouts(&self) -> Timeouts {
         self.cache.timeouts()
+    }
+
+    /// What is in use. Takes no lock, and asks the source nothing.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            open_files: self.files.count() as u64,
+            open_directories: self.dirs.count() as u64,
+            known_nodes: self.nodes.remembered() as u64,
+            invalidations: self.cache.invalidations(),
+            view: self.tree.report().usage,
+            ..Usage::default()
+        }
+    }
+
+    /// The view, for what it says of itself without asking the source.
+    pub fn tree(&self) -> &T {
+        &self.tree
     }
 
     /// Whether the view itself stands on stacked filesystems, or may do so.

@@ -1,15 +1,19 @@
 //! The adapter's parts, and how a request's operation is run and answered.
 
 use super::convert::actor;
+use super::facts::Facts;
 use super::passthrough::Passthrough;
 use super::reply::Answer;
+use super::served::Counted;
 use crate::actor::Actor;
 use crate::cache::Timeouts;
 use crate::config::Config;
+use crate::counters::{Kind, Requests, What};
 use crate::dispatch::Dispatch;
 use crate::fs::{Entry, Fs};
+use crate::request::SetAttr;
 use crate::view::Tree;
-use fuser::{INodeNo, ReplyEntry, Request};
+use fuser::{INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -21,6 +25,8 @@ pub struct Adapter<T: Tree> {
     pub(super) dispatch: Dispatch<Fs<T>>,
     pub(super) passthrough: Arc<Passthrough>,
     pub(super) timeouts: Timeouts,
+    pub(super) requests: &'static Requests,
+    pub(super) facts: Arc<Facts>,
 }
 
 impl<T: Tree> Adapter<T> {
@@ -31,16 +37,42 @@ impl<T: Tree> Adapter<T> {
             timeouts: fs.timeouts(),
             fs,
             passthrough: Arc::new(Passthrough::new(config)),
+            requests: Requests::new(),
+            facts: Arc::new(Facts::new(config)),
         }
+    }
+
+    /// What the mount says of itself.
+    pub fn facts(&self) -> Arc<Facts> {
+        self.facts.clone()
+    }
+
+    /// Counts a request that has come, until it is answered by the result.
+    pub(super) fn count<R>(&self, what: impl Into<What>, node: INodeNo, reply: R) -> Counted<R> {
+        Counted::new(self.requests.begin(what.into(), node.0), reply)
+    }
+
+    /// Answers a request that would change an answer of the channel.
+    pub(super) fn refused(&self, node: INodeNo, reply: ReplyEmpty) {
+        let reply = self.count(Kind::Control, node, reply);
+        reply.answer(Err(Errno::PERM));
+    }
+
+    /// Answers a request that the kernel is not to send again.
+    pub(super) fn unknown(&self, kind: Kind, node: INodeNo, reply: impl FnOnce(fuser::Errno)) {
+        let counted = self.count(kind, node, ());
+        counted.send(libc::ENOSYS, |()| reply(fuser::Errno::ENOSYS));
     }
 
     /// Answers a request of a handle, which may be the kernel's own and acts as the handle's opener.
     pub(super) fn handle<O>(
         &self,
+        what: impl Into<What>,
         node: INodeNo,
         reply: impl Answer<O>,
         op: impl FnOnce(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
+        let reply = self.count(what, node, reply);
         self.dispatch
             .content(node.0, move |fs| reply.answer(op(fs)));
     }
@@ -49,10 +81,12 @@ impl<T: Tree> Adapter<T> {
     pub(super) fn content<O>(
         &self,
         req: &Request,
+        what: impl Into<What>,
         node: INodeNo,
         reply: impl Answer<O>,
         op: impl Fn(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
+        let reply = self.count(what, node, reply);
         let by = actor(req);
         self.dispatch
             .content(node.0, move |fs| answer(fs, by, reply, op));
@@ -62,13 +96,33 @@ impl<T: Tree> Adapter<T> {
     pub(super) fn tree<O>(
         &self,
         req: &Request,
+        what: impl Into<What>,
         node: INodeNo,
         reply: impl Answer<O>,
         op: impl Fn(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
+        let reply = self.count(what, node, reply);
         let by = actor(req);
         self.dispatch
             .tree(node.0, move |fs| answer(fs, by, reply, op));
+    }
+
+    /// Answers SETATTR.
+    pub(super) fn set_attributes(
+        &self,
+        req: &Request,
+        (node, fh): (INodeNo, Option<u64>),
+        set: SetAttr,
+        reply: ReplyAttr,
+    ) {
+        let (by, reply) = (actor(req), (reply, self.timeouts));
+        let change = move |fs: &Fs<T>| fs.setattr(&by, node.0, fh, &set);
+        match (set.size, set.mtime) {
+            // A resize waits for reads and writes of the file. Until it is answered the kernel writes nothing back.
+            (Some(_), _) => self.content(req, Kind::SetAttr, node, reply, change),
+            (None, Some(_)) => self.after_stores(req, Kind::SetAttr, node, reply, change),
+            (None, None) => self.tree(req, Kind::SetAttr, node, reply, change),
+        }
     }
 
     /// As `tree`, for a request that sets the modification time of `node`: what clients have stored through mappings before
@@ -76,14 +130,15 @@ impl<T: Tree> Adapter<T> {
     pub(super) fn after_stores<O>(
         &self,
         req: &Request,
+        kind: Kind,
         node: INodeNo,
         reply: impl Answer<O>,
         op: impl Fn(&Fs<T>) -> Result<O> + Send + 'static,
     ) {
         if !self.fs.may_hold_stores(node.0) {
-            return self.tree(req, node, reply, op);
+            return self.tree(req, kind, node, reply, op);
         }
-        let by = actor(req);
+        let (by, reply) = (actor(req), self.count(kind, node, reply));
         let write_back = move |fs: &Arc<Fs<T>>| fs.write_back(node.0);
         let job = move |fs: &Arc<Fs<T>>| answer(fs, by, reply, op);
         self.dispatch.tree_after(node.0, write_back, job);
@@ -93,13 +148,15 @@ impl<T: Tree> Adapter<T> {
     pub(super) fn entry(
         &self,
         req: &Request,
+        kind: Kind,
         parent: INodeNo,
         name: &OsStr,
         reply: ReplyEntry,
         op: impl Fn(&Fs<T>, &OsStr) -> Result<Entry> + Send + 'static,
     ) {
         let name = name.to_owned();
-        self.tree(req, parent, (reply, self.timeouts), move |fs| op(fs, &name));
+        let reply = (reply, self.timeouts);
+        self.tree(req, kind, parent, reply, move |fs| op(fs, &name));
     }
 }
 

@@ -2,13 +2,18 @@
 //! library end here.
 
 mod adapter;
+mod channel;
 mod convert;
+mod facts;
 mod ioctl;
 mod negotiation;
+mod opening;
 mod passthrough;
 mod reply;
 mod requests;
+mod served;
 
 pub use adapter::Adapter;
+pub use facts::Facts;
 pub use negotiation::{features, negotiate};
 pub use passthrough::offers_passthrough;

@@ -7,11 +7,13 @@ use crate::actor::Actor;
 use crate::cache::Timeouts;
 use crate::config::Config;
 use crate::fs::{Entry, Opened};
+use crate::report::Feature;
 use crate::view::Content;
 use fuser::{BackingId, FileHandle, Generation, InitFlags, KernelConfig, ReplyCreate, ReplyOpen};
 use rustix::io::Result;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Whether files are handed over to the kernel.
@@ -20,6 +22,8 @@ pub struct Passthrough {
     enabled: AtomicBool,
     /// Whether the log says already that a file could not be handed over.
     refusal_logged: AtomicBool,
+    /// Why files are not handed over, once that was decided.
+    why_not: OnceLock<&'static str>,
 }
 
 /// Whether a kernel that offers these features can do passthrough.
@@ -33,6 +37,7 @@ impl Passthrough {
         let this = Passthrough {
             enabled: AtomicBool::new(config.passthrough),
             refusal_logged: AtomicBool::new(false),
+            why_not: OnceLock::new(),
         };
         if config.flags.no_atime || config.flags.sync {
             this.turn_off("the kernel passes files through neither with noatime nor with sync");
@@ -133,8 +138,21 @@ impl Passthrough {
         }
     }
 
-    fn turn_off(&self, why: &str) {
+    /// Whether it is in use, and why not.
+    pub fn feature(&self) -> Feature {
+        let in_use = self.enabled.load(Relaxed);
+        let note = match (in_use, self.why_not.get()) {
+            (true, _) if self.refusal_logged.load(Relaxed) => "some files cannot be handed over",
+            (true, _) => "",
+            (false, Some(why)) => why,
+            (false, None) => "not asked for",
+        };
+        Feature::new("passthrough", in_use, note)
+    }
+
+    fn turn_off(&self, why: &'static str) {
         if self.enabled.swap(false, Relaxed) {
+            let _ = self.why_not.set(why);
             log::warn!("{why}: files are served from maps");
         }
     }

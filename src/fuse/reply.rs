@@ -17,6 +17,19 @@ use std::time::Duration;
 pub trait Answer<T>: Send + 'static {
     /// Sends the reply.
     fn answer(self, outcome: Result<T>);
+
+    /// The errno that `answer` sends; 0 for success.
+    fn errno(&self, outcome: &Result<T>) -> i32 {
+        sent_errno(outcome)
+    }
+}
+
+/// The errno of an outcome as it is sent; 0 for success.
+pub fn sent_errno<T>(outcome: &Result<T>) -> i32 {
+    match outcome {
+        Ok(_) => 0,
+        Err(errno) => fuse_errno(*errno).code(),
+    }
 }
 
 impl Answer<()> for ReplyEmpty {
@@ -140,6 +153,13 @@ impl Answer<(usize, Vec<u8>)> for (ReplyXattr, u32) {
             Ok((len, _)) if len > room as usize => reply.error(Errno::ERANGE),
             Ok((_, bytes)) => reply.data(&bytes),
             Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn errno(&self, outcome: &Result<(usize, Vec<u8>)>) -> i32 {
+        match outcome {
+            Ok((len, _)) if self.1 != 0 && *len > self.1 as usize => libc::ERANGE,
+            outcome => sent_errno(outcome),
         }
     }
 }

@@ -1,16 +1,19 @@
 //! One method for each request: decodes it, calls `Fs`, replies. No decision is taken here.
 
-use super::adapter::{Adapter, ask};
+use super::adapter::Adapter;
+use super::channel::is_question;
 use super::convert::{actor, decode_device, open_flags, set_time, writing};
 use super::ioctl;
 use super::negotiation::negotiate;
 use super::reply::{Answer, list, list_plus};
-use crate::fs::{Fs, Listed};
+use crate::counters::Kind;
+use crate::fs::Listed;
+use crate::inode::ROOT;
 use crate::request::SetAttr;
 use crate::view::Tree;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -23,7 +26,9 @@ use std::time::SystemTime;
 
 impl<T: Tree> Filesystem for Adapter<T> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        if negotiate(config)?.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP) {
+        let known = negotiate(config)?;
+        self.facts.negotiated(known);
+        if known.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP) {
             self.fs.set_mixes_direct();
         }
         self.passthrough.negotiate(config, self.fs.is_stacked());
@@ -37,19 +42,24 @@ impl<T: Tree> Filesystem for Adapter<T> {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         // What the name leads to may not answer, but its node is not known yet. So the directory's is taken.
         let by = actor(req);
-        self.entry(req, parent, name, reply, move |fs, name| {
+        self.entry(req, Kind::Lookup, parent, name, reply, move |fs, name| {
             fs.lookup(&by, parent.0, name)
         });
     }
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
-        self.dispatch.here(|fs| fs.forget(node.0, count));
+        self.count(Kind::Forget.at(0, count), node, ())
+            .send(0, |()| self.dispatch.here(|fs| fs.forget(node.0, count)));
     }
 
     fn getattr(&self, req: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.tree(req, node, (reply, self.timeouts), move |fs| {
-            fs.getattr(node.0, fh.map(|fh| fh.0))
-        });
+        self.tree(
+            req,
+            Kind::GetAttr,
+            node,
+            (reply, self.timeouts),
+            move |fs| fs.getattr(node.0, fh.map(|fh| fh.0)),
+        );
     }
 
     fn setattr(
@@ -78,18 +88,13 @@ impl<T: Tree> Filesystem for Adapter<T> {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        let (by, reply) = (actor(req), (reply, self.timeouts));
-        let change = move |fs: &Fs<T>| fs.setattr(&by, node.0, fh.map(|fh| fh.0), &set);
-        match (size, mtime) {
-            // A resize waits for reads and writes of the file. Until it is answered the kernel writes nothing back.
-            (Some(_), _) => self.content(req, node, reply, change),
-            (None, Some(_)) => self.after_stores(req, node, reply, change),
-            (None, None) => self.tree(req, node, reply, change),
-        }
+        self.set_attributes(req, (node, fh.map(|fh| fh.0)), set, reply);
     }
 
     fn readlink(&self, req: &Request, node: INodeNo, reply: ReplyData) {
-        self.tree(req, node, reply, move |fs| fs.readlink(node.0));
+        self.tree(req, Kind::ReadLink, node, reply, move |fs| {
+            fs.readlink(node.0)
+        });
     }
 
     fn mknod(
@@ -103,7 +108,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEntry,
     ) {
         let (by, rdev) = (actor(req), decode_device(rdev));
-        self.entry(req, parent, name, reply, move |fs, name| {
+        self.entry(req, Kind::MkNod, parent, name, reply, move |fs, name| {
             fs.mknod(&by, parent.0, name, mode, umask, rdev)
         });
     }
@@ -118,19 +123,23 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEntry,
     ) {
         let by = actor(req);
-        self.entry(req, parent, name, reply, move |fs, name| {
+        self.entry(req, Kind::MkDir, parent, name, reply, move |fs, name| {
             fs.mkdir(&by, parent.0, name, mode, umask)
         });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.to_owned();
-        self.tree(req, parent, reply, move |fs| fs.unlink(parent.0, &name));
+        self.tree(req, Kind::Unlink, parent, reply, move |fs| {
+            fs.unlink(parent.0, &name)
+        });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.to_owned();
-        self.tree(req, parent, reply, move |fs| fs.rmdir(parent.0, &name));
+        self.tree(req, Kind::RmDir, parent, reply, move |fs| {
+            fs.rmdir(parent.0, &name)
+        });
     }
 
     fn symlink(
@@ -142,7 +151,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEntry,
     ) {
         let (by, target) = (actor(req), target.to_owned());
-        self.entry(req, parent, name, reply, move |fs, name| {
+        self.entry(req, Kind::Symlink, parent, name, reply, move |fs, name| {
             fs.symlink(&by, parent.0, name, &target)
         });
     }
@@ -159,26 +168,19 @@ impl<T: Tree> Filesystem for Adapter<T> {
     ) {
         let flags = sys::RenameFlags::from_bits_retain(flags.bits());
         let (name, new_name) = (name.to_owned(), new_name.to_owned());
-        self.tree(req, parent, reply, move |fs| {
+        self.tree(req, Kind::Rename, parent, reply, move |fs| {
             fs.rename((parent.0, &name), (new_parent.0, &new_name), flags)
         });
     }
 
     fn link(&self, req: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(req, parent, name, reply, move |fs, name| {
+        self.entry(req, Kind::Link, parent, name, reply, move |fs, name| {
             fs.link(node.0, parent.0, name)
         });
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (by, flags) = (actor(req), open_flags(flags.0));
-        let passthrough = self.passthrough.clone();
-        // The first open for writing waits for readers, and the source's own open may wait for bytes. Attributes must
-        // not wait with it.
-        self.dispatch.content(node.0, move |fs| {
-            let open = move |fs: &Fs<T>| ask(fs, &by, |fs| fs.open(&by, node.0, flags));
-            fs.with_room(open, move |opened| passthrough.opened(&by, opened, reply));
-        });
+        self.open_file(req, node, open_flags(flags.0), reply);
     }
 
     fn create(
@@ -191,18 +193,8 @@ impl<T: Tree> Filesystem for Adapter<T> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (by, name, flags) = (actor(req), name.to_owned(), open_flags(flags));
-        let (passthrough, timeouts) = (self.passthrough.clone(), self.timeouts);
-        self.dispatch.tree(parent.0, move |fs| {
-            let create = move |fs: &Fs<T>| {
-                ask(fs, &by, |fs| {
-                    fs.create(&by, parent.0, &name, mode, umask, flags)
-                })
-            };
-            fs.with_room(create, move |created| {
-                passthrough.created(&by, created, timeouts, reply);
-            });
-        });
+        let made = (mode, umask, open_flags(flags));
+        self.create_file(req, (parent, name), made, reply);
     }
 
     fn read(
@@ -217,6 +209,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyData,
     ) {
         let flags = open_flags(flags.0);
+        let reply = self.count(Kind::Read.at(offset, size.into()), node, reply);
         self.dispatch.content(node.0, move |fs| {
             fs.read(fh.0, offset, size, flags, |bytes| reply.answer(bytes));
         });
@@ -235,13 +228,15 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyWrite,
     ) {
         let how = writing(write_flags, open_flags(flags.0));
+        let what = Kind::Write.at(offset, data.len() as u64);
+        let reply = self.count(what, node, reply);
         self.dispatch.content_with(node.0, data, move |fs, data| {
             fs.write_with_room(fh.0, (offset, data), how, |count| reply.answer(count));
         });
     }
 
     fn flush(&self, _: &Request, node: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.handle(node, reply, move |fs| fs.flush(fh.0));
+        self.handle(Kind::Flush, node, reply, move |fs| fs.flush(fh.0));
     }
 
     fn release(
@@ -254,7 +249,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.handle(node, reply, move |fs| fs.release(fh.0));
+        self.handle(Kind::Release, node, reply, move |fs| fs.release(fh.0));
     }
 
     fn fsync(
@@ -265,12 +260,16 @@ impl<T: Tree> Filesystem for Adapter<T> {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.handle(node, reply, move |fs| fs.fsync(fh.0, data_only));
+        self.handle(Kind::Fsync, node, reply, move |fs| {
+            fs.fsync(fh.0, data_only)
+        });
     }
 
     fn opendir(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let flags = open_flags(flags.0);
-        self.tree(req, node, reply, move |fs| fs.opendir(node.0, flags));
+        self.tree(req, Kind::OpenDir, node, reply, move |fs| {
+            fs.opendir(node.0, flags)
+        });
     }
 
     fn readdir(
@@ -279,12 +278,13 @@ impl<T: Tree> Filesystem for Adapter<T> {
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         let by = actor(req);
+        let mut reply = self.count(Kind::ReadDir.at(offset, 0), node, reply);
         self.dispatch.tree(node.0, move |fs| {
             by.begin();
-            let listed = fs.readdir(fh.0, offset, |entry| list(&mut reply, entry));
+            let listed = fs.readdir(fh.0, offset, |entry| list(&mut reply.reply, entry));
             reply.answer(listed);
         });
     }
@@ -295,19 +295,28 @@ impl<T: Tree> Filesystem for Adapter<T> {
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         let by = actor(req);
+        let mut reply = self.count(Kind::ReadDirPlus.at(offset, 0), node, reply);
         let timeouts = self.timeouts;
         self.dispatch.tree(node.0, move |fs| {
             by.begin();
-            let take = |entry: &Listed<'_>| list_plus(&mut reply, entry, timeouts);
+            let take = |entry: &Listed<'_>| list_plus(&mut reply.reply, entry, timeouts);
             let listed = fs.readdirplus(fh.0, offset, take);
             reply.answer(listed);
         });
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        let reply = self.count(Kind::ReleaseDir, node, reply);
         self.dispatch.here(|fs| reply.answer(fs.releasedir(fh.0)));
     }
 
@@ -319,11 +328,13 @@ impl<T: Tree> Filesystem for Adapter<T> {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        self.tree(req, node, reply, move |fs| fs.fsyncdir(fh.0, data_only));
+        self.tree(req, Kind::FsyncDir, node, reply, move |fs| {
+            fs.fsyncdir(fh.0, data_only)
+        });
     }
 
     fn statfs(&self, req: &Request, node: INodeNo, reply: ReplyStatfs) {
-        self.tree(req, node, reply, move |fs| fs.statfs(node.0));
+        self.tree(req, Kind::StatFs, node, reply, move |fs| fs.statfs(node.0));
     }
 
     fn setxattr(
@@ -336,39 +347,54 @@ impl<T: Tree> Filesystem for Adapter<T> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        if is_question(name) {
+            return self.refused(node, reply);
+        }
         let (by, name, value) = (actor(req), name.to_owned(), value.to_owned());
-        self.tree(req, node, reply, move |fs| {
+        self.tree(req, Kind::SetXattr, node, reply, move |fs| {
             fs.setxattr(&by, node.0, &name, &value, flags as u32)
         });
     }
 
     fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if node.0 == ROOT && is_question(name) {
+            return self.question(req, name, size, reply);
+        }
         let name = name.to_owned();
-        self.tree(req, node, (reply, size), move |fs| match size {
-            0 => fs.getxattr_size(node.0, &name).map(|len| (len, Vec::new())),
-            _ => fs
-                .getxattr(node.0, &name, size as usize)
-                .map(|value| (value.len(), value)),
-        });
+        self.tree(
+            req,
+            Kind::GetXattr,
+            node,
+            (reply, size),
+            move |fs| match size {
+                0 => fs.getxattr_size(node.0, &name).map(|len| (len, Vec::new())),
+                _ => fs
+                    .getxattr(node.0, &name, size as usize)
+                    .map(|value| (value.len(), value)),
+            },
+        );
     }
 
     fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         let by = actor(req);
-        self.tree(req, node, (reply, size), move |fs| {
+        self.tree(req, Kind::ListXattr, node, (reply, size), move |fs| {
             fs.listxattr(&by, node.0).map(|list| (list.len(), list))
         });
     }
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if is_question(name) {
+            return self.refused(node, reply);
+        }
         let (by, name) = (actor(req), name.to_owned());
-        self.tree(req, node, reply, move |fs| {
+        self.tree(req, Kind::RemoveXattr, node, reply, move |fs| {
             fs.removexattr(&by, node.0, &name)
         });
     }
 
-    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, _: &Request, node: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
         // Under default_permissions the kernel decides and does not ask. If it did, ENOSYS would mean consent.
-        reply.error(Errno::ENOSYS);
+        self.unknown(Kind::Access, node, |errno| reply.error(errno));
     }
 
     fn fallocate(
@@ -382,9 +408,13 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEmpty,
     ) {
         let by = actor(req);
-        self.content(req, node, reply, move |fs| {
-            fs.fallocate(&by, fh.0, offset, length, mode as u32)
-        });
+        self.content(
+            req,
+            Kind::Fallocate.at(offset, length),
+            node,
+            reply,
+            move |fs| fs.fallocate(&by, fh.0, offset, length, mode as u32),
+        );
     }
 
     fn lseek(
@@ -396,10 +426,16 @@ impl<T: Tree> Filesystem for Adapter<T> {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.content(req, node, reply, move |fs| {
-            let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO)?;
-            fs.lseek(fh.0, offset, whence)
-        });
+        self.content(
+            req,
+            Kind::Lseek.at(offset as u64, 0),
+            node,
+            reply,
+            move |fs| {
+                let offset = u64::try_from(offset).map_err(|_| rustix::io::Errno::NXIO)?;
+                fs.lseek(fh.0, offset, whence)
+            },
+        );
     }
 
     fn copy_file_range(
@@ -417,9 +453,13 @@ impl<T: Tree> Filesystem for Adapter<T> {
     ) {
         let by = actor(req);
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        self.content(req, node_out, reply, move |fs| {
-            fs.copy_file_range(&by, from, to, len)
-        });
+        self.content(
+            req,
+            Kind::CopyFileRange.at(offset_out, len),
+            node_out,
+            reply,
+            move |fs| fs.copy_file_range(&by, from, to, len),
+        );
     }
 
     fn ioctl(
@@ -434,7 +474,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyIoctl,
     ) {
         let given = in_data.to_owned();
-        self.tree(req, node, reply, move |fs| {
+        self.tree(req, Kind::Ioctl, node, reply, move |fs| {
             ioctl::answer(fs, (node.0, fh.0), cmd, &given)
         });
     }
@@ -442,7 +482,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
     fn poll(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         _: FileHandle,
         _: PollNotifier,
         _: PollEvents,
@@ -450,10 +490,10 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyPoll,
     ) {
         // The kernel does not ask again and answers by itself: regular files are always ready.
-        reply.error(Errno::ENOSYS);
+        self.unknown(Kind::Poll, node, |errno| reply.error(errno));
     }
 
-    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
-        reply.error(Errno::ENOSYS);
+    fn bmap(&self, _: &Request, node: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        self.unknown(Kind::Bmap, node, |errno| reply.error(errno));
     }
 }

@@ -93,6 +93,8 @@ pub struct NodeTable<P: Place> {
     numbers: Numbers<P::Key>,
     /// Inodes forgotten since the last trim.
     forgotten: AtomicUsize,
+    /// Inodes that are remembered, readable without a lock.
+    known: AtomicUsize,
 }
 
 type Shard<P> = HashMap<u64, Box<Known<P>>>;
@@ -104,6 +106,7 @@ impl<P: Place> NodeTable<P> {
             shards: std::array::from_fn(|_| Mutex::default()),
             numbers,
             forgotten: AtomicUsize::new(0),
+            known: AtomicUsize::new(1),
         };
         let root = Known {
             place: root,
@@ -112,6 +115,11 @@ impl<P: Place> NodeTable<P> {
         };
         table.shard(ROOT).insert(ROOT, Box::new(root));
         table
+    }
+
+    /// How many inodes are remembered. Takes no lock.
+    pub fn remembered(&self) -> usize {
+        self.known.load(Relaxed)
     }
 
     /// The inode of a node id.
@@ -203,6 +211,7 @@ impl<P: Place> NodeTable<P> {
                         belief: Belief::of_new(stamp),
                     };
                     shard.insert(id, Box::new(known));
+                    self.known.fetch_add(1, Relaxed);
                     return Some(id);
                 }
                 _ => return None,
@@ -259,6 +268,7 @@ impl<P: Place> NodeTable<P> {
             return None;
         }
         let known = shard.remove(&id)?;
+        self.known.fetch_sub(1, Relaxed);
         self.numbers.release(id, known.place.key());
         let forgotten = self.forgotten.fetch_add(1, Relaxed) + 1;
         Some(Forgotten {

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use env_logger::fmt::Formatter;
@@ -34,6 +35,8 @@ pub const REPORT: &str = "mmfs::report";
 
 /// Where the FUSE library logs each request, with its arguments.
 const REQUESTS: &str = "fuser::request";
+
+static FAULTED_REPLIES: AtomicU64 = AtomicU64::new(0);
 
 static FILE: OnceLock<LogFile> = OnceLock::new();
 
@@ -201,6 +204,9 @@ impl Log for Trickle {
         if is_cancelled_request(record) {
             return;
         }
+        if is_faulted_reply(record) {
+            FAULTED_REPLIES.fetch_add(1, Relaxed);
+        }
         if !self.logger.matches(record) {
             return;
         }
@@ -241,6 +247,16 @@ impl Log for Trickle {
 /// A reply to a request whose caller was killed meanwhile finds nobody (ENOENT), which is no news.
 fn is_cancelled_request(record: &Record<'_>) -> bool {
     record.target() == "fuser::reply" && record.args().to_string().ends_with("(os error 2)")
+}
+
+/// A reply lent from a mapping that a file no longer reaches: its client gets EIO.
+fn is_faulted_reply(record: &Record<'_>) -> bool {
+    record.target() == "fuser::reply" && record.args().to_string().ends_with("(os error 14)")
+}
+
+/// How many replies were lent from bytes that had gone, as far as errors are logged: the FUSE library says so in no other way.
+pub fn faulted_replies() -> u64 {
+    FAULTED_REPLIES.load(Relaxed)
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub struct AddressSpace {
     queue: Mutex<BTreeMap<Ticket, Queued>>,
     /// Lock order: last.
     usage: Mutex<Usage>,
+    /// The same, readable without a lock.
+    shown: [AtomicU64; 2],
 }
 
 impl AddressSpace {
@@ -86,6 +88,7 @@ impl AddressSpace {
             eviction: Mutex::default(),
             queue: Mutex::default(),
             usage: Mutex::default(),
+            shown: Default::default(),
         })
     }
 
@@ -107,6 +110,12 @@ impl AddressSpace {
     /// The windows mapped or about to be, borrowed ones that left their table included.
     pub fn windows(&self) -> u64 {
         self.usage.lock().windows
+    }
+
+    /// What is mapped and what may be: bytes, then windows. Takes no lock.
+    pub fn figures(&self) -> [(u64, u64); 2] {
+        let [bytes, windows] = [0, 1].map(|at: usize| self.shown[at].load(Relaxed));
+        [(bytes, self.budget), (windows, self.max_windows)]
     }
 
     /// The present tick: what a use at this moment stores in its window.
@@ -205,6 +214,7 @@ impl AddressSpace {
         if fits {
             usage.bytes += bytes;
             usage.windows += windows;
+            self.show(&usage);
         }
         fits
     }
@@ -213,6 +223,12 @@ impl AddressSpace {
         let mut usage = self.usage.lock();
         usage.bytes -= bytes;
         usage.windows -= windows;
+        self.show(&usage);
+    }
+
+    fn show(&self, usage: &Usage) {
+        self.shown[0].store(usage.bytes, Relaxed);
+        self.shown[1].store(usage.windows, Relaxed);
     }
 
     /// Unmaps the least recently used window that is not in use; false if all are. Called with `eviction` held.

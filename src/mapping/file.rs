@@ -35,6 +35,19 @@ pub struct Context {
     pub no_atime: bool,
     /// Where files whose times wait are reported.
     pub chores: Chores,
+    /// What went wrong.
+    pub mishaps: Mishaps,
+}
+
+/// How often something went wrong. Counts only.
+#[derive(Debug, Default)]
+pub struct Mishaps {
+    /// Copies from or to a window that faulted.
+    pub faults: AtomicU64,
+    /// Reads that had faulted and failed otherwise, too.
+    pub faults_eio: AtomicU64,
+    /// Writes found lost after they had been answered.
+    pub lost_writes: AtomicU64,
 }
 
 /// One source file while somebody has it open, shared by all its opens.

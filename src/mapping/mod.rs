@@ -21,7 +21,7 @@ pub mod windows;
 mod write;
 mod writer;
 
-pub use file::{Context, Mapping};
+pub use file::{Context, Mapping, Mishaps};
 pub use readahead::ReadPattern;
 pub use write::WritePattern;
 pub use writer::Writer;

@@ -99,7 +99,7 @@ impl Mapping {
         };
         self.fetch(fd, (offset, len), &settled, pattern, &loan);
         with_buffer(len, |buffer| {
-            if loan.read(buffer).is_ok() {
+            if self.copy(&loan, buffer) {
                 match self.source.stat(fd) {
                     Ok(now) if now.is_as(&settled) => return Ok((now, lend(Ok(buffer)))),
                     _ => *self.settled.lock() = None,
@@ -215,6 +215,15 @@ impl Mapping {
         }
     }
 
+    /// Copies bytes out of a window. False where that has faulted.
+    fn copy(&self, loan: &Loan, buffer: &mut [u8]) -> bool {
+        let copied = loan.read(buffer).is_ok();
+        if !copied {
+            self.context.mishaps.faults.fetch_add(1, Relaxed);
+        }
+        copied
+    }
+
     /// Copies bytes and lends the copy, once it is sure that they were in the file. It had the attributes `before` when
     /// the range was found to lie within it.
     fn read_checked<R>(
@@ -226,8 +235,14 @@ impl Mapping {
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
         with_buffer(len, |buffer| {
-            let copied = loan.filter(|loan| loan.read(buffer).is_ok());
-            let read = copied.map_or_else(|| pread_all(fd, buffer, offset), |_| Ok(len));
+            let copied = loan.as_ref().is_some_and(|loan| self.copy(loan, buffer));
+            let read = match copied {
+                true => Ok(len),
+                false => pread_all(fd, buffer, offset),
+            };
+            if loan.is_some() && !copied && read == Err(Errno::IO) {
+                self.context.mishaps.faults_eio.fetch_add(1, Relaxed);
+            }
             let sure = read.and_then(|count| {
                 let now = self.source.stat(fd)?;
                 if !now.is_as(before) {

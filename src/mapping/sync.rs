@@ -5,6 +5,7 @@ use crate::chores::PendingTimes;
 use crate::sys::writeback::writeback_error;
 use rustix::io::{Errno, Result};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
 
 impl Mapping {
     /// Makes the file durable; with `data_only` as fdatasync(2). What was stored through a window is dirty in the page
@@ -29,7 +30,7 @@ impl Mapping {
         match reader {
             Some(_) => self.ask_for_losses(),
             None if is_given_up => {
-                self.losses.add(errno);
+                self.lose(errno);
                 // From now on there is one that knows what was counted.
                 let _ = self.shared();
             }
@@ -43,7 +44,7 @@ impl Mapping {
     /// Those of fsync(2), to whoever asks first.
     pub fn sync_shared(&self, data_only: bool) -> Result<()> {
         let synced = self.make_durable(&*self.shared()?, data_only);
-        synced.inspect_err(|&errno| self.losses.add(errno))
+        synced.inspect_err(|&errno| self.lose(errno))
     }
 
     fn make_durable(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
@@ -58,8 +59,13 @@ impl Mapping {
     fn ask_for_losses(&self) {
         let shared = self.backing.lock().reader();
         if let Some(Err(errno)) = shared.map(writeback_error) {
-            self.losses.add(errno);
+            self.lose(errno);
         }
+    }
+
+    fn lose(&self, errno: Errno) {
+        self.losses.add(errno);
+        self.context.mishaps.lost_writes.fetch_add(1, Relaxed);
     }
 
     /// Whether a write was lost since there were `known` losses. Asking takes the report from no open.

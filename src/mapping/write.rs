@@ -238,12 +238,15 @@ impl Mapping {
         let Some(writer) = self.backing.lock().writer() else {
             return pwrite_all(fd.as_fd(), data, offset);
         };
-        let stored = match self.borrow(writer.as_fd(), offset, data.len(), before.size) {
-            Some(loan) => loan
-                .write(data)
-                .map_or_else(|failed| failed.copied(), |()| data.len()),
-            None => 0,
+        let loan = self.borrow(writer.as_fd(), offset, data.len(), before.size);
+        let (stored, faulted) = match loan.map(|loan| loan.write(data)) {
+            Some(Ok(())) => (data.len(), false),
+            Some(Err(failed)) => (failed.copied(), true),
+            None => (0, false),
         };
+        if faulted {
+            self.context.mishaps.faults.fetch_add(1, Relaxed);
+        }
         if stored < data.len() {
             let (mut rest, offset) = (&data[stored..], offset + stored as u64);
             if request.from_mapping {
@@ -253,7 +256,11 @@ impl Mapping {
                     return Ok(data.len());
                 }
             }
-            return match pwrite_all(fd.as_fd(), rest, offset) {
+            let written = pwrite_all(fd.as_fd(), rest, offset);
+            if faulted && written == Err(Errno::IO) {
+                self.context.mishaps.faults_eio.fetch_add(1, Relaxed);
+            }
+            return match written {
                 Err(errno) if stored == 0 => Err(errno),
                 rest => Ok(stored + rest.unwrap_or(0)),
             };

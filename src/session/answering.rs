@@ -5,6 +5,7 @@ use std::io;
 use fuser::{INodeNo, Notifier};
 
 use crate::cache::Kernel;
+use crate::report::Feature;
 
 /// What is known once the kernel and we have agreed, before the first request is read.
 #[derive(Debug)]
@@ -14,13 +15,18 @@ pub struct Answering {
     pub device: Option<u64>,
     /// The kernel at the other end of the connection.
     pub kernel: Connection,
+    /// What of the kernel is in use, and what is done instead.
+    pub features: Vec<Feature>,
 }
 
 impl Answering {
     /// `device` is the mount's `st_dev`, `notifier` speaks to its connection.
-    pub fn new(device: Option<u64>, notifier: Notifier) -> Self {
-        let kernel = Connection(notifier);
-        Self { device, kernel }
+    pub fn new(device: Option<u64>, notifier: Notifier, features: Vec<Feature>) -> Self {
+        Self {
+            device,
+            kernel: Connection(notifier),
+            features,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub mod preflight;
 mod probe;
 mod serve;
 mod source_state;
-mod top_mount;
+pub mod top_mount;
 mod unmount;
 
 pub use answering::Answering;

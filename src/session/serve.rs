@@ -20,6 +20,7 @@ use crate::config::{Access, Config};
 use crate::pid_file::PidFile;
 use crate::dispatch::event_loops;
 use crate::refusal::{ExitCode, StartError};
+use crate::report::Feature;
 use crate::service;
 use crate::sys::process;
 
@@ -37,11 +38,23 @@ const READ_AHEAD_KIB: u32 = 256;
 
 /// Lets the kernel ask for larger pieces, and for several at a time; its default of 128 KiB bounds what a first
 /// sequential read can reach. INIT can lower that only.
-fn raise_read_ahead(device: u64) {
+fn raise_read_ahead(device: Option<u64>) -> Feature {
+    let Some(device) = device else {
+        let note = "as the kernel has it: the device of this mount is unknown before Linux 6.17";
+        return Feature::new("read-ahead", false, note);
+    };
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
-        log::debug!("{path} stays as it is: {error}");
+    match std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
+        Ok(()) => Feature::new("read-ahead", true, format!("{READ_AHEAD_KIB} KiB")),
+        Err(error) => {
+            log::debug!("{path} stays as it is: {error}");
+            Feature::new(
+                "read-ahead",
+                false,
+                format!("as the kernel has it: {error}"),
+            )
+        }
     }
 }
 
@@ -94,11 +107,11 @@ fn mount_and_serve(
     let connection = device
         .try_clone()
         .map_err(system("duplicate a descriptor"))?;
-    let result = start(config, filesystem, device).and_then(|session| {
+    let result = start(config, filesystem, device).and_then(|(session, clone)| {
         log::info!("{:?} is mounted on {:?}", config.source, config.mount_point);
         let (device, notifier) = (mounted.device(), session.notifier());
-        device.into_iter().for_each(raise_read_ahead);
-        answering(Answering::new(device, notifier))?;
+        let features = vec![clone, raise_read_ahead(device)];
+        answering(Answering::new(device, notifier, features))?;
         // An error is an answer, too.
         let reach = |root: &Path| probe::reach(root).unwrap_or_default();
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
@@ -117,7 +130,7 @@ fn start<F: Filesystem>(
     config: &Config,
     filesystem: F,
     device: OwnedFd,
-) -> Result<Session<F>, StartError> {
+) -> Result<(Session<F>, Feature), StartError> {
     let acl = match config.access {
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
         // The kernel keeps others out; fuser's own check would refuse them flush and locks.
@@ -126,7 +139,13 @@ fn start<F: Filesystem>(
     let mut options = fuser::Config::default();
     options.n_threads = Some(event_loops(config.threads));
     options.clone_fd = device::can_clone(&device);
-    Session::from_fd(filesystem, device, acl, options).map_err(StartError::Handshake)
+    let note = match options.clone_fd {
+        true => "",
+        false => "threads share one /dev/fuse: it cannot be opened anew here",
+    };
+    let clone = Feature::new("clone", options.clone_fd, note);
+    let session = Session::from_fd(filesystem, device, acl, options);
+    Ok((session.map_err(StartError::Handshake)?, clone))
 }
 
 fn run<F: Filesystem>(

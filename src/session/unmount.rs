@@ -102,7 +102,7 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
         ));
     }
     let user = rustix::process::geteuid();
-    match top.user() {
+    match top.owner().map(|(user, _)| u64::from(user)) {
         Some(owner) if !user.is_root() && owner != u64::from(user.as_raw()) => refuse(format!(
             "{place:?} was mounted by the user with the number {owner}; only that user and root may unmount it"
         )),

@@ -1,13 +1,16 @@
 //! The seam below which a kind of view is made: [`Tree`], its names and attributes, and [`Content`], the bytes of one
 //! file. [`shared`] is the source itself. The operations ([`crate::fs`]) are compiled once for each kind, so nothing is boxed per request.
 
+mod reporter;
 pub mod shared;
+
+pub use reporter::Reporter;
 
 use crate::actor::Actor;
 use crate::attr::Attr;
-use crate::cache::{KernelCache, MayKeep};
-use crate::chores::Chores;
+use crate::cache::MayKeep;
 use crate::inode::{Place, Seen};
+use crate::report::ViewReport;
 use crate::request::{ExtendedFlags, New, Permissions, Removal, Seek, SetAttr, Write};
 use rustix::fs::{FallocateFlags, FileType, IFlags, OFlags, RenameFlags, StatVfs, XattrFlags};
 use rustix::io::{Errno, Result};
@@ -16,15 +19,6 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-
-/// Where a view reports its changes, given to it when it is opened.
-#[derive(Debug, Clone)]
-pub struct Reporter {
-    /// What the kernel may believe.
-    pub cache: Arc<KernelCache>,
-    /// What is to be done later.
-    pub chores: Chores,
-}
 
 /// An inode just found, whatever its name. Dropped when it is remembered as a node.
 #[derive(Debug, Clone)]
@@ -131,6 +125,11 @@ pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
 
     /// The device number of our own mount, which is never entered.
     fn set_own_device(&self, _device: u64) {}
+
+    /// What it says of itself. Takes no lock, and asks the source nothing.
+    fn report(&self) -> ViewReport {
+        ViewReport::default()
+    }
 
     /// Whether the view itself stands on stacked filesystems, or may do so.
     fn is_stacked(&self) -> bool {

@@ -53,6 +53,11 @@ impl Faulty {
         self.point.path()
     }
 
+    /// From now on nothing is answered.
+    pub fn stop(&self) {
+        fuse::kill(self.child.id(), rustix::process::Signal::STOP);
+    }
+
     /// All requests it owes are answered with an error.
     pub fn cut(&self) {
         fuse::abort(self.point.path(), None);

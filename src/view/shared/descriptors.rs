@@ -3,6 +3,7 @@
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// What became of a descriptor that was asked to go.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,38 +18,55 @@ pub enum Verdict {
 pub struct DescriptorBudget<K> {
     /// Lock order: before any shard of the table of what is in use.
     queue: Mutex<VecDeque<K>>,
+    /// Its length, readable without a lock.
+    length: AtomicUsize,
 }
 
 impl<K: Copy> DescriptorBudget<K> {
     pub fn new() -> Self {
         DescriptorBudget {
             queue: Mutex::default(),
+            length: AtomicUsize::new(0),
         }
     }
 
     /// Adds a node that has just been given a descriptor; others go, so that no more than `budget` stay.
     pub fn insert(&self, id: K, budget: usize, close: impl Fn(K) -> Verdict) {
-        let mut queue = self.queue.lock();
-        queue.push_back(id);
-        evict(&mut queue, budget.max(1), close);
+        self.change(|queue| {
+            queue.push_back(id);
+            evict(queue, budget.max(1), close);
+        });
     }
 
     /// Closes all but `budget`.
     pub fn keep(&self, budget: usize, close: impl Fn(K) -> Verdict) {
-        evict(&mut self.queue.lock(), budget, close);
+        self.change(|queue| evict(queue, budget, close));
     }
 
     /// Closes all.
     pub fn clear(&self, close: impl Fn(K) -> Verdict) {
-        evict(&mut self.queue.lock(), 0, close);
+        self.change(|queue| evict(queue, 0, close));
     }
 
     /// Closes half of what is open; false when there was nothing.
     pub fn shrink(&self, close: impl Fn(K) -> Verdict) -> bool {
+        self.change(|queue| {
+            let before = queue.len();
+            evict(queue, before / 2, close);
+            before > 0
+        })
+    }
+
+    /// How many are open. Takes no lock.
+    pub fn count(&self) -> usize {
+        self.length.load(Relaxed)
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut VecDeque<K>) -> R) -> R {
         let mut queue = self.queue.lock();
-        let before = queue.len();
-        evict(&mut queue, before / 2, close);
-        before > 0
+        let result = change(&mut queue);
+        self.length.store(queue.len(), Relaxed);
+        result
     }
 }
 
@@ -89,6 +107,7 @@ mod tests {
             cache.insert(id, 2, close);
         }
         assert_eq!(*closed.borrow(), [2, 3]);
+        assert_eq!(cache.count(), 2);
         assert!(cache.shrink(close));
         assert_eq!(closed.borrow().len(), 3);
         cache.keep(0, close);

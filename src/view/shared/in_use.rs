@@ -127,6 +127,11 @@ impl InUse {
         Some(slot)
     }
 
+    /// How many descriptors are kept to save work. Takes no lock.
+    pub fn kept(&self) -> usize {
+        self.budget.count()
+    }
+
     fn give_way(&self) {
         if self.descriptors.is_tight() {
             let room = self.descriptors.room();

@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::descriptors::{Descriptors, raise_limit};
 use crate::inode::{NodeTable, Numbers, ROOT};
 use crate::mapping::budget::{AddressSpace, default_budget};
-use crate::mapping::{Context, guard};
+use crate::mapping::{Context, Mishaps, guard};
+use crate::report::{Share, ViewReport, ViewUsage};
 use crate::request::MAX_REQUEST;
 use crate::source::{Kind, Sources};
 use crate::view::{Found, Reporter, Tree, View, Wanted};
@@ -19,6 +20,7 @@ use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// The source as a view.
 #[derive(Debug)]
@@ -30,6 +32,11 @@ pub struct Shared {
     pub(super) room: Room,
     pub(super) cache: Arc<KernelCache>,
     pub(super) context: Arc<Context>,
+    descriptors: Arc<Descriptors>,
+    /// Whether inodes of the root's filesystem are found again by exported handles.
+    by_handle: bool,
+    /// Device and inode number of the root.
+    root: (u64, u64),
 }
 
 impl Shared {
@@ -47,12 +54,14 @@ impl Shared {
             write_path: config.write_path,
             no_atime: config.flags.no_atime || config.flags.read_only,
             chores: reporter.chores,
+            mishaps: Mishaps::default(),
         };
         let (sources, root) = Sources::open(&config.source, config.flags.read_only)?;
         let root_ino = root.attr.ino;
+        let (by_handle, numbers_of_root) = (root.source.by_handle, (root.attr.dev, root_ino));
         let numbers = Numbers::new(move |key| plain_number(root_ino, key));
         let node = Node::new(&root, 0, OsStr::new(""));
-        let in_use = InUse::new(descriptors);
+        let in_use = InUse::new(descriptors.clone());
         if let Some(fd) = root.fd {
             in_use.keep_for_good(node.life(), fd);
         }
@@ -65,6 +74,9 @@ impl Shared {
             room: Room::new(),
             cache: reporter.cache,
             context: Arc::new(context),
+            descriptors,
+            by_handle,
+            root: numbers_of_root,
         };
         Ok((shared, nodes))
     }
@@ -126,6 +138,33 @@ impl Tree for Shared {
 
     fn set_own_device(&self, device: u64) {
         self.sources.set_own_device(device);
+    }
+
+    fn report(&self) -> ViewReport {
+        let [(bytes, budget), (windows, max_windows)] = self.context.space.figures();
+        let [files, listings] = self.descriptors.taken();
+        let mishaps = &self.context.mishaps;
+        let usage = ViewUsage {
+            windows: Share {
+                used: windows,
+                limit: max_windows,
+            },
+            mapped: Share {
+                used: bytes,
+                limit: budget,
+            },
+            file_descriptors: Share::new(files.0, files.1),
+            listing_descriptors: Share::new(listings.0, listings.1),
+            kept_descriptors: Share::new(self.in_use.kept(), self.descriptors.kept_at_most()),
+            faults: mishaps.faults.load(Relaxed),
+            faults_eio: mishaps.faults_eio.load(Relaxed),
+            lost_writes: mishaps.lost_writes.load(Relaxed),
+        };
+        ViewReport {
+            usage,
+            root: self.root,
+            by_handle: self.by_handle,
+        }
     }
 
     fn is_stacked(&self) -> bool {

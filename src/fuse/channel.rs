@@ -1,0 +1,195 @@
+//! The control channel: questions about the mount, asked as extended attributes of its root ([`crate::report`]). They are
+//! answered on the event loop that has read them, from counters and constants: without the source, and without a lock that
+//! another request holds. One event loop always reads ([`crate::dispatch`]), so they are answered whatever the others wait for.
+
+use super::adapter::Adapter;
+use super::facts::{kernel, options};
+use super::reply::Answer;
+use crate::counters::{Answered, Kind, Requests, Waiting};
+use crate::inode::ROOT;
+use crate::logging;
+use crate::report::{self, MAX_ANSWER, PREFIX, Question, Status, Trace};
+use crate::view::Tree;
+use fuser::{INodeNo, ReplyXattr, Request};
+use rustix::io::{Errno, Result};
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+/// A file with a request that waits for as long as this does not answer.
+const NOT_ANSWERING: Duration = Duration::from_secs(10);
+
+/// What a request takes in an answer at most, in bytes: eight numbers and their names.
+const REQUEST_SIZE: usize = 300;
+
+/// Whether a name is one of the questions', which belong to no source.
+pub fn is_question(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(PREFIX)
+}
+
+impl<T: Tree> Adapter<T> {
+    /// Answers a question.
+    pub(super) fn question(&self, req: &Request, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let reply = self.count(Kind::Control, INodeNo(ROOT), (reply, size));
+        let answer = self.answer(req.uid(), name.as_bytes(), size as usize);
+        reply.answer(answer.map(|answer| (answer.len(), answer)));
+    }
+
+    fn answer(&self, uid: u32, name: &[u8], size: usize) -> Result<Vec<u8>> {
+        if uid != 0 && uid != self.facts.owner {
+            return Err(Errno::PERM);
+        }
+        let room = match size {
+            0 => MAX_ANSWER,
+            size => size.min(MAX_ANSWER),
+        };
+        let json = match Question::parse(name).unwrap_or(Err(Errno::OPNOTSUPP))? {
+            Question::Status => serde_json::to_vec(&self.status()),
+            Question::Trace(from) => serde_json::to_vec(&self.trace(from, room)),
+            Question::Waiting => serde_json::to_vec(&self.waiting(room)),
+        };
+        json.map_err(|_| Errno::IO)
+    }
+
+    fn status(&self) -> Status {
+        let (facts, fs) = (&*self.facts, &*self.fs);
+        let (device, inode) = fs.tree().report().root;
+        Status {
+            protocol: report::VERSION,
+            version: facts.version.into(),
+            pid: std::process::id(),
+            uid: facts.owner,
+            source: report::Source {
+                path: report::Path::new(&facts.config.source),
+                device,
+                inode,
+            },
+            mount_point: report::Path::new(&facts.config.mount_point),
+            view: "shared".into(),
+            since: facts.time(0) / 1_000_000,
+            uptime_us: self.requests.now() / 1000,
+            options: options(&facts.config),
+            kernel: kernel(facts, &self.passthrough, fs),
+            requests: counts(self.requests),
+            waiting: self.waits(),
+            usage: self.usage(),
+        }
+    }
+
+    fn usage(&self) -> report::Usage {
+        let load = self.dispatch.load();
+        let mut usage = self.fs.usage();
+        [usage.page_tables, usage.resident] = memory_of_process();
+        usage.spare_threads = report::Share::new(load.busy_spares, load.max_spares);
+        usage.view.faults_eio += logging::faulted_replies();
+        usage
+    }
+
+    fn waits(&self) -> report::Waiting {
+        let now = self.requests.now();
+        let age = |one: &Waiting| now.saturating_sub(one.began);
+        let others = || {
+            let waiting = self.requests.waiting();
+            waiting.filter(|one| one.what.kind != Kind::Control)
+        };
+        let long = NOT_ANSWERING.as_nanos() as u64;
+        let silent = others().filter(|one| age(one) >= long);
+        let silent: HashSet<u64> = silent.map(|one| one.node).collect();
+        report::Waiting {
+            requests: others().count() as u64,
+            oldest_us: others().map(|one| age(&one)).max().unwrap_or(0) / 1000,
+            files_not_answering: silent.len() as u64,
+            queued: self.dispatch.load().queued as u64,
+        }
+    }
+
+    fn trace(&self, from: u64, room: usize) -> Trace {
+        let mut requests = Vec::new();
+        let next = self.requests.recent(from, |number, one| {
+            let fits = has_room(requests.len(), room);
+            if fits {
+                requests.push(self.answered(number, &one));
+            }
+            fits
+        });
+        Trace {
+            protocol: report::VERSION,
+            next,
+            requests,
+        }
+    }
+
+    fn waiting(&self, room: usize) -> Trace {
+        let now = self.requests.now();
+        let mut waiting: Vec<_> = self.requests.waiting().collect();
+        waiting.retain(|one| one.what.kind != Kind::Control);
+        waiting.sort_by_key(|one| one.began);
+        let mut requests = Vec::new();
+        for one in waiting {
+            if !has_room(requests.len(), room) {
+                break;
+            }
+            let took = now.saturating_sub(one.began);
+            let Waiting { what, node, began } = one;
+            let errno = 0;
+            let one = Answered {
+                what,
+                node,
+                began,
+                took,
+                errno,
+            };
+            requests.push(self.answered(0, &one));
+        }
+        Trace {
+            protocol: report::VERSION,
+            next: 0,
+            requests,
+        }
+    }
+
+    fn answered(&self, number: u64, one: &Answered) -> report::Request {
+        report::Request {
+            number,
+            time_us: self.facts.time(one.began),
+            kind: one.what.kind.name().into(),
+            node: one.node,
+            offset: one.what.offset,
+            length: one.what.length,
+            took_us: one.took / 1000,
+            errno: one.errno,
+        }
+    }
+}
+
+/// Whether a further request fits into an answer of `room` bytes.
+fn has_room(requests: usize, room: usize) -> bool {
+    (requests + 2) * REQUEST_SIZE <= room
+}
+
+fn counts(requests: &Requests) -> Vec<report::Requests> {
+    let of = |kind: &Kind| {
+        let found = requests.summary(*kind);
+        (found.count > 0).then(|| report::Requests {
+            kind: kind.name().into(),
+            count: found.count,
+            errors: found.errors,
+            total_us: found.total_us,
+            p50_us: found.p50_us,
+            p99_us: found.p99_us,
+            max_us: found.max_us,
+        })
+    };
+    Kind::ALL.iter().filter_map(of).collect()
+}
+
+/// Page tables and resident memory of this process, in bytes. Reading /proc/self/status waits for nobody.
+fn memory_of_process() -> [u64; 2] {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ["VmPTE:", "VmRSS:"].map(|name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    })
+}
