@@ -70,7 +70,8 @@ pub struct Served {
     requests: &'static Requests,
     waiting: Waiting,
     place: Option<usize>,
-    errno: i32,
+    /// What it is answered with; `None` as long as nothing is said, and of a reply that is dropped.
+    errno: Option<i32>,
 }
 
 impl Requests {
@@ -97,8 +98,7 @@ impl Requests {
             requests: self,
             place: self.waiting.put(&waiting),
             waiting,
-            // Of a reply that is dropped, the FUSE library makes this.
-            errno: libc::EIO,
+            errno: None,
         }
     }
 
@@ -171,7 +171,7 @@ impl Default for Counter {
 impl Served {
     /// It is about to be answered with this errno, 0 for success. Counted before its client can go on.
     pub fn answers(&mut self, errno: i32) {
-        self.errno = errno;
+        self.errno = Some(errno);
         if errno != 0 {
             let counter = self.requests.counter(self.waiting.what.kind);
             counter.errors.fetch_add(1, Relaxed);
@@ -181,6 +181,10 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
+        if self.errno.is_none() {
+            // The FUSE library makes this of a reply that is dropped.
+            self.answers(libc::EIO);
+        }
         let Waiting { what, node, began } = self.waiting;
         let took = self.requests.now() - began;
         let counter = self.requests.counter(what.kind);
@@ -199,7 +203,7 @@ impl Drop for Served {
                 node,
                 began,
                 took,
-                errno: self.errno,
+                errno: self.errno.unwrap_or(libc::EIO),
             });
         }
     }
@@ -221,6 +225,7 @@ mod tests {
             (7, Kind::Read.at(4096, 512))
         );
         drop(waiting);
+        assert_eq!(requests.summary(Kind::Read).errors, 1, "never answered");
         let mut failed = requests.begin(Kind::Lookup.into(), 1);
         failed.answers(libc::ENOENT);
         assert_eq!(requests.summary(Kind::Lookup).errors, 1);
