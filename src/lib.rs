@@ -31,6 +31,7 @@ pub mod report;
 pub mod request;
 pub mod service;
 pub mod session;
+pub mod show;
 pub mod source;
 pub mod sys;
 pub mod version;

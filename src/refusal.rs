@@ -53,6 +53,8 @@ pub enum StartError {
     DeadMount(PathBuf),
     /// The mount point carries a mount of mmfs that answers.
     Occupied(PathBuf),
+    /// A mount does not say what it does, and why.
+    NotAnswered(PathBuf, String),
     /// Nothing of FUSE is mounted where `--check` looked.
     NotMounted(PathBuf),
     /// The mount that `--check` looked at shows a source that was removed: the source, the mount point, and whether another
@@ -146,6 +148,7 @@ impl Display for StartError {
     fn fmt(&self, f: &mut Formatter<'_>) -> Formatted {
         match self {
             Self::Usage(error) => write!(f, "{error}"),
+            Self::NotAnswered(path, why) => write!(f, "{path:?}: {why}"),
             Self::Unreachable(role, path, errno) => write_unreachable(f, *role, path, *errno),
             Self::NoPath(role, path) => write!(
                 f,

@@ -66,6 +66,19 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::new(seconds.into(), nanos))
 }
 
+/// A duration with its unit.
+///
+/// # Errors
+/// A phrase for the person who typed it.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let units = [("us", 1_000_000), ("ms", 1000), ("s", 1)];
+    let found = units
+        .iter()
+        .find_map(|(unit, parts)| Some((text.strip_suffix(unit)?, *parts)));
+    let (number, parts) = found.ok_or("give a number and its unit: us, ms or s")?;
+    Ok(seconds(number)? / parts)
+}
+
 /// A number of requests that can be served at once.
 ///
 /// # Errors
@@ -122,6 +135,17 @@ mod tests {
         assert_eq!(window_size("64K"), Ok(64 << 10));
         for text in ["63K", "65537", "0", "9T9", "8388608T"] {
             assert!(window_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        let good = [("10ms", 10_000), ("1.5s", 1_500_000), ("7us", 7), ("0s", 0)];
+        for (text, micros) in good {
+            assert_eq!(time(text), Ok(Duration::from_micros(micros)), "{text}");
+        }
+        for text in ["10", "ms", "-1ms", "1m", "1 ms", ""] {
+            assert!(time(text).is_err(), "{text}");
         }
     }
 

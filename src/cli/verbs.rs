@@ -8,9 +8,10 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint};
 use rustix::fs::{Mode, OFlags};
 
-use super::mount_options;
+use super::{mount_options, size};
 use crate::refusal::{self, StartError};
 use crate::session;
+use crate::show::{self, Form};
 use crate::sys::process;
 
 /// One entry for each verb. Its comment is the verb's description, its fields are the options and objects. None may
@@ -26,6 +27,16 @@ pub enum Verb {
     /// the processes that use it are named. Works for a mount whose daemon has died or does not answer.
     /// Ordinary users unmount their own mounts, through fusermount3.
     Unmount(Unmount),
+    /// Print what a mount of mmfs does.
+    ///
+    /// Without MNT, a line for each mount. With it, its options, what of the kernel is in use, what is in use of what there
+    /// may be, and its requests: how many came and how long they took.
+    /// Only root and the user who mounted it are answered. A source that does not answer is not waited for.
+    Status(Status),
+    /// Print the last requests of a mount of mmfs, and those that it has not answered yet.
+    ///
+    /// A mount keeps its last 4,096 requests. Only root and the user who mounted it are answered.
+    Trace(Trace),
 }
 
 impl Verb {
@@ -37,6 +48,8 @@ impl Verb {
         match self {
             Self::Help(help) => help.run(command()),
             Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),
+            Self::Status(status) => show::status(status.mount_point.as_deref(), status.form()),
+            Self::Trace(trace) => show::trace(&trace.mount_point, trace.follow, trace.slow),
         }
     }
 }
@@ -55,6 +68,50 @@ pub struct Unmount {
     /// The mount point, or a symbolic link to it.
     #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     mount_point: PathBuf,
+}
+
+/// `mmfs status [MNT]`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The mount point. Without it, all mounts of mmfs that are here.
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+    mount_point: Option<PathBuf>,
+    /// Print JSON.
+    ///
+    /// With MNT an object, without it a list. docs/status.md describes the fields.
+    #[arg(long, conflicts_with_all = ["prometheus", "watch"])]
+    json: bool,
+    /// Print the text format of Prometheus.
+    #[arg(long, conflicts_with = "watch")]
+    prometheus: bool,
+    /// Print it anew every second, with what came in that second.
+    #[arg(long)]
+    watch: bool,
+}
+
+impl Status {
+    fn form(&self) -> Form {
+        match (self.json, self.prometheus, self.watch) {
+            (true, ..) => Form::Json,
+            (_, true, _) => Form::Prometheus,
+            (.., true) => Form::Watch,
+            _ => Form::Text,
+        }
+    }
+}
+
+/// `mmfs trace MNT`.
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// The mount point.
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+    mount_point: PathBuf,
+    /// Go on with the requests that come, until the mount is gone.
+    #[arg(long)]
+    follow: bool,
+    /// Print only requests that took at least so long: 10ms, 500us, 2s.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = size::time)]
+    slow: Duration,
 }
 
 impl Help {

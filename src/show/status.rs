@@ -1,0 +1,243 @@
+//! `mmfs status` for people.
+
+use super::asked::Asked;
+use super::text::{bytes, clean, long, micros, path, rate, second, told};
+use crate::report::{Feature, Options, Share, Source, Status};
+use std::fmt::Write;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+/// How long the source may take to say whether it is still at its path.
+const SOURCE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A line for each mount.
+pub fn lines(all: &[Asked]) -> String {
+    let mut text = String::new();
+    for Asked {
+        mount_point,
+        answer,
+    } in all
+    {
+        // Writing to a String does not fail.
+        let _ = match answer {
+            Ok(status) => writeln!(
+                text,
+                "{}  shows {}, pid {}, for {}, {} requests, {} waiting",
+                path(mount_point),
+                told(&status.source.path),
+                status.pid,
+                long(status.uptime_us / 1_000_000),
+                status.requests.iter().map(|one| one.count).sum::<u64>(),
+                status.waiting.requests
+            ),
+            Err(why) => writeln!(text, "{}  {why}", path(mount_point)),
+        };
+    }
+    text
+}
+
+/// All that one mount says.
+pub fn text(status: &Status, columns: usize) -> String {
+    let mut text = head(status, columns);
+    text.push('\n');
+    text.push_str(&table(status, None, usize::MAX));
+    text
+}
+
+/// Where the values begin.
+const INDENT: usize = 12;
+
+/// All but the requests, in lines that have no more than `columns`.
+pub fn head(status: &Status, columns: usize) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| write_line(&mut text, name, &value, columns);
+    line("mount", told(&status.mount_point));
+    line("source", told(&status.source.path));
+    if let Some(warning) = moved(&status.source) {
+        line("", warning);
+    }
+    line(
+        "daemon",
+        format!(
+            "mmfs {}, pid {}, user {}, {} view",
+            clean(&status.version),
+            status.pid,
+            status.uid,
+            clean(&status.view)
+        ),
+    );
+    let up = long(status.uptime_us / 1_000_000);
+    line("since", format!("{} ({up})", second(status.since)));
+    line("options", options(&status.options));
+    line("kernel", clean(&status.kernel.release));
+    for feature in &status.kernel.features {
+        line("", shown_feature(feature));
+    }
+    if !status.kernel.missing.is_empty() {
+        let missing = clean(&status.kernel.missing.join(" "));
+        line("", format!("this kernel lacks {missing}"));
+    }
+    usage(status, &mut line);
+    text
+}
+
+/// Writes a name and its value, which goes on below itself where it is too long. A path is never divided.
+fn write_line(text: &mut String, name: &str, value: &str, columns: usize) {
+    let _ = write!(text, "{name:<INDENT$}");
+    let mut at = INDENT;
+    for (number, word) in value.split(' ').enumerate() {
+        let width = word.chars().count();
+        if number > 0 && at + 1 + width > columns {
+            let _ = write!(text, "\n{:INDENT$}", "");
+            at = INDENT;
+        } else if number > 0 {
+            text.push(' ');
+            at += 1;
+        }
+        text.push_str(word);
+        at += width;
+    }
+    text.push('\n');
+}
+
+fn usage(status: &Status, line: &mut impl FnMut(&str, String)) {
+    let (usage, view) = (&status.usage, &status.usage.view);
+    line(
+        "open",
+        format!(
+            "{} files, {} directories; {} inodes known",
+            usage.open_files, usage.open_directories, usage.known_nodes
+        ),
+    );
+    line(
+        "memory",
+        format!(
+            "{} of {} mapped in {} windows; page tables {}; resident {}",
+            bytes(view.mapped.used),
+            bytes(view.mapped.limit),
+            share(view.windows),
+            bytes(usage.page_tables),
+            bytes(usage.resident)
+        ),
+    );
+    line(
+        "descriptors",
+        format!(
+            "files {}, directories {}, kept {}",
+            share(view.file_descriptors),
+            share(view.listing_descriptors),
+            share(view.kept_descriptors)
+        ),
+    );
+    let waiting = &status.waiting;
+    line(
+        "waiting",
+        match waiting.requests {
+            0 => "no requests".into(),
+            n => format!(
+                "{n} requests, the oldest for {}; {} queued; files that do not answer: {}",
+                micros(waiting.oldest_us),
+                waiting.queued,
+                waiting.files_not_answering
+            ),
+        },
+    );
+    line(
+        "threads",
+        format!("spare threads that work: {}", share(usage.spare_threads)),
+    );
+    line(
+        "mishaps",
+        format!(
+            "{} faults, {} of them EIO; {} lost writes; {} invalidations",
+            view.faults, view.faults_eio, view.lost_writes, usage.invalidations
+        ),
+    );
+}
+
+fn share(share: Share) -> String {
+    format!("{} of {}", share.used, share.limit)
+}
+
+fn shown_feature(feature: &Feature) -> String {
+    let (name, note) = (clean(&feature.name), clean(&feature.note));
+    let state = if feature.in_use { "yes" } else { "no" };
+    match note.is_empty() {
+        true => format!("{name}: {state}"),
+        false => format!("{name}: {state} ({note})"),
+    }
+}
+
+fn options(options: &Options) -> String {
+    let mut words = vec![
+        format!("access {}", clean(&options.access)),
+        format!("threads {}", options.threads),
+        format!("window-size {}", bytes(options.window_size)),
+        format!("write-path {}", clean(&options.write_path)),
+        format!("attr-timeout {}", options.attr_timeout),
+        format!("entry-timeout {}", options.entry_timeout),
+    ];
+    let set = [
+        (options.read_only, "read-only"),
+        (options.sync_on_close, "sync-on-close"),
+        (options.direct_io, "direct-io"),
+        (options.passthrough, "passthrough"),
+        (options.auto_unmount, "auto-unmount"),
+    ];
+    let set = set.iter().filter(|(is_set, _)| *is_set);
+    words.extend(set.map(|(_, name)| (*name).to_owned()));
+    words.extend(options.flags.iter().map(|flag| clean(flag)));
+    words.extend(options.log.iter().map(|log| format!("log {}", told(log))));
+    words.join(", ")
+}
+
+/// What is wrong with the source's path, if it is a path here and something is.
+fn moved(source: &Source) -> Option<String> {
+    let path = source.path.path()?;
+    let (tell, heard) = channel();
+    // On a thread: the source may not answer.
+    thread::spawn(move || tell.send(rustix::fs::stat(path).map(|now| (now.st_dev, now.st_ino))));
+    match heard.recv_timeout(SOURCE_TIMEOUT) {
+        Err(_) => Some("the source does not answer".into()),
+        Ok(Ok(now)) if now == (source.device, source.inode) => None,
+        Ok(Ok(_)) => Some("another directory is at that path now".into()),
+        Ok(Err(rustix::io::Errno::NOENT)) => Some("nothing is at that path any more".into()),
+        Ok(Err(_)) => None,
+    }
+}
+
+/// The requests by kind, those that came most often first. Rates are those since `before`, or on the average.
+pub fn table(status: &Status, before: Option<&Status>, max_lines: usize) -> String {
+    let mut text = format!(
+        "{:<16}{:>12}{:>9}{:>9}{:>10}{:>10}{:>10}\n",
+        "requests", "count", "errors", "per s", "p50", "p99", "max"
+    );
+    let since = before.map_or(0, |before| before.uptime_us);
+    let seconds = status.uptime_us.saturating_sub(since).max(1) as f64 / 1e6;
+    let mut rows: Vec<_> = status
+        .requests
+        .iter()
+        .map(|one| {
+            let earlier = before.into_iter().flat_map(|before| &before.requests);
+            let earlier = earlier.filter(|other| other.kind == one.kind);
+            let earlier: u64 = earlier.map(|other| other.count).sum();
+            (one.count.saturating_sub(earlier) as f64 / seconds, one)
+        })
+        .collect();
+    rows.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.count.cmp(&a.1.count)));
+    for (per_second, one) in rows.into_iter().take(max_lines) {
+        let _ = writeln!(
+            text,
+            "{:<16}{:>12}{:>9}{:>9}{:>10}{:>10}{:>10}",
+            clean(&one.kind),
+            one.count,
+            one.errors,
+            rate(per_second),
+            micros(one.p50_us),
+            micros(one.p99_us),
+            micros(one.max_us)
+        );
+    }
+    text
+}

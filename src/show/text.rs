@@ -1,0 +1,149 @@
+//! Numbers, times and names as people read them.
+
+use jiff::Timestamp;
+use std::path::Path;
+
+/// Text of a mount, which may be another user's: what would reach the terminal as a command is replaced.
+pub fn clean(text: &str) -> String {
+    let shown = |char: char| if char.is_control() { '\u{fffd}' } else { char };
+    text.chars().map(shown).collect()
+}
+
+/// A path, quoted where it is not plain.
+pub fn path(path: &Path) -> String {
+    let plain =
+        |char: char| !char.is_control() && !char.is_whitespace() && !"\"\\\u{fffd}".contains(char);
+    match path.to_str() {
+        Some(text) if text.chars().all(plain) => text.into(),
+        _ => format!("{path:?}"),
+    }
+}
+
+/// A path that a mount has told.
+pub fn told(told: &crate::report::Path) -> String {
+    told.path().map_or_else(String::new, |found| path(&found))
+}
+
+/// A size: `1.5 GiB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut size, mut unit) = (bytes as f64 / 1024.0, 0);
+    while size >= 1023.95 && unit + 1 < UNITS.len() {
+        (size, unit) = (size / 1024.0, unit + 1);
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// A short duration: `12 us`, `3.4 ms`, `5.0 s`.
+pub fn micros(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} us"),
+        1_000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        1_000_000..120_000_000 => format!("{:.1} s", micros as f64 / 1e6),
+        _ => long(micros / 1_000_000),
+    }
+}
+
+/// A long duration: `2 h 3 min`.
+pub fn long(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// A rate: `0.25`, `12`, `3456`.
+pub fn rate(rate: f64) -> String {
+    match rate {
+        0.0 => "0".into(),
+        ..10.0 => format!("{rate:.2}"),
+        _ => format!("{rate:.0}"),
+    }
+}
+
+/// A moment: `2026-11-27T02:18:51.145909Z`.
+pub fn moment(microseconds: u64) -> String {
+    let moment = i64::try_from(microseconds).ok();
+    let moment = moment.and_then(|moment| Timestamp::from_microsecond(moment).ok());
+    moment.map_or_else(|| "?".into(), |moment| format!("{moment:.6}"))
+}
+
+/// A moment, to the second.
+pub fn second(seconds: u64) -> String {
+    let moment = i64::try_from(seconds).ok();
+    let moment = moment.and_then(|moment| Timestamp::from_second(moment).ok());
+    moment.map_or_else(|| "?".into(), |moment| format!("{moment:.0}"))
+}
+
+/// What an errno says. `ok` without one.
+pub fn errno(errno: i32) -> String {
+    if errno == 0 {
+        return "ok".into();
+    }
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let sentence = text.split(" (os error").next().unwrap_or_default();
+    sentence.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn numbers_are_short() {
+        for (number, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (1 << 30, "1.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(bytes(number), text);
+        }
+        for (number, text) in [
+            (999, "999 us"),
+            (1500, "1.5 ms"),
+            (2_500_000, "2.5 s"),
+            (7_380_000_000, "2 h 3 min"),
+        ] {
+            assert_eq!(micros(number), text);
+        }
+        assert_eq!((long(59), long(90_000)), ("59 s".into(), "1 d 1 h".into()));
+        assert_eq!(
+            (rate(0.0), rate(0.256), rate(1234.5)),
+            ("0".into(), "0.26".into(), "1234".into())
+        );
+    }
+
+    #[test]
+    fn moments_are_utc() {
+        assert_eq!(moment(1_000_000_000_000_001), "2001-09-09T01:46:40.000001Z");
+        assert_eq!(second(1_000_000_000), "2001-09-09T01:46:40Z");
+        assert_eq!(
+            (moment(u64::MAX), second(u64::MAX)),
+            ("?".into(), "?".into())
+        );
+    }
+
+    #[test]
+    fn no_name_reaches_the_terminal_as_a_command() {
+        assert_eq!(clean("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(path(Path::new("/mnt/view")), "/mnt/view");
+        for bytes in [&b"/a b"[..], b"/\x1b[2J", b"/\xff", b"/a\"b", b"/a\nb"] {
+            let shown = path(Path::new(OsStr::from_bytes(bytes)));
+            assert!(
+                shown.starts_with('"') && !shown.contains(char::is_control),
+                "{shown}"
+            );
+        }
+    }
+}
