@@ -166,7 +166,7 @@ impl<T: Tree> Fs<T> {
         Usage {
             open_files: self.files.count() as u64,
             open_directories: self.dirs.count() as u64,
-            known_nodes: self.nodes.remembered() as u64,
+            known_nodes: self.nodes.population() as u64,
             invalidations: self.cache.invalidations(),
             view: self.tree.report().usage,
             ..Usage::default()

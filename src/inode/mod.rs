@@ -118,7 +118,7 @@ impl<P: Place> NodeTable<P> {
     }
 
     /// How many inodes are remembered. Takes no lock.
-    pub fn remembered(&self) -> usize {
+    pub fn population(&self) -> usize {
         self.known.load(Relaxed)
     }
 
