@@ -232,7 +232,7 @@ fn survives_a_power_cut(ways: &[Way], look: fn(&Path) -> State) {
                     .arg(at.path()),
             );
             let held = look(&at.path().join(name));
-            tools::run(Command::new("umount").arg(at.path()));
+            tools::unmount_idle(at.path()).expect("umount");
             assert_eq!(held, wanted, "{kind}: on the medium after {name}");
             fs::remove_file(copy).expect("unlink");
         }

@@ -308,7 +308,7 @@ fn look_at_copy(copy: &Path, scratch: &Path, wanted: &[u8], what: &str, figures:
             .arg(&at),
     );
     let held = fs::read(at.join("file"));
-    tools::run(Command::new("umount").arg(&at));
+    tools::unmount_idle(&at).expect("umount");
     figures.operation();
     figures.expect(
         &format!("{what}: fsynced bytes on the copy"),

@@ -8,7 +8,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::fuse::{mount_at, mounts_below};
-use super::tools::{output_of, run, tool};
+use super::tools::{output_of, run, tool, unmount_idle};
 use super::user::is_root;
 
 /// Taken down when dropped; loud when that does not work.
@@ -68,14 +68,12 @@ impl LoopFs {
         if mount_at(&self.point).is_none() {
             return Ok(());
         }
-        let output = output_of(Command::new("umount").arg(&self.point));
-        if output.status.success() {
+        let Err(reason) = unmount_idle(&self.point) else {
             return Ok(());
-        }
+        };
         let lazily = output_of(Command::new("umount").arg("--lazy").arg(&self.point))
             .status
             .success();
-        let reason = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(format!(
             "{reason} (lazily: {})",
             if lazily { "done" } else { "impossible too" }

@@ -15,14 +15,11 @@ use tempfile::TempDir;
 
 use super::builder::{Builder, binary};
 use super::fuse::{self, MountInfo, mount_at};
-use super::tools::{find_tool, output_of, text_of, wait_until};
+use super::tools::{BUSY, find_tool, output_of, text_of, wait_until};
 use super::{subject, user, watchdog};
 
 /// A mount must answer, and a daemon must end, within this time.
 pub const LIMIT: Duration = Duration::from_secs(10);
-
-/// How long an unmount may find the mount busy: processes of the test that were just reaped.
-const BUSY: Duration = Duration::from_secs(2);
 
 /// A mount that answers. Dropped, it takes everything down and fails the test loudly when a mount or a process
 /// is left, the daemon did not end with success, or its log tells of an error.

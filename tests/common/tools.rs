@@ -67,6 +67,24 @@ pub fn wait_until(limit: Duration, mut question: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// How long an unmount may find a filesystem busy that the test has just used: a process that another test starts has copies
+/// of its descriptors until it executes its program.
+pub const BUSY: Duration = Duration::from_secs(2);
+
+/// Unmounts a filesystem that the test has just used. What it takes to unmount a mount of mmfs is [`super::Mount`]'s.
+///
+/// # Errors
+/// What umount(8) says.
+pub fn unmount_idle(point: &Path) -> Result<(), String> {
+    let mut reason = String::new();
+    let gone = wait_until(BUSY, || {
+        let output = output_of(Command::new("umount").arg(point));
+        reason = String::from_utf8_lossy(&output.stderr).into_owned();
+        output.status.success()
+    });
+    if gone { Ok(()) } else { Err(reason) }
+}
+
 /// The file's text, or nothing.
 pub fn text_of(file: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned()
