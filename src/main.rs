@@ -38,6 +38,7 @@ fn run() -> Result<(), StartError> {
             Fs::new(&config, |reporter| Shared::open(&config, reporter)).map_err(unreadable)?;
         let adapter = Adapter::new(fs.clone(), &config);
         let facts = adapter.facts();
+        let (channel, watched) = (adapter.channel(), adapter.channel());
         let answers = |answering: session::Answering| {
             facts.begin(answering.features);
             if let Some(device) = answering.device {
@@ -45,9 +46,11 @@ fn run() -> Result<(), StartError> {
             }
             fs.begin(answering.kernel)
                 .map_err(|error| StartError::System("start a thread", error))?;
+            log_report::watch(watched)
+                .map_err(|error| StartError::System("start a thread", error))?;
             ready.announce(&config)
         };
-        let outcome = session::serve(&config, adapter, answers, log_report::writer(&config));
+        let outcome = session::serve(&config, adapter, answers, move || log_report::all(&channel));
         // Event loops may still be waiting for a source that never answers.
         fs.settle();
         outcome

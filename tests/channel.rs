@@ -317,6 +317,39 @@ fn questions_are_answered_while_the_source_is_silent() {
     }
 }
 
+/// Ten seconds after a request came that is not answered, the log has it, and the requests before it; once.
+/// (proves: S54)
+#[test]
+fn what_does_not_answer_for_ten_seconds_is_written_to_the_log() {
+    let source = Faulty::mount("stopped_server");
+    let mount = Mount::builder()
+        .over(source.path())
+        .expect_log("reply")
+        .mount();
+    let file = File::open(mount.mnt().join("good0")).expect("a file");
+    source.stop();
+    let reader = thread::spawn(move || file.read_at(&mut [0; 4096], 0).is_ok());
+    let lines = |what: &str| {
+        let log = mount.log();
+        let lines = log.lines().filter(|line| line.contains(what));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let told = || !lines("waiting:").is_empty();
+    assert!(
+        tools::wait_until(Duration::from_secs(60), told),
+        "{}",
+        mount.log()
+    );
+    assert!(lines("waiting:")[0].contains(" read node"));
+    assert!(lines("trace:").iter().any(|line| line.contains(" open ")));
+    thread::sleep(Duration::from_secs(5));
+    assert_eq!(lines("something does not answer").len(), 1);
+    source.cut();
+    reader.join().expect("a reader");
+    let answered = || !lines("everything has answered").is_empty();
+    assert!(tools::wait_until(Duration::from_secs(30), answered));
+}
+
 /// The kernel counts as many requests that wait as the mount does.
 #[test]
 fn as_root_what_waits_is_what_the_kernel_waits_for() {

@@ -45,6 +45,21 @@ pub struct Dispatch<T> {
     listeners: Arc<Listeners>,
 }
 
+/// Tells how busy the threads are.
+#[derive(Debug)]
+pub struct Gauge(Arc<Spares>);
+
+impl Gauge {
+    /// What the threads do at the moment. Takes no lock.
+    pub fn load(&self) -> Load {
+        Load {
+            busy_spares: self.0.busy_threads(),
+            max_spares: spares::MAX_SPARE_THREADS,
+            queued: self.0.queued(),
+        }
+    }
+}
+
 impl<T: Send + Sync + 'static> Dispatch<T> {
     /// For `threads` worker threads, whose jobs get `serves`. There are [`event_loops`] of as many.
     pub fn new(serves: Arc<T>, threads: usize) -> Self {
@@ -112,13 +127,9 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         }
     }
 
-    /// What the threads do at the moment. Takes no lock.
-    pub fn load(&self) -> Load {
-        Load {
-            busy_spares: self.spares.busy_threads(),
-            max_spares: spares::MAX_SPARE_THREADS,
-            queued: self.spares.queued(),
-        }
+    /// What tells how busy the threads are.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(self.spares.clone())
     }
 
     /// Runs a job on the calling event loop at once, for a request that rarely takes long. It neither waits in a queue
@@ -154,14 +165,14 @@ mod tests {
             let began = began.clone();
             dispatch.tree(node, move |_| began.send(10 + node).expect("it receives")); // returns at once
         }
-        assert_eq!(dispatch.load().queued, 3);
+        assert_eq!(dispatch.gauge().load().queued, 3);
         assert!(begun.try_recv().is_err(), "one at a time");
         drop(gate);
         worker.join().expect("a worker");
         let mut ended: Vec<_> = begun.try_iter().collect();
         ended.sort_unstable();
         assert_eq!(ended, [17, 18, 19]);
-        assert_eq!(dispatch.load().queued, 0);
+        assert_eq!(dispatch.gauge().load().queued, 0);
     }
 
     #[test]

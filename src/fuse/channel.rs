@@ -3,9 +3,12 @@
 //! another request holds. One event loop always reads ([`crate::dispatch`]), so they are answered whatever the others wait for.
 
 use super::adapter::Adapter;
-use super::facts::{kernel, options};
+use super::facts::{Facts, kernel, options};
+use super::passthrough::Passthrough;
 use super::reply::Answer;
 use crate::counters::{Answered, Kind, Requests, Waiting};
+use crate::dispatch::Gauge;
+use crate::fs::Fs;
 use crate::inode::ROOT;
 use crate::logging;
 use crate::report::{self, MAX_ANSWER, PREFIX, Question, Status, Trace};
@@ -15,10 +18,11 @@ use rustix::io::{Errno, Result};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A file with a request that waits for as long as this does not answer.
-const NOT_ANSWERING: Duration = Duration::from_secs(10);
+pub const NOT_ANSWERING: Duration = Duration::from_secs(10);
 
 /// What a request takes in an answer at most, in bytes: eight numbers and their names.
 const REQUEST_SIZE: usize = 300;
@@ -28,14 +32,37 @@ pub fn is_question(name: &OsStr) -> bool {
     name.as_bytes().starts_with(PREFIX)
 }
 
+/// Says what the mount does. It stays usable while the adapter serves.
+#[derive(Debug)]
+pub struct Channel<T: Tree> {
+    fs: Arc<Fs<T>>,
+    gauge: Gauge,
+    passthrough: Arc<Passthrough>,
+    requests: &'static Requests,
+    facts: Arc<Facts>,
+}
+
 impl<T: Tree> Adapter<T> {
+    /// What the mount says of itself.
+    pub fn channel(&self) -> Channel<T> {
+        Channel {
+            fs: self.fs.clone(),
+            gauge: self.dispatch.gauge(),
+            passthrough: self.passthrough.clone(),
+            requests: self.requests,
+            facts: self.facts.clone(),
+        }
+    }
+
     /// Answers a question.
     pub(super) fn question(&self, req: &Request, name: &OsStr, size: u32, reply: ReplyXattr) {
         let reply = self.count(Kind::Control, INodeNo(ROOT), (reply, size));
-        let answer = self.answer(req.uid(), name.as_bytes(), size as usize);
+        let answer = (self.channel()).answer(req.uid(), name.as_bytes(), size as usize);
         reply.answer(answer.map(|answer| (answer.len(), answer)));
     }
+}
 
+impl<T: Tree> Channel<T> {
     fn answer(&self, uid: u32, name: &[u8], size: usize) -> Result<Vec<u8>> {
         if uid != 0 && uid != self.facts.owner {
             return Err(Errno::PERM);
@@ -52,7 +79,8 @@ impl<T: Tree> Adapter<T> {
         json.map_err(|_| Errno::IO)
     }
 
-    fn status(&self) -> Status {
+    /// What the mount does.
+    pub fn status(&self) -> Status {
         let (facts, fs) = (&*self.facts, &*self.fs);
         let (device, inode) = fs.tree().report().root;
         Status {
@@ -78,7 +106,7 @@ impl<T: Tree> Adapter<T> {
     }
 
     fn usage(&self) -> report::Usage {
-        let load = self.dispatch.load();
+        let load = self.gauge.load();
         let mut usage = self.fs.usage();
         [usage.page_tables, usage.resident] = memory_of_process();
         usage.spare_threads = report::Share::new(load.busy_spares, load.max_spares);
@@ -86,7 +114,8 @@ impl<T: Tree> Adapter<T> {
         usage
     }
 
-    fn waits(&self) -> report::Waiting {
+    /// How many requests are not answered, and for how long.
+    pub fn waits(&self) -> report::Waiting {
         let now = self.requests.now();
         let age = |one: &Waiting| now.saturating_sub(one.began);
         let others = || {
@@ -100,11 +129,12 @@ impl<T: Tree> Adapter<T> {
             requests: others().count() as u64,
             oldest_us: others().map(|one| age(&one)).max().unwrap_or(0) / 1000,
             files_not_answering: silent.len() as u64,
-            queued: self.dispatch.load().queued as u64,
+            queued: self.gauge.load().queued as u64,
         }
     }
 
-    fn trace(&self, from: u64, room: usize) -> Trace {
+    /// Requests that were answered, those with numbers from `from` on, as many as an answer of `room` bytes holds.
+    pub fn trace(&self, from: u64, room: usize) -> Trace {
         let mut requests = Vec::new();
         let next = self.requests.recent(from, |number, one| {
             let fits = has_room(requests.len(), room);
@@ -120,7 +150,8 @@ impl<T: Tree> Adapter<T> {
         }
     }
 
-    fn waiting(&self, room: usize) -> Trace {
+    /// Requests that are not answered, the oldest first, as many as an answer of `room` bytes holds.
+    pub fn waiting(&self, room: usize) -> Trace {
         let now = self.requests.now();
         let mut waiting: Vec<_> = self.requests.waiting().collect();
         waiting.retain(|one| one.what.kind != Kind::Control);

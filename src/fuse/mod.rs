@@ -14,6 +14,7 @@ mod requests;
 mod served;
 
 pub use adapter::Adapter;
+pub use channel::{Channel, NOT_ANSWERING};
 pub use facts::Facts;
 pub use negotiation::{features, negotiate};
 pub use passthrough::offers_passthrough;

@@ -8,9 +8,10 @@ mod text;
 mod trace;
 mod watch;
 
-pub use trace::trace;
+pub use trace::{answered, trace, unanswered};
 
 use crate::refusal::StartError;
+use crate::report::Status;
 use asked::{Entry, ask_all};
 use out::{print, size};
 use serde::Serialize;
@@ -40,7 +41,7 @@ pub fn status(mount_point: Option<&Path>, form: Form) -> Result<(), StartError> 
     let all = ask_all(mount_point)?;
     let named = mount_point.is_some();
     let columns = size().map_or(usize::MAX, |(_, columns)| columns);
-    let show = |one| status::text(one, columns);
+    let show = |one: &Status| status::text(one, status::moved(&one.source), columns);
     let text = match (form, &all[..]) {
         (Form::Json, [one]) if named => json(&one.answer.as_ref().ok()),
         (Form::Json, all) => json(&all.iter().map(Entry::new).collect::<Vec<_>>()),
@@ -50,6 +51,11 @@ pub fn status(mount_point: Option<&Path>, form: Form) -> Result<(), StartError> 
     };
     print(&text);
     Ok(())
+}
+
+/// All that a mount says, for people. The source is not looked at.
+pub fn describe(status: &Status) -> String {
+    status::text(status, None, usize::MAX)
 }
 
 fn json<T: Serialize>(value: &T) -> String {

@@ -37,9 +37,9 @@ pub fn lines(all: &[Asked]) -> String {
     text
 }
 
-/// All that one mount says.
-pub fn text(status: &Status, columns: usize) -> String {
-    let mut text = head(status, columns);
+/// All that one mount says, with a warning about its source.
+pub fn text(status: &Status, warning: Option<String>, columns: usize) -> String {
+    let mut text = head(status, warning, columns);
     text.push('\n');
     text.push_str(&table(status, None, usize::MAX));
     text
@@ -49,12 +49,12 @@ pub fn text(status: &Status, columns: usize) -> String {
 const INDENT: usize = 12;
 
 /// All but the requests, in lines that have no more than `columns`.
-pub fn head(status: &Status, columns: usize) -> String {
+pub fn head(status: &Status, warning: Option<String>, columns: usize) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| write_line(&mut text, name, &value, columns);
     line("mount", told(&status.mount_point));
     line("source", told(&status.source.path));
-    if let Some(warning) = moved(&status.source) {
+    if let Some(warning) = warning {
         line("", warning);
     }
     line(
@@ -193,7 +193,7 @@ fn options(options: &Options) -> String {
 }
 
 /// What is wrong with the source's path, if it is a path here and something is.
-fn moved(source: &Source) -> Option<String> {
+pub fn moved(source: &Source) -> Option<String> {
     let path = source.path.path()?;
     let (tell, heard) = channel();
     // On a thread: the source may not answer.

@@ -35,14 +35,14 @@ pub fn trace(mount_point: &Path, follow: bool, slow: Duration) -> Result<(), Sta
         if lost && !print("...\n") {
             return Ok(());
         }
-        if !show(&page, least, |one| errno(one.errno)) {
+        if !show(&page, least, answered) {
             return Ok(());
         }
         let is_end = page.requests.is_empty() || page.next == from;
         from = page.next;
         if is_end && !follow {
             let waiting = ask::waiting(mount_point).map_err(refused)?;
-            show(&waiting, least, |_| "not answered yet".into());
+            show(&waiting, least, unanswered);
             return Ok(());
         }
         if is_end {
@@ -51,10 +51,20 @@ pub fn trace(mount_point: &Path, follow: bool, slow: Duration) -> Result<(), Sta
     }
 }
 
-fn show(page: &Trace, least: u64, outcome: impl Fn(&Request) -> String) -> bool {
-    let lines = page.requests.iter().filter(|one| one.took_us >= least);
-    let lines: String = lines.map(|one| line(one, &outcome(one))).collect();
+fn show(page: &Trace, least: u64, line: impl Fn(&Request) -> String) -> bool {
+    let slow = page.requests.iter().filter(|one| one.took_us >= least);
+    let lines: String = slow.map(line).collect();
     print(&lines)
+}
+
+/// A request that was answered, in a line.
+pub fn answered(one: &Request) -> String {
+    line(one, &errno(one.errno))
+}
+
+/// A request that was not, in a line.
+pub fn unanswered(one: &Request) -> String {
+    line(one, "not answered yet")
 }
 
 fn line(one: &Request, outcome: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::asked::ask_all;
 use super::out::{print, size};
-use super::status::{head, lines, table};
+use super::status::{head, lines, moved, table};
 use super::text::{clean, path};
 use crate::ask;
 use crate::refusal::StartError;
@@ -85,7 +85,7 @@ pub fn watch(mount_point: Option<&Path>) -> Result<(), StartError> {
         let screen = Screen::now();
         let text = format!(
             "{}\n{}",
-            head(&now, screen.columns),
+            head(&now, moved(&now.source), screen.columns),
             table(&now, before.as_ref(), usize::MAX)
         );
         if !screen.show(&text) {

@@ -200,14 +200,23 @@ fn sigusr1_writes_the_state_to_the_log_and_sigusr2_is_ignored() {
         assert_eq!(log(), "", "{quiet:?}");
         kill_process(daemon, Signal::USR2).unwrap();
         kill_process(daemon, Signal::USR1).unwrap();
-        let source = format!("status: {:?} is shown at", place.source());
-        eventually("the state is written", || log().contains(&source));
+        let source = format!("{}", place.source().display());
+        let says = |what: &str, text: &str| {
+            let log = log();
+            let mut lines = log.lines().filter(|line| line.contains(what));
+            lines.any(|line| line.contains(text))
+        };
+        eventually("the state is written", || says("status: source", &source));
         assert!(
-            log().contains(&format!("process {}", daemon.as_raw_pid())),
+            says("status: daemon", &format!("pid {}", daemon.as_raw_pid())),
             "{}",
             log()
         );
         assert_eq!(fs::read(place.mount().join("hello")).unwrap(), b"hello\n");
+        kill_process(daemon, Signal::USR1).unwrap();
+        eventually("the last requests are written", || {
+            says("trace:", " open node")
+        });
         kill_process(daemon, Signal::TERM).unwrap();
         eventually("it ends", || place.is_quiet());
         fs::remove_file(place.path("log")).unwrap();

@@ -91,7 +91,7 @@ fn a_mount_in_the_background_logs_to_the_journal_with_fields() {
             "{field} in {entry}"
         );
     }
-    assert!(entry.contains("\nMESSAGE=status: mmfs "), "{entry}");
+    assert!(entry.contains("\nMESSAGE=status: mount "), "{entry}");
 }
 
 /// The syslog daemon is a socket of ours.
@@ -102,7 +102,7 @@ fn without_a_journal_it_logs_to_syslog() {
     assert_eq!(machine.run(REPORT), "");
     let line = hear(&syslog);
     assert!(
-        line.starts_with("<30>mmfs[") && line.contains("]: status: mmfs "),
+        line.starts_with("<30>mmfs[") && line.contains("]: status: mount "),
         "{line}"
     );
 }
