@@ -161,7 +161,7 @@ pub struct Options {
     /// A FILE that is there is replaced.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pidfile: Option<PathBuf>,
-    /// Log more: -v information, -vv debugging, -vvv each request.
+    /// Log more: -v information, -vv debugging, -vvv each request and its answer.
     ///
     /// The variable RUST_LOG overrides this.
     #[arg(short, long, action = ArgAction::Count)]

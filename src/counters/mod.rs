@@ -179,6 +179,20 @@ impl Served {
     }
 }
 
+impl std::fmt::Display for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Waiting { what, node, began } = self.waiting;
+        let took = (self.requests.now() - began) / 1000;
+        let errno = self.errno.unwrap_or(libc::EIO);
+        let kind = what.kind.name();
+        write!(f, "{kind} of node {node:#x} answered after {took} us: ")?;
+        match errno {
+            0 => f.write_str("success"),
+            errno => write!(f, "{}", std::io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
 impl Drop for Served {
     fn drop(&mut self) {
         if self.errno.is_none() {

@@ -20,6 +20,8 @@ impl<R> Counted<R> {
     pub fn send(mut self, errno: i32, send: impl FnOnce(R)) {
         self.request.answers(errno);
         send(self.reply);
+        // As the FUSE library logs the request itself, so its answer: by `-vvv`.
+        log::trace!("{}", self.request);
     }
 }
 

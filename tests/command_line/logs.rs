@@ -153,7 +153,7 @@ fn a_terminal_sees_sentences_of_its_own_daemon_only() {
 }
 
 #[test]
-fn three_times_verbose_logs_each_request_and_twice_none() {
+fn three_times_verbose_logs_each_request_and_its_answer_and_twice_none() {
     let place = Place::new();
     let log = || fs::read_to_string(place.path("log")).unwrap();
     let requests = [
@@ -161,6 +161,9 @@ fn three_times_verbose_logs_each_request_and_twice_none() {
         "OPEN flags",
         "READ fh",
         "RELEASE fh",
+        "lookup of node 0x1 answered after",
+        "read of node",
+        " us: success",
     ];
     for (verbose, logged) in [("-vv", false), ("-vvv", true)] {
         place.start(&[verbose, "--log", "log"]); // which reads the file
