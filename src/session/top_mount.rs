@@ -29,7 +29,15 @@ impl Identity {
     /// # Errors
     /// Those of open(2) with O_PATH and of statx(2).
     pub fn at(path: &Path) -> Result<Self, Errno> {
-        let status = statx(open_path(path)?, StatxFlags::MNT_ID | MNT_ID_UNIQUE)?;
+        Self::of(open_path(path)?)
+    }
+
+    /// Of the mount that an open directory lies in.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn of(directory: impl AsFd) -> Result<Self, Errno> {
+        let status = statx(directory, StatxFlags::MNT_ID | MNT_ID_UNIQUE)?;
         Ok(Self {
             device: rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor),
             mount_id: status.stx_mnt_id,

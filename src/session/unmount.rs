@@ -10,7 +10,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::holders::{self, Process};
-use super::top_mount::{mount_id_of, open_path, path_of};
+use super::top_mount::{Identity, mount_id_of, open_path, path_of};
 use super::{mount, probe};
 use crate::mount_table::{self, Mount};
 use crate::refusal::{self, Role, StartError};
@@ -30,11 +30,11 @@ const MAX_NAMED: usize = 8;
 /// # Errors
 /// The sentence for why it is still mounted, or why its daemon still holds the source.
 pub fn unmount(path: &Path) -> Result<(), StartError> {
-    let (place, id) = locate(path)?;
+    let (place, id, identity) = locate(path)?;
     let table = mount_table::read().map_err(system("read the mount table"))?;
     let mount = choose(&table, id, &place)?;
     let servers = holders::servers_of(mount);
-    take_off(mount)?;
+    take_off(mount, identity)?;
     let elsewhere = points(|other| other.device == mount.device);
     if !elsewhere.is_empty() {
         let elsewhere = list(&elsewhere);
@@ -54,14 +54,19 @@ fn refuse<T>(sentence: String) -> Result<T, StartError> {
     Err(StartError::Verb(sentence))
 }
 
-/// The absolute path of a directory, and the number of the mount that is on top there.
-fn locate(path: &Path) -> Result<(PathBuf, u64), StartError> {
+/// The absolute path of a directory, and the mount that is on top there: its number in the mount table, and what tells it from
+/// another one that is given the same number a moment later. The kernel tells nothing of a mount that belongs to another user.
+fn locate(path: &Path) -> Result<(PathBuf, u64, Option<Identity>), StartError> {
     // A path may lead through a mount that does not answer.
     let found = probe::ask(Role::MountPoint, path, |path| open_path(path).map(drop))?;
     let directory = found.and_then(|()| open_path(path));
-    match directory.and_then(|directory| Ok((path_of(&directory)?, mount_id_of(&directory)))) {
-        Ok((place, Some(id))) => Ok((place, id)),
-        Ok((_, None)) => refuse(format!("/proc does not say in which mount {path:?} lies")),
+    let all = |directory| {
+        let (id, identity) = (mount_id_of(&directory), Identity::of(&directory).ok());
+        Ok((path_of(&directory)?, id, identity))
+    };
+    match directory.and_then(all) {
+        Ok((place, Some(id), identity)) => Ok((place, id, identity)),
+        Ok((_, None, _)) => refuse(format!("/proc does not say in which mount {path:?} lies")),
         Err(Errno::NOENT) => refuse(format!("{path:?} does not exist; check the spelling")),
         Err(Errno::NOTDIR) => refuse(format!("{path:?} is not a directory; name a mount point")),
         Err(Errno::NOTCONN) => refuse(format!(
@@ -145,13 +150,16 @@ fn points(wanted: impl Fn(&Mount) -> bool) -> Vec<PathBuf> {
     found.map(|mount| mount.mount_point).collect()
 }
 
-fn take_off(mount: &Mount) -> Result<(), StartError> {
+fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError> {
     let place = &mount.mount_point;
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
         // It still is the mount that was found, or somebody else has unmounted it.
-        let top = open_path(place).ok().and_then(mount_id_of);
-        if top != Some(mount.id) {
+        let is_same = match identity {
+            Some(identity) => Identity::at(place) == Ok(identity),
+            None => open_path(place).ok().and_then(mount_id_of) == Some(mount.id),
+        };
+        if !is_same {
             return refuse(format!("{place:?} has just been unmounted or covered"));
         }
         match mount::unmount_top(place, false) {
