@@ -187,7 +187,7 @@ impl<P: Place> NodeTable<P> {
                     return Some(id);
                 }
                 // It may have been found before its number was given to another.
-                _ if !is_other => {
+                _ if !is_other && !self.numbers.before(place.key()).is_empty() => {
                     drop(shard);
                     if let Some(id) = self.remember_before(&place, seen, stamp) {
                         return Some(id);
