@@ -149,8 +149,10 @@ impl<P: Place> NodeTable<P> {
 
     /// The node id of an inode: the one that it is remembered by, or else the one that its key stands for.
     pub fn number_of(&self, place: &P) -> u64 {
+        // In this order: a number that is given to another inode from here on is superseded, and still this one's.
+        let number = self.number(place.key());
         let before = self.known_before(place).map(|(id, _)| id);
-        before.unwrap_or_else(|| self.number(place.key()))
+        before.unwrap_or(number)
     }
 
     /// The number that the inode of a node id is shown with. Most are shown with their node ids.
