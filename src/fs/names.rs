@@ -3,6 +3,7 @@
 use super::{Entry, Fs, Opened};
 use crate::actor::Actor;
 use crate::attr::Attr;
+use crate::cache::Asking;
 use crate::chores::Chore;
 use crate::request::{New, Permissions, Removal, SetAttr};
 use crate::view::{Found, Name, Tree, after_change};
@@ -39,7 +40,7 @@ impl<T: Tree> Fs<T> {
 
     /// As `remember`; what was found stays reachable for a moment.
     fn remember_and_hold(&self, found: Found<T::Node>) -> Option<Entry> {
-        let entry = self.remember(found.clone())?;
+        let entry = self.remember(found.clone(), Asking::default())?;
         if self.tree.hold(&found) {
             self.chores.add(Chore::LetGo);
         }
@@ -49,7 +50,7 @@ impl<T: Tree> Fs<T> {
     /// Counts one lookup of what was found after it was made.
     fn made(&self, found: Found<T::Node>, dir: &T::Node, name: &OsStr) -> Result<Entry> {
         self.names_changed(dir)?;
-        match self.remember(found) {
+        match self.remember(found, Asking::default()) {
             Some(entry) => Ok(entry),
             None => after_change(|| self.found(|| self.tree.lookup(dir, name))),
         }
@@ -205,7 +206,7 @@ impl<T: Tree> Fs<T> {
         flags: OFlags,
     ) -> Result<(Entry, Opened<T::Open>)> {
         let mut entry = None;
-        let made = |found| entry = self.remember(found);
+        let made = |found| entry = self.remember(found, Asking::default());
         let open = self
             .tree
             .create(by, (dir, name), permissions, flags, made)
