@@ -11,6 +11,7 @@
 use super::belief::Belief;
 use super::kernel_cache::KernelCache;
 use super::notifier::Waiting;
+use super::unsettled::REPLY_TAKEN;
 use parking_lot::Mutex;
 use rustix::param::page_size;
 use std::ops::Range;
@@ -74,10 +75,6 @@ const UNKNOWN: u64 = u64::MAX - 1;
 
 /// A change of our own that takes longer than this may have met one behind the mount.
 const MAX_ALONE: Duration = Duration::from_millis(2);
-
-/// The kernel drops the pages of a file only when it has the reply to the open that asked for it. Nobody knows when that
-/// is, but it is within this time.
-const REPLY_TAKEN: Duration = Duration::from_secs(1);
 
 /// A change of our own under way.
 #[derive(Debug)]
@@ -240,7 +237,7 @@ impl FileCache {
         self.stamp.load(SeqCst) == now && !self.mixed.load(SeqCst) && !self.in_doubt()
     }
 
-    /// Whether the kernel may not yet have the reply to an open that has it drop its pages.
+    /// Whether the kernel may not yet have the reply to an open that has it drop its pages: it does so when it has it.
     fn are_pages_going(&self) -> bool {
         let since = self.reopened.load(SeqCst);
         since != 0 && self.kernel.now().wrapping_sub(since) < REPLY_TAKEN.as_millis() as u32

@@ -3,6 +3,7 @@
 use super::belief::Belief;
 use super::notifier::{Kernel, Notifier, Waiting};
 use super::stores::{Stores, Storing};
+use super::unsettled::{Asking, Unsettled};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ pub struct KernelCache {
     timeouts: Timeouts,
     notifier: Notifier,
     stores: Arc<Stores>,
+    unsettled: Unsettled,
     /// Listings are dated from here.
     made: Instant,
 }
@@ -40,6 +42,7 @@ impl KernelCache {
             timeouts,
             notifier: Notifier::new(),
             stores: Arc::default(),
+            unsettled: Unsettled::default(),
             made: Instant::now(),
         })
     }
@@ -64,7 +67,19 @@ impl KernelCache {
 
     /// A request has changed attributes of `node` in a way that the kernel does not expect. It asks for them anew.
     pub fn attributes_changed(&self, node: u64) {
+        self.unsettled.forgets(node);
         self.notifier.expire_attributes(node);
+    }
+
+    /// Before a file is looked at to tell the kernel its attributes: what [`Self::is_settled`] needs.
+    pub fn asking(&self) -> Asking {
+        self.unsettled.asking()
+    }
+
+    /// Whether the kernel may take for valid what was found of `node` since `asking`; else it is to ask again before it uses
+    /// it.
+    pub fn is_settled(&self, node: u64, asking: Asking) -> bool {
+        self.unsettled.is_settled(node, asking)
     }
 
     /// The pages of `node` go; then `file` hears of it, with the number of its `doubts`.

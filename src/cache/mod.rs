@@ -8,9 +8,11 @@ mod file;
 mod kernel_cache;
 mod notifier;
 mod stores;
+mod unsettled;
 
 pub use belief::Belief;
 pub use file::{Changing, FileCache, Looking, MayKeep};
 pub use kernel_cache::{KernelCache, Timeouts};
 pub use notifier::Kernel;
 pub use stores::Storing;
+pub use unsettled::Asking;

@@ -11,13 +11,14 @@ mod retries;
 mod room;
 mod xattrs;
 
+pub use attributes::Shown;
 pub use directories::Listed;
 pub use files::{Opened, Writing};
 use retries::Retries;
 
 use crate::actor::Actor;
 use crate::attr::Attr;
-use crate::cache::{Kernel, KernelCache, Timeouts};
+use crate::cache::{Asking, Kernel, KernelCache, Timeouts};
 use crate::chores::{Chore, Chores};
 use crate::config::{Config, MountFlags};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
@@ -45,17 +46,17 @@ pub struct Entry {
     pub generation: u32,
     /// The kernel is to ask for name and attributes again before it uses them.
     pub ask_again: bool,
+    /// Otherwise the kernel is to ask for the attributes again before it uses them.
+    pub is_settled: bool,
 }
 
 impl Entry {
     /// How long the kernel may believe it, which believes what it is told for as long as `timeouts` say.
     pub fn timeouts(&self, timeouts: Timeouts) -> Timeouts {
-        match self.ask_again {
-            true => Timeouts {
-                attr: Duration::ZERO,
-                entry: Duration::ZERO,
-            },
-            false => timeouts,
+        let unless = |asked: bool, timeout| if asked { Duration::ZERO } else { timeout };
+        Timeouts {
+            attr: unless(self.ask_again || !self.is_settled, timeouts.attr),
+            entry: unless(self.ask_again, timeouts.entry),
         }
     }
 }
@@ -201,15 +202,16 @@ impl<T: Tree> Fs<T> {
         /// The second look at a number that means another inode by now is a closer one.
         const TRIES: usize = 3;
         for _ in 0..TRIES {
-            if let Some(entry) = self.remember(find()?) {
+            let asking = self.cache.asking();
+            if let Some(entry) = self.remember(find()?, asking) {
                 return Ok(entry);
             }
         }
         Err(Errno::STALE)
     }
 
-    /// Counts one lookup of what was found. `None` where its number may mean another inode by now.
-    fn remember(&self, found: Found<T::Node>) -> Option<Entry> {
+    /// Counts one lookup of what was found since `asking`. `None` where its number may mean another inode by now.
+    fn remember(&self, found: Found<T::Node>, asking: Asking) -> Option<Entry> {
         let Found {
             ref place,
             mut attr,
@@ -225,6 +227,7 @@ impl<T: Tree> Fs<T> {
             attr,
             generation,
             ask_again,
+            is_settled: self.cache.is_settled(attr.ino, asking),
         })
     }
 

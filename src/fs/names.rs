@@ -3,6 +3,7 @@
 use super::{Entry, Fs, Opened};
 use crate::actor::Actor;
 use crate::attr::Attr;
+use crate::cache::Asking;
 use crate::chores::Chore;
 use crate::request::{New, Permissions, Removal, SetAttr};
 use crate::view::{Found, Name, Tree, after_change};
@@ -39,7 +40,7 @@ impl<T: Tree> Fs<T> {
 
     /// As `remember`; what was found stays reachable for a moment.
     fn remember_and_hold(&self, found: Found<T::Node>) -> Option<Entry> {
-        let entry = self.remember(found.clone())?;
+        let entry = self.remember(found.clone(), Asking::default())?;
         if self.tree.hold(&found) {
             self.chores.add(Chore::LetGo);
         }
@@ -49,7 +50,7 @@ impl<T: Tree> Fs<T> {
     /// Counts one lookup of what was found after it was made.
     fn made(&self, found: Found<T::Node>, dir: &T::Node, name: &OsStr) -> Result<Entry> {
         self.names_changed(dir)?;
-        match self.remember(found) {
+        match self.remember(found, Asking::default()) {
             Some(entry) => Ok(entry),
             None => after_change(|| self.found(|| self.tree.lookup(dir, name))),
         }
@@ -137,8 +138,6 @@ impl<T: Tree> Fs<T> {
         flags: OFlags,
     ) -> Result<(Entry, Opened<T::Open>)> {
         self.changing()?;
-        /// As often as a file is removed just after it was met.
-        const TRIES: usize = 64;
         let permissions = Permissions { mode, umask };
         let dir = self.nodes.get(parent)?;
         let is_second = self.retries.is_walking(by.pid);
@@ -207,7 +206,7 @@ impl<T: Tree> Fs<T> {
         flags: OFlags,
     ) -> Result<(Entry, Opened<T::Open>)> {
         let mut entry = None;
-        let made = |found| entry = self.remember(found);
+        let made = |found| entry = self.remember(found, Asking::default());
         let open = self
             .tree
             .create(by, (dir, name), permissions, flags, made)
@@ -286,9 +285,12 @@ impl<T: Tree> Fs<T> {
     }
 }
 
+/// How often CREATE tries, as often as a file is removed just after it was met.
+const TRIES: usize = 64;
+
 /// How long CREATE waits before it tries again, as the file that it met has gone. Whoever makes and removes a file in a loop waits
 /// for the directory's lock as CREATE does, and comes to go in step with it: it was there at each of 63 tries and gone after
-/// each (about once in 100 s of a program that does nothing else, Linux 6.18). So no two waits are the same.
+/// each (about once a minute beside four clients that do nothing else, Linux 6.18). So no two waits are the same.
 fn out_of_step(tries: usize) -> Duration {
     Duration::from_micros(61 * tries as u64 % 199)
 }
@@ -302,4 +304,16 @@ fn may_open(by: &Actor, attr: &Attr, flags: OFlags) -> bool {
     };
     let is_file = attr.kind() == FileType::RegularFile;
     is_file && attr.uid == by.caller.uid && attr.mode & wanted == wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_two_waits_of_create_are_the_same() {
+        let waits: HashSet<Duration> = (1..TRIES).map(out_of_step).collect();
+        assert_eq!(waits.len(), TRIES - 1);
+    }
 }

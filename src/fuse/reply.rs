@@ -1,9 +1,8 @@
 //! Outcomes of operations as replies of the FUSE library.
 
 use super::convert::{bare_attr, file_attr, file_type, fuse_errno};
-use crate::attr::Attr;
 use crate::cache::Timeouts;
-use crate::fs::{Entry, Listed};
+use crate::fs::{Entry, Listed, Shown};
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
@@ -55,11 +54,11 @@ impl Answer<Entry> for (ReplyEntry, Timeouts) {
     }
 }
 
-impl Answer<Attr> for (ReplyAttr, Timeouts) {
-    fn answer(self, outcome: Result<Attr>) {
+impl Answer<Shown> for (ReplyAttr, Timeouts) {
+    fn answer(self, outcome: Result<Shown>) {
         let (reply, timeouts) = self;
         match outcome {
-            Ok(attr) => reply.attr(&timeouts.attr, &file_attr(&attr)),
+            Ok(shown) => reply.attr(&shown.timeout(timeouts), &file_attr(&shown)),
             Err(errno) => reply.error(fuse_errno(errno)),
         }
     }

@@ -157,8 +157,10 @@ impl<P: Place> NodeTable<P> {
 
     /// The node id of an inode: the one that it is remembered by, or else the one that its key stands for.
     pub fn number_of(&self, place: &P) -> u64 {
+        // In this order: a number that is given to another inode from here on is superseded, and still this one's.
+        let number = self.number(place.key());
         let before = self.known_before(place).map(|(id, _)| id);
-        before.unwrap_or_else(|| self.number(place.key()))
+        before.unwrap_or(number)
     }
 
     /// The number that the inode of a node id is shown with. Most are shown with their node ids.
@@ -195,7 +197,7 @@ impl<P: Place> NodeTable<P> {
                     return Some(id);
                 }
                 // It may have been found before its number was given to another.
-                _ if !is_other => {
+                _ if !is_other && !self.numbers.before(place.key()).is_empty() => {
                     drop(shard);
                     if let Some(id) = self.remember_before(&place, seen, stamp) {
                         return Some(id);

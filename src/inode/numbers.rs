@@ -73,9 +73,13 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
         let plain = (self.plain)(key);
         let mut aliases = self.aliases.lock();
         let (_, before) = aliases.give(key);
-        if let Some(before) = before.or(plain) {
-            aliases.before.entry(key).or_default().push(before);
-            self.superseded.fetch_add(1, Relaxed);
+        if let Some(number) = before.or(plain) {
+            // The plain number may be there already: the inode that had the alias has gone, the first one has not.
+            let superseded = aliases.before.entry(key).or_default();
+            if !superseded.contains(&number) {
+                superseded.push(number);
+                self.superseded.fetch_add(1, Relaxed);
+            }
         }
         if before.is_none() && plain.is_some() {
             self.renumbered.fetch_add(1, Relaxed);
@@ -187,6 +191,9 @@ mod tests {
         assert_eq!(numbers.id(7), 7);
         assert_eq!(numbers.renumbered.load(Relaxed), 0);
         assert_eq!(numbers.before(7), [7], "an inode is known by it");
+        numbers.renumber(7);
+        assert_eq!(numbers.before(7), [7], "once");
+        numbers.release(numbers.id(7), 7);
         numbers.release(7, 7);
         assert!(numbers.before(7).is_empty());
         assert_eq!(numbers.superseded.load(Relaxed), 0);
