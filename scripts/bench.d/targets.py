@@ -12,7 +12,10 @@ LEADS = {"seq-first": 1.8, "over4k": 1.1, "over4k fsync": 1.1, "stat": 1.2}
 BELIEVER = "passthrough_ll always"
 ALONE = ("many", "cost ", "growth ")
 LEAST_OF_NULL, LEAST_OF_NATIVE, FLAT = 0.95, 0.95, 1.2
-MOST_MIB = {"cost RssAnon idle MiB": 16, "cost RssAnon 100000 known MiB": 64}
+MOST = {
+    "cost RssAnon idle MiB": 16, "cost RssAnon 100000 known MiB": 64,
+    "cost status while 64 hang ms": 100, "cost status at full load ms": 100,
+}
 
 
 @dataclass
@@ -39,7 +42,7 @@ def of_run(results, ours):
     ]
     for row in results.values:
         if row.startswith("cost "):
-            found += memory(results, row)
+            found += bound(results, row)
         elif not row.startswith(ALONE):
             found += speed(results, row)
             found += passed(results, row)
@@ -77,11 +80,11 @@ def against(results, subject, row, other, factor):
     return Target(subject, row, wanted, results.ratio(row, other, subject) / factor)
 
 
-def memory(results, row):
-    most = MOST_MIB.get(row)
+def bound(results, row):
+    most = MOST.get(row)
     if most is None or "mmfs" not in results.values[row]:
         return []
-    return [Target("mmfs", row, f"under {most} MiB", most / max(results.median(row, "mmfs"), 1e-9))]
+    return [Target("mmfs", row, f"under {most} {row.split()[-1]}", most / max(results.median(row, "mmfs"), 1e-9))]
 
 
 def growth(results):
