@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use common::{Builder, Mount, sh, user};
@@ -151,6 +151,30 @@ fn open_files_leave_room(as_user: bool, modes: &[&[&str]]) {
                 });
             }
         }
+    }
+}
+
+/// The kernel says that files were closed when their client has gone on, and then they have yet to be made durable. The
+/// client can open others at once.
+/// (proves: S43)
+#[test]
+fn as_root_an_open_waits_a_moment_for_files_that_are_being_closed() {
+    raise_own_limit();
+    for write in [false, true] {
+        let mount = daemon(256, false, &[]).mount();
+        let files = 356;
+        plant(mount.src(), files, false);
+        mount.within(LIMIT, || {
+            let (open, refused) = open_all(mount.mnt(), files, write);
+            assert_eq!(refused.raw_os_error(), Some(libc::ENFILE));
+            let closing = thread::spawn(|| {
+                sleep(Duration::from_millis(50));
+                drop(open);
+            });
+            let another = File::open(path(mount.mnt(), files - 1));
+            assert!(another.is_ok(), "write {write}: {another:?}");
+            closing.join().unwrap();
+        });
     }
 }
 

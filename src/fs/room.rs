@@ -2,7 +2,8 @@
 //!
 //! A removed inode stays open until the kernel says that it has forgotten it, and that it has closed its files. It says so after
 //! the client has gone on. Whoever needs the space at once would hear of a full disk that is not. So such a request is done
-//! again, on a thread that no other request needs, once the view has given back what can be had.
+//! again, on a thread that no other request needs, once the view has given back what can be had. So is an open for which
+//! there is no descriptor: those of files that its client has just closed are about to come back.
 
 use super::{Fs, Writing};
 use crate::view::{Tree, Wanted};
@@ -12,6 +13,12 @@ use std::time::{Duration, Instant};
 
 /// How long a request is done again and again, while there is room for the others that are.
 const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long an open is done again and again that found no descriptor, counted from its first time.
+const CLOSING: Duration = Duration::from_millis(200);
+
+/// How often.
+const CLOSING_INTERVAL: Duration = Duration::from_millis(1);
 
 impl<T: Tree> Fs<T> {
     /// Does `op`, again where there was no room for it, and then `answer`: here, or later on another thread.
@@ -33,6 +40,19 @@ impl<T: Tree> Fs<T> {
                         }
                     }
                 })
+            }
+            Err(Errno::MFILE | Errno::NFILE) => {
+                let since = Instant::now();
+                self.run_elsewhere(move |fs| {
+                    loop {
+                        match op(fs) {
+                            Err(Errno::MFILE | Errno::NFILE) if since.elapsed() < CLOSING => {
+                                std::thread::sleep(CLOSING_INTERVAL);
+                            }
+                            outcome => return answer(outcome),
+                        }
+                    }
+                });
             }
             outcome => answer(outcome),
         }
