@@ -2,8 +2,8 @@
 //!
 //! - `cargo run --example generate -- DIRECTORY` writes mmfs.1, a page for each verb, and the completions for bash, zsh
 //!   and fish there.
-//! - `cargo run --example generate -- --options` prints README's table of options.
-//! - `cargo run --example generate -- --publish` writes that table into README.md.
+//! - `cargo run --example generate -- --options` prints the table of options.
+//! - `cargo run --example generate -- --publish` writes that table into docs/configuration.md.
 
 mod completions;
 mod options_table;
@@ -74,12 +74,12 @@ fn main() -> io::Result<()> {
 }
 
 fn publish() -> io::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(&path)?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = std::fs::read_to_string(&path)?;
     let table = options_table::table(&Options::command());
-    let readme = options_table::insert(&readme, &table)
-        .ok_or_else(|| io::Error::other("README.md lacks a marker of the table of options"))?;
-    std::fs::write(path, readme)
+    let page = options_table::insert(&page, &table)
+        .ok_or_else(|| io::Error::other("docs/configuration.md lacks a marker of the table"))?;
+    std::fs::write(path, page)
 }
 
 fn write_share(directory: &Path) -> io::Result<()> {

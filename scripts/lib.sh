@@ -201,16 +201,41 @@ unpack_clean_root() {
     ln -sf ../proc/self/mounts "$1/etc/mtab"
 }
 
-# ---- recipes: blocks of README that the suites run as they stand there
+# ---- recipes: blocks of README and docs/ that the suites run as they stand there
 
-# recipe name : the block after <!-- recipe: name -->.
+# The pages that have recipes. docs/internals.md has none.
+recipe_pages() { printf '%s\n' "$root_dir/README.md" "$root_dir"/docs/*.md | grep -vx "$root_dir/docs/internals.md"; }
+
+# blocks_named name : every block after <!-- recipe: name -->, each followed by its fence.
+blocks_named() {
+    local page
+    while read -r page; do
+        awk -v marker="<!-- recipe: $1 -->" '
+            FNR == 1 { wanted = inside = 0 }
+            $0 == marker { wanted = 1; next }
+            wanted && /^```/ { if (inside) { wanted = inside = 0; print } else inside = 1; next }
+            wanted && inside' "$page"
+    done < <(recipe_pages)
+}
+
+# recipe name : the block after <!-- recipe: name -->. Where several pages have it, it is the same in all of them
+# (scripts/check-recipes).
 recipe() {
     local block
-    block=$(awk -v marker="<!-- recipe: $1 -->" '
+    block=$(blocks_named "$1" | sed '/^```$/,$d')
+    [[ -n $block ]] || die "neither README.md nor docs/ has a recipe $1"
+    printf '%s\n' "$block"
+}
+
+# file_in_docs name : the block after <!-- file: name -->.
+file_in_docs() {
+    local pages block
+    mapfile -t pages < <(recipe_pages)
+    block=$(awk -v marker="<!-- file: $1 -->" '
         $0 == marker { wanted = 1; next }
         wanted && /^```/ { if (inside) exit; inside = 1; next }
-        wanted && inside' "$root_dir/README.md")
-    [[ -n $block ]] || die "README.md has no recipe $1"
+        wanted && inside' "${pages[@]}")
+    [[ -n $block ]] || die "docs/ has no file $1"
     printf '%s\n' "$block"
 }
 

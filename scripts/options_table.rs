@@ -1,8 +1,8 @@
-//! README's table of options, made from the definition that `--help` shows.
+//! The table of options in docs/configuration.md, made from the definition that `--help` shows.
 
 use clap::{Arg, Command};
 
-/// The lines of README that the table stands between.
+/// The lines that the table stands between.
 pub const BEGIN: &str =
     "<!-- options:begin (written by: cargo run --example generate -- --publish) -->\n";
 /// See [`BEGIN`].
@@ -17,9 +17,9 @@ pub fn table(command: &Command) -> String {
     format!("| option | effect |\n|---|---|\n{rows}")
 }
 
-/// `readme` with the table between the two markers; `None` where one is missing.
-pub fn insert(readme: &str, table: &str) -> Option<String> {
-    let (before, rest) = readme.split_once(BEGIN)?;
+/// `page` with the table between the two markers; `None` where one is missing.
+pub fn insert(page: &str, table: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     Some([before, BEGIN, table, END, after].concat())
 }

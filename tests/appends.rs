@@ -206,7 +206,7 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// As `assert_same_bytes`; but the kernel may show zeros in place of what is appended at that very moment (README, Limits).
+/// As `assert_same_bytes`; but the kernel may show zeros in place of what is appended at that very moment (docs/semantics.md, Limits).
 fn assert_same_or_zeros(what: &str, there: &[u8], found: &[u8]) {
     let shown = |(there, found): (&u8, &u8)| if *found == 0 { 0 } else { *there };
     let expected: Vec<u8> = there.iter().zip(found).map(shown).collect();
@@ -260,7 +260,7 @@ fn each_write_goes_where_its_own_flags_say() {
         "append-clear",
         "append-noappend",
     ];
-    // The kernel goes on appending to what it serves by itself (README, Limits).
+    // The kernel goes on appending to what it serves by itself (docs/semantics.md, Limits).
     let given = std::env::var("MMFS_TEST_OPTIONS").unwrap_or_default();
     let passed = given.contains("--passthrough") && user::is_root();
     let kinds = &kinds[..if passed { 3 } else { 5 }];

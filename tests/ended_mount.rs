@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use stage::{KIB, disk, noise, printed};
 
-/// How long after umount(2) of a view its daemon may hold something of the source (README, S51).
+/// How long after umount(2) of a view its daemon may hold something of the source (S51).
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// Taken down at the end, whatever happens.
@@ -64,7 +64,7 @@ impl Drop for Device {
 }
 
 /// When umount(2) of the view has returned, the source can be unmounted, and its device belongs to nobody, within the
-/// moment that README names: also when files were read and written until then, and with the clone of a read-only view.
+/// moment that S51 names: also when files were read and written until then, and with the clone of a read-only view.
 /// (proves: S51)
 #[test]
 fn as_root_an_ended_mount_holds_nothing_of_its_source() {

@@ -1,4 +1,4 @@
-//! What README's Limits say of calls that the kernel does not hand on, and the ways out.
+//! What the limits in docs/semantics.md say of calls that the kernel does not hand on, and the ways out.
 
 mod common;
 mod stage;

@@ -164,7 +164,7 @@ fn wait_and_work(stage: &Stage, kind: &str) {
     );
 }
 
-/// README: "Such locks are not shared with lock users on the source".
+/// S30: "They are not shared with lock users on the source".
 /// (proves: S30)
 #[test]
 fn locks_are_not_shared_with_the_source() {

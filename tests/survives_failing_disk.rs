@@ -103,7 +103,7 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
 }
 
 /// A client that reads a file which never answers is killed, and the view unmounted: its daemon gives the source up all the
-/// same, within the moment that README names.
+/// same, within the moment that S51 names.
 /// (proves: S51)
 #[test]
 fn a_view_that_was_unmounted_waits_for_no_source() {

@@ -20,7 +20,7 @@ fn play(options: &[&str]) {
     std::fs::create_dir(&plain).unwrap();
     let mut stage = Stage::new(mount.mnt(), mount.src(), Against::Plain(plain));
     let why =
-        "root's writes take suid from a file that was given it while it was open (README, Limits)";
+        "root's writes take suid from a file that was given it while it was open (docs/semantics.md, Limits)";
     let special_bits = !is_in_mode("--passthrough", why);
     mount.within(LIMIT, || {
         stage.run(

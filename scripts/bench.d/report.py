@@ -1,8 +1,10 @@
 """What was found: medians, ratios, a table, plots."""
 
 import json
+import os
 import shutil
 from html import escape
+from pathlib import Path
 from statistics import median, mode
 
 from machine import MOST_STOLEN
@@ -12,7 +14,21 @@ COLOURS = {"native": "#8a8a8a", "mmfs": "#d1495b", "null": "#c9c9c9"}
 PASSED = HANDED_OVER[0]
 LIMITS = ["native", "null"]
 KEPT = ["values", "row_of", "again", "disturbed"]
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+# Where --publish writes: everything into one page, the rows that a new reader wants into the other.
+BEGIN, END = "<!-- bench:begin (written by: scripts/bench --publish) -->", "<!-- bench:end -->"
+PAGE, README = Path("docs", "benchmarks.md"), Path("README.md")
+PLOTS = Path("scripts", "bench.d", "plots")
+SUMMARY = {
+    "seq-first": "read in order, first time",
+    "seq-again": "read in order, again",
+    "rand4k-1 buffered": "random 4 KiB reads",
+    "over4k": "overwrite, 4 KiB",
+    "over1m": "overwrite, 1 MiB",
+    "stat": "stat",
+    "create": "create files",
+    "git-status": "git status, cold",
+}
+SUMMARY_OF = ["native", "bindfs", "mmfs", PASSED]
 
 
 class Results:
@@ -132,9 +148,9 @@ def legend(machine, rounds, quick, dropped):
     usual = mode(rounds.values())
     others = [f"{row} {count}" for row, count in rounds.items() if count != usual]
     counted = f"{usual} interleaved rounds" + (f" ({', '.join(others)})" if others else "")
-    return (f"{machine}. Medians of {counted}{size}; in brackets mmfs against that subject, above 1 mmfs is "
-            f"better; noise is the spread between rounds. More is better but for cost and growth.{caches} "
-            f"{' and '.join(sorted(STALE))} believe their caches beyond a second and do not count as best peer.\n\n")
+    return (f"{machine}. Values are medians of {counted}{size}. In brackets stands mmfs against that subject: above 1, mmfs is "
+            f"better. Noise is the spread between rounds. More is better in all rows but cost and growth.{caches} "
+            f"{' and '.join(sorted(STALE))} trust their caches for longer than a second, so they do not count as best peer.\n\n")
 
 
 def noise(results, row):
@@ -145,18 +161,19 @@ def noise(results, row):
 
 def spread(results):
     """How noisy the machine was, over all rows."""
-    said = []
+    noise = []
     for limit in LIMITS:
         found = [value for row in results.values if (value := results.noise(row, limit)) is not None]
         if found:
-            said.append(f"of {limit} ±{median(found):.0f} % in the median row and ±{max(found):.0f} % in the worst")
+            noise.append(f"{limit} ±{median(found):.0f} % in the median row and ±{max(found):.0f} % in the worst")
+    said = [f"The machine's noise, as the spread between rounds: {'; '.join(noise)}."] if noise else []
     again, still = sum(results.again.values()), [row for row, times in results.disturbed.items() if times]
     if again:
         said.append(f"{again} values were measured again because the host took more than {100 * MOST_STOLEN:.0f} % of the "
-                    "processors' time meanwhile")
+                    "processors' time.")
     if still:
-        said.append(f"it took as much at the last try, too, in {', '.join(f'{row} ({results.disturbed[row]})' for row in still)}")
-    return f"The machine's noise, as the spread between rounds: {', '.join(said)}.\n\n" if said else ""
+        said.append(f"It took as much at the last try, too, in {', '.join(f'{row} ({results.disturbed[row]})' for row in still)}.")
+    return " ".join(said) + "\n\n" if said else ""
 
 
 def plot(results, rows, subjects, title):
@@ -206,18 +223,36 @@ def write(folder, results, subjects, text):
     return files
 
 
-def publish(root, text, plots):
-    """Puts the table between the markers of README, followed by the plots, which are kept beside this file."""
-    readme, folder = root / "README.md", root / "scripts" / "bench.d" / "plots"
-    old = readme.read_text()
+def summary(results):
+    """README's table: few rows, few subjects."""
+    present = [subject for subject in SUMMARY_OF if any(subject in results.values.get(row, {}) for row in SUMMARY)]
+    lines = ["| | unit | " + " | ".join(present) + " |", "|---|---|" + "--:|" * len(present)]
+    for row, words in SUMMARY.items():
+        if row in results.values:
+            cells = [number(results.median(row, subject)) for subject in present]
+            lines.append(f"| {words} | {results.unit(row)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def insert(file, text):
+    """Puts the text between the file's two markers."""
+    old = file.read_text()
     if BEGIN not in old or END not in old:
-        raise SystemExit(f"bench: {readme} lacks the markers {BEGIN} and {END}")
+        raise SystemExit(f"bench: {file} lacks the markers {BEGIN} and {END}")
     before, rest = old.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    file.write_text(f"{before}{BEGIN}\n{text}{END}{rest.split(END, 1)[1]}")
+
+
+def publish(root, results, text, plots):
+    """Puts the table into its page, followed by the plots, which are kept beside this file; and a few rows into README, if all
+    of them were measured."""
+    folder = root / PLOTS
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shown = []
     for file in plots:
         shutil.copy(file, folder)
-        shown.append(f"![{file.stem}]({(folder / file.name).relative_to(root)})")
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{' '.join(shown)}\n{END}{after}")
+        shown.append(f"![{file.stem}]({os.path.relpath(folder / file.name, (root / PAGE).parent)})")
+    insert(root / PAGE, f"{text}\n{' '.join(shown)}\n")
+    if SUMMARY.keys() <= results.values.keys():
+        insert(root / README, summary(results))

@@ -105,12 +105,12 @@ def growth(results):
 def table(targets, profiles):
     """Markdown: what was met in one sentence, what was missed row by row, with what a profile says of it."""
     missed = [target for target in targets if not target.met]
-    counted = f"Of {len(targets)} targets {len(targets) - len(missed)} were met"
+    counted = f"{len(targets) - len(missed)} of {len(targets)} targets were met"
     if not missed:
         return counted + ".\n"
     shown = KINDS if profiles else []
-    about = " and where the time goes there (perf; 100 % is what processors spent not idle, warming up included)" if shown else ""
-    lines = [f"{counted}; here are the others{about}.\n",
+    about = ", and where the time goes (perf; 100 % is what the processors spent not idle, warming up included)" if shown else ""
+    lines = [f"{counted}. The table shows the others{about}.\n",
              "| " + " | ".join(["who", "row", "wanted", "reached, of that", *shown]) + " |",
              "|---|---|---|" + "--:|" * (1 + len(shown))]
     for target in missed:

@@ -29,7 +29,7 @@ SIGHUP opens the log file anew. SIGUSR1 writes the state of the mount to the log
 Exit codes: 0 success, 1 refused or failed, 2 usage error.";
 
 /// The command line as typed. The first paragraph of an option's comment is its line in `-h`. The whole comment is its
-/// description in `--help`, in the manual page and in README's table (`cargo run --example generate -- --publish`).
+/// description in `--help`, in the manual page and in docs/configuration.md (`cargo run --example generate -- --publish`).
 #[derive(Debug, Parser)]
 #[command(
     name = "mmfs",

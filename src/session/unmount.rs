@@ -19,7 +19,7 @@ use crate::refusal::{self, Role, StartError};
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long the daemon may take to end. It takes a second at most (README, S51).
+/// How long the daemon may take to end. It takes a second at most (docs/semantics.md, S51).
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many processes or mount points a sentence names.
