@@ -218,9 +218,17 @@ impl<T: Tree> Fs<T> {
                 Ok((entry, opened))
             }
             (open, entry) => {
-                entry.inspect(|entry| self.forget(entry.attr.ino, 1));
                 let errno = open.map(|open| self.tree.close(open)).err();
-                Err(errno.unwrap_or(Errno::IO)) // a view that told of no file
+                let errno = errno.unwrap_or(Errno::IO); // a view that told of no file
+                let Some(entry) = entry else {
+                    return Err(errno);
+                };
+                self.forget(entry.attr.ino, 1);
+                match errno {
+                    // Done again, it would meet its own file.
+                    Errno::MFILE | Errno::NFILE => Err(Errno::IO),
+                    other => Err(other),
+                }
             }
         }
     }
