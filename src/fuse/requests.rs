@@ -177,7 +177,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         // not wait with it.
         self.dispatch.content(node.0, move |fs| {
             let open = move |fs: &Fs<T>| ask(fs, &by, |fs| fs.open(&by, node.0, flags));
-            fs.with_room(open, move |opened| passthrough.opened(&by, opened, reply));
+            fs.with_descriptor(open, move |opened| passthrough.opened(&by, opened, reply));
         });
     }
 
@@ -199,7 +199,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
                     fs.create(&by, parent.0, &name, mode, umask, flags)
                 })
             };
-            fs.with_room(create, move |created| {
+            fs.with_descriptor(create, move |created| {
                 passthrough.created(&by, created, timeouts, reply);
             });
         });
