@@ -30,11 +30,11 @@ use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// Requests at most that wait for room at a time.
+/// Requests at most that wait for room at a time, and for descriptors.
 const MAX_WAITING_FOR_ROOM: usize = 16;
 
 /// An inode as the kernel is told of it.
@@ -79,6 +79,11 @@ pub struct Fs<T: Tree> {
     retries: Retries<T::Node>,
     /// Threads for requests that wait for room.
     waiting: Arc<Pool>,
+    /// Waits for descriptors.
+    opening: Arc<Pool>,
+    /// How often clients have closed files, and how often they had when an open waited for a descriptor in vain.
+    closes: AtomicU64,
+    closes_in_vain: AtomicU64,
 }
 
 /// What the operations are told at the start.
@@ -134,6 +139,9 @@ impl<T: Tree> Fs<T> {
             mixes_direct: AtomicBool::new(false),
             retries: Retries::new(),
             waiting: Pool::new("room", MAX_WAITING_FOR_ROOM),
+            opening: Pool::new("opening", MAX_WAITING_FOR_ROOM),
+            closes: AtomicU64::new(1),
+            closes_in_vain: AtomicU64::new(0),
         }))
     }
 
@@ -239,6 +247,7 @@ impl<T: Tree> Fs<T> {
     /// Takes back `count` lookups.
     pub fn forget(&self, node: u64, count: u64) {
         if let Some(forgotten) = self.nodes.forget(node, count) {
+            self.cache.forgotten(node);
             self.tree.forget(&forgotten.place);
             if forgotten.trim {
                 self.chores.add(Chore::Trim);
