@@ -1,5 +1,6 @@
 //! `mmfs SRC MNT` and `mmfs VERB`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use mmfs::fs::Fs;
@@ -8,7 +9,7 @@ use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
 use mmfs::sys::process::Inherited;
 use mmfs::view::shared::Shared;
-use mmfs::{cli, daemon, log_report, logging, session};
+use mmfs::{ask, cli, daemon, log_report, logging, session};
 
 fn main() -> ExitCode {
     memory::keep_one_arena();
@@ -27,7 +28,7 @@ fn run() -> Result<(), StartError> {
         Inherited::list().map_err(|error| StartError::System("list descriptors", error))?;
     let options = match cli::Request::read(std::env::args_os())? {
         cli::Request::Mount(options) => options,
-        cli::Request::Check(mount_point) => return session::preflight::check(&mount_point),
+        cli::Request::Check(mount_point) => return check(&mount_point),
         cli::Request::Verb(verb) => return verb.run(cli::command),
     };
     logging::start(&options.log())?;
@@ -55,4 +56,9 @@ fn run() -> Result<(), StartError> {
         fs.settle();
         outcome
     })
+}
+
+fn check(mount_point: &Path) -> Result<(), StartError> {
+    let told = |path: &Path| ask::status(path).ok()?.source.path.path();
+    session::preflight::check(mount_point, told)
 }

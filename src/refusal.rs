@@ -57,7 +57,7 @@ pub enum StartError {
     NotAnswered(PathBuf, String),
     /// Nothing of FUSE is mounted where `--check` looked.
     NotMounted(PathBuf),
-    /// The mount that `--check` looked at shows a source that was removed: the source, the mount point, and whether another
+    /// The mount that `--check` looked at shows a source that was removed: the source, empty if unknown, the mount point, and whether another
     /// directory has the source's path by now.
     SourceRemoved(PathBuf, PathBuf, bool),
     /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
@@ -180,6 +180,10 @@ impl Display for StartError {
                 f,
                 "mount point {path:?} is in use: mmfs shows something there already; \
                  end that first with: fusermount3 -u {path:?}"
+            ),
+            Self::SourceRemoved(source, mount_point, _) if source.as_os_str().is_empty() => write!(
+                f,
+                "mount point {mount_point:?} still shows a directory that was removed; unmount it and mount it again"
             ),
             Self::SourceRemoved(source, mount_point, made_anew) => {
                 let now = if *made_anew { " and made anew" } else { "" };

@@ -147,6 +147,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
             return Some(job);
         }
         lane.waiting.push_back(Box::new(job));
+        self.spares.lane_has_queued();
         None
     }
 
@@ -158,6 +159,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
             Some(lane) if self.last_loop == LastLoop::Queues && lane.taken > 1 => {
                 lane.taken -= 1;
                 lane.waiting.push_back(job);
+                self.spares.lane_has_queued();
                 None
             }
             _ => Some(job),
@@ -189,7 +191,9 @@ impl<T> Lanes<T> {
         let mut lanes = self.shard(node).lock();
         let lane = lanes.get_mut(&node)?;
         let next = lane.waiting.pop_front();
-        if next.is_none() {
+        if next.is_some() {
+            self.spares.lane_has_taken();
+        } else {
             lane.taken -= 1;
             if lane.taken == 0 {
                 lanes.remove(&node);
@@ -255,6 +259,7 @@ mod tests {
             }); // returns at once
         }
         assert_eq!(done.load(SeqCst), 0);
+        assert_eq!(lanes.spares.in_lanes(), 64);
         lanes.run(8, |_| ()); // another file is served
         gate.wait();
         working
@@ -262,6 +267,7 @@ mod tests {
             .for_each(|thread| thread.join().expect("a worker"));
         assert_eq!(done.load(SeqCst), 64 + SLOTS);
         assert!(lanes.lanes[7].lock().is_empty(), "nothing is left behind");
+        assert_eq!(lanes.spares.in_lanes(), 0);
     }
 
     #[test]

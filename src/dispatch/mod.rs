@@ -31,7 +31,7 @@ pub struct Load {
     pub busy_spares: usize,
     /// Spare threads that there may be.
     pub max_spares: usize,
-    /// Jobs that were handed over and that no thread has taken yet.
+    /// Jobs that no thread has taken yet: those that were handed over, and those behind others of their inode.
     pub queued: usize,
 }
 
@@ -55,7 +55,7 @@ impl Gauge {
         Load {
             busy_spares: self.0.busy_threads(),
             max_spares: spares::MAX_SPARE_THREADS,
-            queued: self.0.queued(),
+            queued: self.0.queued() + self.0.in_lanes(),
         }
     }
 }

@@ -71,7 +71,12 @@ impl<T: Tree> Channel<T> {
             0 => MAX_ANSWER,
             size => size.min(MAX_ANSWER),
         };
-        let json = match Question::parse(name).unwrap_or(Err(Errno::OPNOTSUPP))? {
+        let question = Question::parse(name).unwrap_or(Err(Errno::OPNOTSUPP))?;
+        // An empty list would say that there are no more.
+        if question != Question::Status && !has_room(0, room) {
+            return Err(Errno::RANGE);
+        }
+        let json = match question {
             Question::Status => serde_json::to_vec(&self.status()),
             Question::Trace(from) => serde_json::to_vec(&self.trace(from, room)),
             Question::Waiting => serde_json::to_vec(&self.waiting(room)),
@@ -82,7 +87,11 @@ impl<T: Tree> Channel<T> {
     /// What the mount does.
     pub fn status(&self) -> Status {
         let (facts, fs) = (&*self.facts, &*self.fs);
-        let (device, inode) = fs.tree().report().root;
+        let report::ViewReport {
+            root: (device, inode),
+            removed,
+            ..
+        } = fs.tree().report();
         Status {
             protocol: report::VERSION,
             version: facts.version.into(),
@@ -92,6 +101,7 @@ impl<T: Tree> Channel<T> {
                 path: report::Path::new(&facts.config.source),
                 device,
                 inode,
+                removed,
             },
             mount_point: report::Path::new(&facts.config.mount_point),
             view: "shared".into(),
@@ -118,19 +128,25 @@ impl<T: Tree> Channel<T> {
     pub fn waits(&self) -> report::Waiting {
         let now = self.requests.now();
         let age = |one: &Waiting| now.saturating_sub(one.began);
-        let others = || {
-            let waiting = self.requests.waiting();
-            waiting.filter(|one| one.what.kind != Kind::Control)
-        };
-        let long = NOT_ANSWERING.as_nanos() as u64;
-        let silent = others().filter(|one| age(one) >= long);
-        let silent: HashSet<u64> = silent.map(|one| one.node).collect();
         report::Waiting {
-            requests: others().count() as u64,
-            oldest_us: others().map(|one| age(&one)).max().unwrap_or(0) / 1000,
-            files_not_answering: silent.len() as u64,
+            requests: self.others().count() as u64,
+            oldest_us: self.others().map(|one| age(&one)).max().unwrap_or(0) / 1000,
+            files_not_answering: self.silent().len() as u64,
             queued: self.gauge.load().queued as u64,
         }
+    }
+
+    /// The inodes with a request that is not answered for [`NOT_ANSWERING`].
+    pub fn silent(&self) -> HashSet<u64> {
+        let (now, long) = (self.requests.now(), NOT_ANSWERING.as_nanos() as u64);
+        let silent = |one: &Waiting| now.saturating_sub(one.began) >= long;
+        self.others().filter(silent).map(|one| one.node).collect()
+    }
+
+    /// The requests that are not answered, without questions.
+    fn others(&self) -> impl Iterator<Item = Waiting> + '_ {
+        let waiting = self.requests.waiting();
+        waiting.filter(|one| one.what.kind != Kind::Control)
     }
 
     /// Requests that were answered, those with numbers from `from` on, as many as an answer of `room` bytes holds.
@@ -153,8 +169,7 @@ impl<T: Tree> Channel<T> {
     /// Requests that are not answered, the oldest first, as many as an answer of `room` bytes holds.
     pub fn waiting(&self, room: usize) -> Trace {
         let now = self.requests.now();
-        let mut waiting: Vec<_> = self.requests.waiting().collect();
-        waiting.retain(|one| one.what.kind != Kind::Control);
+        let mut waiting: Vec<_> = self.others().collect();
         waiting.sort_by_key(|one| one.began);
         let mut requests = Vec::new();
         for one in waiting {

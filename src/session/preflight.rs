@@ -52,28 +52,32 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
     Ok(path)
 }
 
-/// Whether a FUSE mount is at `path` and answers now, and if it is one of mmfs, shows a directory that still exists.
+/// Whether a FUSE mount is at `path` and answers now, and if it is one of mmfs, shows a directory that still exists. `told` asks a
+/// mount where that was: the mount table has whatever name was wanted for it.
 ///
 /// # Errors
 /// The sentence for what is wrong with it.
-pub fn check(path: &Path) -> Result<(), StartError> {
-    let source_of = |mount: Mount| {
-        let source = PathBuf::from(mount.source);
-        source.is_absolute().then_some(source)
+pub fn check(path: &Path, told: impl Fn(&Path) -> Option<PathBuf>) -> Result<(), StartError> {
+    let is_absolute = |source: &PathBuf| source.is_absolute();
+    let of_table = |mount: Mount| Some(PathBuf::from(mount.source)).filter(is_absolute);
+    let mut source = PathBuf::new();
+    let find = || {
+        let here = canonical(Role::MountPoint, path).ok()?;
+        let mount = mount_at(&here).filter(Mount::is_mmfs)?;
+        // A mount that does not say so, and has another name, shows a directory without a path.
+        source = told(path).or_else(|| of_table(mount)).unwrap_or_default();
+        Some(source.clone())
     };
-    let find = |here: PathBuf| mount_at(&here).filter(Mount::is_mmfs).and_then(source_of);
-    let source = || canonical(Role::MountPoint, path).ok().and_then(find);
-    let state = source_state(path, source)?;
+    let state = source_state(path, find)?;
     let here = canonical(Role::MountPoint, path)?;
     let mount = mount_at(&here).filter(Mount::is_fuse);
-    let mount = mount.ok_or_else(|| StartError::NotMounted(path.into()))?;
-    match (state, source_of(mount)) {
-        (SourceState::There, _) | (_, None) => Ok(()),
-        (state, Some(source)) => {
-            let made_anew = state == SourceState::MadeAnew;
-            Err(StartError::SourceRemoved(source, path.into(), made_anew))
-        }
-    }
+    mount.ok_or_else(|| StartError::NotMounted(path.into()))?;
+    let made_anew = match state {
+        SourceState::There => return Ok(()),
+        SourceState::Removed => false,
+        SourceState::MadeAnew => true,
+    };
+    Err(StartError::SourceRemoved(source, path.into(), made_anew))
 }
 
 /// Warns of an empty source over a mount point that is not empty, both as absolute paths: with the two swapped, all

@@ -1,13 +1,16 @@
 //! Mounts, and what they have answered.
 
-use crate::ask::{self, NoAnswer};
+use crate::ask::{self, ANSWER_TIMEOUT, Asking, NoAnswer};
 use crate::mount_table::Mount;
 use crate::refusal::StartError;
 use crate::report::{self, Status};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::time::{Duration, Instant};
+
+/// For a long answer to be read, where others have taken all the time.
+const LEAST_WAIT: Duration = Duration::from_millis(20);
 
 /// A mount, and what it has answered.
 #[derive(Debug)]
@@ -16,29 +19,55 @@ pub struct Asked {
     pub answer: Result<Status, NoAnswer>,
 }
 
-/// Asks one mount, which must answer, or all, which need not.
-pub fn ask_all(mount_point: Option<&Path>) -> Result<Vec<Asked>, StartError> {
-    if let Some(path) = mount_point {
-        let refused = |why: NoAnswer| StartError::NotAnswered(path.into(), why.to_string());
-        return Ok(vec![Asked {
-            answer: Ok(ask::status(path).map_err(refused)?),
-            mount_point: ask::mount_point(path).map_err(refused)?,
-        }]);
+/// Asks one mount, which must answer.
+pub fn ask_one(path: &Path) -> Result<Asked, StartError> {
+    let refused = |why: NoAnswer| StartError::NotAnswered(path.into(), why.to_string());
+    Ok(Asked {
+        answer: Ok(ask::status(path).map_err(refused)?),
+        mount_point: ask::mount_point(path).map_err(refused)?,
+    })
+}
+
+/// Asks all mounts, which need not answer, as often as one likes. A mount that has not answered yet is not asked again: each question
+/// is a process that may be impossible to end.
+#[derive(Debug, Default)]
+pub struct All(HashMap<(PathBuf, u64), Asking<Status>>);
+
+impl All {
+    /// What each says within the limit for one.
+    ///
+    /// # Errors
+    /// The mount table cannot be read.
+    pub fn ask(&mut self) -> Result<Vec<Asked>, StartError> {
+        let unread = |error| StartError::System("read the mount table", error);
+        let mounts = on_top(ask::mounts().map_err(unread)?);
+        let mut open = std::mem::take(&mut self.0);
+        let ask = |mount: Mount| {
+            let key = (mount.mount_point, mount.id);
+            let asking = open
+                .remove(&key)
+                .map_or_else(|| ask::asking_status(&key.0), Ok);
+            (key, asking)
+        };
+        let asking: Vec<_> = mounts.map(ask).collect();
+        let until = Instant::now() + ANSWER_TIMEOUT;
+        let heard = asking.into_iter().map(|(key, asking)| {
+            let answer = asking.and_then(|mut asking| {
+                let left = until.saturating_duration_since(Instant::now());
+                let answer = asking.wait(left.max(LEAST_WAIT));
+                if answer == Err(NoAnswer::TimedOut) {
+                    self.0.insert(key.clone(), asking);
+                }
+                answer
+            });
+            let mount_point = key.0;
+            Asked {
+                mount_point,
+                answer,
+            }
+        });
+        Ok(heard.collect())
     }
-    let mounts =
-        ask::mounts().map_err(|error| StartError::System("read the mount table", error))?;
-    // Each waits for itself: one that does not answer takes seconds.
-    let asking = on_top(mounts).map(|mount| {
-        thread::spawn(move || Asked {
-            answer: ask::status(&mount.mount_point),
-            mount_point: mount.mount_point,
-        })
-    });
-    let asking: Vec<_> = asking.collect();
-    Ok(asking
-        .into_iter()
-        .flat_map(thread::JoinHandle::join)
-        .collect())
 }
 
 /// The mounts that a path leads to, in the order of the table.
