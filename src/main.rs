@@ -7,7 +7,7 @@ use mmfs::fs::Fs;
 use mmfs::fuse::Adapter;
 use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
-use mmfs::sys::process::Inherited;
+use mmfs::sys::process::{self, Inherited};
 use mmfs::view::shared::Shared;
 use mmfs::{ask, cli, daemon, log_report, logging, session};
 
@@ -15,8 +15,8 @@ fn main() -> ExitCode {
     memory::keep_one_arena();
     let code = run().map_or_else(
         |error| {
-            error.print();
-            error.exit_code()
+            let printed = error.print();
+            error.exit_code_after(printed)
         },
         |()| Code::Success,
     );
@@ -24,8 +24,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), StartError> {
-    let inherited =
-        Inherited::list().map_err(|error| StartError::System("list descriptors", error))?;
+    // Only the background needs the list: without /proc, help is printed all the same.
+    let inherited = Inherited::list();
+    process::expect_children();
     let options = match cli::Request::read(std::env::args_os())? {
         cli::Request::Mount(options) => options,
         cli::Request::Check(mount_point) => return check(&mount_point),

@@ -109,15 +109,27 @@ impl StartError {
         }
     }
 
-    /// Prints it: help to standard output, everything else to standard error. Errors of printing are ignored: where a
-    /// stream is closed, nobody reads it.
-    pub fn print(&self) {
+    /// As `exit_code`, after `printed`, the result of `print`: help that could not be written is a failure. Where a stream is
+    /// closed, nobody reads it.
+    pub fn exit_code_after(&self, printed: io::Result<()>) -> ExitCode {
+        let is_lost = printed.is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        match self.exit_code() {
+            ExitCode::Success if is_lost => ExitCode::Failure,
+            code => code,
+        }
+    }
+
+    /// Prints it: help to standard output, everything else to standard error.
+    ///
+    /// # Errors
+    /// Those of write(2).
+    pub fn print(&self) -> io::Result<()> {
         match self {
-            Self::Usage(error) => drop(error.print()),
-            _ => drop(io::Write::write_fmt(
+            Self::Usage(error) => error.print(),
+            _ => io::Write::write_fmt(
                 &mut io::stderr(),
                 format_args!("{}{self}\n", service::prefix(log::Level::Error)),
-            )),
+            ),
         }
     }
 }
@@ -216,7 +228,7 @@ impl Display for StartError {
             Self::PidFile(path, error) => write!(
                 f,
                 "cannot write the PID file {path:?}: {error}; \
-                 name one in a directory that you may write to"
+                 name another one, in a directory that you may write to"
             ),
             Self::Filesystem(path, error) => write!(f, "cannot serve source {path:?}: {error}"),
             Self::Background(why) | Self::Verb(why) => f.write_str(why),
@@ -256,6 +268,11 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
             f,
             "{role} {path:?} lies in a FUSE mount whose daemon has died \
              (Transport endpoint is not connected); clear that mount with: fusermount3 -u"
+        ),
+        Errno::OVERFLOW => write!(
+            f,
+            "{role} {path:?} lies in a FUSE mount of another user namespace (a container's), where you have no number; \
+             enter that with nsenter, and name it there"
         ),
         _ => write!(f, "{role} {path:?} is out of reach: {errno}"),
     }

@@ -158,7 +158,7 @@ pub struct Options {
     log: Option<PathBuf>,
     /// Write the process id to FILE, and remove FILE at the end.
     ///
-    /// A FILE that is there is replaced.
+    /// A PID file that is there is replaced, anything else is refused.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pidfile: Option<PathBuf>,
     /// Log more: -v information, -vv debugging, -vvv each request and its answer.
@@ -173,8 +173,8 @@ pub struct Options {
     quiet: u8,
     /// Only test whether the mount at MNT answers: exit code 0 or 1.
     ///
-    /// It fails, too, if the source directory was removed, also if it was made anew. It takes at most ten seconds, and ten
-    /// more for a removed source.
+    /// It fails, too, if the source directory was removed, also if it was made anew; not if it was renamed. It takes at
+    /// most ten seconds, and thirteen more for a removed source.
     #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
     check: Option<PathBuf>,
     /// Print help: -h in short, --help in full.
@@ -288,7 +288,8 @@ impl Options {
     /// # Errors
     /// The sentence for whatever is wrong with either path.
     pub fn resolve(self) -> Result<Config, StartError> {
-        let source = preflight::source(&self.source)?;
+        let source = preflight::source(&self.source);
+        let source = source.inspect_err(|_| verbs::hint_at(self.source.as_os_str()))?;
         let mount_point = preflight::mount_point(&self.mount_point)?;
         let flags = self.flags();
         let leaves_atime = flags.read_only || flags.no_atime;

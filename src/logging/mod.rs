@@ -40,6 +40,9 @@ static FAULTED_REPLIES: AtomicU64 = AtomicU64::new(0);
 
 static FILE: OnceLock<LogFile> = OnceLock::new();
 
+/// Found before anything is mounted: later the way to it may lead through our own mount.
+static FOUND: Mutex<Option<Collector>> = Mutex::new(None);
+
 /// Set when the daemon has left the terminal.
 static COLLECTOR: OnceLock<Collector> = OnceLock::new();
 
@@ -70,6 +73,9 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
         builder.format(journal_line);
     } else if config.file.is_none() && (!config.foreground || io::stderr().is_terminal()) {
         builder.format(sentence);
+    }
+    if config.file.is_none() && !config.foreground {
+        *FOUND.lock() = Collector::find();
     }
     if let Some(path) = &config.file {
         let file = append(path).map_err(|error| StartError::Log(path.clone(), error))?;
@@ -110,9 +116,9 @@ pub fn leave_terminal(source: &Path, mount_point: &Path) {
     if FILE.get().is_some() {
         return;
     }
-    match Collector::find(source, mount_point) {
+    match FOUND.lock().take() {
         // Set twice only if the program left the terminal twice; the first one stays then.
-        Some(collector) => drop(COLLECTOR.set(collector)),
+        Some(collector) => drop(COLLECTOR.set(collector.about(source, mount_point))),
         None => log::warn!(
             "log lines go nowhere from here on: there is neither a journal nor a syslog here; name a file with --log"
         ),

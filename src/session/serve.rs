@@ -33,6 +33,9 @@ const DISCONNECTED_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the program may take to end by itself after a second signal.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the removal of the PID file is waited for: its filesystem may not answer.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How far the kernel reads ahead in files of the mount, in KiB.
 const READ_AHEAD_KIB: u32 = 256;
 
@@ -79,18 +82,36 @@ pub fn serve(
     answering: impl FnOnce(Answering) -> Result<(), StartError>,
     report: impl Fn() + Send + Sync + 'static,
 ) -> Result<(), StartError> {
-    let pid_file = config
-        .pid_file
-        .as_deref()
-        .map(|path| PidFile::write(path).map_err(|error| StartError::PidFile(path.into(), error)));
-    let pid_file = Arc::new(pid_file.transpose()?);
+    let pid_file = config.pid_file.as_deref();
+    let pid_file = pid_file.map(|path| PidFile::prepare(path).map_err(refused(path)));
     let controls = Controls {
         report: Report::new(report),
-        pid_file: pid_file.clone(),
+        pid_file: pid_file.transpose()?.map(Arc::new),
     };
+    let pid_file = controls.pid_file.clone();
     let result = mount_and_serve(config, filesystem, answering, controls);
-    pid_file.iter().for_each(PidFile::remove);
+    remove(pid_file);
     result
+}
+
+fn refused(path: &Path) -> impl Fn(io::Error) -> StartError {
+    move |error| StartError::PidFile(path.into(), error)
+}
+
+/// Removes the PID file. A filesystem that does not answer must not keep us: we hold the source until we have ended.
+fn remove(pid_file: Option<Arc<PidFile>>) {
+    let Some(pid_file) = pid_file else { return };
+    let (tell, removed) = channel();
+    let work = move || {
+        pid_file.remove();
+        // Nothing receives it once the time is over.
+        let _ = tell.send(());
+    };
+    match thread::Builder::new().name("pid file".into()).spawn(work) {
+        Ok(_) if removed.recv_timeout(REMOVAL_TIMEOUT).is_ok() => {}
+        Ok(_) => log::warn!("the PID file stays: its filesystem does not answer"),
+        Err(error) => log::warn!("the PID file stays: {error}"),
+    }
 }
 
 fn mount_and_serve(
@@ -111,6 +132,9 @@ fn mount_and_serve(
         log::info!("{:?} is mounted on {:?}", config.source, config.mount_point);
         let (device, notifier) = (mounted.device(), session.notifier());
         let features = vec![clone, raise_read_ahead(device)];
+        if let (Some(file), Some(path)) = (&controls.pid_file, &config.pid_file) {
+            file.put().map_err(refused(path))?;
+        }
         answering(Answering::new(device, notifier, features))?;
         // An error is an answer, too.
         let reach = |root: &Path| probe::reach(root).unwrap_or_default();
@@ -176,7 +200,7 @@ fn run<F: Filesystem>(
 struct Controls {
     report: Report,
     /// Removed also where the session does not end by itself.
-    pid_file: Arc<Option<PidFile>>,
+    pid_file: Option<Arc<PidFile>>,
 }
 
 /// What SIGUSR1 asks for.
@@ -197,15 +221,23 @@ impl Report {
         if self.in_writing.swap(true, SeqCst) {
             return;
         }
-        let (write, in_writing) = (self.write.clone(), self.in_writing.clone());
+        let (write, writing) = (self.write.clone(), Writing(self.in_writing.clone()));
         let work = move || {
+            let _writing = writing;
             write();
-            in_writing.store(false, SeqCst);
         };
         if let Err(error) = thread::Builder::new().name("report".into()).spawn(work) {
-            self.in_writing.store(false, SeqCst);
             log::error!("cannot report: {error}");
         }
+    }
+}
+
+/// A report in writing. Its end is noticed even if writing it panics, or never begins.
+struct Writing(Arc<AtomicBool>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
     }
 }
 
@@ -229,7 +261,7 @@ fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Eve
         if asked {
             // A source or an unmount that hangs delays the exit no longer than this.
             thread::sleep(EXIT_TIMEOUT);
-            controls.pid_file.iter().for_each(PidFile::remove);
+            remove(controls.pid_file.clone());
             std::process::exit(ExitCode::Success as i32);
         }
         asked = true;
@@ -276,5 +308,26 @@ fn outcome(result: io::Result<()>) -> Result<(), StartError> {
     match result {
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
         result => result.map_err(StartError::Session),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_panics_is_not_the_last_one() {
+        let (tell, begun) = channel();
+        let report = Report::new(move || {
+            tell.send(()).unwrap();
+            panic!("as a report may");
+        });
+        for _ in 0..2 {
+            report.begin();
+            begun.recv_timeout(Duration::from_secs(30)).unwrap();
+            while report.in_writing.load(SeqCst) {
+                thread::yield_now();
+            }
+        }
     }
 }

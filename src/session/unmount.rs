@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::holders::{self, Process};
+use super::holders::{self, Process, Server};
 use super::top_mount::{Identity, mount_id_of, open_path, path_of};
 use super::{mount, probe};
 use crate::mount_table::{self, Mount};
 use crate::refusal::{self, Role, StartError};
+use crate::report::Question;
+use crate::sys::process;
 
 /// How long a mount may be busy before it is refused: other programs of the machine look at mounts for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -21,6 +22,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the daemon may take to end. It takes a second at most (README, S51).
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a mount without a visible daemon may take to say that it is dead. The kernel says so by itself.
+const DEAD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How many processes or mount points a sentence names.
 const MAX_NAMED: usize = 8;
@@ -31,11 +35,17 @@ const MAX_NAMED: usize = 8;
 /// The sentence for why it is still mounted, or why its daemon still holds the source.
 pub fn unmount(path: &Path) -> Result<(), StartError> {
     let (place, id, identity) = locate(path)?;
+    // The working directory may be in the mount, and would keep it busy.
+    rustix::process::chdir("/").map_err(|errno| system("leave the directory")(errno.into()))?;
     let table = mount_table::read().map_err(system("read the mount table"))?;
     let mount = choose(&table, id, &place)?;
     let servers = holders::servers_of(mount);
+    let is_unseen = servers.is_empty() && !is_dead(&place);
     take_off(mount, identity)?;
-    let elsewhere = points(|other| other.device == mount.device);
+    // Mounts that were there before: by now another one may have been given the numbers of the device and of the mount.
+    let had_it = |other: &&Mount| other.device == mount.device && other.id != mount.id;
+    let before: Vec<u64> = table.iter().filter(had_it).map(|other| other.id).collect();
+    let elsewhere = points(|other| other.device == mount.device && before.contains(&other.id));
     if !elsewhere.is_empty() {
         let elsewhere = list(&elsewhere);
         refusal::note(format_args!(
@@ -43,7 +53,23 @@ pub fn unmount(path: &Path) -> Result<(), StartError> {
         ));
         return Ok(());
     }
+    if is_unseen {
+        refusal::note(format_args!(
+            "{place:?} is unmounted; its daemon was not found here (it may run in another container), so it \
+             was not waited for, and may hold the source for a second more"
+        ));
+    }
     wait_for_end(&place, &servers)
+}
+
+/// Whether the daemon has ended. A living one needs no source for this answer.
+fn is_dead(place: &Path) -> bool {
+    let ask = |path: &Path| {
+        let name = Question::Status.name();
+        rustix::fs::getxattr(path, name, &mut [0; 0][..]).map(drop)
+    };
+    let answer = process::ask_in_child(DEAD_TIMEOUT, place, ask);
+    matches!(answer, Ok(Some(Err(Errno::NOTCONN))))
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
@@ -64,7 +90,14 @@ fn locate(path: &Path) -> Result<(PathBuf, u64, Option<Identity>), StartError> {
         let (id, identity) = (mount_id_of(&directory), Identity::of(&directory).ok());
         Ok((path_of(&directory)?, id, identity))
     };
-    match directory.and_then(all) {
+    let found = directory.and_then(all);
+    // One that was removed, or that lies in another mount namespace, has another path here, or none.
+    if let Ok((place, id, _)) = &found {
+        if open_path(place).ok().and_then(mount_id_of) != *id {
+            return Err(StartError::NoPath(Role::MountPoint, path.into()));
+        }
+    }
+    match found {
         Ok((place, Some(id), identity)) => Ok((place, id, identity)),
         Ok((_, None, _)) => refuse(format!("/proc does not say in which mount {path:?} lies")),
         Err(Errno::NOENT) => refuse(format!("{path:?} does not exist; check the spelling")),
@@ -154,19 +187,21 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
     let place = &mount.mount_point;
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
-        // It still is the mount that was found, or somebody else has unmounted it.
-        let is_same = match identity {
-            Some(identity) => Identity::at(place) == Ok(identity),
-            None => open_path(place).ok().and_then(mount_id_of) == Some(mount.id),
-        };
-        if !is_same {
-            return refuse(format!("{place:?} has just been unmounted or covered"));
+        if !is_on_top(mount, identity) {
+            // Somebody else has unmounted it, unless it is covered.
+            return match is_in_table(mount) {
+                true => refuse(format!(
+                    "another mount has just covered {place:?}; unmount that first"
+                )),
+                false => Ok(()),
+            };
         }
         match mount::unmount_top(place, false) {
             Ok(()) => return Ok(()),
             Err(error) if is_busy(&error) && Instant::now() < deadline => {
                 thread::sleep(RETRY_INTERVAL);
             }
+            Err(_) if !is_in_table(mount) => return Ok(()),
             Err(error) if is_busy(&error) => return refuse(busy(mount)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return refuse(format!(
@@ -185,6 +220,27 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
     }
 }
 
+/// Whether it still is the mount that was found. The kernel does not identify the mounts of other users: then the number in the table and
+/// all that the table says of it are compared.
+fn is_on_top(mount: &Mount, identity: Option<Identity>) -> bool {
+    let place = &mount.mount_point;
+    match identity {
+        Some(identity) => Identity::at(place) == Ok(identity),
+        None => open_path(place).ok().and_then(mount_id_of) == Some(mount.id) && is_in_table(mount),
+    }
+}
+
+fn is_in_table(mount: &Mount) -> bool {
+    // All but the options, which a remount changes.
+    let key = |mount: &Mount| {
+        let kind = (mount.fs_type.clone(), mount.source.clone());
+        (mount.id, mount.device, mount.mount_point.clone(), kind)
+    };
+    let found = mount_table::find(|other| key(other) == key(mount));
+    // If the table cannot be read, it is taken to be there.
+    found.map_or(true, |found| found.is_some())
+}
+
 /// The kernel says it by number, fusermount3 in words.
 fn is_busy(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBUSY)
@@ -198,7 +254,8 @@ fn busy(mount: &Mount) -> String {
     let way_out = format!("end what uses it, or detach it with: {detach} {place:?}");
     match &holders::of(mount)[..] {
         [] if root => format!(
-            "{place:?} is busy, but no process has anything of it open; one may be waiting for its answer; {way_out}"
+            "{place:?} is busy, but no process has anything of it open; one may be waiting for its answer, or a loop device (losetup -a) \
+             or a swap file lies in it; {way_out}"
         ),
         [] => {
             format!("{place:?} is busy, but no process of yours has anything of it open; {way_out}")
@@ -214,23 +271,20 @@ fn busy(mount: &Mount) -> String {
 }
 
 /// Waits for the processes that served it. Their end closes all that they had open of the source.
-fn wait_for_end(place: &Path, servers: &[Process]) -> Result<(), StartError> {
+fn wait_for_end(place: &Path, servers: &[Server]) -> Result<(), StartError> {
     let deadline = Instant::now() + END_TIMEOUT;
     for server in servers {
-        let pid = Pid::from_raw(server.pid);
-        let Some(Ok(handle)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
-            continue; // it has ended
-        };
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).map_err(|_| system("wait")(Errno::INVAL.into()))?;
         let ended = || {
-            let mut handle = [PollFd::new(&handle, PollFlags::IN)];
+            let mut handle = [PollFd::new(&server.handle, PollFlags::IN)];
             poll(&mut handle, Some(&left))
         };
         if retry_on_intr(ended).map_err(|errno| system("wait")(errno.into()))? == 0 {
             return refuse(format!(
-                "{place:?} is unmounted, but {server} still serves it and holds the source: it is mounted in another mount \
-                 namespace as well (a container's), or waits for a source that does not answer"
+                "{place:?} is unmounted, but {} still has its /dev/fuse open and may hold the source: it is mounted in another mount \
+                 namespace as well (a container's), its source does not answer, or the process is stopped",
+                server.process
             ));
         }
     }

@@ -131,14 +131,85 @@ fn a_busy_mount_stays_and_its_users_are_named() {
     let only =
         "import os; [os.close(n) for n in range(3, 9) if os.path.exists(f\"/proc/self/fd/{n}\")]";
     let script = format!("exec python3 -c '{map}; {only}; print(flush=True); input()'");
-    let guest = Guest::new(&place, &script);
-    refuses(
-        &unmount(&place, "mount"),
-        &format!("python3 (pid {})", guest.0.id()),
-    );
-    drop(guest);
+    let thread = "import ctypes, os, threading; go = threading.Event(); at = threading.Event()\ndef work():\n \
+                  ctypes.CDLL(None).unshare(0x200); os.chdir(\"mount\"); at.set(); go.wait()\n\
+                  t = threading.Thread(target=work); t.start(); at.wait(); print(flush=True); input(); go.set()";
+    for script in [script, format!("exec python3 -c '{thread}'")] {
+        let guest = Guest::new(&place, &script);
+        refuses(
+            &unmount(&place, "mount"),
+            &format!("python3 (pid {})", guest.0.id()),
+        );
+    }
     assert_eq!(said(&unmount(&place, "mount")), (Some(0), String::new()));
     assert!(place.is_quiet());
+}
+
+/// Its working directory is left, and what it was started with is told.
+#[test]
+fn the_command_itself_may_be_in_the_mount() {
+    let place = Place::new();
+    place.start(&[]);
+    refuses(
+        &place.sh("exec $MMFS unmount $M <$M/hello"),
+        "busy: this command itself (pid ",
+    );
+    let inside = place.sh("cd $M && exec $MMFS unmount .");
+    assert_eq!(said(&inside), (Some(0), String::new()));
+    assert!(place.is_quiet());
+}
+
+#[test]
+fn a_directory_without_a_path_here_is_no_mount() {
+    let place = Place::new();
+    let gone = place.sh("mkdir gone; cd gone; rmdir ../gone; $MMFS unmount .");
+    refuses(&gone, "\".\" has no path that leads to it");
+    // At the path that the other namespace's mount has, there is one here, too.
+    place.start(&[]);
+    let script = r#"unshare --mount --propagation private sh -c 'mount -t tmpfs other $M; echo; exec sleep 60' >ready &
+        until [ -s ready ]; do sleep 0.02; done
+        $MMFS unmount /proc/$!/root$M; status=$?; kill $!; wait $!; exit $status"#;
+    let other = place.sh(script);
+    let (code, text) = said(&other);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("has no path that leads to it"), "{text}");
+    assert_eq!(place.layers(), 1);
+    place.umount();
+    eventually("it ends", || place.is_quiet());
+}
+
+/// What another program has unmounted meanwhile is unmounted.
+#[test]
+fn as_root_what_somebody_else_has_just_unmounted_is_no_failure() {
+    let place = Place::new();
+    let outcome = place.sh_as_user(
+        "",
+        r##"mkdir bin
+        cat >bin/fusermount3 <<END
+#!/bin/sh
+$(command -v fusermount3) "\$@"
+echo "fusermount3: failed to unmount: Device or resource busy" >&2
+exit 1
+END
+        chmod 755 bin/fusermount3
+        $USER $MMFS $S $M && PATH=$T/bin:$PATH $USER $MMFS unmount $M; echo $?
+        grep -c $M /proc/self/mounts"##,
+    );
+    assert_eq!(said(&outcome), (Some(1), "0\n0\n".into()));
+    assert!(place.is_quiet());
+}
+
+#[test]
+fn a_daemon_that_cannot_be_found_is_not_waited_for() {
+    let place = Place::new();
+    let outcome = place.sh(
+        r#"unshare --mount --propagation private sh -c '$MMFS $S $M || exit 9
+        unshare --pid --fork sh -c "mount -t proc proc /proc && $MMFS unmount $M"; status=$?; umount /proc; exit $status'"#,
+    );
+    let (code, text) = said(&outcome);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("its daemon was not found here"), "{text}");
+    eventually("it ends", || place.is_quiet());
 }
 
 #[test]
@@ -196,6 +267,11 @@ fn foreign_mounts_and_other_directories_stay() {
     let place = Place::new();
     fs::write(place.path("file"), "").unwrap();
     fs::create_dir(place.source().join("in")).unwrap();
+    let second = said(&place.sh("$MMFS -q unmount mount")).1;
+    assert!(
+        second.contains("a verb is the first word: mmfs unmount"),
+        "{second}"
+    );
     for (path, words) in [
         ("missing", "\"missing\" does not exist"),
         ("file", "\"file\" is not a directory"),
