@@ -143,6 +143,7 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
@@ -173,6 +174,38 @@ mod tests {
         ended.sort_unstable();
         assert_eq!(ended, [17, 18, 19]);
         assert_eq!(dispatch.gauge().load().queued, 0);
+    }
+
+    #[test]
+    fn a_reader_and_a_writer_of_one_file_leave_no_job_behind() {
+        const ROUNDS: usize = 100_000;
+        let dispatch = Dispatch::new(Arc::new(()), 1);
+        let (served, arrived) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let meet = |count: usize| {
+            arrived.fetch_add(1, SeqCst);
+            while arrived.load(SeqCst) < count {
+                std::hint::spin_loop();
+            }
+        };
+        let event_loop = |writes: bool| {
+            for round in 1..=ROUNDS {
+                let (served, count) = (served.clone(), &served);
+                let job = move || served.fetch_add(1, SeqCst);
+                match writes {
+                    true => dispatch.content_with(7, b"bytes", move |_, _| drop(job())),
+                    false => dispatch.content(7, move |_| drop(job())),
+                }
+                meet(4 * round - 2);
+                // Neither event loop has anything to do: what is not served now waits for the next request.
+                let found = (round, 2 * round, dispatch.gauge().load().queued);
+                assert_eq!((round, count.load(SeqCst), 0), found);
+                meet(4 * round);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| event_loop(true));
+            scope.spawn(|| event_loop(false));
+        });
     }
 
     #[test]

@@ -61,6 +61,14 @@ pub struct Busy<'a> {
     mark: Option<Mark<'a>>,
 }
 
+impl Busy<'_> {
+    /// Ends it. The caller is to call [`Spares::help`] soon.
+    pub fn end_without_help(mut self) {
+        self.mark = None;
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.mark = None;
@@ -94,7 +102,8 @@ impl Spares {
         })
     }
 
-    /// Marks the calling event loop as busy, unless all others are.
+    /// Marks the calling event loop as busy, unless all others are. Where they are, another one may have taken this one for
+    /// busy meanwhile, and left a job to it: [`Self::help`] must follow.
     pub fn begin_unless_last(&self) -> Option<Busy<'_>> {
         let own = self.mark();
         (!self.is_last(&own)).then(|| Busy {
@@ -184,7 +193,7 @@ impl Spares {
     }
 
     /// Runs jobs that were handed over, on an event loop, as long as it is not the last that is free.
-    fn help(&self) {
+    pub fn help(&self) {
         while self.queued() > 0 {
             let Some((job, _mark)) = self.take_unless_last() else {
                 return;
