@@ -490,9 +490,14 @@ fn hostile_names_get_an_errno_and_no_name_reaches_the_source() {
     assert!(get(root, trace.as_bytes(), 2000).expect("an answer") <= 2000);
     // Not even for one: an empty list would say that there are no more.
     assert_eq!(get(root, trace.as_bytes(), 100), Err(Errno::RANGE));
+    // A file may be what is mounted elsewhere.
+    let file = root.join("file");
+    File::create(&file).expect("a file");
+    assert!(get(&file, name.as_bytes(), 1 << 16).is_ok());
+    let other = b"system.mmfs.other";
+    assert_eq!(get(&file, other, 1 << 16), Err(Errno::OPNOTSUPP));
     for name in ["system.mmfs.1.status", "system.mmfs.anything"] {
         for path in [root.to_owned(), root.join("file")] {
-            let _ = File::create(root.join("file"));
             let none = XattrFlags::empty();
             let set = rustix::fs::setxattr(&path, name, b"x", none);
             assert_eq!(set, Err(Errno::PERM), "{path:?}");

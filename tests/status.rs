@@ -394,3 +394,23 @@ fn the_timer_writes_a_file_for_the_collector() {
         "{text}"
     );
 }
+
+/// As a volume's `subPath` is in a container.
+/// (proves: S54)
+#[test]
+fn as_root_a_directory_of_a_mount_that_is_mounted_elsewhere_is_asked_there() {
+    let mount = Mount::new();
+    let place = mount.scratch().join("place");
+    fs::create_dir(&place).expect("a directory");
+    fs::create_dir(mount.mnt().join("sub")).expect("a directory");
+    let place = place.to_str().expect("UTF-8");
+    let script = r#"mount --bind "$1/sub" "$2"
+trap 'umount "$2"' EXIT
+"$3" status "$2""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", script, "sh"]);
+    let output = tools::run(command.arg(mount.mnt()).arg(place).arg(binary()));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let source = mount.src().to_str().expect("UTF-8");
+    assert!(said.contains(source), "{said}");
+}

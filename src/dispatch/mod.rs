@@ -132,11 +132,18 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         Gauge(self.spares.clone())
     }
 
-    /// Runs a job on the calling event loop at once, for a request that rarely takes long. It neither waits in a queue
-    /// nor runs on a spare thread.
-    pub fn here(&self, job: impl FnOnce(&Arc<T>)) {
+    /// Runs a job that concerns no inode, and rarely takes long. It may: what it closes last the source may have to free.
+    ///
+    /// `job` runs before this returns, or later on another thread.
+    pub fn any(&self, job: impl FnOnce(&Arc<T>) + Send + 'static) {
         let _serving = self.listeners.begin();
-        job(&self.serves);
+        match self.spares.begin_unless_last() {
+            Some(_busy) => job(&self.serves),
+            None => {
+                let serves = self.serves.clone();
+                self.spares.hand_over(Box::new(move || job(&serves)));
+            }
+        }
     }
 }
 
@@ -146,6 +153,28 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::sync::mpsc::channel;
     use std::time::Duration;
+
+    #[test]
+    fn closing_what_is_slow_to_close_takes_no_more_than_all_event_loops_but_one() {
+        let dispatch = Arc::new(Dispatch::new(Arc::new(()), 1));
+        let (began, begun) = channel();
+        let (gate, closed) = channel::<()>();
+        let worker = std::thread::spawn({
+            let (dispatch, began) = (dispatch.clone(), began.clone());
+            move || {
+                dispatch.any(move |_| {
+                    began.send(1).expect("the test receives");
+                    let _ = closed.recv(); // until the gate is dropped
+                });
+            }
+        });
+        assert_eq!(begun.recv(), Ok(1));
+        dispatch.any(move |_| began.send(2).expect("the test receives")); // returns at once
+        assert!(begun.try_recv().is_err());
+        drop(gate);
+        worker.join().expect("a worker");
+        assert_eq!(begun.try_recv(), Ok(2));
+    }
 
     #[test]
     fn requests_are_read_while_the_only_worker_waits() {
@@ -190,10 +219,10 @@ mod tests {
         let event_loop = |writes: bool| {
             for round in 1..=ROUNDS {
                 let (served, count) = (served.clone(), &served);
-                let job = move || served.fetch_add(1, SeqCst);
+                let job = move || _ = served.fetch_add(1, SeqCst);
                 match writes {
-                    true => dispatch.content_with(7, b"bytes", move |_, _| drop(job())),
-                    false => dispatch.content(7, move |_| drop(job())),
+                    true => dispatch.content_with(7, b"bytes", move |_, _| job()),
+                    false => dispatch.content(7, move |_| job()),
                 }
                 meet(4 * round - 2);
                 // Neither event loop has anything to do: what is not served now waits for the next request.

@@ -1,4 +1,5 @@
-//! The control channel: questions about the mount, asked as extended attributes of its root ([`crate::report`]). They are
+//! The control channel: questions about the mount, asked as extended attributes of its root ([`crate::report`]), or of any
+//! other file of it, since that may be what is mounted elsewhere (mount(8), `--bind`). They are
 //! answered on the event loop that has read them, from counters and constants: without the source, and without a lock that
 //! another request holds. One event loop always reads ([`crate::dispatch`]), so they are answered whatever the others wait for.
 
@@ -9,7 +10,6 @@ use super::reply::Answer;
 use crate::counters::{Answered, Kind, Requests, Waiting};
 use crate::dispatch::Gauge;
 use crate::fs::Fs;
-use crate::inode::ROOT;
 use crate::logging;
 use crate::report::{self, MAX_ANSWER, PREFIX, Question, Status, Trace};
 use crate::view::Tree;
@@ -55,8 +55,15 @@ impl<T: Tree> Adapter<T> {
     }
 
     /// Answers a question.
-    pub(super) fn question(&self, req: &Request, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let reply = self.count(Kind::Control, INodeNo(ROOT), (reply, size));
+    pub(super) fn question(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let reply = self.count(Kind::Control, node, (reply, size));
         let answer = (self.channel()).answer(req.uid(), name.as_bytes(), size as usize);
         reply.answer(answer.map(|answer| (answer.len(), answer)));
     }
