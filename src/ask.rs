@@ -69,7 +69,7 @@ impl From<Errno> for NoAnswer {
             Errno::OPNOTSUPP | Errno::NODATA | Errno::NOTDIR => Self::NotOurs,
             Errno::PERM | Errno::ACCESS => Self::Forbidden,
             Errno::OVERFLOW => Self::Elsewhere,
-            Errno::NOTCONN => Self::Dead,
+            Errno::NOTCONN | Errno::CONNABORTED | Errno::NODEV => Self::Dead,
             errno => Self::Failed(errno),
         }
     }

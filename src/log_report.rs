@@ -66,24 +66,34 @@ enum News {
     Answered,
 }
 
-/// The inodes that do not answer, as far as the log has them, and when they were written there last.
+/// What the log has of inodes that do not answer.
 #[derive(Debug, Default)]
-struct Told(HashSet<u64>, Option<Instant>);
+struct Told {
+    /// Those that it has.
+    nodes: HashSet<u64>,
+    /// Whether it has not yet that all have answered.
+    is_open: bool,
+    /// When it was told of some last.
+    last: Option<Instant>,
+}
 
 impl Told {
     fn look(&mut self, silent: HashSet<u64>, now: Instant) -> Option<News> {
-        let Told(told, last) = self;
-        let was_silent = !told.is_empty();
-        told.retain(|node| silent.contains(node));
+        self.nodes.retain(|node| silent.contains(node));
         if silent.is_empty() {
-            return was_silent.then_some(News::Answered);
+            return std::mem::take(&mut self.is_open).then_some(News::Answered);
         }
-        let is_soon = last.is_some_and(|last| now.duration_since(last) < LEAST_PAUSE);
+        let last = self.last.map(|last| now.duration_since(last));
+        let is_soon = last.is_some_and(|pause| pause < LEAST_PAUSE);
         // Those that come too soon are written later, if they are silent still.
-        if is_soon || silent.is_subset(told) {
+        if is_soon || silent.is_subset(&self.nodes) {
             return None;
         }
-        (*told, *last) = (silent, Some(now));
+        *self = Told {
+            nodes: silent,
+            is_open: true,
+            last: Some(now),
+        };
         Some(News::Silent)
     }
 }
@@ -146,5 +156,7 @@ mod tests {
         assert_eq!(look(&[], 164), Some(News::Answered));
         assert_eq!(look(&[], 166), None);
         assert_eq!(look(&[1], 230), Some(News::Silent), "again");
+        assert_eq!(look(&[2], 232), None, "too soon");
+        assert_eq!(look(&[], 234), Some(News::Answered), "all the same");
     }
 }

@@ -222,6 +222,8 @@ pub struct Requests {
     pub kind: String,
     /// Those that came.
     pub count: u64,
+    /// Those that were answered. The durations are theirs.
+    pub answered: u64,
     /// Those that were answered with an error.
     pub errors: u64,
     /// Microseconds from reading the request to having sent its answer: of all together.

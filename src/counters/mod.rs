@@ -54,6 +54,8 @@ struct Counter {
 pub struct Summary {
     /// Requests that came.
     pub count: u64,
+    /// Those that were answered.
+    pub answered: u64,
     /// Those that were answered with an error.
     pub errors: u64,
     /// How long all took together, in microseconds.
@@ -129,6 +131,7 @@ impl Requests {
         let max_us = longest / 1000;
         Summary {
             count,
+            answered: counts.iter().sum(),
             errors,
             total_us: nanoseconds / 1000,
             p50_us: quantile(&counts, 500).min(max_us),

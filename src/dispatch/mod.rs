@@ -207,13 +207,17 @@ mod tests {
 
     #[test]
     fn a_reader_and_a_writer_of_one_file_leave_no_job_behind() {
-        const ROUNDS: usize = 100_000;
+        const ROUNDS: usize = 50_000;
         let dispatch = Dispatch::new(Arc::new(()), 1);
         let (served, arrived) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
         let meet = |count: usize| {
             arrived.fetch_add(1, SeqCst);
-            while arrived.load(SeqCst) < count {
-                std::hint::spin_loop();
+            for spins in 0.. {
+                match arrived.load(SeqCst) < count {
+                    true if spins < 10_000 => std::hint::spin_loop(),
+                    true => std::thread::yield_now(),
+                    false => break,
+                }
             }
         };
         let event_loop = |writes: bool| {

@@ -24,7 +24,7 @@ use crate::config::{Config, MountFlags};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{NodeTable, Place};
 use crate::pool::Pool;
-use crate::report::Usage;
+use crate::report::{Usage, ViewUsage};
 use crate::view::{Content, Found, Reporter, Tree, after_change};
 use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
@@ -170,14 +170,14 @@ impl<T: Tree> Fs<T> {
         self.cache.timeouts()
     }
 
-    /// What is in use. Takes no lock, and asks the source nothing.
-    pub fn usage(&self) -> Usage {
+    /// What is in use, of which the view uses `view`. Takes no lock.
+    pub fn usage(&self, view: ViewUsage) -> Usage {
         Usage {
             open_files: self.files.count() as u64,
             open_directories: self.dirs.count() as u64,
             known_nodes: self.nodes.population() as u64,
             invalidations: self.cache.invalidations(),
-            view: self.tree.report().usage,
+            view,
             ..Usage::default()
         }
     }

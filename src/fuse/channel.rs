@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A file with a request that waits for as long as this does not answer.
 pub const NOT_ANSWERING: Duration = Duration::from_secs(10);
@@ -94,11 +94,8 @@ impl<T: Tree> Channel<T> {
     /// What the mount does.
     pub fn status(&self) -> Status {
         let (facts, fs) = (&*self.facts, &*self.fs);
-        let report::ViewReport {
-            root: (device, inode),
-            removed,
-            ..
-        } = fs.tree().report();
+        let view = fs.tree().report();
+        let (device, inode) = view.root;
         Status {
             protocol: report::VERSION,
             version: facts.version.into(),
@@ -108,23 +105,23 @@ impl<T: Tree> Channel<T> {
                 path: report::Path::new(&facts.config.source),
                 device,
                 inode,
-                removed,
+                removed: view.removed,
             },
             mount_point: report::Path::new(&facts.config.mount_point),
             view: "shared".into(),
-            since: facts.time(0) / 1_000_000,
-            uptime_us: self.requests.now() / 1000,
+            since: facts.since(),
+            uptime_us: facts.uptime().as_micros() as u64,
             options: options(&facts.config),
-            kernel: kernel(facts, &self.passthrough, fs),
+            kernel: kernel(facts, &self.passthrough, view.by_handle),
             requests: counts(self.requests),
             waiting: self.waits(),
-            usage: self.usage(),
+            usage: self.usage(view.usage),
         }
     }
 
-    fn usage(&self) -> report::Usage {
+    fn usage(&self, view: report::ViewUsage) -> report::Usage {
         let load = self.gauge.load();
-        let mut usage = self.fs.usage();
+        let mut usage = self.fs.usage(view);
         [usage.page_tables, usage.resident] = memory_of_process();
         usage.spare_threads = report::Share::new(load.busy_spares, load.max_spares);
         usage.view.faults_eio += logging::faulted_replies();
@@ -202,10 +199,18 @@ impl<T: Tree> Channel<T> {
         }
     }
 
+    /// Microseconds since 1970 of a moment that lies so many nanoseconds after the start, as the clock is set now.
+    fn time(&self, began: u64) -> u64 {
+        let age = Duration::from_nanos(self.requests.now().saturating_sub(began));
+        let at = SystemTime::now().checked_sub(age);
+        let at = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        at.unwrap_or_default().as_micros() as u64
+    }
+
     fn answered(&self, number: u64, one: &Answered) -> report::Request {
         report::Request {
             number,
-            time_us: self.facts.time(one.began),
+            time_us: self.time(one.began),
             kind: one.what.kind.name().into(),
             node: one.node,
             offset: one.what.offset,
@@ -227,6 +232,7 @@ fn counts(requests: &Requests) -> Vec<report::Requests> {
         (found.count > 0).then(|| report::Requests {
             kind: kind.name().into(),
             count: found.count,
+            answered: found.answered,
             errors: found.errors,
             total_us: found.total_us,
             p50_us: found.p50_us,

@@ -112,7 +112,11 @@ impl Page<'_> {
         );
         self.by_kind(|page, labels, one| page.line(name, labels, one.errors));
         let name = "mmfs_request_duration_seconds";
-        self.head(name, "summary", "How long requests took.");
+        self.head(
+            name,
+            "summary",
+            "How long requests took that were answered.",
+        );
         self.by_kind(|page, labels, one| {
             for (quantile, micros) in [("0.5", one.p50_us), ("0.99", one.p99_us), ("1", one.max_us)]
             {
@@ -120,7 +124,7 @@ impl Page<'_> {
                 page.line(name, &labels, seconds(micros));
             }
             page.line(&format!("{name}_sum"), labels, seconds(one.total_us));
-            page.line(&format!("{name}_count"), labels, one.count);
+            page.line(&format!("{name}_count"), labels, one.answered);
         });
     }
 

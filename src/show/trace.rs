@@ -38,11 +38,15 @@ pub fn trace(mount_point: &Path, follow: bool, slow: Duration) -> Result<(), Sta
         if is_last {
             thread::sleep(INTERVAL);
         }
-        match next(mount_point, from) {
-            Ok(next) => page = next,
+        let next = match follow {
+            true => next(mount_point, from),
+            false => ask::trace(mount_point, from),
+        };
+        page = match next {
             // The mount is gone, and so is what was to be followed.
-            Err(_) => return Ok(()),
-        }
+            Err(NoAnswer::Dead | NoAnswer::NotOurs) if follow => return Ok(()),
+            next => next.map_err(refused)?,
+        };
     }
 }
 

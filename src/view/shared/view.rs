@@ -4,6 +4,7 @@ use super::content::OpenFile;
 use super::in_use::InUse;
 use super::node::{Node, plain_number};
 use super::positions::PositionTables;
+use super::removed::Removed;
 use super::room::Room;
 use super::stream::OpenDir;
 use crate::cache::KernelCache;
@@ -16,10 +17,9 @@ use crate::report::{Share, ViewReport, ViewUsage};
 use crate::request::MAX_REQUEST;
 use crate::source::{Kind, Sources};
 use crate::view::{Found, Reporter, Tree, View, Wanted};
-use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
+use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -38,8 +38,7 @@ pub struct Shared {
     by_handle: bool,
     /// Device and inode number of the root.
     root: (u64, u64),
-    /// The root, where its filesystem tells without asking anybody whether it has a name yet.
-    linked_root: Option<Arc<OwnedFd>>,
+    removed: Removed,
 }
 
 impl Shared {
@@ -65,9 +64,7 @@ impl Shared {
         let numbers = Numbers::new(move |key| plain_number(root_ino, key));
         let node = Node::new(&root, 0, OsStr::new(""));
         let in_use = InUse::new(descriptors.clone());
-        // Some filesystems count no links.
-        let tells = |fd: &Arc<OwnedFd>| !root.source.remote && links(fd).is_some_and(|n| n > 0);
-        let linked_root = root.fd.clone().filter(tells);
+        let removed = Removed::new(root.fd.clone().filter(|_| !root.source.remote));
         if let Some(fd) = root.fd {
             in_use.keep_for_good(node.life(), fd);
         }
@@ -83,7 +80,7 @@ impl Shared {
             descriptors,
             by_handle,
             root: numbers_of_root,
-            linked_root,
+            removed,
         };
         Ok((shared, nodes))
     }
@@ -93,13 +90,6 @@ impl Shared {
         self.nodes
             .believe_of(node, |belief| belief.moved_by_us(before, after));
     }
-}
-
-/// How many names an inode has, as far as that is known without asking another machine.
-fn links(fd: &OwnedFd) -> Option<u32> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let status = statx(fd, c"", flags, StatxFlags::NLINK);
-    status.ok().map(|status| status.stx_nlink)
 }
 
 impl View for Shared {
@@ -178,10 +168,7 @@ impl Tree for Shared {
             usage,
             root: self.root,
             by_handle: self.by_handle,
-            removed: self
-                .linked_root
-                .as_ref()
-                .is_some_and(|fd| links(fd) == Some(0)),
+            removed: self.removed.get(),
         }
     }
 
