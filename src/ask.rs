@@ -1,6 +1,7 @@
 //! Asking a mount what it does ([`crate::report`]), from any process that can reach its root.
 
-use std::ffi::OsString;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CString, OsString};
 use std::fmt::{Display, Formatter};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+use rustix::time::{ClockId, clock_gettime};
 use serde::de::DeserializeOwned;
 
 use crate::mount_table::{self, Mount};
@@ -34,6 +36,8 @@ pub enum NoAnswer {
     Dead,
     /// Nothing came in time: the daemon is stopped, or the mount was never served.
     TimedOut,
+    /// It was not asked: an earlier question to it, or several to other mounts of its user, are not answered yet.
+    NotAsked,
     /// The answer could not be read.
     Garbled,
     /// The path cannot be reached, or something else went wrong.
@@ -56,6 +60,9 @@ impl Display for NoAnswer {
                 f,
                 "its daemon did not answer within {} s",
                 ANSWER_TIMEOUT.as_secs()
+            ),
+            Self::NotAsked => f.write_str(
+                "not asked: earlier questions to its daemon, or to others of its user, are not answered yet",
             ),
             Self::Garbled => f.write_str("its answer cannot be read"),
             Self::Failed(errno) => write!(f, "{errno}"),
@@ -132,7 +139,10 @@ pub struct Asking<T>(Child, PhantomData<T>);
 impl<T: DeserializeOwned> Asking<T> {
     fn start(mount_point: &Path, question: Question) -> Result<Self, NoAnswer> {
         let about = (mount_point.to_owned(), question);
-        let child = Child::start(&about, |(path, question)| answer(path, *question));
+        let child = Child::start(&about, |(path, question)| {
+            mark(path)?;
+            answer(path, *question)
+        });
         Ok(Self(child.map_err(|error| failed(&error))?, PhantomData))
     }
 
@@ -160,6 +170,52 @@ fn heard(child: &mut Child, limit: Duration) -> Result<Vec<u8>, NoAnswer> {
 
 fn failed(error: &std::io::Error) -> NoAnswer {
     NoAnswer::Failed(Errno::from_io_error(error).unwrap_or(Errno::IO))
+}
+
+/// By this a process that asks a mount is known, with the minor number of the mount's device.
+const MARK: &str = "mmfs?";
+
+/// Names the calling process after the mount that it is about to ask.
+fn mark(mount_point: &Path) -> Result<(), Errno> {
+    let mount = mount_of(&open_path(mount_point)?);
+    let Some(mount) = mount else { return Ok(()) }; // It says itself that it is none of ours.
+    let name = format!("{MARK}{}", rustix::fs::minor(mount.device));
+    let name = CString::new(name).unwrap_or_default();
+    rustix::thread::set_name(&name)
+}
+
+/// The mounts, by the minor numbers of their devices, that other processes wait for longer than an answer may take, and as which
+/// users. A user could name processes like these, which tells something of that user's mounts only.
+pub fn asked_in_vain() -> HashMap<u32, HashSet<u32>> {
+    let mut found: HashMap<u32, HashSet<u32>> = HashMap::new();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let read = |name| std::fs::read_to_string(process.path().join(name)).ok();
+        let marked = |comm: String| comm.trim_end().strip_prefix(MARK)?.parse().ok();
+        let Some(device) = read("comm").and_then(marked) else {
+            continue;
+        };
+        let old = read("stat").and_then(|stat| age(&stat));
+        if old.is_some_and(|age| age > ANSWER_TIMEOUT) {
+            let user = read("status").and_then(|status| real_user(&status));
+            found.entry(device).or_default().extend(user);
+        }
+    }
+    found
+}
+
+/// How long a process is there, by its `stat` (proc_pid_stat(5)).
+fn age(stat: &str) -> Option<Duration> {
+    let since_state = stat.rsplit_once(')')?.1;
+    let started: u64 = since_state.split_whitespace().nth(19)?.parse().ok()?;
+    let started = Duration::from_secs(started / rustix::param::clock_ticks_per_second());
+    let now = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+    Some(now.saturating_sub(started))
+}
+
+fn real_user(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Asks on the calling thread, which waits as long as it takes, and may be another user afterwards.

@@ -110,10 +110,11 @@ pub fn watch(mount_point: Option<&Path>) -> Result<(), StartError> {
             }
             Ok(next) => before = Some(std::mem::replace(&mut now, next)),
             Err(NoAnswer::TimedOut) => continue,
-            Err(why) => {
+            Err(why @ (NoAnswer::Dead | NoAnswer::NotOurs)) => {
                 print(&format!("{}: {why}\n", path(mount_point)))?;
                 return Ok(());
             }
+            Err(why) => return Err(refused(why)),
         }
         heard = Instant::now();
     }

@@ -46,9 +46,12 @@ impl Child {
             }
             exit_at_once(0);
         };
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        })?;
         Ok(Child {
             pid,
-            pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty())?,
+            pidfd,
             pipe,
             heard: Vec::new(),
             has_ended: false,
