@@ -204,10 +204,13 @@ pub fn asked_in_vain() -> HashMap<u32, HashSet<u32>> {
     found
 }
 
-/// How long a process is there, by its `stat` (proc_pid_stat(5)).
+/// How long a process is there, by its `stat` (proc_pid_stat(5)). None of one that has ended, and that nobody has asked how.
 fn age(stat: &str) -> Option<Duration> {
-    let since_state = stat.rsplit_once(')')?.1;
-    let started: u64 = since_state.split_whitespace().nth(19)?.parse().ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    let started: u64 = fields.nth(18)?.parse().ok()?;
     let started = Duration::from_secs(started / rustix::param::clock_ticks_per_second());
     let now = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
     Some(now.saturating_sub(started))
@@ -314,6 +317,15 @@ mod tests {
         });
         assert_eq!(asking.join().expect("no panic"), Err(Errno::OPNOTSUPP));
         assert_eq!(rustix::process::geteuid(), uid, "only the thread changed");
+    }
+
+    #[test]
+    fn a_process_has_an_age_until_it_has_ended() {
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let age_of_own = age(&own).expect("an age");
+        assert!(age_of_own < Duration::from_secs(3600), "{age_of_own:?}");
+        assert_eq!(age("7 (a) Z 1) Z 1 2 3"), None);
+        assert_eq!(age("7 (short) S 1 2 3"), None);
     }
 
     #[test]

@@ -47,10 +47,9 @@ impl<T: Tree> Filesystem for Adapter<T> {
     }
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
-        self.count(Kind::Forget.at(0, count), node, ())
-            .send(0, |()| {
-                self.dispatch.any(move |fs| fs.forget(node.0, count))
-            });
+        let counted = self.count(Kind::Forget.at(0, count), node, ());
+        self.dispatch
+            .any(move |fs| counted.send(0, |()| fs.forget(node.0, count)));
     }
 
     fn getattr(&self, req: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
