@@ -138,6 +138,7 @@ fn clear_dead(path: &Path) -> Result<(), StartError> {
     let below = |errno| unreachable(Role::MountPoint, path, errno);
     let directory = open_path(path).map_err(below)?;
     let (place, mount) = (path_of(&directory).map_err(below)?, mount_of(&directory));
+    let identity = Identity::of(&directory);
     drop(directory); // it would keep the mount busy
     let Some(found) = mount.filter(|mount| mount.mount_point == place) else {
         return Err(below(Errno::NOTCONN));
@@ -145,7 +146,8 @@ fn clear_dead(path: &Path) -> Result<(), StartError> {
     if !found.is_mmfs() {
         return Err(StartError::DeadMount(place));
     }
-    let dead = Identity::at(&place).map_err(|_| StartError::DeadMount(path.into()))?;
+    // Of the same descriptor: the path may lead to another one by now.
+    let dead = identity.map_err(|_| StartError::DeadMount(path.into()))?;
     mount::unmount(&place, dead, true).map_err(|_| StartError::DeadMount(place.clone()))?;
     log::warn!("cleared a dead mount of mmfs off {place:?}");
     Ok(())

@@ -9,8 +9,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::holders::{self, Process, Server};
+use super::mount_point::MountPoint;
+use super::probe;
 use super::top_mount::{Identity, mount_id_of, open_path, path_of};
-use super::{mount, probe};
 use crate::mount_table::{self, Mount};
 use crate::refusal::{self, Role, StartError};
 use crate::report::Question;
@@ -187,7 +188,8 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
     let place = &mount.mount_point;
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
-        if !is_on_top(mount, identity) {
+        let point = MountPoint::hold(place).ok();
+        let Some(point) = point.filter(|point| is_on_top(mount, identity, point)) else {
             // Somebody else has unmounted it, unless it is covered.
             return match is_in_table(mount) {
                 true => refuse(format!(
@@ -195,8 +197,8 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
                 )),
                 false => Ok(()),
             };
-        }
-        match mount::unmount_top(place, false) {
+        };
+        match point.unmount(false) {
             Ok(()) => return Ok(()),
             Err(error) if is_busy(&error) && Instant::now() < deadline => {
                 thread::sleep(RETRY_INTERVAL);
@@ -222,11 +224,10 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
 
 /// Whether it still is the mount that was found. The kernel does not identify the mounts of other users: then the number in the table and
 /// all that the table says of it are compared.
-fn is_on_top(mount: &Mount, identity: Option<Identity>) -> bool {
-    let place = &mount.mount_point;
+fn is_on_top(mount: &Mount, identity: Option<Identity>, point: &MountPoint) -> bool {
     match identity {
-        Some(identity) => Identity::at(place) == Ok(identity),
-        None => open_path(place).ok().and_then(mount_id_of) == Some(mount.id) && is_in_table(mount),
+        Some(identity) => point.identity() == Ok(identity),
+        None => point.open().ok().and_then(mount_id_of) == Some(mount.id) && is_in_table(mount),
     }
 }
 
