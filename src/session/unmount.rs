@@ -190,36 +190,50 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
     loop {
         let point = MountPoint::hold(place).ok();
         let Some(point) = point.filter(|point| is_on_top(mount, identity, point)) else {
-            // Somebody else has unmounted it, unless it is covered.
-            return match is_in_table(mount) {
-                true => refuse(format!(
-                    "another mount has just covered {place:?}; unmount that first"
-                )),
-                false => Ok(()),
-            };
+            let covered =
+                || format!("another mount has just covered {place:?}; unmount that first");
+            return unless_gone(mount, covered);
         };
         match point.unmount(false) {
             Ok(()) => return Ok(()),
             Err(error) if is_busy(&error) && Instant::now() < deadline => {
                 thread::sleep(RETRY_INTERVAL);
             }
-            Err(_) if !is_in_table(mount) => return Ok(()),
-            Err(error) if is_busy(&error) => return refuse(busy(mount)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return refuse(format!(
-                    "cannot unmount {place:?}: fusermount3 is not installed, and without it only root can unmount; \
-                     install the package fuse3"
-                ));
-            }
-            Err(error) if error.to_string().contains("/etc/mtab") => {
-                return refuse(format!(
-                    "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
-                     ln -s /proc/self/mounts /etc/mtab"
-                ));
-            }
-            Err(error) => return refuse(format!("cannot unmount {place:?}: {error}")),
+            Err(error) => return unless_gone(mount, || why_not(mount, &error)),
         }
     }
+}
+
+/// Refuses with `sentence`, unless the mount is not there any more: somebody else may have unmounted or moved it.
+fn unless_gone(mount: &Mount, sentence: impl FnOnce() -> String) -> Result<(), StartError> {
+    let place = &mount.mount_point;
+    match whereabouts(mount) {
+        None => Ok(()),
+        Some(other) if other != *place => refuse(format!(
+            "the mount at {place:?} was moved to {other:?}; name that"
+        )),
+        Some(_) => refuse(sentence()),
+    }
+}
+
+fn why_not(mount: &Mount, error: &io::Error) -> String {
+    let place = &mount.mount_point;
+    if is_busy(error) {
+        return busy(mount);
+    }
+    if error.kind() == io::ErrorKind::NotFound {
+        return format!(
+            "cannot unmount {place:?}: fusermount3 is not installed, and without it only root can unmount; \
+             install the package fuse3"
+        );
+    }
+    if error.to_string().contains("/etc/mtab") {
+        return format!(
+            "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
+             ln -s /proc/self/mounts /etc/mtab"
+        );
+    }
+    format!("cannot unmount {place:?}: {error}")
 }
 
 /// Whether it still is the mount that was found. The kernel does not identify the mounts of other users: then the number in the table and
@@ -227,19 +241,25 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
 fn is_on_top(mount: &Mount, identity: Option<Identity>, point: &MountPoint) -> bool {
     match identity {
         Some(identity) => point.identity() == Ok(identity),
-        None => point.open().ok().and_then(mount_id_of) == Some(mount.id) && is_in_table(mount),
+        None => {
+            point.open().ok().and_then(mount_id_of) == Some(mount.id)
+                && whereabouts(mount).as_ref() == Some(&mount.mount_point)
+        }
     }
 }
 
-fn is_in_table(mount: &Mount) -> bool {
+/// Where it is now: it may have been moved, or a directory above it renamed.
+fn whereabouts(mount: &Mount) -> Option<PathBuf> {
     // All but the options, which a remount changes.
     let key = |mount: &Mount| {
         let kind = (mount.fs_type.clone(), mount.source.clone());
-        (mount.id, mount.device, mount.mount_point.clone(), kind)
+        (mount.id, mount.device, kind)
     };
-    let found = mount_table::find(|other| key(other) == key(mount));
-    // If the table cannot be read, it is taken to be there.
-    found.map_or(true, |found| found.is_some())
+    match mount_table::find(|other| key(other) == key(mount)) {
+        Ok(found) => found.map(|mount| mount.mount_point),
+        // It is taken to be there.
+        Err(_) => Some(mount.mount_point.clone()),
+    }
 }
 
 /// The kernel says it by number, fusermount3 in words.

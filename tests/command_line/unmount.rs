@@ -199,6 +199,35 @@ END
     assert!(place.is_quiet());
 }
 
+/// The directory that it lies in is renamed meanwhile.
+#[test]
+fn as_root_a_mount_that_was_moved_is_not_called_unmounted() {
+    let place = Place::new();
+    let outcome = place.sh_as_user(
+        "",
+        r##"mkdir -p bin own/up/point; chown -R 1000:1000 own
+        cat >bin/fusermount3 <<END
+#!/bin/sh
+mv $T/own/up $T/own/moved
+exit 1
+END
+        chmod 755 bin/fusermount3
+        $USER $MMFS $S $T/own/up/point && PATH=$T/bin:$PATH $USER $MMFS unmount own/up/point; echo $?
+        $USER $MMFS unmount own/moved/point; echo $?
+        grep -c $T/own /proc/self/mounts"##,
+    );
+    let (out, err) = (
+        String::from_utf8_lossy(&outcome.stdout),
+        String::from_utf8_lossy(&outcome.stderr),
+    );
+    assert_eq!(out, "1\n0\n0\n", "{err}");
+    let moved = format!(
+        "was moved to {:?}; name that",
+        place.path("own/moved/point")
+    );
+    assert!(err.contains(&moved), "{err}");
+}
+
 #[test]
 fn a_daemon_that_cannot_be_found_is_not_waited_for() {
     let place = Place::new();
