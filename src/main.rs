@@ -9,9 +9,12 @@ use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
 use mmfs::sys::process::{self, Inherited};
 use mmfs::view::shared::Shared;
-use mmfs::{ask, cli, daemon, log_report, logging, session};
+use mmfs::{ask, cli, daemon, log_report, logging, pid_file, session};
 
 fn main() -> ExitCode {
+    if let Some(code) = pid_file::remove_for_another() {
+        return code.into();
+    }
     memory::keep_one_arena();
     let code = run().map_or_else(
         |error| {
