@@ -244,11 +244,13 @@ impl Drop for Writing {
 
 /// The first signal that asks for the end unmounts, the second one exits.
 fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Event>) {
-    let mut asked = false;
+    let (mut asked, mut reopen) = (false, None);
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
-                crate::logging::reopen();
+                // If there is no such thread, the log stays as it is.
+                let reopen = reopen.get_or_insert_with(reopen_when_told);
+                let _ = reopen.send(());
                 continue;
             }
             SIGUSR1 => {
@@ -268,6 +270,16 @@ fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Eve
         }
         asked = true;
     }
+}
+
+/// A thread that opens the log anew whenever it is told to: signals must not wait for the log's filesystem.
+fn reopen_when_told() -> Sender<()> {
+    let (tell, told) = channel();
+    let work = move || told.iter().for_each(|()| crate::logging::reopen());
+    if let Err(error) = thread::Builder::new().name("log".into()).spawn(work) {
+        log::error!("cannot open the log anew: {error}");
+    }
+    tell
 }
 
 /// Ends the program after a while, whatever its other threads wait for.

@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use crate::place::{NO_LOG, Place, eventually};
+use rustix::process::Signal;
+
+use crate::place::{NO_LOG, Place, eventually, refuses};
 
 /// A place where `/run` is empty but for what is in `run`, and `/dev` but for the devices and what is in `dev`.
 struct Machine {
@@ -182,4 +184,20 @@ fn three_times_verbose_logs_each_request_and_its_answer_and_twice_none() {
             log()
         );
     }
+}
+
+/// A start with it, and SIGHUP: neither waits for a reader.
+/// (proves: S27)
+#[test]
+fn a_log_that_is_a_fifo_without_a_reader_holds_nobody_up() {
+    let place = Place::new();
+    assert!(place.sh("mkfifo $T/fifo").status.success());
+    let start = place.sh("timeout --kill-after=1 20 $MMFS --log $T/fifo $S $M");
+    refuses(&start, "it is a FIFO from which nobody reads");
+    let mut daemon = place.foreground(&["--log", "log"]);
+    assert!(place.sh("mv $T/fifo $T/log").status.success());
+    for signal in [Signal::HUP, Signal::HUP, Signal::TERM] {
+        daemon.signal(signal);
+    }
+    daemon.ends_well();
 }
