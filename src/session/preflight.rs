@@ -53,20 +53,22 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
 }
 
 /// Whether a FUSE mount is at `path` and answers now, and if it is one of mmfs, shows a directory that still exists. `told` asks a
-/// mount where that was: the mount table has whatever name was wanted for it.
+/// mount where that was: the mount table has whatever name was wanted for it. That serves whoever may not ask, and is not
+/// named.
 ///
 /// # Errors
 /// The sentence for what is wrong with it.
 pub fn check(path: &Path, told: impl Fn(&Path) -> Option<PathBuf>) -> Result<(), StartError> {
     let is_absolute = |source: &PathBuf| source.is_absolute();
     let of_table = |mount: Mount| Some(PathBuf::from(mount.source)).filter(is_absolute);
-    let mut source = PathBuf::new();
+    let mut source = None;
     let find = || {
         let here = canonical(Role::MountPoint, path).ok()?;
         let mount = mount_at(&here).filter(Mount::is_mmfs)?;
+        source = told(path);
         // A mount that does not say so, and has another name, shows a directory without a path.
-        source = told(path).or_else(|| of_table(mount)).unwrap_or_default();
-        Some(source.clone())
+        let probable = source.clone().or_else(|| of_table(mount));
+        Some(probable.unwrap_or_default())
     };
     let state = source_state(path, find)?;
     let here = canonical(Role::MountPoint, path)?;
@@ -77,6 +79,7 @@ pub fn check(path: &Path, told: impl Fn(&Path) -> Option<PathBuf>) -> Result<(),
         SourceState::Removed => false,
         SourceState::MadeAnew => true,
     };
+    let source = source.unwrap_or_default();
     Err(StartError::SourceRemoved(source, path.into(), made_anew))
 }
 

@@ -496,3 +496,20 @@ fn as_root_permissions_of_an_unseen_mount_are_checked() {
     assert!(!out.contains("made"), "{said:?}");
     assert_eq!(err.matches("ermission denied").count(), 3, "{said:?}");
 }
+
+/// Of a mount that was given another name, somebody who may not ask it is told no path rather than a wrong one.
+#[test]
+fn as_root_check_names_no_path_that_it_was_not_told() {
+    let place = Place::new();
+    let outcome = place.sh_as_user(
+        "",
+        r#"$MMFS --fsname /tmp --allow-other $S $M && rm -r $S || exit 9
+        $USER $MMFS --check $M; echo $?; $MMFS --check $M; echo $?; umount $M"#,
+    );
+    let err = String::from_utf8_lossy(&outcome.stderr);
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "1\n1\n", "{err}");
+    assert!(err.contains("still shows a directory that was removed;"));
+    assert!(err.contains(&format!("was source {:?}", place.source())));
+    assert!(!err.contains("/tmp\""), "{err}");
+    eventually("it ends", || place.is_quiet());
+}
