@@ -324,6 +324,19 @@ fn a_server_that_never_answers_holds_nobody_up() {
     assert!(began.elapsed() < Duration::from_secs(60));
 }
 
+/// A question without an answer would keep the mount busy. Its server is out of sight in a namespace of other processes.
+#[test]
+fn as_root_a_silent_mount_is_unmounted_without_a_question() {
+    let mute = Hostile::mount("mute");
+    let script = "unshare --mount --propagation private --pid --fork sh -c 'mount -t proc proc /proc && exec \"$0\" unmount \"$1\"' \"$@\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(binary());
+    let output = shell.arg(mute.path()).output().expect("a shell");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("no daemon of it was found here"), "{text}");
+}
+
 /// Each question that is not answered is a process that cannot be ended.
 #[test]
 fn who_watches_asks_a_silent_server_once() {

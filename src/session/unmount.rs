@@ -14,8 +14,6 @@ use super::probe;
 use super::top_mount::{Identity, mount_id_of, open_path, path_of};
 use crate::mount_table::{self, Mount};
 use crate::refusal::{self, Role, StartError};
-use crate::report::Question;
-use crate::sys::process;
 
 /// How long a mount may be busy before it is refused: other programs of the machine look at mounts for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -23,9 +21,6 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the daemon may take to end. It takes a second at most (README, S51).
 const END_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a mount without a visible daemon may take to say that it is dead. The kernel says so by itself.
-const DEAD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How many processes or mount points a sentence names.
 const MAX_NAMED: usize = 8;
@@ -41,7 +36,6 @@ pub fn unmount(path: &Path) -> Result<(), StartError> {
     let table = mount_table::read().map_err(system("read the mount table"))?;
     let mount = choose(&table, id, &place)?;
     let servers = holders::servers_of(mount);
-    let is_unseen = servers.is_empty() && !is_dead(&place);
     take_off(mount, identity)?;
     // Mounts that were there before: by now another one may have been given the numbers of the device and of the mount.
     let had_it = |other: &&Mount| other.device == mount.device && other.id != mount.id;
@@ -54,23 +48,14 @@ pub fn unmount(path: &Path) -> Result<(), StartError> {
         ));
         return Ok(());
     }
-    if is_unseen {
+    // It is not asked whether it lives: one that does not answer would keep the mount busy.
+    if servers.is_empty() {
         refusal::note(format_args!(
-            "{place:?} is unmounted; its daemon was not found here (it may run in another container), so it \
-             was not waited for, and may hold the source for a second more"
+            "{place:?} is unmounted; no daemon of it was found here: it has died, or runs in another container and may hold \
+             the source for a second more"
         ));
     }
     wait_for_end(&place, &servers)
-}
-
-/// Whether the daemon has ended. A living one needs no source for this answer.
-fn is_dead(place: &Path) -> bool {
-    let ask = |path: &Path| {
-        let name = Question::Status.name();
-        rustix::fs::getxattr(path, name, &mut [0; 0][..]).map(drop)
-    };
-    let answer = process::ask_in_child(DEAD_TIMEOUT, place, ask);
-    matches!(answer, Ok(Some(Err(Errno::NOTCONN))))
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
@@ -227,7 +212,7 @@ fn why_not(mount: &Mount, error: &io::Error) -> String {
              install the package fuse3"
         );
     }
-    if error.to_string().contains("/etc/mtab") {
+    if error.to_string().contains("/etc/mtab") && !Path::new("/etc/mtab").exists() {
         return format!(
             "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
              ln -s /proc/self/mounts /etc/mtab"
