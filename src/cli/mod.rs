@@ -215,7 +215,9 @@ impl Request {
             return Ok(Self::Verb(verbs::read(command(), args)?));
         }
         let mut options = Options::command();
-        let args = mount_options::expand(&mut options, args)?;
+        let first = args.get(1).cloned().unwrap_or_default();
+        let args = mount_options::expand(&mut options, args)
+            .inspect_err(|_| verbs::hint_at_dashes(&first))?;
         // A source named like a verb is read by a parser that knows no verbs. The other one's help shows them.
         let command = match args.get(1).is_some_and(|first| verbs::is_name(first)) {
             true => options,

@@ -1,13 +1,14 @@
 //! The checks of both paths of the command line before anything is mounted. What another filesystem must answer is
 //! asked in a child process, so that no check hangs.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use super::probe::{ask, is_empty, is_empty_unseen, is_mountable_for_user, may_read, reach};
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
-use super::{SourceState, device, mount, source_state};
+use super::{SourceState, device, mount, source_state, unmount};
 use crate::descriptors::least_limit;
 use crate::mount_table::Mount;
 use crate::refusal::{Role, StartError};
@@ -146,12 +147,13 @@ fn clear_dead(path: &Path) -> Result<(), StartError> {
     let Some(found) = mount.filter(|mount| mount.mount_point == place) else {
         return Err(below(Errno::NOTCONN));
     };
+    let stays = |_| StartError::DeadMount(place.clone(), unmount::is_ours(&found));
     if !found.is_mmfs() {
-        return Err(StartError::DeadMount(place));
+        return Err(stays(io::Error::from(Errno::NOTCONN)));
     }
     // Of the same descriptor: the path may lead to another one by now.
-    let dead = identity.map_err(|_| StartError::DeadMount(path.into()))?;
-    mount::unmount(&place, dead, true).map_err(|_| StartError::DeadMount(place.clone()))?;
+    let dead = identity.map_err(|errno| stays(errno.into()))?;
+    mount::unmount(&place, dead, true).map_err(stays)?;
     log::warn!("cleared a dead mount of mmfs off {place:?}");
     Ok(())
 }

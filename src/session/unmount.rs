@@ -135,7 +135,7 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
 }
 
 /// With its mark, or made for it by another program that does not know the mark.
-fn is_ours(mount: &Mount) -> bool {
+pub(super) fn is_ours(mount: &Mount) -> bool {
     mount.is_mmfs() || mount.fs_type == "fuse.mmfs"
 }
 

@@ -303,6 +303,11 @@ fn foreign_mounts_and_other_directories_stay() {
         second.contains("a verb is the first word: mmfs unmount"),
         "{second}"
     );
+    let dash = said(&place.sh("$MMFS status -json")).1;
+    assert!(
+        dash.contains("options of the verb status have two dashes"),
+        "{dash}"
+    );
     for (path, words) in [
         ("missing", "\"missing\" does not exist"),
         ("file", "\"file\" is not a directory"),
