@@ -35,7 +35,7 @@ fn run() -> Result<(), StartError> {
         cli::Request::Check(mount_point) => return check(&mount_point),
         cli::Request::Verb(verb) => return verb.run(cli::command),
     };
-    logging::start(&options.log())?;
+    logging::start(&options.log()?)?;
     let config = options.resolve()?;
     daemon::start(&config, inherited, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);

@@ -1,10 +1,11 @@
 //! The file of `--pidfile`: it names this process for as long as the process lives.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -32,6 +33,8 @@ pub struct PidFile {
     /// What it is called until it is put in its place.
     draft: String,
     content: String,
+    /// Device and inode.
+    identity: (u64, u64),
 }
 
 impl PidFile {
@@ -50,13 +53,15 @@ impl PidFile {
         let directory = rustix::fs::open(place, flags, Mode::empty())?;
         require_replaceable(&directory, &name)?;
         let (draft, mut file) = create_draft(&directory)?;
+        let identity = file.metadata().map(|data| identify(&data));
         let draft = Self {
             directory,
             name,
             draft,
             content: content(),
+            identity: *identity.as_ref().unwrap_or(&(0, 0)),
         };
-        let written = file.write_all(draft.content.as_bytes());
+        let written = identity.and_then(|_| file.write_all(draft.content.as_bytes()));
         if written.is_err() {
             let _ = draft.remove(); // what has failed is told
         }
@@ -102,6 +107,8 @@ impl PidFile {
             &self.name,
             OsStr::new(&self.content),
         ]);
+        let (device, inode) = self.identity;
+        command.args([device, inode].map(|number| number.to_string()));
         // Nobody waits for the end of our output on its account.
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let Ok(status) = command.stderr(Stdio::piped()).status() else {
@@ -119,7 +126,11 @@ impl PidFile {
         let file = openat(&self.directory, &self.name, flags, Mode::empty())?;
         let (mut found, ours) = (Vec::new(), &self.content);
         let most = ours.len() as u64 + 1;
-        File::from(file).take(most).read_to_end(&mut found)?;
+        let file = File::from(file);
+        if identify(&file.metadata()?) != self.identity {
+            return Ok(false); // two containers may have a process of one number
+        }
+        file.take(most).read_to_end(&mut found)?;
         Ok(found == ours.as_bytes())
     }
 }
@@ -130,22 +141,28 @@ pub fn remove_for_another() -> Option<u8> {
     if words.next()? != REMOVER {
         return None;
     }
-    let mut told = || Some((words.next()?, words.next()?, words.next()?, words.next()?));
-    let remove = |(number, draft, name, content): (OsString, OsString, OsString, OsString)| {
-        let text = |word: OsString| word.into_string().map_err(|_| Errno::INVAL);
-        let number: RawFd = text(number)?.parse().map_err(|_| Errno::INVAL)?;
-        let file = PidFile {
-            directory: process::duplicate(number)?,
-            name,
-            draft: text(draft)?,
-            content: text(content)?,
-        };
-        file.remove()
-    };
-    let result = told().map_or(Err(Errno::INVAL.into()), remove);
+    let removed = told(words).and_then(|file| file.remove());
     // Every errno of Linux is below 134.
     let errno = |error: io::Error| error.raw_os_error().and_then(|errno| errno.try_into().ok());
-    Some(result.map_or_else(|error| errno(error).unwrap_or(u8::MAX), |()| 0))
+    Some(removed.map_or_else(|error| errno(error).unwrap_or(u8::MAX), |()| 0))
+}
+
+fn told(mut words: impl Iterator<Item = OsString>) -> io::Result<PidFile> {
+    let mut next = || words.next().ok_or(Errno::INVAL);
+    let text = |word: OsString| word.into_string().map_err(|_| Errno::INVAL);
+    let number = |word| text(word)?.parse().map_err(|_| Errno::INVAL);
+    let descriptor: RawFd = text(next()?)?.parse().map_err(|_| Errno::INVAL)?;
+    Ok(PidFile {
+        directory: process::duplicate(descriptor)?,
+        draft: text(next()?)?,
+        name: next()?,
+        content: text(next()?)?,
+        identity: (number(next()?)?, number(next()?)?),
+    })
+}
+
+fn identify(data: &Metadata) -> (u64, u64) {
+    (data.dev(), data.ino())
 }
 
 /// Only a PID file is replaced, or an empty one: the path may be a slip.
@@ -291,6 +308,18 @@ mod tests {
             file.remove().unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn one_of_a_namesake_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("pid");
+        let file = write(&path).unwrap();
+        // It lives, so that its inode is not given to the other one.
+        fs::rename(&path, base.path().join("kept")).unwrap();
+        fs::write(&path, content()).unwrap();
+        file.remove().unwrap();
+        assert_eq!(entries(&base), 2);
     }
 
     #[test]

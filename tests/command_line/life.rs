@@ -287,6 +287,17 @@ fn what_is_no_pid_file_is_not_replaced() {
     assert!(!fs::metadata(place.path("null")).unwrap().is_file());
 }
 
+/// A relative name would lead elsewhere once the daemon has left its directory.
+#[test]
+fn a_file_in_a_removed_directory_is_refused() {
+    let place = Place::new();
+    for option in ["--pidfile", "--log"] {
+        let script = format!("mkdir gone; cd gone; rmdir ../gone; $MMFS {option} ../file $S $M");
+        refuses(&place.sh(&script), "file \"../file\": No such file");
+        assert!(!place.path("file").exists());
+    }
+}
+
 /// A start that fails names nobody in it.
 #[test]
 fn the_pid_file_of_a_living_daemon_outlives_a_start_that_fails() {
