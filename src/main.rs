@@ -9,9 +9,12 @@ use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
 use mmfs::sys::process::{self, Inherited};
 use mmfs::view::shared::Shared;
-use mmfs::{ask, cli, daemon, log_report, logging, session};
+use mmfs::{ask, cli, daemon, log_report, logging, pid_file, session};
 
 fn main() -> ExitCode {
+    if let Some(code) = pid_file::remove_for_another() {
+        return code.into();
+    }
     memory::keep_one_arena();
     let code = run().map_or_else(
         |error| {
@@ -32,7 +35,7 @@ fn run() -> Result<(), StartError> {
         cli::Request::Check(mount_point) => return check(&mount_point),
         cli::Request::Verb(verb) => return verb.run(cli::command),
     };
-    logging::start(&options.log())?;
+    logging::start(&options.log()?)?;
     let config = options.resolve()?;
     daemon::start(&config, inherited, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);

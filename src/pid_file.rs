@@ -1,20 +1,28 @@
 //! The file of `--pidfile`: it names this process for as long as the process lives.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+
+use crate::sys::process;
 
 /// How many names are tried for the new file, until one is free.
 const MAX_TRIES: u32 = 16;
 
 /// The longest PID file that is replaced: a number of 64 bits and a newline.
 const MAX_LENGTH: u64 = 21;
+
+/// The name under which this program is started only to remove a PID file.
+const REMOVER: &str = "mmfs-remove-pid-file";
 
 /// A file that names this process.
 #[derive(Debug)]
@@ -24,6 +32,9 @@ pub struct PidFile {
     name: OsString,
     /// What it is called until it is put in its place.
     draft: String,
+    content: String,
+    /// Device and inode.
+    identity: (u64, u64),
 }
 
 impl PidFile {
@@ -42,14 +53,17 @@ impl PidFile {
         let directory = rustix::fs::open(place, flags, Mode::empty())?;
         require_replaceable(&directory, &name)?;
         let (draft, mut file) = create_draft(&directory)?;
+        let identity = file.metadata().map(|data| identify(&data));
         let draft = Self {
             directory,
             name,
             draft,
+            content: content(),
+            identity: *identity.as_ref().unwrap_or(&(0, 0)),
         };
-        let written = file.write_all(content().as_bytes());
+        let written = identity.and_then(|_| file.write_all(draft.content.as_bytes()));
         if written.is_err() {
-            draft.remove();
+            let _ = draft.remove(); // what has failed is told
         }
         written.map(|()| draft)
     }
@@ -65,25 +79,90 @@ impl PidFile {
     }
 
     /// Removes it, unless it names another process by now.
-    pub fn remove(&self) {
+    ///
+    /// # Errors
+    /// Those of unlink(2).
+    pub fn remove(&self) -> io::Result<()> {
         // It is there only where the start has failed.
         let _ = unlinkat(&self.directory, &self.draft, AtFlags::empty());
-        if !self.is_ours().unwrap_or_default() {
-            return;
+        match self.is_ours() {
+            Ok(true) => Ok(unlinkat(&self.directory, &self.name, AtFlags::empty())?),
+            _ => Ok(()),
         }
-        if let Err(errno) = unlinkat(&self.directory, &self.name, AtFlags::empty()) {
-            log::warn!("cannot remove the PID file {:?}: {errno}", self.name);
+    }
+
+    /// As `remove`, by another process: a filesystem that has read the request and does not answer would keep this one from ending.
+    /// A program of its own has nothing of ours mapped or open.
+    ///
+    /// # Errors
+    /// Those of dup(2) and unlink(2).
+    pub fn remove_by_another(&self) -> io::Result<()> {
+        let directory = self.directory.try_clone()?;
+        fcntl_setfd(&directory, FdFlags::empty())?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(REMOVER);
+        command.arg(directory.as_raw_fd().to_string());
+        command.args([
+            OsStr::new(&self.draft),
+            &self.name,
+            OsStr::new(&self.content),
+        ]);
+        let (device, inode) = self.identity;
+        command.args([device, inode].map(|number| number.to_string()));
+        // Nobody waits for the end of our output on its account.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let Ok(status) = command.stderr(Stdio::piped()).status() else {
+            return self.remove(); // there is no /proc
+        };
+        match status.code() {
+            Some(0) => Ok(()),
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Err(Errno::INTR.into()),
         }
     }
 
     fn is_ours(&self) -> io::Result<bool> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(&self.directory, &self.name, flags, Mode::empty())?;
-        let (mut found, ours) = (Vec::new(), content());
+        let (mut found, ours) = (Vec::new(), &self.content);
         let most = ours.len() as u64 + 1;
-        File::from(file).take(most).read_to_end(&mut found)?;
+        let file = File::from(file);
+        if identify(&file.metadata()?) != self.identity {
+            return Ok(false); // two containers may have a process of one number
+        }
+        file.take(most).read_to_end(&mut found)?;
         Ok(found == ours.as_bytes())
     }
+}
+
+/// Where this program was started by [`PidFile::remove_by_another`]: does it, and returns the exit code.
+pub fn remove_for_another() -> Option<u8> {
+    let mut words = std::env::args_os();
+    if words.next()? != REMOVER {
+        return None;
+    }
+    let removed = told(words).and_then(|file| file.remove());
+    // Every errno of Linux is below 134.
+    let errno = |error: io::Error| error.raw_os_error().and_then(|errno| errno.try_into().ok());
+    Some(removed.map_or_else(|error| errno(error).unwrap_or(u8::MAX), |()| 0))
+}
+
+fn told(mut words: impl Iterator<Item = OsString>) -> io::Result<PidFile> {
+    let mut next = || words.next().ok_or(Errno::INVAL);
+    let text = |word: OsString| word.into_string().map_err(|_| Errno::INVAL);
+    let number = |word| text(word)?.parse().map_err(|_| Errno::INVAL);
+    let descriptor: RawFd = text(next()?)?.parse().map_err(|_| Errno::INVAL)?;
+    Ok(PidFile {
+        directory: process::duplicate(descriptor)?,
+        draft: text(next()?)?,
+        name: next()?,
+        content: text(next()?)?,
+        identity: (number(next()?)?, number(next()?)?),
+    })
+}
+
+fn identify(data: &Metadata) -> (u64, u64) {
+    (data.dev(), data.ino())
 }
 
 /// Only a PID file is replaced, or an empty one: the path may be a slip.
@@ -154,7 +233,7 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), old);
             file.put().unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content());
-            file.remove();
+            file.remove().unwrap();
             assert_eq!(entries(&base), 0);
         }
     }
@@ -165,7 +244,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("pid");
         fs::write(&path, "1\n").unwrap();
-        PidFile::prepare(&path).unwrap().remove();
+        PidFile::prepare(&path).unwrap().remove().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
         assert_eq!(entries(&base), 1);
     }
@@ -211,7 +290,7 @@ mod tests {
                 .iter()
                 .all(|file| !file.draft.contains(&format!("-{process}.")))
         );
-        drafts.iter().for_each(PidFile::remove);
+        drafts.iter().for_each(|file| file.remove().unwrap());
         assert_eq!(entries(&base), 0);
     }
 
@@ -226,9 +305,21 @@ mod tests {
             "1\n".into(),
         ] {
             fs::write(&path, &text).unwrap();
-            file.remove();
+            file.remove().unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn one_of_a_namesake_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("pid");
+        let file = write(&path).unwrap();
+        // It lives, so that its inode is not given to the other one.
+        fs::rename(&path, base.path().join("kept")).unwrap();
+        fs::write(&path, content()).unwrap();
+        file.remove().unwrap();
+        assert_eq!(entries(&base), 2);
     }
 
     #[test]

@@ -49,8 +49,8 @@ pub enum StartError {
     SourceForbidden(PathBuf),
     /// fusermount3 would refuse this mount point to an ordinary user.
     MountPointForbidden(PathBuf),
-    /// The mount point carries a FUSE mount without a daemon, which is not provably ours.
-    DeadMount(PathBuf),
+    /// The mount point carries a FUSE mount without a daemon that was not cleared away, and whether mmfs unmount takes it for ours.
+    DeadMount(PathBuf, bool),
     /// The mount point carries a mount of mmfs that answers.
     Occupied(PathBuf),
     /// A mount does not say what it does, and why.
@@ -183,15 +183,11 @@ impl Display for StartError {
                  an ordinary user needs a directory that is writable, and owned where it is sticky; \
                  take one of your own, or run mmfs as root"
             ),
-            Self::DeadMount(path) => write!(
-                f,
-                "mount point {path:?} is covered by a FUSE mount whose daemon has died \
-                 (Transport endpoint is not connected); clear it with: fusermount3 -u {path:?}"
-            ),
+            Self::DeadMount(path, is_ours) => write_dead(f, path, *is_ours),
             Self::Occupied(path) => write!(
                 f,
                 "mount point {path:?} is in use: mmfs shows something there already; \
-                 end that first with: fusermount3 -u {path:?}"
+                 end that first with: mmfs unmount {path:?}"
             ),
             Self::SourceRemoved(source, mount_point, _) if source.as_os_str().is_empty() => write!(
                 f,
@@ -267,7 +263,8 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
         Errno::NOTCONN => write!(
             f,
             "{role} {path:?} lies in a FUSE mount whose daemon has died \
-             (Transport endpoint is not connected); clear that mount with: fusermount3 -u"
+             (Transport endpoint is not connected); clear that mount with: mmfs unmount MNT, \
+             or with fusermount3 -u MNT if it is one of another program"
         ),
         Errno::OVERFLOW => write!(
             f,
@@ -276,6 +273,18 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
         ),
         _ => write!(f, "{role} {path:?} is out of reach: {errno}"),
     }
+}
+
+fn write_dead(f: &mut Formatter<'_>, path: &Path, is_ours: bool) -> Formatted {
+    let way_out = match is_ours {
+        true => "mmfs unmount",
+        false => "fusermount3 -u",
+    };
+    write!(
+        f,
+        "mount point {path:?} is covered by a FUSE mount whose daemon has died \
+         (Transport endpoint is not connected); clear it with: {way_out} {path:?}"
+    )
 }
 
 fn write_mount(f: &mut Formatter<'_>, path: &Path, errno: Errno) -> Formatted {

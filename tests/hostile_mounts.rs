@@ -8,14 +8,16 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use common::builder::binary;
 use common::{fuse, tools, user};
 use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, MountOption, ReplyAttr,
-    ReplyXattr, Request, SessionACL,
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
+    ReplyWrite, ReplyXattr, Request, SessionACL, WriteFlags,
 };
 use mmfs::report::{self, Status, Trace};
 
@@ -80,7 +82,7 @@ fn hostile_server() {
     if user::is_root() {
         config.acl = SessionACL::All;
     }
-    let session = fuser::Session::new(Server { answers }, point, &config).expect("a mount");
+    let session = fuser::Session::new(Server::new(answers), point, &config).expect("a mount");
     std::mem::forget(session.spawn().expect("event loops"));
     loop {
         std::thread::park();
@@ -89,11 +91,21 @@ fn hostile_server() {
 
 struct Server {
     answers: String,
+    /// Once a file was renamed, nothing is answered that has to do with names or bytes.
+    is_mute: AtomicBool,
 }
 
-impl Filesystem for Server {
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let attr = FileAttr {
+const TTL: Duration = Duration::from_secs(1);
+
+impl Server {
+    fn new(answers: String) -> Self {
+        let is_mute = AtomicBool::new(false);
+        Self { answers, is_mute }
+    }
+
+    fn attr(ino: INodeNo) -> FileAttr {
+        let is_root = ino == INodeNo::ROOT;
+        FileAttr {
             ino,
             size: 0,
             blocks: 0,
@@ -101,7 +113,10 @@ impl Filesystem for Server {
             mtime: UNIX_EPOCH,
             ctime: UNIX_EPOCH,
             crtime: UNIX_EPOCH,
-            kind: FileType::Directory,
+            kind: match is_root {
+                true => FileType::Directory,
+                false => FileType::RegularFile,
+            },
             perm: 0o755,
             nlink: 1,
             uid: 0,
@@ -109,8 +124,67 @@ impl Filesystem for Server {
             rdev: 0,
             blksize: 4096,
             flags: 0,
-        };
-        reply.attr(&Duration::from_secs(1), &attr);
+        }
+    }
+}
+
+impl Filesystem for Server {
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&TTL, &Self::attr(ino));
+    }
+
+    fn lookup(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        match self.is_mute.load(SeqCst) {
+            true => std::mem::forget(reply),
+            false => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn create(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        name: &OsStr,
+        _: u32,
+        _: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
+        let attr = Self::attr(INodeNo(if name == "log" { 2 } else { 3 }));
+        let flags = FopenFlags::empty();
+        reply.created(&TTL, &attr, Generation(0), FileHandle(0), flags);
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.is_mute.load(SeqCst) {
+            true => std::mem::forget(reply),
+            false => reply.written(data.len() as u32),
+        }
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: INodeNo,
+        _: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.is_mute.store(true, SeqCst);
+        reply.ok();
     }
 
     fn getxattr(&self, _: &Request, _: INodeNo, name: &OsStr, _: u32, reply: ReplyXattr) {
@@ -138,6 +212,54 @@ fn endless(from: u64) -> Vec<u8> {
         ..Trace::default()
     };
     serde_json::to_vec(&trace).expect("JSON")
+}
+
+/// A daemon ends whose PID file lies on a filesystem that reads requests and does not answer them. With a file of it open
+/// it needs a second signal.
+fn ends_without_its_pid_file(is_busy: bool) {
+    let silent = Hostile::mount("files");
+    let base = tempfile::tempdir().expect("a directory");
+    let [source, point] = ["source", "mount"].map(|name| base.path().join(name));
+    for path in [&source, &point] {
+        std::fs::create_dir(path).expect("a directory");
+    }
+    std::fs::write(source.join("file"), "text").expect("a file");
+    let mut command = Command::new(binary());
+    command.arg("-f").stdin(Stdio::null());
+    command.arg("--pidfile").arg(silent.path().join("pid"));
+    if !is_busy {
+        command.arg("--log").arg(silent.path().join("log"));
+    }
+    let mut child = command
+        .args([&source, &point])
+        .spawn()
+        .expect("mmfs starts");
+    let answers = || std::fs::read(point.join("file")).is_ok();
+    let has_answered = tools::wait_until(Duration::from_secs(10), answers);
+    let open = is_busy.then(|| std::fs::File::open(point.join("file")));
+    for _ in 0..if is_busy { 2 } else { 1 } {
+        let pid = rustix::process::Pid::from_child(&child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let is_gone = || fuse::mount_at(&point).is_none();
+        tools::wait_until(Duration::from_secs(10), is_gone);
+    }
+    let has_ended = tools::wait_until(Duration::from_secs(20), || {
+        child.try_wait().expect("our own child").is_some()
+    });
+    drop(silent);
+    let _ = child.kill();
+    child.wait().expect("the end");
+    drop(open);
+    assert!(has_answered && has_ended, "{has_answered} {has_ended}");
+}
+
+/// A thread that waits for the answer to a request that was read would keep the daemon.
+/// (proves: S27)
+#[test]
+fn a_pid_file_on_a_silent_filesystem_keeps_no_daemon() {
+    for is_busy in [false, true] {
+        ends_without_its_pid_file(is_busy);
+    }
 }
 
 /// Numbers and names that no mount has.
@@ -201,6 +323,19 @@ fn a_server_that_never_answers_holds_nobody_up() {
     assert!(text.lines().any(|line| line.starts_with(&start)), "{text}");
     assert_eq!(code, Some(0));
     assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+/// A question without an answer would keep the mount busy. Its server is out of sight in a namespace of other processes.
+#[test]
+fn as_root_a_silent_mount_is_unmounted_without_a_question() {
+    let mute = Hostile::mount("mute");
+    let script = "unshare --mount --propagation private --pid --fork sh -c 'mount -t proc proc /proc && exec \"$0\" unmount \"$1\"' \"$@\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(binary());
+    let output = shell.arg(mute.path()).output().expect("a shell");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("no daemon of it was found here"), "{text}");
 }
 
 /// Each question that is not answered is a process that cannot be ended.

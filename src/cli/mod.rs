@@ -7,6 +7,7 @@ mod tests;
 mod verbs;
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -215,7 +216,9 @@ impl Request {
             return Ok(Self::Verb(verbs::read(command(), args)?));
         }
         let mut options = Options::command();
-        let args = mount_options::expand(&mut options, args)?;
+        let first = args.get(1).cloned().unwrap_or_default();
+        let args = mount_options::expand(&mut options, args)
+            .inspect_err(|_| verbs::hint_at_dashes(&first))?;
         // A source named like a verb is read by a parser that knows no verbs. The other one's help shows them.
         let command = match args.get(1).is_some_and(|first| verbs::is_name(first)) {
             true => options,
@@ -275,12 +278,16 @@ fn not_empty() -> impl clap::builder::TypedValueParser<Value = OsString> {
 
 impl Options {
     /// Where log lines go.
-    pub fn log(&self) -> LogConfig {
-        LogConfig {
-            file: self.log.as_deref().map(absolute),
+    ///
+    /// # Errors
+    /// The sentence for a relative path in a directory that was removed.
+    pub fn log(&self) -> Result<LogConfig, StartError> {
+        let file = self.log.as_deref();
+        Ok(LogConfig {
+            file: file.map(absolute(StartError::Log)).transpose()?,
             verbosity: (i16::from(self.verbose) - i16::from(self.quiet)).clamp(-9, 9) as i8,
             foreground: self.foreground || init::is_first(),
-        }
+        })
     }
 
     /// The checked form. Looks at both paths, and clears a dead mount of ours off the mount point.
@@ -299,11 +306,12 @@ impl Options {
             .threads
             .map_or_else(|| default_threads(limit), usize::from);
         preflight::descriptors(limit, threads)?;
+        let pid_file = self.pidfile.as_deref();
         Ok(Config {
             access: self.access(),
             flags,
-            log: self.log(),
-            pid_file: self.pidfile.as_deref().map(absolute),
+            log: self.log()?,
+            pid_file: pid_file.map(absolute(StartError::PidFile)).transpose()?,
             foreground: self.foreground,
             auto_unmount: self.auto_unmount,
             threads,
@@ -357,9 +365,11 @@ impl Options {
     }
 }
 
-/// The same file, wherever the working directory moves later.
-fn absolute(file: &Path) -> PathBuf {
-    std::path::absolute(file).unwrap_or_else(|_| file.into())
+/// Names the same file, wherever the working directory moves later.
+fn absolute(
+    refused: fn(PathBuf, io::Error) -> StartError,
+) -> impl Fn(&Path) -> Result<PathBuf, StartError> {
+    move |file| std::path::absolute(file).map_err(|error| refused(file.into(), error))
 }
 
 /// One per CPU, but enough that slow requests do not delay quick ones; fewer where only `limit` files may be open.

@@ -192,6 +192,16 @@ pub fn hint_at(source: &OsStr) {
     }
 }
 
+/// Says on standard error, where mount options are wrong after a word that is a verb's, that they had it read as a source.
+pub fn hint_at_dashes(first: &OsStr) {
+    if is_name(first) {
+        let name = first.to_string_lossy();
+        refusal::note(format_args!(
+            "with -o, {name} is a source; options of the verb {name} have two dashes"
+        ));
+    }
+}
+
 /// Says on standard error how a source is written that is named like the verb, if there is one.
 pub fn warn_of_directory(name: &str) {
     // The working directory may lie on a filesystem that does not answer.

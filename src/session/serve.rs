@@ -90,7 +90,9 @@ pub fn serve(
     };
     let pid_file = controls.pid_file.clone();
     let result = mount_and_serve(config, filesystem, answering, controls);
-    remove(pid_file);
+    if let Err(error) = remove(pid_file) {
+        log::warn!("the PID file stays: {error}");
+    }
     result
 }
 
@@ -98,20 +100,19 @@ fn refused(path: &Path) -> impl Fn(io::Error) -> StartError {
     move |error| StartError::PidFile(path.into(), error)
 }
 
-/// Removes the PID file. A filesystem that does not answer must not keep us: we hold the source until we have ended.
-fn remove(pid_file: Option<Arc<PidFile>>) {
-    let Some(pid_file) = pid_file else { return };
+/// Removes the PID file. A filesystem that does not answer must not keep us: we hold the source until we have ended. Nothing is
+/// logged where it does not: the log may lie there, too.
+fn remove(pid_file: Option<Arc<PidFile>>) -> io::Result<()> {
+    let Some(pid_file) = pid_file else {
+        return Ok(());
+    };
     let (tell, removed) = channel();
     let work = move || {
-        pid_file.remove();
         // Nothing receives it once the time is over.
-        let _ = tell.send(());
+        let _ = tell.send(pid_file.remove_by_another());
     };
-    match thread::Builder::new().name("pid file".into()).spawn(work) {
-        Ok(_) if removed.recv_timeout(REMOVAL_TIMEOUT).is_ok() => {}
-        Ok(_) => log::warn!("the PID file stays: its filesystem does not answer"),
-        Err(error) => log::warn!("the PID file stays: {error}"),
-    }
+    thread::Builder::new().name("pid file".into()).spawn(work)?;
+    removed.recv_timeout(REMOVAL_TIMEOUT).unwrap_or(Ok(()))
 }
 
 fn mount_and_serve(
@@ -243,11 +244,13 @@ impl Drop for Writing {
 
 /// The first signal that asks for the end unmounts, the second one exits.
 fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Event>) {
-    let mut asked = false;
+    let (mut asked, mut reopen) = (false, None);
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
-                crate::logging::reopen();
+                // If there is no such thread, the log stays as it is.
+                let reopen = reopen.get_or_insert_with(reopen_when_told);
+                let _ = reopen.send(());
                 continue;
             }
             SIGUSR1 => {
@@ -259,13 +262,34 @@ fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Eve
         // If nothing receives it, the program is ending already.
         let _ = events.send(Event::Terminate);
         if asked {
+            exit_in_any_case();
             // A source or an unmount that hangs delays the exit no longer than this.
             thread::sleep(EXIT_TIMEOUT);
-            remove(controls.pid_file.clone());
+            let _ = remove(controls.pid_file.clone()); // what keeps it may keep the log, too
             std::process::exit(ExitCode::Success as i32);
         }
         asked = true;
     }
+}
+
+/// A thread that opens the log anew whenever it is told to: signals must not wait for the log's filesystem.
+fn reopen_when_told() -> Sender<()> {
+    let (tell, told) = channel();
+    let work = move || told.iter().for_each(|()| crate::logging::reopen());
+    if let Err(error) = thread::Builder::new().name("log".into()).spawn(work) {
+        log::error!("cannot open the log anew: {error}");
+    }
+    tell
+}
+
+/// Ends the program after a while, whatever its other threads wait for.
+fn exit_in_any_case() {
+    let end = || {
+        thread::sleep(EXIT_TIMEOUT + REMOVAL_TIMEOUT + EXIT_TIMEOUT);
+        process::exit_at_once(ExitCode::Success as i32);
+    };
+    // Without it, nothing that is known to hang lies between here and the exit.
+    let _ = thread::Builder::new().name("exit".into()).spawn(end);
 }
 
 fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartError> {

@@ -9,12 +9,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::holders::{self, Process, Server};
+use super::mount_point::MountPoint;
+use super::probe;
 use super::top_mount::{Identity, mount_id_of, open_path, path_of};
-use super::{mount, probe};
 use crate::mount_table::{self, Mount};
 use crate::refusal::{self, Role, StartError};
-use crate::report::Question;
-use crate::sys::process;
 
 /// How long a mount may be busy before it is refused: other programs of the machine look at mounts for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -22,9 +21,6 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the daemon may take to end. It takes a second at most (README, S51).
 const END_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a mount without a visible daemon may take to say that it is dead. The kernel says so by itself.
-const DEAD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How many processes or mount points a sentence names.
 const MAX_NAMED: usize = 8;
@@ -40,7 +36,6 @@ pub fn unmount(path: &Path) -> Result<(), StartError> {
     let table = mount_table::read().map_err(system("read the mount table"))?;
     let mount = choose(&table, id, &place)?;
     let servers = holders::servers_of(mount);
-    let is_unseen = servers.is_empty() && !is_dead(&place);
     take_off(mount, identity)?;
     // Mounts that were there before: by now another one may have been given the numbers of the device and of the mount.
     let had_it = |other: &&Mount| other.device == mount.device && other.id != mount.id;
@@ -53,23 +48,14 @@ pub fn unmount(path: &Path) -> Result<(), StartError> {
         ));
         return Ok(());
     }
-    if is_unseen {
+    // It is not asked whether it lives: one that does not answer would keep the mount busy.
+    if servers.is_empty() {
         refusal::note(format_args!(
-            "{place:?} is unmounted; its daemon was not found here (it may run in another container), so it \
-             was not waited for, and may hold the source for a second more"
+            "{place:?} is unmounted; no daemon of it was found here: it has died, or runs in another container and may hold \
+             the source for a second more"
         ));
     }
     wait_for_end(&place, &servers)
-}
-
-/// Whether the daemon has ended. A living one needs no source for this answer.
-fn is_dead(place: &Path) -> bool {
-    let ask = |path: &Path| {
-        let name = Question::Status.name();
-        rustix::fs::getxattr(path, name, &mut [0; 0][..]).map(drop)
-    };
-    let answer = process::ask_in_child(DEAD_TIMEOUT, place, ask);
-    matches!(answer, Ok(Some(Err(Errno::NOTCONN))))
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
@@ -149,7 +135,7 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
 }
 
 /// With its mark, or made for it by another program that does not know the mark.
-fn is_ours(mount: &Mount) -> bool {
+pub(super) fn is_ours(mount: &Mount) -> bool {
     mount.is_mmfs() || mount.fs_type == "fuse.mmfs"
 }
 
@@ -187,58 +173,78 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
     let place = &mount.mount_point;
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
-        if !is_on_top(mount, identity) {
-            // Somebody else has unmounted it, unless it is covered.
-            return match is_in_table(mount) {
-                true => refuse(format!(
-                    "another mount has just covered {place:?}; unmount that first"
-                )),
-                false => Ok(()),
-            };
-        }
-        match mount::unmount_top(place, false) {
+        let point = MountPoint::hold(place).ok();
+        let Some(point) = point.filter(|point| is_on_top(mount, identity, point)) else {
+            let covered =
+                || format!("another mount has just covered {place:?}; unmount that first");
+            return unless_gone(mount, covered);
+        };
+        match point.unmount(false) {
             Ok(()) => return Ok(()),
             Err(error) if is_busy(&error) && Instant::now() < deadline => {
                 thread::sleep(RETRY_INTERVAL);
             }
-            Err(_) if !is_in_table(mount) => return Ok(()),
-            Err(error) if is_busy(&error) => return refuse(busy(mount)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return refuse(format!(
-                    "cannot unmount {place:?}: fusermount3 is not installed, and without it only root can unmount; \
-                     install the package fuse3"
-                ));
-            }
-            Err(error) if error.to_string().contains("/etc/mtab") => {
-                return refuse(format!(
-                    "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
-                     ln -s /proc/self/mounts /etc/mtab"
-                ));
-            }
-            Err(error) => return refuse(format!("cannot unmount {place:?}: {error}")),
+            Err(error) => return unless_gone(mount, || why_not(mount, &error)),
         }
     }
 }
 
-/// Whether it still is the mount that was found. The kernel does not identify the mounts of other users: then the number in the table and
-/// all that the table says of it are compared.
-fn is_on_top(mount: &Mount, identity: Option<Identity>) -> bool {
+/// Refuses with `sentence`, unless the mount is not there any more: somebody else may have unmounted or moved it.
+fn unless_gone(mount: &Mount, sentence: impl FnOnce() -> String) -> Result<(), StartError> {
     let place = &mount.mount_point;
-    match identity {
-        Some(identity) => Identity::at(place) == Ok(identity),
-        None => open_path(place).ok().and_then(mount_id_of) == Some(mount.id) && is_in_table(mount),
+    match whereabouts(mount) {
+        None => Ok(()),
+        Some(other) if other != *place => refuse(format!(
+            "the mount at {place:?} was moved to {other:?}; name that"
+        )),
+        Some(_) => refuse(sentence()),
     }
 }
 
-fn is_in_table(mount: &Mount) -> bool {
+fn why_not(mount: &Mount, error: &io::Error) -> String {
+    let place = &mount.mount_point;
+    if is_busy(error) {
+        return busy(mount);
+    }
+    if error.kind() == io::ErrorKind::NotFound {
+        return format!(
+            "cannot unmount {place:?}: fusermount3 is not installed, and without it only root can unmount; \
+             install the package fuse3"
+        );
+    }
+    if error.to_string().contains("/etc/mtab") && !Path::new("/etc/mtab").exists() {
+        return format!(
+            "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
+             ln -s /proc/self/mounts /etc/mtab"
+        );
+    }
+    format!("cannot unmount {place:?}: {error}")
+}
+
+/// Whether it still is the mount that was found. The kernel does not identify the mounts of other users: then the number in the table and
+/// all that the table says of it are compared.
+fn is_on_top(mount: &Mount, identity: Option<Identity>, point: &MountPoint) -> bool {
+    match identity {
+        Some(identity) => point.identity() == Ok(identity),
+        None => {
+            point.open().ok().and_then(mount_id_of) == Some(mount.id)
+                && whereabouts(mount).as_ref() == Some(&mount.mount_point)
+        }
+    }
+}
+
+/// Where it is now: it may have been moved, or a directory above it renamed.
+fn whereabouts(mount: &Mount) -> Option<PathBuf> {
     // All but the options, which a remount changes.
     let key = |mount: &Mount| {
         let kind = (mount.fs_type.clone(), mount.source.clone());
-        (mount.id, mount.device, mount.mount_point.clone(), kind)
+        (mount.id, mount.device, kind)
     };
-    let found = mount_table::find(|other| key(other) == key(mount));
-    // If the table cannot be read, it is taken to be there.
-    found.map_or(true, |found| found.is_some())
+    match mount_table::find(|other| key(other) == key(mount)) {
+        Ok(found) => found.map(|mount| mount.mount_point),
+        // It is taken to be there.
+        Err(_) => Some(mount.mount_point.clone()),
+    }
 }
 
 /// The kernel says it by number, fusermount3 in words.

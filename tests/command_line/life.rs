@@ -287,6 +287,17 @@ fn what_is_no_pid_file_is_not_replaced() {
     assert!(!fs::metadata(place.path("null")).unwrap().is_file());
 }
 
+/// A relative name would lead elsewhere once the daemon has left its directory.
+#[test]
+fn a_file_in_a_removed_directory_is_refused() {
+    let place = Place::new();
+    for option in ["--pidfile", "--log"] {
+        let script = format!("mkdir gone; cd gone; rmdir ../gone; $MMFS {option} ../file $S $M");
+        refuses(&place.sh(&script), "file \"../file\": No such file");
+        assert!(!place.path("file").exists());
+    }
+}
+
 /// A start that fails names nobody in it.
 #[test]
 fn the_pid_file_of_a_living_daemon_outlives_a_start_that_fails() {
@@ -495,4 +506,21 @@ fn as_root_permissions_of_an_unseen_mount_are_checked() {
     );
     assert!(!out.contains("made"), "{said:?}");
     assert_eq!(err.matches("ermission denied").count(), 3, "{said:?}");
+}
+
+/// Of a mount that was given another name, somebody who may not ask it is told no path rather than a wrong one.
+#[test]
+fn as_root_check_names_no_path_that_it_was_not_told() {
+    let place = Place::new();
+    let outcome = place.sh_as_user(
+        "",
+        r#"$MMFS --fsname /tmp --allow-other $S $M && rm -r $S || exit 9
+        $USER $MMFS --check $M; echo $?; $MMFS --check $M; echo $?; umount $M"#,
+    );
+    let err = String::from_utf8_lossy(&outcome.stderr);
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "1\n1\n", "{err}");
+    assert!(err.contains("still shows a directory that was removed;"));
+    assert!(err.contains(&format!("was source {:?}", place.source())));
+    assert!(!err.contains("/tmp\""), "{err}");
+    eventually("it ends", || place.is_quiet());
 }
