@@ -83,6 +83,7 @@ pub fn of(mount: &Mount) -> Vec<Process> {
 /// a /dev/fuse whose command line may name the mount point; none if there are more.
 pub fn servers_of(mount: &Mount) -> Vec<Server> {
     let (mut known, mut guessed) = (Vec::new(), Vec::new());
+    let is_guessed = !device::mounts_are_told();
     let ours = Path::new("/proc").join(std::process::id().to_string());
     for place in processes().into_iter().filter(|place| *place != ours) {
         for session in descriptors(&place) {
@@ -91,8 +92,8 @@ pub fn servers_of(mount: &Mount) -> Vec<Server> {
             }
             match device::device_in(&info_of(&place, &session)) {
                 Some(device) if device == mount.device => known.extend(describe(&place)),
-                Some(_) => {}
-                None => guessed.push(place.clone()),
+                None if is_guessed => guessed.push(place.clone()),
+                _ => {}
             }
         }
     }

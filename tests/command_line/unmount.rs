@@ -18,7 +18,7 @@ impl Guest {
     fn new(place: &Place, command: &str) -> Self {
         let mut shell = Command::new("sh");
         shell
-            .args(["-c", &format!("{command}; echo; read _")])
+            .args(["-c", &format!("{command}; echo; read _"), "mount"])
             .current_dir(place.dir.path());
         let streams = shell.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = streams.env("M", place.mount()).spawn().unwrap();
@@ -282,6 +282,31 @@ fn a_dead_mount_is_unmounted() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("no daemon of it was found here"), "{text}");
     assert_eq!(place.layers(), 0);
+}
+
+/// A kernel that says which mount a /dev/fuse belongs to says nothing of one that belongs to none yet, as that of a mount that
+/// somebody else is just making under the same name.
+/// (proves: S29)
+#[test]
+fn who_is_about_to_mount_is_not_taken_for_the_daemon() {
+    let place = Place::new();
+    place.start(&[]);
+    let _about_to_mount = Guest::new(&place, "exec 3<>/dev/fuse");
+    let daemon = place.daemon();
+    if !tells_of_its_mount(daemon) {
+        return; // before Linux 6.17
+    }
+    kill_process(daemon, Signal::KILL).unwrap();
+    eventually("the daemon ends", || place.processes().is_empty());
+    let (code, text) = said(&unmount(&place, "mount"));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("no daemon of it was found here"), "{text}");
+}
+
+fn tells_of_its_mount(daemon: Pid) -> bool {
+    let infos = fs::read_dir(format!("/proc/{}/fdinfo", daemon.as_raw_pid())).unwrap();
+    let mut infos = infos.map(|info| fs::read_to_string(info.unwrap().path()).unwrap_or_default());
+    infos.any(|info| info.contains("fuse_connection:"))
 }
 
 /// SIGSTOP has the daemon neither answer nor end.
