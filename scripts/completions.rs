@@ -98,6 +98,14 @@ fn with_mounts(verbs: &[Part], separator: &str) -> String {
     names.join(separator)
 }
 
+/// Options of verbs after which a value is typed, no object.
+fn with_values(verbs: &[Part]) -> String {
+    let options = verbs.iter().flat_map(|verb| verb.command.get_arguments());
+    let options = options.filter(|arg| arg.get_action().takes_values());
+    let names = options.filter_map(|arg| arg.get_long().map(|name| format!("--{name}")));
+    names.collect::<Vec<_>>().join(" ")
+}
+
 fn bash() -> String {
     let verbs = verbs();
     const SCRIPT: &str = r#"
@@ -127,7 +135,7 @@ _mmfs() {
         [[ $word == [\<\[]* ]] || replies+=("$word")
     done
     COMPREPLY=("${replies[@]}")
-    if [[ $verb == mount && $3 == --check || " WITH_MOUNTS " == *" $verb "* && $2 != -* ]]; then
+    if [[ $verb == mount && $3 == --check || " WITH_MOUNTS " == *" $verb "* && $2 != -* && " WITH_VALUES " != *" $3 "* ]]; then
         COMPREPLY=()
         _mmfs_mount_points "$2"
     elif [[ $verb == mount && $2 != -* && $3 != -* ]]; then
@@ -140,6 +148,7 @@ complete -F _mmfs -o bashdefault -o default mmfs
     let around = SCRIPT
         .replace("MARK", MARK)
         .replace("WITH_MOUNTS", &with_mounts(&verbs, " "))
+        .replace("WITH_VALUES", &with_values(&verbs))
         .replace("VERBS", &names(&verbs, " "));
     functions(Shell::Bash, &verbs) + &around
 }

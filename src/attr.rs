@@ -101,6 +101,11 @@ impl Attr {
         FileType::from_raw_mode(self.mode)
     }
 
+    /// Whether it has the suid or the sgid bit.
+    pub fn has_setid(&self) -> bool {
+        self.mode & 0o6000 != 0
+    }
+
     /// Whether it has bytes of its own.
     pub fn is_file(&self) -> bool {
         self.kind() == FileType::RegularFile

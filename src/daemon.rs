@@ -32,8 +32,9 @@ impl Ready {
             return Ok(());
         };
         logging::leave_terminal(&config.source, &config.mount_point);
-        let quiet = open_null().and_then(|null| Ok(rustix::stdio::dup2_stderr(null)?));
-        quiet.map_err(|error| StartError::System("leave the terminal", error))?;
+        // Standard input is /dev/null. That is not opened anew, since our own mount may lie over it.
+        let quiet = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
+        quiet.map_err(|errno| StartError::System("leave the terminal", errno.into()))?;
         let gone = |_| StartError::Background("interrupted before the mount answered".into());
         parent.write_all(&[MOUNT_ANSWERS]).map_err(gone)
     }
@@ -47,7 +48,7 @@ impl Ready {
 /// Those of `serve` in the foreground; what the background process said before its mount answered.
 pub fn start(
     config: &Config,
-    inherited: Inherited,
+    inherited: io::Result<Inherited>,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     if init::is_first() {
@@ -55,6 +56,7 @@ pub fn start(
         init::fork_and_supervise()
             .map_err(|error| StartError::System("start the daemon", error))?;
     } else if !config.foreground {
+        let inherited = inherited.map_err(|error| StartError::System("list descriptors", error))?;
         let of_systemd = service::passed();
         let named = [Some(&config.mount_point), config.log.file.as_ref()];
         let named = named.map(|path| path.and_then(|path| device::passed_number(path)));

@@ -1,21 +1,25 @@
 //! `mmfs SRC MNT` and `mmfs VERB`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use mmfs::fs::Fs;
 use mmfs::fuse::Adapter;
 use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
-use mmfs::sys::process::Inherited;
+use mmfs::sys::process::{self, Inherited};
 use mmfs::view::shared::Shared;
-use mmfs::{cli, daemon, log_report, logging, session};
+use mmfs::{ask, cli, daemon, log_report, logging, pid_file, session};
 
 fn main() -> ExitCode {
+    if let Some(code) = pid_file::remove_for_another() {
+        return code.into();
+    }
     memory::keep_one_arena();
     let code = run().map_or_else(
         |error| {
-            error.print();
-            error.exit_code()
+            let printed = error.print();
+            error.exit_code_after(printed)
         },
         |()| Code::Success,
     );
@@ -23,14 +27,15 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), StartError> {
-    let inherited =
-        Inherited::list().map_err(|error| StartError::System("list descriptors", error))?;
+    // Only the background needs the list: without /proc, help is printed all the same.
+    let inherited = Inherited::list();
+    process::expect_children();
     let options = match cli::Request::read(std::env::args_os())? {
         cli::Request::Mount(options) => options,
-        cli::Request::Check(mount_point) => return session::preflight::check(&mount_point),
+        cli::Request::Check(mount_point) => return check(&mount_point),
         cli::Request::Verb(verb) => return verb.run(cli::command),
     };
-    logging::start(&options.log())?;
+    logging::start(&options.log()?)?;
     let config = options.resolve()?;
     daemon::start(&config, inherited, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
@@ -55,4 +60,9 @@ fn run() -> Result<(), StartError> {
         fs.settle();
         outcome
     })
+}
+
+fn check(mount_point: &Path) -> Result<(), StartError> {
+    let told = |path: &Path| ask::status(path).ok()?.source.path.path();
+    session::preflight::check(mount_point, told)
 }

@@ -63,7 +63,8 @@ impl Mount {
         fs_type == b"fuse" || fs_type == b"fuseblk" || fs_type.starts_with(b"fuse.")
     }
 
-    /// The user and the group that it belongs to, if it is a FUSE mount, as this process's user namespace has them.
+    /// The user and the group that it belongs to, if it is a FUSE mount. The numbers are those of the user namespace in which it was
+    /// mounted, whoever reads the table.
     pub fn owner(&self) -> Option<(u32, u32)> {
         let options = std::str::from_utf8(self.super_options.as_encoded_bytes()).ok()?;
         let number = |name: &str| {

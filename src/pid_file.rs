@@ -1,13 +1,28 @@
 //! The file of `--pidfile`: it names this process for as long as the process lives.
 
-use std::ffi::OsString;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+
+use crate::sys::process;
+
+/// How many names are tried for the new file, until one is free.
+const MAX_TRIES: u32 = 16;
+
+/// The longest PID file that is replaced: a number of 64 bits and a newline.
+const MAX_LENGTH: u64 = 21;
+
+/// The name under which this program is started only to remove a PID file.
+const REMOVER: &str = "mmfs-remove-pid-file";
 
 /// A file that names this process.
 #[derive(Debug)]
@@ -15,14 +30,20 @@ pub struct PidFile {
     /// Where it lies. The path may lead through our own mount later, and must not be walked then.
     directory: OwnedFd,
     name: OsString,
+    /// What it is called until it is put in its place.
+    draft: String,
+    content: String,
+    /// Device and inode.
+    identity: (u64, u64),
 }
 
 impl PidFile {
-    /// Writes it: whoever reads it meanwhile sees the old one or the new one.
+    /// Writes it under another name beside its own, so that what can fail has been done before anything is mounted. What is
+    /// there stays until [`PidFile::put`].
     ///
     /// # Errors
-    /// EISDIR for a path without a last name; those of open(2), write(2) and rename(2).
-    pub fn write(path: &Path) -> io::Result<Self> {
+    /// EISDIR for a path without a last name; a sentence for a file that is no PID file; those of open(2) and write(2).
+    pub fn prepare(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(Errno::ISDIR)?.to_owned();
         let place = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -30,38 +51,156 @@ impl PidFile {
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(place, flags, Mode::empty())?;
-        let fresh = format!(".mmfs-{}.pid", std::process::id());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
-        let mode = Mode::from_raw_mode(0o644);
-        let mut file = File::from(openat(&directory, &fresh, flags | OFlags::CLOEXEC, mode)?);
-        let written = file
-            .write_all(content().as_bytes())
-            .and_then(|()| Ok(renameat(&directory, &fresh, &directory, &name)?));
+        require_replaceable(&directory, &name)?;
+        let (draft, mut file) = create_draft(&directory)?;
+        let identity = file.metadata().map(|data| identify(&data));
+        let draft = Self {
+            directory,
+            name,
+            draft,
+            content: content(),
+            identity: *identity.as_ref().unwrap_or(&(0, 0)),
+        };
+        let written = identity.and_then(|_| file.write_all(draft.content.as_bytes()));
         if written.is_err() {
-            // The error of writing is the one to tell of.
-            let _ = unlinkat(&directory, &fresh, AtFlags::empty());
+            let _ = draft.remove(); // what has failed is told
         }
-        written.map(|()| Self { directory, name })
+        written.map(|()| draft)
+    }
+
+    /// Gives it its name: who reads it meanwhile sees the old one or the new one.
+    ///
+    /// # Errors
+    /// Those of rename(2), and of what was put there since.
+    pub fn put(&self) -> io::Result<()> {
+        require_replaceable(&self.directory, &self.name)?;
+        let directory = &self.directory;
+        Ok(renameat(directory, &self.draft, directory, &self.name)?)
     }
 
     /// Removes it, unless it names another process by now.
-    pub fn remove(&self) {
-        if !self.is_ours().unwrap_or_default() {
-            return;
+    ///
+    /// # Errors
+    /// Those of unlink(2).
+    pub fn remove(&self) -> io::Result<()> {
+        // It is there only where the start has failed.
+        let _ = unlinkat(&self.directory, &self.draft, AtFlags::empty());
+        match self.is_ours() {
+            Ok(true) => Ok(unlinkat(&self.directory, &self.name, AtFlags::empty())?),
+            _ => Ok(()),
         }
-        if let Err(errno) = unlinkat(&self.directory, &self.name, AtFlags::empty()) {
-            log::warn!("cannot remove the PID file {:?}: {errno}", self.name);
+    }
+
+    /// As `remove`, by another process: a filesystem that has read the request and does not answer would keep this one from ending.
+    /// A program of its own has nothing of ours mapped or open.
+    ///
+    /// # Errors
+    /// Those of dup(2) and unlink(2).
+    pub fn remove_by_another(&self) -> io::Result<()> {
+        let directory = self.directory.try_clone()?;
+        fcntl_setfd(&directory, FdFlags::empty())?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(REMOVER);
+        command.arg(directory.as_raw_fd().to_string());
+        command.args([
+            OsStr::new(&self.draft),
+            &self.name,
+            OsStr::new(&self.content),
+        ]);
+        let (device, inode) = self.identity;
+        command.args([device, inode].map(|number| number.to_string()));
+        // Nobody waits for the end of our output on its account.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let Ok(status) = command.stderr(Stdio::piped()).status() else {
+            return self.remove(); // there is no /proc
+        };
+        match status.code() {
+            Some(0) => Ok(()),
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Err(Errno::INTR.into()),
         }
     }
 
     fn is_ours(&self) -> io::Result<bool> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(&self.directory, &self.name, flags, Mode::empty())?;
-        let (mut found, ours) = (Vec::new(), content());
+        let (mut found, ours) = (Vec::new(), &self.content);
         let most = ours.len() as u64 + 1;
-        File::from(file).take(most).read_to_end(&mut found)?;
+        let file = File::from(file);
+        if identify(&file.metadata()?) != self.identity {
+            return Ok(false); // two containers may have a process of one number
+        }
+        file.take(most).read_to_end(&mut found)?;
         Ok(found == ours.as_bytes())
     }
+}
+
+/// Where this program was started by [`PidFile::remove_by_another`]: does it, and returns the exit code.
+pub fn remove_for_another() -> Option<u8> {
+    let mut words = std::env::args_os();
+    if words.next()? != REMOVER {
+        return None;
+    }
+    let removed = told(words).and_then(|file| file.remove());
+    // Every errno of Linux is below 134.
+    let errno = |error: io::Error| error.raw_os_error().and_then(|errno| errno.try_into().ok());
+    Some(removed.map_or_else(|error| errno(error).unwrap_or(u8::MAX), |()| 0))
+}
+
+fn told(mut words: impl Iterator<Item = OsString>) -> io::Result<PidFile> {
+    let mut next = || words.next().ok_or(Errno::INVAL);
+    let text = |word: OsString| word.into_string().map_err(|_| Errno::INVAL);
+    let number = |word| text(word)?.parse().map_err(|_| Errno::INVAL);
+    let descriptor: RawFd = text(next()?)?.parse().map_err(|_| Errno::INVAL)?;
+    Ok(PidFile {
+        directory: process::duplicate(descriptor)?,
+        draft: text(next()?)?,
+        name: next()?,
+        content: text(next()?)?,
+        identity: (number(next()?)?, number(next()?)?),
+    })
+}
+
+fn identify(data: &Metadata) -> (u64, u64) {
+    (data.dev(), data.ino())
+}
+
+/// Only a PID file is replaced, or an empty one: the path may be a slip.
+fn require_replaceable(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
+    let status = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        status => status?,
+    };
+    // Opening a device or a FIFO can do something.
+    if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("what is there is no regular file"));
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(&directory, name, flags, Mode::empty())?);
+    let mut found = Vec::new();
+    file.take(MAX_LENGTH + 1).read_to_end(&mut found)?;
+    let number = found.strip_suffix(b"\n").unwrap_or(&found);
+    let is_short = found.len() as u64 <= MAX_LENGTH;
+    match is_short && number.iter().all(u8::is_ascii_digit) {
+        true => Ok(()),
+        false => Err(io::Error::other("what is there is no PID file")),
+    }
+}
+
+/// A new file of a name that nobody can have known before.
+fn create_draft(directory: impl AsFd) -> io::Result<(String, File)> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o644);
+    for _ in 0..MAX_TRIES {
+        // The standard library keys each of these by chance.
+        let chance = RandomState::new().hash_one(std::process::id());
+        let name = format!(".mmfs-{chance:016x}.pid");
+        match openat(&directory, &name, flags, mode) {
+            Err(Errno::EXIST) => {}
+            file => return Ok((name, file?.into())),
+        }
+    }
+    Err(Errno::EXIST.into())
 }
 
 fn content() -> String {
@@ -73,34 +212,114 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    fn write(path: &Path) -> io::Result<PidFile> {
+        let file = PidFile::prepare(path)?;
+        file.put().map(|()| file)
+    }
+
+    fn entries(base: &tempfile::TempDir) -> usize {
+        fs::read_dir(base.path()).unwrap().count()
+    }
 
     #[test]
-    fn it_replaces_what_was_there_and_follows_no_link() {
+    fn it_replaces_a_pid_file_once_it_is_put() {
         let base = tempfile::tempdir().unwrap();
-        let (path, other) = (base.path().join("pid"), base.path().join("other"));
-        fs::write(&other, "another's").unwrap();
+        let path = base.path().join("pid");
+        for old in ["", "1", "4194304\n", "18446744073709551615\n"] {
+            fs::write(&path, old).unwrap();
+            let file = PidFile::prepare(&path).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), old);
+            file.put().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content());
+            file.remove().unwrap();
+            assert_eq!(entries(&base), 0);
+        }
+    }
+
+    /// A start that fails leaves the file of a daemon that lives.
+    #[test]
+    fn one_that_was_never_put_changes_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("pid");
+        fs::write(&path, "1\n").unwrap();
+        PidFile::prepare(&path).unwrap().remove().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+        assert_eq!(entries(&base), 1);
+    }
+
+    #[test]
+    fn what_is_no_pid_file_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("pid");
+        for text in [
+            "another's",
+            "1\n2\n",
+            "1 \n",
+            "1\n\n",
+            "-1\n",
+            "0123456789012345678901",
+        ] {
+            fs::write(&path, text).unwrap();
+            assert!(write(&path).is_err(), "{text:?}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        let other = base.path().join("other");
+        fs::rename(&path, &other).unwrap();
+        fs::write(&other, "1\n").unwrap();
         symlink(&other, &path).unwrap();
-        let file = PidFile::write(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), content());
-        assert_eq!(fs::read_to_string(&other).unwrap(), "another's");
-        file.remove();
-        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1);
+        assert!(write(&path).is_err());
+        assert_eq!(fs::read_link(&path).unwrap(), other);
+        fs::remove_file(&path).unwrap();
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(write(&path).is_err());
+        assert_eq!(entries(&base), 2);
+    }
+
+    /// Whoever may write to the directory could put a FIFO or a link there before.
+    #[test]
+    fn nobody_knows_the_name_of_the_new_file_before() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("pid");
+        let drafts = [0; 2].map(|_| PidFile::prepare(&path).unwrap());
+        assert_ne!(drafts[0].draft, drafts[1].draft);
+        let process = std::process::id().to_string();
+        assert!(
+            drafts
+                .iter()
+                .all(|file| !file.draft.contains(&format!("-{process}.")))
+        );
+        drafts.iter().for_each(|file| file.remove().unwrap());
+        assert_eq!(entries(&base), 0);
     }
 
     #[test]
     fn one_that_names_another_process_stays() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("pid");
-        let file = PidFile::write(&path).unwrap();
+        let file = write(&path).unwrap();
         for text in [
             format!("1{}", content()),
             format!("{}1", content()),
             "1\n".into(),
         ] {
             fs::write(&path, &text).unwrap();
-            file.remove();
+            file.remove().unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn one_of_a_namesake_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("pid");
+        let file = write(&path).unwrap();
+        // It lives, so that its inode is not given to the other one.
+        fs::rename(&path, base.path().join("kept")).unwrap();
+        fs::write(&path, content()).unwrap();
+        file.remove().unwrap();
+        assert_eq!(entries(&base), 2);
     }
 
     #[test]
@@ -109,8 +328,8 @@ mod tests {
         let path = base.path().join("pid");
         fs::create_dir(&path).unwrap();
         for path in [&path, &base.path().join("missing/pid"), Path::new("/")] {
-            assert!(PidFile::write(path).is_err(), "{path:?}");
+            assert!(write(path).is_err(), "{path:?}");
         }
-        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1);
+        assert_eq!(entries(&base), 1);
     }
 }

@@ -49,15 +49,15 @@ pub enum StartError {
     SourceForbidden(PathBuf),
     /// fusermount3 would refuse this mount point to an ordinary user.
     MountPointForbidden(PathBuf),
-    /// The mount point carries a FUSE mount without a daemon, which is not provably ours.
-    DeadMount(PathBuf),
+    /// The mount point carries a FUSE mount without a daemon that was not cleared away, and whether mmfs unmount takes it for ours.
+    DeadMount(PathBuf, bool),
     /// The mount point carries a mount of mmfs that answers.
     Occupied(PathBuf),
     /// A mount does not say what it does, and why.
     NotAnswered(PathBuf, String),
     /// Nothing of FUSE is mounted where `--check` looked.
     NotMounted(PathBuf),
-    /// The mount that `--check` looked at shows a source that was removed: the source, the mount point, and whether another
+    /// The mount that `--check` looked at shows a source that was removed: the source, empty if unknown, the mount point, and whether another
     /// directory has the source's path by now.
     SourceRemoved(PathBuf, PathBuf, bool),
     /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
@@ -109,15 +109,27 @@ impl StartError {
         }
     }
 
-    /// Prints it: help to standard output, everything else to standard error. Errors of printing are ignored: where a
-    /// stream is closed, nobody reads it.
-    pub fn print(&self) {
+    /// As `exit_code`, after `printed`, the result of `print`: help that could not be written is a failure. Where a stream is
+    /// closed, nobody reads it.
+    pub fn exit_code_after(&self, printed: io::Result<()>) -> ExitCode {
+        let is_lost = printed.is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        match self.exit_code() {
+            ExitCode::Success if is_lost => ExitCode::Failure,
+            code => code,
+        }
+    }
+
+    /// Prints it: help to standard output, everything else to standard error.
+    ///
+    /// # Errors
+    /// Those of write(2).
+    pub fn print(&self) -> io::Result<()> {
         match self {
-            Self::Usage(error) => drop(error.print()),
-            _ => drop(io::Write::write_fmt(
+            Self::Usage(error) => error.print(),
+            _ => io::Write::write_fmt(
                 &mut io::stderr(),
                 format_args!("{}{self}\n", service::prefix(log::Level::Error)),
-            )),
+            ),
         }
     }
 }
@@ -171,15 +183,15 @@ impl Display for StartError {
                  an ordinary user needs a directory that is writable, and owned where it is sticky; \
                  take one of your own, or run mmfs as root"
             ),
-            Self::DeadMount(path) => write!(
-                f,
-                "mount point {path:?} is covered by a FUSE mount whose daemon has died \
-                 (Transport endpoint is not connected); clear it with: fusermount3 -u {path:?}"
-            ),
+            Self::DeadMount(path, is_ours) => write_dead(f, path, *is_ours),
             Self::Occupied(path) => write!(
                 f,
                 "mount point {path:?} is in use: mmfs shows something there already; \
-                 end that first with: fusermount3 -u {path:?}"
+                 end that first with: mmfs unmount {path:?}"
+            ),
+            Self::SourceRemoved(source, mount_point, _) if source.as_os_str().is_empty() => write!(
+                f,
+                "mount point {mount_point:?} still shows a directory that was removed; unmount it and mount it again"
             ),
             Self::SourceRemoved(source, mount_point, made_anew) => {
                 let now = if *made_anew { " and made anew" } else { "" };
@@ -212,7 +224,7 @@ impl Display for StartError {
             Self::PidFile(path, error) => write!(
                 f,
                 "cannot write the PID file {path:?}: {error}; \
-                 name one in a directory that you may write to"
+                 name another one, in a directory that you may write to"
             ),
             Self::Filesystem(path, error) => write!(f, "cannot serve source {path:?}: {error}"),
             Self::Background(why) | Self::Verb(why) => f.write_str(why),
@@ -251,10 +263,28 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
         Errno::NOTCONN => write!(
             f,
             "{role} {path:?} lies in a FUSE mount whose daemon has died \
-             (Transport endpoint is not connected); clear that mount with: fusermount3 -u"
+             (Transport endpoint is not connected); clear that mount with: mmfs unmount MNT, \
+             or with fusermount3 -u MNT if it is one of another program"
+        ),
+        Errno::OVERFLOW => write!(
+            f,
+            "{role} {path:?} lies in a FUSE mount of another user namespace (a container's), where you have no number; \
+             enter that with nsenter, and name it there"
         ),
         _ => write!(f, "{role} {path:?} is out of reach: {errno}"),
     }
+}
+
+fn write_dead(f: &mut Formatter<'_>, path: &Path, is_ours: bool) -> Formatted {
+    let way_out = match is_ours {
+        true => "mmfs unmount",
+        false => "fusermount3 -u",
+    };
+    write!(
+        f,
+        "mount point {path:?} is covered by a FUSE mount whose daemon has died \
+         (Transport endpoint is not connected); clear it with: {way_out} {path:?}"
+    )
 }
 
 fn write_mount(f: &mut Formatter<'_>, path: &Path, errno: Errno) -> Formatted {

@@ -93,11 +93,14 @@ pub struct Status {
     pub usage: Usage,
 }
 
+/// The longest text of a path, in characters. JSON may take six bytes for each, and an answer has several paths of up to 4,095 bytes.
+const MAX_TEXT: usize = 1000;
+
 /// A path. Few are not text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Path {
-    /// For people: what is no UTF-8 is replaced.
+    /// For people: what is no UTF-8 is replaced, and what is long is cut.
     pub text: String,
     /// The bytes themselves, in hexadecimal.
     pub hex: String,
@@ -107,8 +110,12 @@ impl Path {
     /// Writes down a path.
     pub fn new(path: &std::path::Path) -> Self {
         let bytes = path.as_os_str().as_encoded_bytes();
+        let mut text = String::from_utf8_lossy(bytes).into_owned();
+        if let Some((at, _)) = text.char_indices().nth(MAX_TEXT) {
+            text.replace_range(at.., "…");
+        }
         Path {
-            text: String::from_utf8_lossy(bytes).into_owned(),
+            text,
             hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
         }
     }
@@ -132,6 +139,8 @@ pub struct Source {
     pub device: u64,
     /// See `device`.
     pub inode: u64,
+    /// Whether its root is known to have been removed. The source is not asked, so of one on another machine this is not known.
+    pub removed: bool,
 }
 
 /// Options as meant.
@@ -213,6 +222,8 @@ pub struct Requests {
     pub kind: String,
     /// Those that came.
     pub count: u64,
+    /// Those that were answered. The durations are theirs.
+    pub answered: u64,
     /// Those that were answered with an error.
     pub errors: u64,
     /// Microseconds from reading the request to having sent its answer: of all together.
@@ -271,6 +282,8 @@ pub struct ViewReport {
     pub root: (u64, u64),
     /// Whether inodes are found again by exported handles, and not by their names alone.
     pub by_handle: bool,
+    /// Whether the root is known to have been removed.
+    pub removed: bool,
 }
 
 /// What a view uses.
@@ -406,6 +419,23 @@ mod tests {
             let written = serde_json::to_string(&Path::new(path)).expect("JSON");
             let read: Path = serde_json::from_str(&written).expect("a path");
             assert_eq!(read.path().as_deref(), Some(path));
+        }
+    }
+
+    #[test]
+    fn the_longest_paths_fit_into_an_answer() {
+        for byte in [b"\x01", b"\xff", b"\"", b"a"] {
+            let path = Path::new(OsStr::from_bytes(&byte.repeat(4095)).as_ref());
+            let mut status = Status {
+                mount_point: path.clone(),
+                ..Status::default()
+            };
+            status.options.log = Some(path.clone());
+            status.source.path = path;
+            let json = serde_json::to_vec(&status).expect("JSON");
+            assert!(json.len() < MAX_ANSWER - (16 << 10), "{}", json.len());
+            let read: Status = serde_json::from_slice(&json).expect("a status");
+            assert_eq!(read, status);
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
-use common::{Builder, Mount, sh, user};
+use common::{Builder, Mount, sh, tools, user};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -165,14 +165,18 @@ fn as_root_an_open_waits_a_moment_for_files_that_are_being_closed() {
         let files = 356;
         plant(mount.src(), files, false);
         mount.within(LIMIT, || {
-            let (open, refused) = open_all(mount.mnt(), files, write);
+            let (mut open, refused) = open_all(mount.mnt(), files, write);
             assert_eq!(refused.raw_os_error(), Some(libc::ENFILE));
+            let another = |n| File::open(path(mount.mnt(), files - n));
+            drop(open.pop());
+            let taken = tools::wait_until(LIMIT, || another(1).map(|file| open.push(file)).is_ok());
+            assert!(taken, "write {write}: what one had");
             let closing = thread::spawn(|| {
                 sleep(Duration::from_millis(50));
                 drop(open);
             });
-            let another = File::open(path(mount.mnt(), files - 1));
-            assert!(another.is_ok(), "write {write}: {another:?}");
+            let second = another(2);
+            assert!(second.is_ok(), "write {write}: {second:?}");
             closing.join().unwrap();
         });
     }

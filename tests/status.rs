@@ -151,13 +151,10 @@ fn metrics_are_prometheus_own_format() {
 #[test]
 fn what_does_not_answer_is_named_with_its_reason() {
     let mount = Mount::new();
-    fs::create_dir(mount.mnt().join("below")).expect("a directory");
     let base = mount.scratch().to_str().expect("UTF-8");
-    let below = mount.mnt().join("below");
     for (path, sentence) in [
         (base, "no mount of mmfs"),
         ("/proc", "no mount of mmfs"),
-        (below.to_str().expect("UTF-8"), "no mount of mmfs"),
         ("/nowhere/at/all", "No such file"),
     ] {
         for verb in ["status", "trace"] {
@@ -205,17 +202,34 @@ fn hostile_names_stay_on_their_line_and_send_the_terminal_nothing() {
     assert_eq!(of_mount.len(), 1, "{list}");
 }
 
+/// In every form. Whether another directory is at its path here says nothing: that may be a path of another container's.
 #[test]
-fn a_source_that_was_made_anew_is_told() {
+fn a_source_that_was_removed_is_told_and_one_that_was_moved_is_none() {
     let place = tempfile::tempdir().expect("a directory");
     let (source, old) = (place.path().join("src"), place.path().join("old"));
     fs::create_dir(&source).expect("a directory");
     let mount = Mount::builder().over(&source).mount();
-    assert!(!said(&["status"], Some(&mount)).contains("at that path"));
+    let point = mount.mnt().to_str().expect("UTF-8");
+    let tells = || {
+        let one: Status =
+            serde_json::from_str(&said(&["status", "--json"], Some(&mount))).expect("JSON");
+        let list = said(&["status"], None);
+        let list = list.lines().find(|line| line.starts_with(point));
+        let removed = format!("mmfs_source_removed{{mount=\"{point}\"}} 1");
+        [
+            one.source.removed,
+            said(&["status"], Some(&mount)).contains("was removed"),
+            list.expect("the mount").contains("(removed)"),
+            said(&["status", "--prometheus"], None).contains(&removed),
+        ]
+    };
+    assert_eq!(tells(), [false; 4]);
     fs::rename(&source, &old).expect("moved");
-    assert!(said(&["status"], Some(&mount)).contains("nothing is at that path any more"));
+    assert_eq!(tells(), [false; 4]);
     fs::create_dir(&source).expect("a directory");
-    assert!(said(&["status"], Some(&mount)).contains("another directory is at that path now"));
+    assert_eq!(tells(), [false; 4]);
+    fs::remove_dir(&old).expect("removed");
+    assert_eq!(tells(), [true; 4]);
 }
 
 #[test]
@@ -271,6 +285,21 @@ fn followers_see_what_comes_and_end_with_the_mount() {
     assert!(screens.join().expect("a reader") >= 2);
     for child in [&mut trace, &mut watch] {
         assert!(child.wait().expect("our child").success());
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let mount = Mount::new();
+    use_a_little(&mount);
+    for words in ["status", "status --json", "status --prometheus", "trace"] {
+        let line = format!("\"$1\" {words} \"$2\" 2>&1 > /dev/full || echo $?");
+        let binary = binary();
+        let said = common::sh(&line, &[binary.as_os_str(), mount.mnt().as_os_str()]);
+        assert!(
+            said.contains("standard output") && said.ends_with("\n1\n"),
+            "{words}: {said}"
+        );
     }
 }
 
@@ -361,4 +390,24 @@ fn the_timer_writes_a_file_for_the_collector() {
         text.contains(&format!("mmfs_up{{mount=\"{}\"}} 1", mount.mnt().display())),
         "{text}"
     );
+}
+
+/// As a volume's `subPath` is in a container.
+/// (proves: S54)
+#[test]
+fn as_root_a_directory_of_a_mount_that_is_mounted_elsewhere_is_asked_there() {
+    let mount = Mount::new();
+    let place = mount.scratch().join("place");
+    fs::create_dir(&place).expect("a directory");
+    fs::create_dir(mount.mnt().join("sub")).expect("a directory");
+    let place = place.to_str().expect("UTF-8");
+    let script = r#"mount --bind "$1/sub" "$2"
+trap 'umount "$2"' EXIT
+"$3" status "$2""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", script, "sh"]);
+    let output = tools::run(command.arg(mount.mnt()).arg(place).arg(binary()));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let source = mount.src().to_str().expect("UTF-8");
+    assert!(said.contains(source), "{said}");
 }

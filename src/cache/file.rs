@@ -217,7 +217,7 @@ impl FileCache {
             let now = is_new.then(look_again).flatten().unwrap_or(found);
             if !self.is_valid_as_of(now) {
                 let doubts = self.doubts.load(SeqCst);
-                self.attributes_changed();
+                self.kernel.reopened(self.node);
                 self.reopened.store(self.kernel.now(), SeqCst);
                 self.mixed.store(false, SeqCst);
                 self.dropped.fetch_max(doubts, SeqCst);

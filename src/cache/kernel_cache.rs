@@ -67,8 +67,20 @@ impl KernelCache {
 
     /// A request has changed attributes of `node` in a way that the kernel does not expect. It asks for them anew.
     pub fn attributes_changed(&self, node: u64) {
-        self.unsettled.forgets(node);
         self.notifier.expire_attributes(node);
+    }
+
+    /// An open has found `node` changed behind the mount: what its client is shown of it is new.
+    pub(super) fn reopened(&self, node: u64) {
+        if !self.timeouts.attr.is_zero() {
+            self.unsettled.forgets(node);
+        }
+        self.notifier.expire_attributes(node);
+    }
+
+    /// The kernel has forgotten `node`.
+    pub fn forgotten(&self, node: u64) {
+        self.unsettled.remove(node);
     }
 
     /// Before a file is looked at to tell the kernel its attributes: what [`Self::is_settled`] needs.

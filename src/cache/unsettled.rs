@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// Nobody knows when the kernel has taken a reply, but it is within this time.
 pub const REPLY_TAKEN: Duration = Duration::from_secs(1);
 
-/// From so many nodes on those are dropped that were forgotten long ago: whoever has opened such a file has asked.
+/// From so many nodes on those are dropped, now and then, that were forgotten long ago: whoever has opened such a file has
+/// asked.
 const MANY: usize = 1024;
 const LONG: Duration = Duration::from_secs(10);
 
@@ -24,9 +25,16 @@ const LONG: Duration = Duration::from_secs(10);
 pub struct Unsettled {
     /// How often attributes were forgotten.
     count: AtomicU64,
-    nodes: Mutex<HashMap<u64, Forgotten>>,
+    nodes: Mutex<Nodes>,
     /// How many nodes there are, for those who need no lock when there are none.
     len: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Nodes {
+    by_id: HashMap<u64, Forgotten>,
+    /// How many there were when old ones were last dropped.
+    pruned: usize,
 }
 
 /// Attributes that the kernel was made to forget.
@@ -47,16 +55,30 @@ impl Unsettled {
     /// The kernel is about to be made to forget the attributes of `node`.
     pub fn forgets(&self, node: u64) {
         let mut nodes = self.nodes.lock();
-        if nodes.len() >= MANY && nodes.len().is_power_of_two() {
-            nodes.retain(|_, forgotten| forgotten.at.elapsed() < LONG);
+        let now = Instant::now();
+        if nodes.by_id.len() >= MANY.max(2 * nodes.pruned) {
+            nodes
+                .by_id
+                .retain(|_, one| now.duration_since(one.at) < LONG);
+            nodes.by_id.shrink_to(MANY);
+            nodes.pruned = nodes.by_id.len();
         }
         let forgotten = Forgotten {
             number: self.count.fetch_add(1, SeqCst) + 1,
-            at: Instant::now(),
+            at: now,
             told: None,
         };
-        nodes.insert(node, forgotten);
-        self.len.store(nodes.len(), SeqCst);
+        nodes.by_id.insert(node, forgotten);
+        self.len.store(nodes.by_id.len(), SeqCst);
+    }
+
+    /// The kernel knows `node` no longer.
+    pub fn remove(&self, node: u64) {
+        if self.len.load(SeqCst) != 0 {
+            let mut nodes = self.nodes.lock();
+            nodes.remove(node);
+            self.len.store(nodes.by_id.len(), SeqCst);
+        }
     }
 
     /// For those who are about to look at a file.
@@ -70,7 +92,7 @@ impl Unsettled {
             return true;
         }
         let mut nodes = self.nodes.lock();
-        let Some(forgotten) = nodes.get_mut(&node) else {
+        let Some(forgotten) = nodes.by_id.get_mut(&node) else {
             return true;
         };
         // Of an older answer the kernel may take nothing.
@@ -80,10 +102,20 @@ impl Unsettled {
         let told = *forgotten.told.get_or_insert_with(Instant::now);
         let is_settled = told.elapsed() >= REPLY_TAKEN;
         if is_settled {
-            nodes.remove(&node);
-            self.len.store(nodes.len(), SeqCst);
+            nodes.remove(node);
+            self.len.store(nodes.by_id.len(), SeqCst);
         }
         is_settled
+    }
+}
+
+impl Nodes {
+    fn remove(&mut self, node: u64) {
+        self.by_id.remove(&node);
+        if self.by_id.is_empty() {
+            self.by_id = HashMap::new(); // what it took goes, too
+            self.pruned = 0;
+        }
     }
 }
 
@@ -103,7 +135,7 @@ mod tests {
         assert!(!unsettled.is_settled(7, found), "the first answer");
         assert!(!unsettled.is_settled(7, found), "too early");
         let long_ago = Instant::now().checked_sub(REPLY_TAKEN);
-        unsettled.nodes.lock().get_mut(&7).unwrap().told = long_ago;
+        unsettled.nodes.lock().by_id.get_mut(&7).unwrap().told = long_ago;
         assert!(!unsettled.is_settled(7, before), "found before");
         assert!(unsettled.is_settled(7, found));
         assert_eq!(unsettled.len.load(SeqCst), 0);
@@ -115,9 +147,15 @@ mod tests {
         (0..MANY as u64).for_each(|node| unsettled.forgets(node));
         let mut nodes = unsettled.nodes.lock();
         let old = Instant::now().checked_sub(LONG).unwrap();
-        nodes.values_mut().skip(10).for_each(|node| node.at = old);
+        nodes
+            .by_id
+            .values_mut()
+            .skip(10)
+            .for_each(|node| node.at = old);
         drop(nodes);
         unsettled.forgets(MANY as u64);
         assert_eq!(unsettled.len.load(SeqCst), 11);
+        unsettled.remove(MANY as u64);
+        assert_eq!(unsettled.len.load(SeqCst), 10);
     }
 }

@@ -7,6 +7,7 @@ mod tests;
 mod verbs;
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -158,7 +159,7 @@ pub struct Options {
     log: Option<PathBuf>,
     /// Write the process id to FILE, and remove FILE at the end.
     ///
-    /// A FILE that is there is replaced.
+    /// A PID file that is there is replaced, anything else is refused.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pidfile: Option<PathBuf>,
     /// Log more: -v information, -vv debugging, -vvv each request and its answer.
@@ -173,8 +174,8 @@ pub struct Options {
     quiet: u8,
     /// Only test whether the mount at MNT answers: exit code 0 or 1.
     ///
-    /// It fails, too, if the source directory was removed, also if it was made anew. It takes at most ten seconds, and ten
-    /// more for a removed source.
+    /// It fails, too, if the source directory was removed, also if it was made anew; not if it was renamed. It takes at
+    /// most ten seconds, and thirteen more for a removed source.
     #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
     check: Option<PathBuf>,
     /// Print help: -h in short, --help in full.
@@ -215,7 +216,9 @@ impl Request {
             return Ok(Self::Verb(verbs::read(command(), args)?));
         }
         let mut options = Options::command();
-        let args = mount_options::expand(&mut options, args)?;
+        let first = args.get(1).cloned().unwrap_or_default();
+        let args = mount_options::expand(&mut options, args)
+            .inspect_err(|_| verbs::hint_at_dashes(&first))?;
         // A source named like a verb is read by a parser that knows no verbs. The other one's help shows them.
         let command = match args.get(1).is_some_and(|first| verbs::is_name(first)) {
             true => options,
@@ -275,12 +278,16 @@ fn not_empty() -> impl clap::builder::TypedValueParser<Value = OsString> {
 
 impl Options {
     /// Where log lines go.
-    pub fn log(&self) -> LogConfig {
-        LogConfig {
-            file: self.log.as_deref().map(absolute),
+    ///
+    /// # Errors
+    /// The sentence for a relative path in a directory that was removed.
+    pub fn log(&self) -> Result<LogConfig, StartError> {
+        let file = self.log.as_deref();
+        Ok(LogConfig {
+            file: file.map(absolute(StartError::Log)).transpose()?,
             verbosity: (i16::from(self.verbose) - i16::from(self.quiet)).clamp(-9, 9) as i8,
             foreground: self.foreground || init::is_first(),
-        }
+        })
     }
 
     /// The checked form. Looks at both paths, and clears a dead mount of ours off the mount point.
@@ -288,7 +295,8 @@ impl Options {
     /// # Errors
     /// The sentence for whatever is wrong with either path.
     pub fn resolve(self) -> Result<Config, StartError> {
-        let source = preflight::source(&self.source)?;
+        let source = preflight::source(&self.source);
+        let source = source.inspect_err(|_| verbs::hint_at(self.source.as_os_str()))?;
         let mount_point = preflight::mount_point(&self.mount_point)?;
         let flags = self.flags();
         let leaves_atime = flags.read_only || flags.no_atime;
@@ -298,11 +306,12 @@ impl Options {
             .threads
             .map_or_else(|| default_threads(limit), usize::from);
         preflight::descriptors(limit, threads)?;
+        let pid_file = self.pidfile.as_deref();
         Ok(Config {
             access: self.access(),
             flags,
-            log: self.log(),
-            pid_file: self.pidfile.as_deref().map(absolute),
+            log: self.log()?,
+            pid_file: pid_file.map(absolute(StartError::PidFile)).transpose()?,
             foreground: self.foreground,
             auto_unmount: self.auto_unmount,
             threads,
@@ -356,9 +365,11 @@ impl Options {
     }
 }
 
-/// The same file, wherever the working directory moves later.
-fn absolute(file: &Path) -> PathBuf {
-    std::path::absolute(file).unwrap_or_else(|_| file.into())
+/// Names the same file, wherever the working directory moves later.
+fn absolute(
+    refused: fn(PathBuf, io::Error) -> StartError,
+) -> impl Fn(&Path) -> Result<PathBuf, StartError> {
+    move |file| std::path::absolute(file).map_err(|error| refused(file.into(), error))
 }
 
 /// One per CPU, but enough that slow requests do not delay quick ones; fewer where only `limit` files may be open.

@@ -192,13 +192,13 @@ fn names_are_bytes() {
         (options.source.as_os_str(), options.mount_point.as_os_str()),
         (&*odd, &*odd)
     );
-    assert_eq!(options.log().file.unwrap().as_os_str(), odd);
+    assert_eq!(options.log().unwrap().file.unwrap().as_os_str(), odd);
     assert_eq!(options.fsname.unwrap(), OsStr::from_bytes(b"\xfe"));
 }
 
 #[test]
 fn verbosity_is_what_is_left_of_both() {
-    let verbosity = |args: &[&str]| meant(args).log().verbosity;
+    let verbosity = |args: &[&str]| meant(args).log().unwrap().verbosity;
     assert_eq!(
         (verbosity(&[]), verbosity(&["-vvq"]), verbosity(&["-qq"])),
         (0, 1, -2)

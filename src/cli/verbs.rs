@@ -25,7 +25,9 @@ pub enum Verb {
     ///
     /// When mmfs unmount returns, the daemon has ended and holds nothing of the source. A busy mount stays mounted, and
     /// the processes that use it are named. Works for a mount whose daemon has died or does not answer.
-    /// Ordinary users unmount their own mounts, through fusermount3.
+    /// A daemon that is not found is not waited for, and a note says so: it may run in another container, be hidden by
+    /// /proc (hidepid), or, before Linux 6.17, have no MNT on its command line. It lets go of the source within a second.
+    /// Ordinary users unmount their own mounts, through fusermount3, which needs /etc/mtab.
     Unmount(Unmount),
     /// Print what a mount of mmfs does.
     ///
@@ -178,6 +180,26 @@ pub fn is_name(word: &OsStr) -> bool {
 /// Those of the parser, which also carry the answer to `--help`.
 pub fn read(command: Command, args: Vec<OsString>) -> Result<Verb, clap::Error> {
     Verb::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+/// Says on standard error, for a source that cannot be had, that its name is a verb's, if it is.
+pub fn hint_at(source: &OsStr) {
+    if is_name(source) {
+        let name = source.to_string_lossy();
+        refusal::note(format_args!(
+            "a verb is the first word: mmfs {name} [OPTIONS]"
+        ));
+    }
+}
+
+/// Says on standard error, where mount options are wrong after a word that is a verb's, that they had it read as a source.
+pub fn hint_at_dashes(first: &OsStr) {
+    if is_name(first) {
+        let name = first.to_string_lossy();
+        refusal::note(format_args!(
+            "with -o, {name} is a source; options of the verb {name} have two dashes"
+        ));
+    }
 }
 
 /// Says on standard error how a source is written that is named like the verb, if there is one.

@@ -92,15 +92,14 @@ impl<T: Send + Sync + 'static> Lanes<T> {
     pub fn run(self: &Arc<Self>, node: u64, job: impl FnOnce(&Arc<T>) + Send + 'static) {
         let _serving = self.listeners.begin();
         let Some(job) = self.enter_or_queue(node, job) else {
-            return;
+            return self.spares.help();
         };
         match self.spares.begin_unless_last() {
             Some(_busy) => self.run_in_slot(node, job),
-            None => {
-                if let Some(job) = self.queue_instead(node, Box::new(job)) {
-                    self.run_on_spare(node, job);
-                }
-            }
+            None => match self.queue_instead(node, Box::new(job)) {
+                Some(job) => self.run_on_spare(node, job),
+                None => self.spares.help(),
+            },
         }
     }
 
@@ -122,10 +121,11 @@ impl<T: Send + Sync + 'static> Lanes<T> {
 
     /// Takes a slot, unless all are taken or this is the last free event loop.
     fn enter(&self, node: u64) -> Option<Turn<'_, T>> {
-        let _busy = self.spares.begin_unless_last()?;
+        let busy = self.spares.begin_unless_last()?;
         let mut lanes = self.shard(node).lock();
         let lane = lanes.entry(node).or_default();
         if lane.taken == self.slots {
+            busy.end_without_help(); // not before the job is queued
             return None;
         }
         lane.taken += 1;
@@ -133,7 +133,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         let _serving = self.listeners.begin();
         Some(Turn {
             _slot,
-            _busy,
+            _busy: busy,
             _serving,
         })
     }
@@ -147,6 +147,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
             return Some(job);
         }
         lane.waiting.push_back(Box::new(job));
+        self.spares.lane_has_queued();
         None
     }
 
@@ -158,6 +159,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
             Some(lane) if self.last_loop == LastLoop::Queues && lane.taken > 1 => {
                 lane.taken -= 1;
                 lane.waiting.push_back(job);
+                self.spares.lane_has_queued();
                 None
             }
             _ => Some(job),
@@ -189,7 +191,9 @@ impl<T> Lanes<T> {
         let mut lanes = self.shard(node).lock();
         let lane = lanes.get_mut(&node)?;
         let next = lane.waiting.pop_front();
-        if next.is_none() {
+        if next.is_some() {
+            self.spares.lane_has_taken();
+        } else {
             lane.taken -= 1;
             if lane.taken == 0 {
                 lanes.remove(&node);
@@ -255,6 +259,7 @@ mod tests {
             }); // returns at once
         }
         assert_eq!(done.load(SeqCst), 0);
+        assert_eq!(lanes.spares.in_lanes(), 64);
         lanes.run(8, |_| ()); // another file is served
         gate.wait();
         working
@@ -262,6 +267,7 @@ mod tests {
             .for_each(|thread| thread.join().expect("a worker"));
         assert_eq!(done.load(SeqCst), 64 + SLOTS);
         assert!(lanes.lanes[7].lock().is_empty(), "nothing is left behind");
+        assert_eq!(lanes.spares.in_lanes(), 0);
     }
 
     #[test]

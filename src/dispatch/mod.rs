@@ -31,7 +31,7 @@ pub struct Load {
     pub busy_spares: usize,
     /// Spare threads that there may be.
     pub max_spares: usize,
-    /// Jobs that were handed over and that no thread has taken yet.
+    /// Jobs that no thread has taken yet: those that were handed over, and those behind others of their inode.
     pub queued: usize,
 }
 
@@ -55,7 +55,7 @@ impl Gauge {
         Load {
             busy_spares: self.0.busy_threads(),
             max_spares: spares::MAX_SPARE_THREADS,
-            queued: self.0.queued(),
+            queued: self.0.queued() + self.0.in_lanes(),
         }
     }
 }
@@ -132,19 +132,49 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         Gauge(self.spares.clone())
     }
 
-    /// Runs a job on the calling event loop at once, for a request that rarely takes long. It neither waits in a queue
-    /// nor runs on a spare thread.
-    pub fn here(&self, job: impl FnOnce(&Arc<T>)) {
+    /// Runs a job that concerns no inode, and rarely takes long. It may: what it closes last the source may have to free.
+    ///
+    /// `job` runs before this returns, or later on another thread.
+    pub fn any(&self, job: impl FnOnce(&Arc<T>) + Send + 'static) {
         let _serving = self.listeners.begin();
-        job(&self.serves);
+        match self.spares.begin_unless_last() {
+            Some(_busy) => job(&self.serves),
+            None => {
+                let serves = self.serves.clone();
+                self.spares.hand_over(Box::new(move || job(&serves)));
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::sync::mpsc::channel;
     use std::time::Duration;
+
+    #[test]
+    fn closing_what_is_slow_to_close_takes_no_more_than_all_event_loops_but_one() {
+        let dispatch = Arc::new(Dispatch::new(Arc::new(()), 1));
+        let (began, begun) = channel();
+        let (gate, closed) = channel::<()>();
+        let worker = std::thread::spawn({
+            let (dispatch, began) = (dispatch.clone(), began.clone());
+            move || {
+                dispatch.any(move |_| {
+                    began.send(1).expect("the test receives");
+                    let _ = closed.recv(); // until the gate is dropped
+                });
+            }
+        });
+        assert_eq!(begun.recv(), Ok(1));
+        dispatch.any(move |_| began.send(2).expect("the test receives")); // returns at once
+        assert!(begun.try_recv().is_err());
+        drop(gate);
+        worker.join().expect("a worker");
+        assert_eq!(begun.try_recv(), Ok(2));
+    }
 
     #[test]
     fn requests_are_read_while_the_only_worker_waits() {
@@ -173,6 +203,42 @@ mod tests {
         ended.sort_unstable();
         assert_eq!(ended, [17, 18, 19]);
         assert_eq!(dispatch.gauge().load().queued, 0);
+    }
+
+    #[test]
+    fn a_reader_and_a_writer_of_one_file_leave_no_job_behind() {
+        const ROUNDS: usize = 50_000;
+        let dispatch = Dispatch::new(Arc::new(()), 1);
+        let (served, arrived) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let meet = |count: usize| {
+            arrived.fetch_add(1, SeqCst);
+            for spins in 0.. {
+                match arrived.load(SeqCst) < count {
+                    true if spins < 10_000 => std::hint::spin_loop(),
+                    true => std::thread::yield_now(),
+                    false => break,
+                }
+            }
+        };
+        let event_loop = |writes: bool| {
+            for round in 1..=ROUNDS {
+                let (served, count) = (served.clone(), &served);
+                let job = move || _ = served.fetch_add(1, SeqCst);
+                match writes {
+                    true => dispatch.content_with(7, b"bytes", move |_, _| job()),
+                    false => dispatch.content(7, move |_| job()),
+                }
+                meet(4 * round - 2);
+                // Neither event loop has anything to do: what is not served now waits for the next request.
+                let found = (round, 2 * round, dispatch.gauge().load().queued);
+                assert_eq!((round, count.load(SeqCst), 0), found);
+                meet(4 * round);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| event_loop(true));
+            scope.spawn(|| event_loop(false));
+        });
     }
 
     #[test]

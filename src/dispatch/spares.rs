@@ -12,8 +12,12 @@ use crate::pool::{Job, Pool};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 
 /// Requests that may wait on spare threads for sources that do not answer. Further ones are queued.
 pub const MAX_SPARE_THREADS: usize = 64;
@@ -36,6 +40,8 @@ pub struct Spares {
     handed_over: Mutex<HandedOver>,
     /// Jobs in that queue. An event loop that ends a job looks here without a lock.
     queued: AtomicUsize,
+    /// Jobs in the queues of lanes.
+    in_lanes: AtomicUsize,
 }
 
 /// Jobs that no thread has taken yet.
@@ -53,6 +59,14 @@ impl std::fmt::Debug for HandedOver {
 pub struct Busy<'a> {
     spares: &'a Spares,
     mark: Option<Mark<'a>>,
+}
+
+impl Busy<'_> {
+    /// Ends it. The caller is to call [`Spares::help`] soon.
+    pub fn end_without_help(mut self) {
+        self.mark = None;
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Busy<'_> {
@@ -84,10 +98,12 @@ impl Spares {
             uses_pool,
             handed_over: Mutex::default(),
             queued: AtomicUsize::new(0),
+            in_lanes: AtomicUsize::new(0),
         })
     }
 
-    /// Marks the calling event loop as busy, unless all others are.
+    /// Marks the calling event loop as busy, unless all others are. Where they are, another one may have taken this one for
+    /// busy meanwhile, and left a job to it: [`Self::help`] must follow.
     pub fn begin_unless_last(&self) -> Option<Busy<'_>> {
         let own = self.mark();
         (!self.is_last(&own)).then(|| Busy {
@@ -131,7 +147,10 @@ impl Spares {
             let spares = self.clone();
             let take = move || {
                 while let Some(job) = spares.take() {
-                    job()
+                    // Nobody else might take the jobs behind one that panics.
+                    if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                        log::error!("a job has panicked");
+                    }
                 }
             };
             if self.pool.try_run(Box::new(take)).is_ok() {
@@ -144,6 +163,21 @@ impl Spares {
     /// Jobs that were handed over and that no thread has taken yet.
     pub fn queued(&self) -> usize {
         self.queued.load(SeqCst)
+    }
+
+    /// A job waits in the queue of a lane.
+    pub fn lane_has_queued(&self) {
+        self.in_lanes.fetch_add(1, Relaxed);
+    }
+
+    /// It does not any more.
+    pub fn lane_has_taken(&self) {
+        self.in_lanes.fetch_sub(1, Relaxed);
+    }
+
+    /// Jobs that wait in the queues of lanes.
+    pub fn in_lanes(&self) -> usize {
+        self.in_lanes.load(Relaxed)
     }
 
     /// Spare threads that work.
@@ -159,7 +193,7 @@ impl Spares {
     }
 
     /// Runs jobs that were handed over, on an event loop, as long as it is not the last that is free.
-    fn help(&self) {
+    pub fn help(&self) {
         while self.queued() > 0 {
             let Some((job, _mark)) = self.take_unless_last() else {
                 return;
@@ -187,6 +221,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
     use std::thread;
+    use std::time::Duration;
 
     #[test]
     fn the_last_free_loop_is_kept_free() {
@@ -251,6 +286,34 @@ mod tests {
         ended.sort_unstable();
         assert!(ended.into_iter().eq(1..=JOBS));
         worker.join().expect("a loop");
+        assert_eq!(spares.queued(), 0);
+    }
+
+    #[test]
+    fn a_job_that_panics_leaves_no_job_behind() {
+        let spares = Spares::new(2, true);
+        let gate = Arc::new(Mutex::new(()));
+        let closed = gate.lock();
+        // All spare threads are busy with this, and what comes then waits behind it.
+        for _ in 0..MAX_SPARE_THREADS {
+            let gate = gate.clone();
+            let job = Box::new(move || {
+                drop(gate.lock());
+                std::panic::resume_unwind(Box::new("of the test")) // without a message
+            });
+            spares.hand_over(job);
+        }
+        let (done, heard) = channel();
+        // The other loop is not free, so this one takes none of the jobs itself.
+        spares.busy[1].store(true, SeqCst);
+        for _ in 0..8 {
+            let done = done.clone();
+            spares.hand_over(Box::new(move || done.send(()).expect("it receives")));
+        }
+        drop(closed);
+        for _ in 0..8 {
+            assert_eq!(heard.recv_timeout(Duration::from_secs(10)), Ok(()));
+        }
         assert_eq!(spares.queued(), 0);
     }
 

@@ -75,7 +75,13 @@ impl<T: Tree> Fs<T> {
         let file = fh.and_then(|fh| self.files.get(fh).ok());
         let open = file.as_ref().map(|file| &*file.open);
         self.tree.set_attr(by, &self.nodes.get(node)?, open, set)?;
-        self.getattr(node, fh)
+        let shown = self.getattr(node, fh)?;
+        // The kernel takes the attributes that come with this reply, however old they are (`fuse_do_setattr`, Linux 6.18).
+        // A file may have grown behind the mount meanwhile, and somebody may have opened it.
+        Ok(Shown {
+            is_settled: shown.is_settled && !shown.is_file(),
+            ..shown
+        })
     }
 
     /// Usage of the filesystem an inode lives on.

@@ -63,7 +63,10 @@ impl<T: Tree> Fs<T> {
             .nodes
             .get(node)
             .and_then(|node| self.tree.open(by, &node, flags));
-        self.retries.end(by.pid);
+        // Without a descriptor it may be done again.
+        if !matches!(open, Err(Errno::MFILE | Errno::NFILE)) {
+            self.retries.end(by.pid);
+        }
         let open = Arc::new(open?);
         let moves_atime = mode != OFlags::WRONLY && !flags.contains(OFlags::NOATIME);
         match open.may_keep(moves_atime) {
@@ -174,6 +177,7 @@ impl<T: Tree> Fs<T> {
     /// A write that was lost since the handle was opened or last synced, however often it is asked; with
     /// `--sync-on-close` those of fsync(2).
     pub fn flush(&self, fh: u64) -> Result<()> {
+        self.closes.fetch_add(1, SeqCst);
         let file = self.files.get(fh)?;
         self.tree.closing(&file.open);
         file.open.flush(self.settings.sync_on_close)
@@ -194,6 +198,7 @@ impl<T: Tree> Fs<T> {
     pub fn release(&self, fh: u64) -> Result<()> {
         let open = self.files.remove(fh)?.open.clone();
         self.tree.close(open);
+        self.closes.fetch_add(1, SeqCst);
         Ok(())
     }
 

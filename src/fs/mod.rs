@@ -24,17 +24,17 @@ use crate::config::{Config, MountFlags};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{NodeTable, Place};
 use crate::pool::Pool;
-use crate::report::Usage;
+use crate::report::{Usage, ViewUsage};
 use crate::view::{Content, Found, Reporter, Tree, after_change};
 use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// Requests at most that wait for room at a time.
+/// Requests at most that wait for room at a time, and for descriptors.
 const MAX_WAITING_FOR_ROOM: usize = 16;
 
 /// An inode as the kernel is told of it.
@@ -79,6 +79,11 @@ pub struct Fs<T: Tree> {
     retries: Retries<T::Node>,
     /// Threads for requests that wait for room.
     waiting: Arc<Pool>,
+    /// Waits for descriptors.
+    opening: Arc<Pool>,
+    /// How often clients have closed files, and how often they had when an open waited for a descriptor in vain.
+    closes: AtomicU64,
+    closes_in_vain: AtomicU64,
 }
 
 /// What the operations are told at the start.
@@ -134,6 +139,9 @@ impl<T: Tree> Fs<T> {
             mixes_direct: AtomicBool::new(false),
             retries: Retries::new(),
             waiting: Pool::new("room", MAX_WAITING_FOR_ROOM),
+            opening: Pool::new("opening", MAX_WAITING_FOR_ROOM),
+            closes: AtomicU64::new(1),
+            closes_in_vain: AtomicU64::new(0),
         }))
     }
 
@@ -162,14 +170,14 @@ impl<T: Tree> Fs<T> {
         self.cache.timeouts()
     }
 
-    /// What is in use. Takes no lock, and asks the source nothing.
-    pub fn usage(&self) -> Usage {
+    /// What is in use, of which the view uses `view`. Takes no lock.
+    pub fn usage(&self, view: ViewUsage) -> Usage {
         Usage {
             open_files: self.files.count() as u64,
             open_directories: self.dirs.count() as u64,
             known_nodes: self.nodes.population() as u64,
             invalidations: self.cache.invalidations(),
-            view: self.tree.report().usage,
+            view,
             ..Usage::default()
         }
     }
@@ -239,6 +247,7 @@ impl<T: Tree> Fs<T> {
     /// Takes back `count` lookups.
     pub fn forget(&self, node: u64, count: u64) {
         if let Some(forgotten) = self.nodes.forget(node, count) {
+            self.cache.forgotten(node);
             self.tree.forget(&forgotten.place);
             if forgotten.trim {
                 self.chores.add(Chore::Trim);

@@ -174,23 +174,31 @@ impl<T: Tree> Fs<T> {
         let entry = self.remember_and_hold(found).ok_or(Errno::STALE)?;
         let node = entry.attr.ino;
         let opened = self.open(by, node, flags).and_then(|opened| {
+            let (fh, size) = (Some(opened.fh), Some(0));
+            let empty = SetAttr {
+                size,
+                ..SetAttr::default()
+            };
             // Of a file that it takes for a new one, the kernel does not ask for this.
-            if flags.contains(OFlags::TRUNC) {
-                let size = Some(0);
-                let none = SetAttr {
-                    size,
-                    ..SetAttr::default()
-                };
-                let cut = self.setattr(by, node, Some(opened.fh), &none);
-                if let Err(errno) = cut {
-                    self.release(opened.fh)?;
-                    return Err(errno);
-                }
+            let shown = match flags.contains(OFlags::TRUNC) {
+                true => self.setattr(by, node, fh, &empty),
+                false => self.getattr(node, fh),
+            };
+            match shown {
+                Ok(shown) => Ok((opened, *shown)),
+                Err(errno) => self.release(opened.fh).and(Err(errno)),
             }
-            Ok(opened)
         });
         match opened {
-            Ok(opened) => Ok((entry, opened)),
+            // The kernel takes the attributes that come with this reply, however old they are.
+            Ok((opened, attr)) => {
+                let entry = Entry {
+                    attr: Attr { ino: node, ..attr },
+                    is_settled: false,
+                    ..entry
+                };
+                Ok((entry, opened))
+            }
             Err(errno) => {
                 self.forget(node, 1);
                 Err(errno)
@@ -218,9 +226,17 @@ impl<T: Tree> Fs<T> {
                 Ok((entry, opened))
             }
             (open, entry) => {
-                entry.inspect(|entry| self.forget(entry.attr.ino, 1));
                 let errno = open.map(|open| self.tree.close(open)).err();
-                Err(errno.unwrap_or(Errno::IO)) // a view that told of no file
+                let errno = errno.unwrap_or(Errno::IO); // a view that told of no file
+                let Some(entry) = entry else {
+                    return Err(errno);
+                };
+                self.forget(entry.attr.ino, 1);
+                match errno {
+                    // Done again, it would meet its own file.
+                    Errno::MFILE | Errno::NFILE => Err(Errno::IO),
+                    other => Err(other),
+                }
             }
         }
     }

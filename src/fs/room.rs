@@ -7,17 +7,20 @@
 
 use super::{Fs, Writing};
 use crate::view::{Tree, Wanted};
+use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 /// How long a request is done again and again, while there is room for the others that are.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long an open is done again and again that found no descriptor, counted from its first time.
+/// How long an open waits for a descriptor while clients close files, and while none has closed any since an open waited in
+/// vain: a client that keeps all there are must not slow down the others, and CREATE holds the kernel's lock of its
+/// directory.
 const CLOSING: Duration = Duration::from_millis(200);
-
-/// How often.
+const NOTHING_CLOSING: Duration = Duration::from_millis(5);
 const CLOSING_INTERVAL: Duration = Duration::from_millis(1);
 
 impl<T: Tree> Fs<T> {
@@ -28,6 +31,16 @@ impl<T: Tree> Fs<T> {
         answer: impl FnOnce(Result<O>) + Send + 'static,
     ) {
         let first = op(self);
+        self.again_with_room(first, op, answer);
+    }
+
+    /// `op` was done `first`; as `with_room` from there on.
+    fn again_with_room<O>(
+        self: &Arc<Self>,
+        first: Result<O>,
+        op: impl Fn(&Self) -> Result<O> + Send + 'static,
+        answer: impl FnOnce(Result<O>) + Send + 'static,
+    ) {
         match first {
             Err(errno) if self.may_make_room(errno, Wanted::Anything) => {
                 self.run_elsewhere(move |fs| {
@@ -41,20 +54,55 @@ impl<T: Tree> Fs<T> {
                     }
                 })
             }
-            Err(Errno::MFILE | Errno::NFILE) => {
-                let since = Instant::now();
-                self.run_elsewhere(move |fs| {
-                    loop {
-                        match op(fs) {
-                            Err(Errno::MFILE | Errno::NFILE) if since.elapsed() < CLOSING => {
-                                std::thread::sleep(CLOSING_INTERVAL);
-                            }
-                            outcome => return answer(outcome),
-                        }
-                    }
-                });
-            }
             outcome => answer(outcome),
+        }
+    }
+
+    /// As `with_room`, for `op` that opens a file and changes nothing where there is no descriptor for that: then it waits a
+    /// moment, as long as there is a thread to wait on.
+    pub fn with_descriptor<O>(
+        self: &Arc<Self>,
+        op: impl Fn(&Self) -> Result<O> + Send + 'static,
+        answer: impl FnOnce(Result<O>) + Send + 'static,
+    ) {
+        let errno = match op(self) {
+            Err(errno) if is_without_descriptor(errno) => errno,
+            first => return self.again_with_room(first, op, answer),
+        };
+        let (fs, since) = (self.clone(), Instant::now());
+        let answer = Arc::new(Mutex::new(Some(answer)));
+        let later = answer.clone();
+        let wait = move || {
+            let outcome = fs.until_descriptor(since, &op);
+            if let Some(answer) = later.lock().take() {
+                fs.again_with_room(outcome, op, answer);
+            }
+        };
+        if self.opening.try_run(Box::new(wait)).is_err() {
+            if let Some(answer) = answer.lock().take() {
+                answer(Err(errno));
+            }
+        }
+    }
+
+    /// Does `op` until it has a descriptor, or none has come for too long.
+    fn until_descriptor<O>(&self, since: Instant, op: impl Fn(&Self) -> Result<O>) -> Result<O> {
+        let closes = self.closes.load(SeqCst);
+        let patience = match closes == self.closes_in_vain.load(SeqCst) {
+            true => NOTHING_CLOSING,
+            false => CLOSING,
+        };
+        loop {
+            std::thread::sleep(CLOSING_INTERVAL);
+            match op(self) {
+                Err(errno) if is_without_descriptor(errno) => {
+                    if since.elapsed() >= patience {
+                        self.closes_in_vain.store(closes, SeqCst);
+                        return Err(errno);
+                    }
+                }
+                outcome => return outcome,
+            }
         }
     }
 
@@ -104,6 +152,10 @@ impl<T: Tree> Fs<T> {
         let fs = self.clone();
         self.waiting.run(Box::new(move || job(&fs)));
     }
+}
+
+fn is_without_descriptor(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE)
 }
 
 fn is_full(errno: Errno) -> bool {

@@ -1,4 +1,5 @@
-//! The control channel: questions about the mount, asked as extended attributes of its root ([`crate::report`]). They are
+//! The control channel: questions about the mount, asked as extended attributes of its root ([`crate::report`]), or of any
+//! other file of it, since that may be what is mounted elsewhere (mount(8), `--bind`). They are
 //! answered on the event loop that has read them, from counters and constants: without the source, and without a lock that
 //! another request holds. One event loop always reads ([`crate::dispatch`]), so they are answered whatever the others wait for.
 
@@ -9,7 +10,6 @@ use super::reply::Answer;
 use crate::counters::{Answered, Kind, Requests, Waiting};
 use crate::dispatch::Gauge;
 use crate::fs::Fs;
-use crate::inode::ROOT;
 use crate::logging;
 use crate::report::{self, MAX_ANSWER, PREFIX, Question, Status, Trace};
 use crate::view::Tree;
@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A file with a request that waits for as long as this does not answer.
 pub const NOT_ANSWERING: Duration = Duration::from_secs(10);
@@ -55,8 +55,15 @@ impl<T: Tree> Adapter<T> {
     }
 
     /// Answers a question.
-    pub(super) fn question(&self, req: &Request, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let reply = self.count(Kind::Control, INodeNo(ROOT), (reply, size));
+    pub(super) fn question(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let reply = self.count(Kind::Control, node, (reply, size));
         let answer = (self.channel()).answer(req.uid(), name.as_bytes(), size as usize);
         reply.answer(answer.map(|answer| (answer.len(), answer)));
     }
@@ -71,7 +78,12 @@ impl<T: Tree> Channel<T> {
             0 => MAX_ANSWER,
             size => size.min(MAX_ANSWER),
         };
-        let json = match Question::parse(name).unwrap_or(Err(Errno::OPNOTSUPP))? {
+        let question = Question::parse(name).unwrap_or(Err(Errno::OPNOTSUPP))?;
+        // An empty list would say that there are no more.
+        if question != Question::Status && !has_room(0, room) {
+            return Err(Errno::RANGE);
+        }
+        let json = match question {
             Question::Status => serde_json::to_vec(&self.status()),
             Question::Trace(from) => serde_json::to_vec(&self.trace(from, room)),
             Question::Waiting => serde_json::to_vec(&self.waiting(room)),
@@ -82,7 +94,8 @@ impl<T: Tree> Channel<T> {
     /// What the mount does.
     pub fn status(&self) -> Status {
         let (facts, fs) = (&*self.facts, &*self.fs);
-        let (device, inode) = fs.tree().report().root;
+        let view = fs.tree().report();
+        let (device, inode) = view.root;
         Status {
             protocol: report::VERSION,
             version: facts.version.into(),
@@ -92,22 +105,23 @@ impl<T: Tree> Channel<T> {
                 path: report::Path::new(&facts.config.source),
                 device,
                 inode,
+                removed: view.removed,
             },
             mount_point: report::Path::new(&facts.config.mount_point),
             view: "shared".into(),
-            since: facts.time(0) / 1_000_000,
-            uptime_us: self.requests.now() / 1000,
+            since: facts.since(),
+            uptime_us: facts.uptime().as_micros() as u64,
             options: options(&facts.config),
-            kernel: kernel(facts, &self.passthrough, fs),
+            kernel: kernel(facts, &self.passthrough, view.by_handle),
             requests: counts(self.requests),
             waiting: self.waits(),
-            usage: self.usage(),
+            usage: self.usage(view.usage),
         }
     }
 
-    fn usage(&self) -> report::Usage {
+    fn usage(&self, view: report::ViewUsage) -> report::Usage {
         let load = self.gauge.load();
-        let mut usage = self.fs.usage();
+        let mut usage = self.fs.usage(view);
         [usage.page_tables, usage.resident] = memory_of_process();
         usage.spare_threads = report::Share::new(load.busy_spares, load.max_spares);
         usage.view.faults_eio += logging::faulted_replies();
@@ -118,19 +132,25 @@ impl<T: Tree> Channel<T> {
     pub fn waits(&self) -> report::Waiting {
         let now = self.requests.now();
         let age = |one: &Waiting| now.saturating_sub(one.began);
-        let others = || {
-            let waiting = self.requests.waiting();
-            waiting.filter(|one| one.what.kind != Kind::Control)
-        };
-        let long = NOT_ANSWERING.as_nanos() as u64;
-        let silent = others().filter(|one| age(one) >= long);
-        let silent: HashSet<u64> = silent.map(|one| one.node).collect();
         report::Waiting {
-            requests: others().count() as u64,
-            oldest_us: others().map(|one| age(&one)).max().unwrap_or(0) / 1000,
-            files_not_answering: silent.len() as u64,
+            requests: self.others().count() as u64,
+            oldest_us: self.others().map(|one| age(&one)).max().unwrap_or(0) / 1000,
+            files_not_answering: self.silent().len() as u64,
             queued: self.gauge.load().queued as u64,
         }
+    }
+
+    /// The inodes with a request that is not answered for [`NOT_ANSWERING`].
+    pub fn silent(&self) -> HashSet<u64> {
+        let (now, long) = (self.requests.now(), NOT_ANSWERING.as_nanos() as u64);
+        let silent = |one: &Waiting| now.saturating_sub(one.began) >= long;
+        self.others().filter(silent).map(|one| one.node).collect()
+    }
+
+    /// The requests that are not answered, without questions.
+    fn others(&self) -> impl Iterator<Item = Waiting> + '_ {
+        let waiting = self.requests.waiting();
+        waiting.filter(|one| one.what.kind != Kind::Control)
     }
 
     /// Requests that were answered, those with numbers from `from` on, as many as an answer of `room` bytes holds.
@@ -153,8 +173,7 @@ impl<T: Tree> Channel<T> {
     /// Requests that are not answered, the oldest first, as many as an answer of `room` bytes holds.
     pub fn waiting(&self, room: usize) -> Trace {
         let now = self.requests.now();
-        let mut waiting: Vec<_> = self.requests.waiting().collect();
-        waiting.retain(|one| one.what.kind != Kind::Control);
+        let mut waiting: Vec<_> = self.others().collect();
         waiting.sort_by_key(|one| one.began);
         let mut requests = Vec::new();
         for one in waiting {
@@ -180,10 +199,18 @@ impl<T: Tree> Channel<T> {
         }
     }
 
+    /// Microseconds since 1970 of a moment that lies so many nanoseconds after the start, as the clock is set now.
+    fn time(&self, began: u64) -> u64 {
+        let age = Duration::from_nanos(self.requests.now().saturating_sub(began));
+        let at = SystemTime::now().checked_sub(age);
+        let at = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        at.unwrap_or_default().as_micros() as u64
+    }
+
     fn answered(&self, number: u64, one: &Answered) -> report::Request {
         report::Request {
             number,
-            time_us: self.facts.time(one.began),
+            time_us: self.time(one.began),
             kind: one.what.kind.name().into(),
             node: one.node,
             offset: one.what.offset,
@@ -205,6 +232,7 @@ fn counts(requests: &Requests) -> Vec<report::Requests> {
         (found.count > 0).then(|| report::Requests {
             kind: kind.name().into(),
             count: found.count,
+            answered: found.answered,
             errors: found.errors,
             total_us: found.total_us,
             p50_us: found.p50_us,

@@ -3,12 +3,11 @@
 use super::negotiation;
 use super::passthrough::Passthrough;
 use crate::config::{Access, Config, WritePath};
-use crate::fs::Fs;
 use crate::report::{self, Feature};
-use crate::view::Tree;
 use fuser::InitFlags;
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What does not change while a mount lives.
 #[derive(Debug)]
@@ -18,6 +17,8 @@ pub struct Facts {
     /// Whose questions are answered, besides root's.
     pub(super) owner: u32,
     mounted: SystemTime,
+    /// The same, counted from when the machine was started.
+    booted: Duration,
     known: OnceLock<InitFlags>,
     features: OnceLock<Vec<Feature>>,
 }
@@ -30,6 +31,7 @@ impl Facts {
             version: crate::VERSION,
             owner: rustix::process::getuid().as_raw(),
             mounted: SystemTime::now(),
+            booted: since_boot(),
             known: OnceLock::new(),
             features: OnceLock::new(),
         }
@@ -46,11 +48,21 @@ impl Facts {
         let _ = self.features.set(features);
     }
 
-    /// Microseconds since 1970 of a moment that lies so many nanoseconds after the start.
-    pub(super) fn time(&self, nanoseconds: u64) -> u64 {
-        let started = self.mounted.duration_since(UNIX_EPOCH);
-        started.unwrap_or_default().as_micros() as u64 + nanoseconds / 1000
+    /// When it was mounted, in seconds since 1970 as the clock was set then.
+    pub(super) fn since(&self) -> u64 {
+        let since = self.mounted.duration_since(UNIX_EPOCH);
+        since.unwrap_or_default().as_secs()
     }
+
+    /// How long ago that is.
+    pub(super) fn uptime(&self) -> Duration {
+        since_boot().saturating_sub(self.booted)
+    }
+}
+
+/// Time that the machine has slept counts.
+fn since_boot() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 pub(super) fn options(config: &Config) -> report::Options {
@@ -94,14 +106,9 @@ pub(super) fn options(config: &Config) -> report::Options {
     }
 }
 
-pub(super) fn kernel<T: Tree>(
-    facts: &Facts,
-    passthrough: &Passthrough,
-    fs: &Fs<T>,
-) -> report::Kernel {
+pub(super) fn kernel(facts: &Facts, passthrough: &Passthrough, handles: bool) -> report::Kernel {
     let known = facts.known.get().copied().unwrap_or(InitFlags::empty());
     let (in_use, missing) = negotiation::features(known);
-    let handles = fs.tree().report().by_handle;
     let why = match handles {
         true => "",
         false => "inodes are found again by their names: no privilege, or no handles at the source",

@@ -19,7 +19,7 @@ impl<T: Tree> Adapter<T> {
         // not wait with it.
         self.dispatch.content(node.0, move |fs| {
             let open = move |fs: &Fs<T>| ask(fs, &by, |fs| fs.open(&by, node.0, flags));
-            fs.with_room(open, move |opened| {
+            fs.with_descriptor(open, move |opened| {
                 reply.send(sent_errno(&opened), |reply| {
                     passthrough.opened(&by, opened, reply)
                 });
@@ -44,7 +44,7 @@ impl<T: Tree> Adapter<T> {
                     fs.create(&by, parent.0, &name, mode, umask, flags)
                 })
             };
-            fs.with_room(create, move |created| {
+            fs.with_descriptor(create, move |created| {
                 reply.send(sent_errno(&created), |reply| {
                     passthrough.created(&by, created, timeouts, reply);
                 });

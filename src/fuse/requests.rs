@@ -8,7 +8,6 @@ use super::negotiation::negotiate;
 use super::reply::{Answer, list, list_plus};
 use crate::counters::Kind;
 use crate::fs::Listed;
-use crate::inode::ROOT;
 use crate::request::SetAttr;
 use crate::view::Tree;
 use fuser::{
@@ -48,8 +47,9 @@ impl<T: Tree> Filesystem for Adapter<T> {
     }
 
     fn forget(&self, _: &Request, node: INodeNo, count: u64) {
-        self.count(Kind::Forget.at(0, count), node, ())
-            .send(0, |()| self.dispatch.here(|fs| fs.forget(node.0, count)));
+        let counted = self.count(Kind::Forget.at(0, count), node, ());
+        self.dispatch
+            .any(move |fs| counted.send(0, |()| fs.forget(node.0, count)));
     }
 
     fn getattr(&self, req: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -317,7 +317,8 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEmpty,
     ) {
         let reply = self.count(Kind::ReleaseDir, node, reply);
-        self.dispatch.here(|fs| reply.answer(fs.releasedir(fh.0)));
+        self.dispatch
+            .any(move |fs| reply.answer(fs.releasedir(fh.0)));
     }
 
     fn fsyncdir(
@@ -357,8 +358,8 @@ impl<T: Tree> Filesystem for Adapter<T> {
     }
 
     fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if node.0 == ROOT && is_question(name) {
-            return self.question(req, name, size, reply);
+        if is_question(name) {
+            return self.question(req, node, name, size, reply);
         }
         let name = name.to_owned();
         self.tree(

@@ -1,19 +1,24 @@
-//! The log of the machine, for mounts in the background: the journal, else syslog. One datagram a line.
+//! The log of the machine, for mounts in the background: the journal, else syslog. One datagram a line; where syslog takes a stream, a
+//! line ends with a NUL.
 //!
 //! Both protocols are a few lines each. A request must not wait for a log daemon that hangs, which may itself be waiting
 //! for this mount. Libraries for either protocol wait without a limit or do not connect again, so this is our own.
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::path::Path;
 use std::time::Duration;
 
 use log::{Level, Record};
-use rustix::io::{Errno, Result, retry_on_intr};
-use rustix::net::{SendFlags, send};
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result, ioctl_fionbio, retry_on_intr};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{Shutdown, connect, send, shutdown, socket_with};
 
 use crate::service;
 
@@ -34,11 +39,16 @@ const WAIT: Duration = Duration::from_millis(200);
 /// A log daemon of the machine.
 #[derive(Debug)]
 pub struct Collector {
-    socket: UnixDatagram,
-    path: PathBuf,
+    place: Place,
     protocol: Protocol,
-    /// Lines for which there was no room, since the last one that got through.
-    lost: AtomicU64,
+    line: Mutex<Line>,
+}
+
+/// Where a log daemon listens. The path may lead through our own mount later, and must not be walked then.
+#[derive(Debug)]
+struct Place {
+    directory: OwnedFd,
+    name: OsString,
 }
 
 #[derive(Debug)]
@@ -48,9 +58,24 @@ enum Protocol {
     Syslog,
 }
 
+/// The connection. One line at a time is sent: those of a stream must not mix, and others need not wait once one has
+/// waited in vain.
+#[derive(Debug)]
+struct Line {
+    socket: Socket,
+    /// Lines for which there was no room, since the last one that got through.
+    lost: u64,
+}
+
+#[derive(Debug)]
+struct Socket {
+    socket: OwnedFd,
+    is_stream: bool,
+}
+
 impl Collector {
-    /// The log daemon of this machine, to be told of the mount that shows `source` at `mount_point`.
-    pub fn find(source: &Path, mount_point: &Path) -> Option<Self> {
+    /// The log daemon of this machine.
+    pub fn find() -> Option<Self> {
         let mut fields = Vec::new();
         field(&mut fields, "SYSLOG_IDENTIFIER", IDENTIFIER.as_bytes());
         field(
@@ -58,57 +83,65 @@ impl Collector {
             "SYSLOG_FACILITY",
             FACILITY.to_string().as_bytes(),
         );
-        field(&mut fields, "MMFS_SOURCE", source.as_os_str().as_bytes());
-        let mount_point = mount_point.as_os_str().as_bytes();
-        field(&mut fields, "MMFS_MOUNT_POINT", mount_point);
-        Self::connect(Path::new(JOURNAL), Protocol::Journal(fields))
-            .or_else(|| Self::connect(Path::new(SYSLOG), Protocol::Syslog))
+        Self::at(Path::new(JOURNAL), Protocol::Journal(fields))
+            .or_else(|| Self::at(Path::new(SYSLOG), Protocol::Syslog))
     }
 
-    fn connect(path: &Path, protocol: Protocol) -> Option<Self> {
-        let socket = UnixDatagram::unbound().ok()?;
-        socket.set_write_timeout(Some(WAIT)).ok()?;
-        socket.connect(path).ok()?;
+    fn at(path: &Path, protocol: Protocol) -> Option<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = Place {
+            directory: rustix::fs::open(path.parent()?, flags, Mode::empty()).ok()?,
+            name: path.file_name()?.into(),
+        };
+        let line = Mutex::new(Line {
+            socket: Socket::connect(&place).ok()?,
+            lost: 0,
+        });
         Some(Self {
-            socket,
-            path: path.into(),
+            place,
             protocol,
-            lost: AtomicU64::new(0),
+            line,
         })
+    }
+
+    /// Has each line in the journal say that it is about the mount that shows `source` at `mount_point`.
+    pub fn about(mut self, source: &Path, mount_point: &Path) -> Self {
+        if let Protocol::Journal(fields) = &mut self.protocol {
+            for (name, path) in [("MMFS_SOURCE", source), ("MMFS_MOUNT_POINT", mount_point)] {
+                field(fields, name, path.as_os_str().as_bytes());
+            }
+        }
+        self
     }
 
     /// Sends one line.
     pub fn log(&self, record: &Record<'_>) {
-        let lost = self.lost.load(Relaxed);
-        if lost > 0
-            && self
-                .send(&self.lines_lost(lost), SendFlags::DONTWAIT)
-                .is_ok()
-        {
-            self.lost.fetch_sub(lost, Relaxed);
+        let text = self.datagram(record);
+        let mut line = self.line.lock();
+        if line.lost > 0 {
+            let count = self.lines_lost(line.lost);
+            if self.send(&mut line, &count, SendFlags::DONTWAIT).is_ok() {
+                line.lost = 0;
+            }
         }
-        let wait = match self.lost.load(Relaxed) {
+        let wait = match line.lost {
             0 => SendFlags::empty(),
             _ => SendFlags::DONTWAIT,
         };
-        if self.send(&self.datagram(record), wait).is_err() {
-            self.lost.fetch_add(1, Relaxed);
+        if self.send(&mut line, &text, wait).is_err() {
+            line.lost += 1;
         }
     }
 
     /// A daemon that was restarted has a new socket at the same place.
-    fn send(&self, datagram: &[u8], flags: SendFlags) -> Result<()> {
-        let send =
-            |flags| retry_on_intr(|| send(&self.socket, datagram, flags | SendFlags::NOSIGNAL));
-        match send(flags) {
+    fn send(&self, line: &mut Line, text: &[u8], flags: SendFlags) -> Result<()> {
+        match line.socket.send(text, flags) {
             Err(Errno::CONNREFUSED | Errno::CONNRESET | Errno::NOTCONN | Errno::PIPE) => {
-                let connected = self.socket.connect(&self.path);
-                connected.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-                send(flags | SendFlags::DONTWAIT)
+                line.socket = Socket::connect(&self.place)?;
+                line.socket.send(text, SendFlags::DONTWAIT)
             }
             result => result,
         }
-        .map(drop)
     }
 
     fn lines_lost(&self, count: u64) -> Vec<u8> {
@@ -150,6 +183,42 @@ impl Collector {
     }
 }
 
+impl Socket {
+    /// Waits for nothing. syslog(3), too, tries datagrams first, and then a stream.
+    fn connect(place: &Place) -> Result<Self> {
+        let link = Path::new("/proc/self/fd").join(place.directory.as_raw_fd().to_string());
+        let address = SocketAddrUnix::new(link.join(&place.name))?;
+        let of_kind = |kind| -> Result<OwnedFd> {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+            connect(&socket, &address)?;
+            ioctl_fionbio(&socket, false)?;
+            set_socket_timeout(&socket, Timeout::Send, Some(WAIT))?;
+            Ok(socket)
+        };
+        let (socket, is_stream) = match of_kind(SocketType::DGRAM) {
+            Err(Errno::PROTOTYPE) => (of_kind(SocketType::STREAM)?, true),
+            socket => (socket?, false),
+        };
+        Ok(Self { socket, is_stream })
+    }
+
+    /// All of `text`. EPIPE also where only a part of it found room in a stream: that one is of no use any more.
+    fn send(&self, text: &[u8], flags: SendFlags) -> Result<()> {
+        let end: &[u8] = if self.is_stream { b"\0" } else { b"" };
+        let text = [text, end].concat();
+        let sent = retry_on_intr(|| send(&self.socket, &text, flags | SendFlags::NOSIGNAL))?;
+        match sent == text.len() {
+            true => Ok(()),
+            false => {
+                // Nothing is sent here again, whether a new connection can be had or not. It has no other errors.
+                let _ = shutdown(&self.socket, Shutdown::Both);
+                Err(Errno::PIPE)
+            }
+        }
+    }
+}
+
 /// Adds a field to an entry of the journal. A value of several lines has its length before it.
 fn field(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
     // Writing to a Vec does not fail.
@@ -165,6 +234,8 @@ fn field(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
 
     fn say(collector: &Collector, level: Level, text: &str) {
         let mut record = Record::builder();
@@ -193,7 +264,7 @@ mod tests {
         let mut fields = Vec::new();
         field(&mut fields, "MMFS_SOURCE", b"/caf\xe9\n");
         let collector =
-            Collector::connect(&base.path().join("socket"), Protocol::Journal(fields)).unwrap();
+            Collector::at(&base.path().join("socket"), Protocol::Journal(fields)).unwrap();
         say(&collector, Level::Error, "two\nlines");
         let expected = [
             &b"MMFS_SOURCE\n\x06\0\0\0\0\0\0\0/caf\xe9\n\n"[..],
@@ -207,7 +278,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("log");
         let syslog = fake(&path);
-        let collector = Collector::connect(&path, Protocol::Syslog).unwrap();
+        let collector = Collector::at(&path, Protocol::Syslog).unwrap();
         for (level, number) in [
             (Level::Error, 27),
             (Level::Warn, 28),
@@ -225,7 +296,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("log");
         let syslog = fake(&path);
-        let collector = Collector::connect(&path, Protocol::Syslog).unwrap();
+        let collector = Collector::at(&path, Protocol::Syslog).unwrap();
         // More than any queue holds; with a wait for each line this would take minutes.
         let began = std::time::Instant::now();
         for number in 0..2000 {
@@ -250,7 +321,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("log");
         let syslog = fake(&path);
-        let collector = Collector::connect(&path, Protocol::Syslog).unwrap();
+        let collector = Collector::at(&path, Protocol::Syslog).unwrap();
         drop(syslog);
         say(&collector, Level::Warn, "to nobody");
         std::fs::remove_file(&path).unwrap();
@@ -262,11 +333,67 @@ mod tests {
     }
 
     #[test]
+    fn a_syslog_that_takes_a_stream_gets_one() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("log");
+        let syslog = UnixListener::bind(&path).unwrap();
+        let collector = Collector::at(&path, Protocol::Syslog).unwrap();
+        let began = std::time::Instant::now();
+        let filler = "x".repeat(1000);
+        say(&collector, Level::Warn, "first");
+        // More than the queue of a socket holds. Nobody takes them yet.
+        for _ in 0..2000 {
+            say(&collector, Level::Warn, &filler);
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            began.elapsed()
+        );
+        let mut connections = Vec::new();
+        syslog.set_nonblocking(true).unwrap();
+        while let Ok((connection, _)) = syslog.accept() {
+            connection.set_nonblocking(true).unwrap();
+            connections.push(connection);
+        }
+        let mut heard = Vec::new();
+        for connection in &mut connections {
+            // It is open still: the error is that nothing more is there.
+            let _ = connection.read_to_end(&mut heard);
+        }
+        say(&collector, Level::Warn, "last");
+        let mut last = Vec::new();
+        for connection in &mut connections {
+            let _ = connection.read_to_end(&mut last);
+        }
+        let pid = std::process::id();
+        let first = format!("<28>mmfs[{pid}]: first\0<28>mmfs[{pid}]: {filler}\0");
+        assert!(heard.starts_with(first.as_bytes()));
+        let last = String::from_utf8(last).unwrap();
+        assert!(last.contains(" lines before this one were lost"), "{last}");
+        assert!(
+            last.ends_with(&format!("<28>mmfs[{pid}]: last\0")),
+            "{last}"
+        );
+        // Begun anew, the daemon is found again.
+        drop((connections, syslog));
+        std::fs::remove_file(&path).unwrap();
+        let syslog = UnixListener::bind(&path).unwrap();
+        say(&collector, Level::Warn, "again");
+        let mut again = vec![0; 1000];
+        let length = syslog.accept().unwrap().0.read(&mut again).unwrap();
+        assert_eq!(
+            again[..length],
+            *format!("<28>mmfs[{pid}]: again\0").as_bytes()
+        );
+    }
+
+    #[test]
     fn where_nobody_listens_there_is_none() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("log");
-        assert!(Collector::connect(&path, Protocol::Syslog).is_none());
+        assert!(Collector::at(&path, Protocol::Syslog).is_none());
         drop(fake(&path));
-        assert!(Collector::connect(&path, Protocol::Syslog).is_none());
+        assert!(Collector::at(&path, Protocol::Syslog).is_none());
     }
 }

@@ -9,6 +9,7 @@ mod collector;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -36,9 +37,15 @@ pub const REPORT: &str = "mmfs::report";
 /// Where the FUSE library logs each request, with its arguments.
 const REQUESTS: &str = "fuser::request";
 
+/// How long the old log file may be in use before a new one is given up.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
 static FAULTED_REPLIES: AtomicU64 = AtomicU64::new(0);
 
 static FILE: OnceLock<LogFile> = OnceLock::new();
+
+/// Found before anything is mounted: later the way to it may lead through our own mount.
+static FOUND: Mutex<Option<Collector>> = Mutex::new(None);
 
 /// Set when the daemon has left the terminal.
 static COLLECTOR: OnceLock<Collector> = OnceLock::new();
@@ -70,6 +77,9 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
         builder.format(journal_line);
     } else if config.file.is_none() && (!config.foreground || io::stderr().is_terminal()) {
         builder.format(sentence);
+    }
+    if config.file.is_none() && !config.foreground {
+        *FOUND.lock() = Collector::find();
     }
     if let Some(path) = &config.file {
         let file = append(path).map_err(|error| StartError::Log(path.clone(), error))?;
@@ -110,9 +120,9 @@ pub fn leave_terminal(source: &Path, mount_point: &Path) {
     if FILE.get().is_some() {
         return;
     }
-    match Collector::find(source, mount_point) {
+    match FOUND.lock().take() {
         // Set twice only if the program left the terminal twice; the first one stays then.
-        Some(collector) => drop(COLLECTOR.set(collector)),
+        Some(collector) => drop(COLLECTOR.set(collector.about(source, mount_point))),
         None => log::warn!(
             "log lines go nowhere from here on: there is neither a journal nor a syslog here; name a file with --log"
         ),
@@ -120,17 +130,37 @@ pub fn leave_terminal(source: &Path, mount_point: &Path) {
 }
 
 /// Opens the log file anew, after it has been renamed by whoever rotates logs. The old one stays in
-/// use when that fails.
+/// use when that fails. The file's filesystem may not answer, so whoever must hear signals leaves this to another thread.
 pub fn reopen() {
     let Some(log) = FILE.get() else { return };
     match identity::create_for_ourselves(|| append(&log.path)) {
-        Ok(fresh) => *log.file.lock() = fresh,
+        // Whoever holds it for longer is writing to a file that does not take it.
+        Ok(fresh) => {
+            if let Some(mut file) = log.file.try_lock_for(LOCK_TIMEOUT) {
+                *file = fresh;
+            }
+        }
         Err(error) => log::error!("cannot open {:?} anew: {error}", log.path),
     }
 }
 
+/// Nobody is waited for who may never come: lines that a FIFO does not take at once are lost.
 fn append(path: &Path) -> io::Result<File> {
-    File::options().create(true).append(true).open(path)
+    let mut options = File::options();
+    options.create(true).append(true);
+    options.custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|error| {
+        let kind = path.metadata().map(|data| data.file_type());
+        match error.raw_os_error() == Some(libc::ENXIO) && kind.is_ok_and(|kind| kind.is_fifo()) {
+            true => io::Error::other("it is a FIFO from which nobody reads"),
+            false => error,
+        }
+    })?;
+    let kind = file.metadata()?.file_type();
+    match kind.is_file() || kind.is_char_device() || kind.is_fifo() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file for text")),
+    }
 }
 
 fn level(verbosity: i8) -> LevelFilter {
@@ -274,6 +304,29 @@ mod tests {
         assert_eq!(said, MAX_LINES as usize);
         assert_eq!(tap.admit(start + PERIOD), (true, 90));
         assert_eq!(tap.admit(start + PERIOD * 2), (true, 0));
+    }
+
+    #[test]
+    fn nobody_is_waited_for_who_may_never_read_the_log() {
+        let base = tempfile::tempdir().unwrap();
+        let fifo = base.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert!(append(&fifo).unwrap_err().to_string().contains("FIFO"));
+        let mut reader = File::options();
+        reader.read(true).custom_flags(libc::O_NONBLOCK);
+        let _reader = reader.open(&fifo).unwrap();
+        let mut log = append(&fifo).unwrap();
+        // More than it takes.
+        while log.write(&[0; 4096]).is_ok() {}
+        assert!(append(base.path()).is_err());
+        assert!(append(Path::new("/dev/null")).is_ok());
     }
 
     #[test]

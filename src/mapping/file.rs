@@ -237,6 +237,12 @@ impl Mapping {
         matches!(self.handed_over.get(), Some(Some(_)))
     }
 
+    /// Whether the file has the suid or the sgid bit, as far as can be told.
+    pub fn has_setid(&self) -> bool {
+        let attr = self.descriptor().map(|fd| self.source.stat(fd.as_fd()));
+        attr.is_some_and(|attr| attr.is_ok_and(|attr| attr.has_setid()))
+    }
+
     /// Changes the length to `len` bytes, which `truncate` does to the file.
     ///
     /// # Errors

@@ -94,7 +94,8 @@ impl Mapping {
         if len == 0 || len > MAX_COPIED || may_fill || (moves_atime && !pattern.has_begun()) {
             return Err(lend);
         }
-        let Some(loan) = self.loan(fd, (offset, len), &settled, pattern) else {
+        // A window is mapped for the length that the file has, not for the one that it had.
+        let Some(loan) = self.windows.borrow_present(offset, len) else {
             return Err(lend);
         };
         self.fetch(fd, (offset, len), &settled, pattern, &loan);

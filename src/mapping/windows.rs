@@ -85,19 +85,33 @@ impl WindowSet {
         if len == 0 || len as u64 > geometry.overlap || end > content_len {
             return Err(Errno::INVAL.into());
         }
+        if let Some(loan) = self.borrow_present(offset, len) {
+            return Ok(loan);
+        }
         let index = geometry.index(offset);
         let window_start = geometry.start(index);
-        let window = match self.present(index) {
-            Some(window) if window.len() >= end - window_start => window,
-            present => {
-                let len = present.map_or(0, |short| short.len()); // The short one is given back here.
-                self.cover(fd, index, len, content_len)?
-            }
-        };
+        let present_len = self.present(index).map_or(0, |short| short.len()); // The short one is given back here.
+        let window = self.cover(fd, index, present_len, content_len)?;
         Ok(Loan {
             window,
             window_start,
             start: (offset - window_start) as usize,
+            len,
+        })
+    }
+
+    /// Borrows `[offset, offset + len)` from the window that is there, if it is long enough. Nothing is mapped, so the
+    /// content may have become shorter.
+    pub fn borrow_present(&self, offset: u64, len: usize) -> Option<Loan> {
+        let geometry = self.space.geometry();
+        let index = geometry.index(offset);
+        let window_start = geometry.start(index);
+        let window = self.present(index)?;
+        let start = offset - window_start;
+        (window.len() >= start.checked_add(len as u64)?).then_some(Loan {
+            window,
+            window_start,
+            start: start as usize,
             len,
         })
     }

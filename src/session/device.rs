@@ -48,6 +48,21 @@ pub fn can_clone(session: &OwnedFd) -> bool {
     open().is_ok_and(|fresh| process::clone_fuse_device(fresh, session).is_ok())
 }
 
+/// Whether this kernel says which mount an open /dev/fuse belongs to: from Linux 6.17 on. It says nothing of one that
+/// belongs to none yet.
+pub fn mounts_are_told() -> bool {
+    is_at_least(
+        &rustix::system::uname().release().to_string_lossy(),
+        (6, 17),
+    )
+}
+
+fn is_at_least(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse().ok();
+    next().zip(next()).is_some_and(|told| told >= wanted)
+}
+
 /// `st_dev` of the mount whose connection an open /dev/fuse belongs to. `None` on kernels before 6.17.
 pub fn mount_device(session: impl AsFd) -> Option<u64> {
     let info = format!("/proc/self/fdinfo/{}", session.as_fd().as_raw_fd());
@@ -62,4 +77,19 @@ pub fn device_in(info: &str) -> Option<u64> {
     // The kernel's own encoding of an anonymous device: major 0, 20 bits of minor.
     let number: u32 = number.trim().parse().ok()?;
     Some(rustix::fs::makedev(number >> 20, number & 0xf_ffff))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_at_least;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        for release in ["6.17.0", "6.18.2-foo", "7.0-rc1", "10.1"] {
+            assert!(is_at_least(release, (6, 17)), "{release}");
+        }
+        for release in ["6.9.12", "6.16", "5.99.1", "", "unknown"] {
+            assert!(!is_at_least(release, (6, 17)), "{release}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{device, top_mount};
 use crate::mount_table::Mount;
@@ -28,6 +29,23 @@ pub struct Process {
 impl Display for Process {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} (pid {})", self.name.escape_debug(), self.pid)
+    }
+}
+
+/// A process that has the /dev/fuse of a mount open.
+#[derive(Debug)]
+pub struct Server {
+    /// As found.
+    pub process: Process,
+    /// Tells of its end. Its number may name another process then.
+    pub handle: OwnedFd,
+}
+
+impl Server {
+    /// `None` if it has ended.
+    fn new(process: Process) -> Option<Self> {
+        let handle = pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
+        Some(Self { process, handle })
     }
 }
 
@@ -63,17 +81,19 @@ pub fn of(mount: &Mount) -> Vec<Process> {
 
 /// The processes that have the /dev/fuse of `mount` open: its daemon, usually. Before Linux 6.17 it is the one process with
 /// a /dev/fuse whose command line may name the mount point; none if there are more.
-pub fn servers_of(mount: &Mount) -> Vec<Process> {
+pub fn servers_of(mount: &Mount) -> Vec<Server> {
     let (mut known, mut guessed) = (Vec::new(), Vec::new());
-    for place in processes() {
+    let is_guessed = !device::mounts_are_told();
+    let ours = Path::new("/proc").join(std::process::id().to_string());
+    for place in processes().into_iter().filter(|place| *place != ours) {
         for session in descriptors(&place) {
             if fs::read_link(session.path()).ok() != Some("/dev/fuse".into()) {
                 continue;
             }
             match device::device_in(&info_of(&place, &session)) {
                 Some(device) if device == mount.device => known.extend(describe(&place)),
-                Some(_) => {}
-                None => guessed.push(place.clone()),
+                None if is_guessed => guessed.push(place.clone()),
+                _ => {}
             }
         }
     }
@@ -83,32 +103,33 @@ pub fn servers_of(mount: &Mount) -> Vec<Process> {
         let command = fs::read(place.join("cmdline")).unwrap_or_default();
         names(&command, &mount.mount_point)
     });
-    match &guessed[..] {
-        [place] if known.is_empty() => describe(place).into_iter().collect(),
-        _ => known,
+    if let ([place], true) = (&guessed[..], known.is_empty()) {
+        known.extend(describe(place));
     }
+    known.into_iter().filter_map(Server::new).collect()
 }
 
-/// The directories of other processes in /proc.
+/// The directories of all processes in /proc. We may have been started with a descriptor of the mount ourselves.
 fn processes() -> Vec<PathBuf> {
-    let ours = std::process::id();
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let others = numbers.filter(|&pid| pid != ours);
-    others
+    numbers
         .map(|pid| Path::new("/proc").join(pid.to_string()))
         .collect()
 }
 
 fn describe(place: &Path) -> Option<Process> {
-    let pid = place.file_name()?.to_str()?.parse().ok()?;
+    let pid: i32 = place.file_name()?.to_str()?.parse().ok()?;
     let name = fs::read(place.join("comm")).ok()?; // it has ended
-    let name = String::from_utf8_lossy(&name).trim_end().into();
+    let name = match pid.unsigned_abs() == std::process::id() {
+        true => "this command itself".into(),
+        false => String::from_utf8_lossy(&name).trim_end().into(),
+    };
     Some(Process { pid, name })
 }
 
 fn has_it_open(place: &Path, mount: &Mount) -> bool {
-    let leads_there = |link| {
+    let leads_there = |link: &Path| {
         // Following such a link asks nothing of a filesystem.
         let target: Option<OwnedFd> = rustix::fs::open(
             place.join(link),
@@ -118,7 +139,12 @@ fn has_it_open(place: &Path, mount: &Mount) -> bool {
         .ok();
         target.and_then(top_mount::mount_id_of) == Some(mount.id)
     };
-    ["cwd", "root", "exe"].into_iter().any(leads_there)
+    let mut links = ["cwd", "root", "exe"].into_iter().map(Path::new);
+    // A thread may have a working directory of its own.
+    let tasks = fs::read_dir(place.join("task")).into_iter().flatten();
+    let mut tasks = tasks.flatten().map(|task| task.path().join("cwd"));
+    links.any(leads_there)
+        || tasks.any(|link| leads_there(&link))
         || descriptors(place)
             .iter()
             .any(|fd| top_mount::mount_id_in(&info_of(place, fd)) == Some(mount.id))

@@ -8,6 +8,7 @@ mod holders;
 mod kernel;
 mod mount;
 mod mount_options;
+mod mount_point;
 pub mod preflight;
 mod probe;
 mod serve;

@@ -7,9 +7,9 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
 
 use super::mount_options::MountOptions;
+use super::mount_point::MountPoint;
 use super::top_mount::Identity;
 use super::{device, fusermount};
 use crate::config::Config;
@@ -125,26 +125,11 @@ impl Mounted {
 /// # Errors
 /// ENOENT when something else is there; otherwise umount2's errors, or fusermount3's refusal.
 pub fn unmount(path: &Path, identity: Identity, lazy: bool) -> io::Result<()> {
-    if Identity::at(path)? != identity {
+    let point = MountPoint::hold(path)?;
+    if point.identity()? != identity {
         return Err(Errno::NOENT.into());
     }
-    unmount_top(path, lazy)
-}
-
-/// Unmounts what lies on top at `path`, whatever it is.
-///
-/// # Errors
-/// Those of umount2(2), or fusermount3's refusal.
-pub fn unmount_top(path: &Path, lazy: bool) -> io::Result<()> {
-    let detach = if lazy {
-        UnmountFlags::DETACH
-    } else {
-        UnmountFlags::empty()
-    };
-    match rustix::mount::unmount(path, detach | UnmountFlags::NOFOLLOW) {
-        Err(Errno::PERM) => fusermount::unmount(path, lazy),
-        result => Ok(result?),
-    }
+    point.unmount(lazy)
 }
 
 fn make(options: &MountOptions) -> Result<(OwnedFd, Option<OwnedFd>), StartError> {

@@ -1,13 +1,14 @@
 //! The checks of both paths of the command line before anything is mounted. What another filesystem must answer is
 //! asked in a child process, so that no check hangs.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use super::probe::{ask, is_empty, is_empty_unseen, is_mountable_for_user, may_read, reach};
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
-use super::{SourceState, device, mount, source_state};
+use super::{SourceState, device, mount, source_state, unmount};
 use crate::descriptors::least_limit;
 use crate::mount_table::Mount;
 use crate::refusal::{Role, StartError};
@@ -52,28 +53,35 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
     Ok(path)
 }
 
-/// Whether a FUSE mount is at `path` and answers now, and if it is one of mmfs, shows a directory that still exists.
+/// Whether a FUSE mount is at `path` and answers now, and if it is one of mmfs, shows a directory that still exists. `told` asks a
+/// mount where that was: the mount table has whatever name was wanted for it. That serves whoever may not ask, and is not
+/// named.
 ///
 /// # Errors
 /// The sentence for what is wrong with it.
-pub fn check(path: &Path) -> Result<(), StartError> {
-    let source_of = |mount: Mount| {
-        let source = PathBuf::from(mount.source);
-        source.is_absolute().then_some(source)
+pub fn check(path: &Path, told: impl Fn(&Path) -> Option<PathBuf>) -> Result<(), StartError> {
+    let is_absolute = |source: &PathBuf| source.is_absolute();
+    let of_table = |mount: Mount| Some(PathBuf::from(mount.source)).filter(is_absolute);
+    let mut source = None;
+    let find = || {
+        let here = canonical(Role::MountPoint, path).ok()?;
+        let mount = mount_at(&here).filter(Mount::is_mmfs)?;
+        source = told(path);
+        // A mount that does not say so, and has another name, shows a directory without a path.
+        let probable = source.clone().or_else(|| of_table(mount));
+        Some(probable.unwrap_or_default())
     };
-    let find = |here: PathBuf| mount_at(&here).filter(Mount::is_mmfs).and_then(source_of);
-    let source = || canonical(Role::MountPoint, path).ok().and_then(find);
-    let state = source_state(path, source)?;
+    let state = source_state(path, find)?;
     let here = canonical(Role::MountPoint, path)?;
     let mount = mount_at(&here).filter(Mount::is_fuse);
-    let mount = mount.ok_or_else(|| StartError::NotMounted(path.into()))?;
-    match (state, source_of(mount)) {
-        (SourceState::There, _) | (_, None) => Ok(()),
-        (state, Some(source)) => {
-            let made_anew = state == SourceState::MadeAnew;
-            Err(StartError::SourceRemoved(source, path.into(), made_anew))
-        }
-    }
+    mount.ok_or_else(|| StartError::NotMounted(path.into()))?;
+    let made_anew = match state {
+        SourceState::There => return Ok(()),
+        SourceState::Removed => false,
+        SourceState::MadeAnew => true,
+    };
+    let source = source.unwrap_or_default();
+    Err(StartError::SourceRemoved(source, path.into(), made_anew))
 }
 
 /// Warns of an empty source over a mount point that is not empty, both as absolute paths: with the two swapped, all
@@ -134,15 +142,18 @@ fn clear_dead(path: &Path) -> Result<(), StartError> {
     let below = |errno| unreachable(Role::MountPoint, path, errno);
     let directory = open_path(path).map_err(below)?;
     let (place, mount) = (path_of(&directory).map_err(below)?, mount_of(&directory));
+    let identity = Identity::of(&directory);
     drop(directory); // it would keep the mount busy
     let Some(found) = mount.filter(|mount| mount.mount_point == place) else {
         return Err(below(Errno::NOTCONN));
     };
+    let stays = |_| StartError::DeadMount(place.clone(), unmount::is_ours(&found));
     if !found.is_mmfs() {
-        return Err(StartError::DeadMount(place));
+        return Err(stays(io::Error::from(Errno::NOTCONN)));
     }
-    let dead = Identity::at(&place).map_err(|_| StartError::DeadMount(path.into()))?;
-    mount::unmount(&place, dead, true).map_err(|_| StartError::DeadMount(place.clone()))?;
+    // Of the same descriptor: the path may lead to another one by now.
+    let dead = identity.map_err(|errno| stays(errno.into()))?;
+    mount::unmount(&place, dead, true).map_err(stays)?;
     log::warn!("cleared a dead mount of mmfs off {place:?}");
     Ok(())
 }

@@ -33,6 +33,9 @@ const DISCONNECTED_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the program may take to end by itself after a second signal.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the removal of the PID file is waited for: its filesystem may not answer.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How far the kernel reads ahead in files of the mount, in KiB.
 const READ_AHEAD_KIB: u32 = 256;
 
@@ -79,18 +82,37 @@ pub fn serve(
     answering: impl FnOnce(Answering) -> Result<(), StartError>,
     report: impl Fn() + Send + Sync + 'static,
 ) -> Result<(), StartError> {
-    let pid_file = config
-        .pid_file
-        .as_deref()
-        .map(|path| PidFile::write(path).map_err(|error| StartError::PidFile(path.into(), error)));
-    let pid_file = Arc::new(pid_file.transpose()?);
+    let pid_file = config.pid_file.as_deref();
+    let pid_file = pid_file.map(|path| PidFile::prepare(path).map_err(refused(path)));
     let controls = Controls {
         report: Report::new(report),
-        pid_file: pid_file.clone(),
+        pid_file: pid_file.transpose()?.map(Arc::new),
     };
+    let pid_file = controls.pid_file.clone();
     let result = mount_and_serve(config, filesystem, answering, controls);
-    pid_file.iter().for_each(PidFile::remove);
+    if let Err(error) = remove(pid_file) {
+        log::warn!("the PID file stays: {error}");
+    }
     result
+}
+
+fn refused(path: &Path) -> impl Fn(io::Error) -> StartError {
+    move |error| StartError::PidFile(path.into(), error)
+}
+
+/// Removes the PID file. A filesystem that does not answer must not keep us: we hold the source until we have ended. Nothing is
+/// logged where it does not: the log may lie there, too.
+fn remove(pid_file: Option<Arc<PidFile>>) -> io::Result<()> {
+    let Some(pid_file) = pid_file else {
+        return Ok(());
+    };
+    let (tell, removed) = channel();
+    let work = move || {
+        // Nothing receives it once the time is over.
+        let _ = tell.send(pid_file.remove_by_another());
+    };
+    thread::Builder::new().name("pid file".into()).spawn(work)?;
+    removed.recv_timeout(REMOVAL_TIMEOUT).unwrap_or(Ok(()))
 }
 
 fn mount_and_serve(
@@ -111,6 +133,9 @@ fn mount_and_serve(
         log::info!("{:?} is mounted on {:?}", config.source, config.mount_point);
         let (device, notifier) = (mounted.device(), session.notifier());
         let features = vec![clone, raise_read_ahead(device)];
+        if let (Some(file), Some(path)) = (&controls.pid_file, &config.pid_file) {
+            file.put().map_err(refused(path))?;
+        }
         answering(Answering::new(device, notifier, features))?;
         // An error is an answer, too.
         let reach = |root: &Path| probe::reach(root).unwrap_or_default();
@@ -176,7 +201,7 @@ fn run<F: Filesystem>(
 struct Controls {
     report: Report,
     /// Removed also where the session does not end by itself.
-    pid_file: Arc<Option<PidFile>>,
+    pid_file: Option<Arc<PidFile>>,
 }
 
 /// What SIGUSR1 asks for.
@@ -197,25 +222,35 @@ impl Report {
         if self.in_writing.swap(true, SeqCst) {
             return;
         }
-        let (write, in_writing) = (self.write.clone(), self.in_writing.clone());
+        let (write, writing) = (self.write.clone(), Writing(self.in_writing.clone()));
         let work = move || {
+            let _writing = writing;
             write();
-            in_writing.store(false, SeqCst);
         };
         if let Err(error) = thread::Builder::new().name("report".into()).spawn(work) {
-            self.in_writing.store(false, SeqCst);
             log::error!("cannot report: {error}");
         }
     }
 }
 
+/// A report in writing. Its end is noticed even if writing it panics, or never begins.
+struct Writing(Arc<AtomicBool>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
+    }
+}
+
 /// The first signal that asks for the end unmounts, the second one exits.
 fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Event>) {
-    let mut asked = false;
+    let (mut asked, mut reopen) = (false, None);
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
-                crate::logging::reopen();
+                // If there is no such thread, the log stays as it is.
+                let reopen = reopen.get_or_insert_with(reopen_when_told);
+                let _ = reopen.send(());
                 continue;
             }
             SIGUSR1 => {
@@ -227,13 +262,34 @@ fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Eve
         // If nothing receives it, the program is ending already.
         let _ = events.send(Event::Terminate);
         if asked {
+            exit_in_any_case();
             // A source or an unmount that hangs delays the exit no longer than this.
             thread::sleep(EXIT_TIMEOUT);
-            controls.pid_file.iter().for_each(PidFile::remove);
+            let _ = remove(controls.pid_file.clone()); // what keeps it may keep the log, too
             std::process::exit(ExitCode::Success as i32);
         }
         asked = true;
     }
+}
+
+/// A thread that opens the log anew whenever it is told to: signals must not wait for the log's filesystem.
+fn reopen_when_told() -> Sender<()> {
+    let (tell, told) = channel();
+    let work = move || told.iter().for_each(|()| crate::logging::reopen());
+    if let Err(error) = thread::Builder::new().name("log".into()).spawn(work) {
+        log::error!("cannot open the log anew: {error}");
+    }
+    tell
+}
+
+/// Ends the program after a while, whatever its other threads wait for.
+fn exit_in_any_case() {
+    let end = || {
+        thread::sleep(EXIT_TIMEOUT + REMOVAL_TIMEOUT + EXIT_TIMEOUT);
+        process::exit_at_once(ExitCode::Success as i32);
+    };
+    // Without it, nothing that is known to hang lies between here and the exit.
+    let _ = thread::Builder::new().name("exit".into()).spawn(end);
 }
 
 fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartError> {
@@ -276,5 +332,26 @@ fn outcome(result: io::Result<()>) -> Result<(), StartError> {
     match result {
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
         result => result.map_err(StartError::Session),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_panics_is_not_the_last_one() {
+        let (tell, begun) = channel();
+        let report = Report::new(move || {
+            tell.send(()).unwrap();
+            panic!("as a report may");
+        });
+        for _ in 0..2 {
+            report.begin();
+            begun.recv_timeout(Duration::from_secs(30)).unwrap();
+            while report.in_writing.load(SeqCst) {
+                thread::yield_now();
+            }
+        }
     }
 }

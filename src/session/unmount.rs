@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::holders::{self, Process};
+use super::holders::{self, Process, Server};
+use super::mount_point::MountPoint;
+use super::probe;
 use super::top_mount::{Identity, mount_id_of, open_path, path_of};
-use super::{mount, probe};
 use crate::mount_table::{self, Mount};
 use crate::refusal::{self, Role, StartError};
 
@@ -31,17 +31,29 @@ const MAX_NAMED: usize = 8;
 /// The sentence for why it is still mounted, or why its daemon still holds the source.
 pub fn unmount(path: &Path) -> Result<(), StartError> {
     let (place, id, identity) = locate(path)?;
+    // The working directory may be in the mount, and would keep it busy.
+    rustix::process::chdir("/").map_err(|errno| system("leave the directory")(errno.into()))?;
     let table = mount_table::read().map_err(system("read the mount table"))?;
     let mount = choose(&table, id, &place)?;
     let servers = holders::servers_of(mount);
     take_off(mount, identity)?;
-    let elsewhere = points(|other| other.device == mount.device);
+    // Mounts that were there before: by now another one may have been given the numbers of the device and of the mount.
+    let had_it = |other: &&Mount| other.device == mount.device && other.id != mount.id;
+    let before: Vec<u64> = table.iter().filter(had_it).map(|other| other.id).collect();
+    let elsewhere = points(|other| other.device == mount.device && before.contains(&other.id));
     if !elsewhere.is_empty() {
         let elsewhere = list(&elsewhere);
         refusal::note(format_args!(
             "{place:?} is unmounted; what it showed is still mounted at {elsewhere}"
         ));
         return Ok(());
+    }
+    // It is not asked whether it lives: one that does not answer would keep the mount busy.
+    if servers.is_empty() {
+        refusal::note(format_args!(
+            "{place:?} is unmounted; no daemon of it was found here: it has died, or runs in another container and may hold \
+             the source for a second more"
+        ));
     }
     wait_for_end(&place, &servers)
 }
@@ -64,7 +76,14 @@ fn locate(path: &Path) -> Result<(PathBuf, u64, Option<Identity>), StartError> {
         let (id, identity) = (mount_id_of(&directory), Identity::of(&directory).ok());
         Ok((path_of(&directory)?, id, identity))
     };
-    match directory.and_then(all) {
+    let found = directory.and_then(all);
+    // One that was removed, or that lies in another mount namespace, has another path here, or none.
+    if let Ok((place, id, _)) = &found {
+        if open_path(place).ok().and_then(mount_id_of) != *id {
+            return Err(StartError::NoPath(Role::MountPoint, path.into()));
+        }
+    }
+    match found {
         Ok((place, Some(id), identity)) => Ok((place, id, identity)),
         Ok((_, None, _)) => refuse(format!("/proc does not say in which mount {path:?} lies")),
         Err(Errno::NOENT) => refuse(format!("{path:?} does not exist; check the spelling")),
@@ -116,7 +135,7 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
 }
 
 /// With its mark, or made for it by another program that does not know the mark.
-fn is_ours(mount: &Mount) -> bool {
+pub(super) fn is_ours(mount: &Mount) -> bool {
     mount.is_mmfs() || mount.fs_type == "fuse.mmfs"
 }
 
@@ -154,34 +173,77 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
     let place = &mount.mount_point;
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
-        // It still is the mount that was found, or somebody else has unmounted it.
-        let is_same = match identity {
-            Some(identity) => Identity::at(place) == Ok(identity),
-            None => open_path(place).ok().and_then(mount_id_of) == Some(mount.id),
+        let point = MountPoint::hold(place).ok();
+        let Some(point) = point.filter(|point| is_on_top(mount, identity, point)) else {
+            let covered =
+                || format!("another mount has just covered {place:?}; unmount that first");
+            return unless_gone(mount, covered);
         };
-        if !is_same {
-            return refuse(format!("{place:?} has just been unmounted or covered"));
-        }
-        match mount::unmount_top(place, false) {
+        match point.unmount(false) {
             Ok(()) => return Ok(()),
             Err(error) if is_busy(&error) && Instant::now() < deadline => {
                 thread::sleep(RETRY_INTERVAL);
             }
-            Err(error) if is_busy(&error) => return refuse(busy(mount)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return refuse(format!(
-                    "cannot unmount {place:?}: fusermount3 is not installed, and without it only root can unmount; \
-                     install the package fuse3"
-                ));
-            }
-            Err(error) if error.to_string().contains("/etc/mtab") => {
-                return refuse(format!(
-                    "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
-                     ln -s /proc/self/mounts /etc/mtab"
-                ));
-            }
-            Err(error) => return refuse(format!("cannot unmount {place:?}: {error}")),
+            Err(error) => return unless_gone(mount, || why_not(mount, &error)),
         }
+    }
+}
+
+/// Refuses with `sentence`, unless the mount is not there any more: somebody else may have unmounted or moved it.
+fn unless_gone(mount: &Mount, sentence: impl FnOnce() -> String) -> Result<(), StartError> {
+    let place = &mount.mount_point;
+    match whereabouts(mount) {
+        None => Ok(()),
+        Some(other) if other != *place => refuse(format!(
+            "the mount at {place:?} was moved to {other:?}; name that"
+        )),
+        Some(_) => refuse(sentence()),
+    }
+}
+
+fn why_not(mount: &Mount, error: &io::Error) -> String {
+    let place = &mount.mount_point;
+    if is_busy(error) {
+        return busy(mount);
+    }
+    if error.kind() == io::ErrorKind::NotFound {
+        return format!(
+            "cannot unmount {place:?}: fusermount3 is not installed, and without it only root can unmount; \
+             install the package fuse3"
+        );
+    }
+    if error.to_string().contains("/etc/mtab") && !Path::new("/etc/mtab").exists() {
+        return format!(
+            "cannot unmount {place:?}: {error}; fusermount3 needs it, ask the administrator for: \
+             ln -s /proc/self/mounts /etc/mtab"
+        );
+    }
+    format!("cannot unmount {place:?}: {error}")
+}
+
+/// Whether it still is the mount that was found. The kernel does not identify the mounts of other users: then the number in the table and
+/// all that the table says of it are compared.
+fn is_on_top(mount: &Mount, identity: Option<Identity>, point: &MountPoint) -> bool {
+    match identity {
+        Some(identity) => point.identity() == Ok(identity),
+        None => {
+            point.open().ok().and_then(mount_id_of) == Some(mount.id)
+                && whereabouts(mount).as_ref() == Some(&mount.mount_point)
+        }
+    }
+}
+
+/// Where it is now: it may have been moved, or a directory above it renamed.
+fn whereabouts(mount: &Mount) -> Option<PathBuf> {
+    // All but the options, which a remount changes.
+    let key = |mount: &Mount| {
+        let kind = (mount.fs_type.clone(), mount.source.clone());
+        (mount.id, mount.device, kind)
+    };
+    match mount_table::find(|other| key(other) == key(mount)) {
+        Ok(found) => found.map(|mount| mount.mount_point),
+        // It is taken to be there.
+        Err(_) => Some(mount.mount_point.clone()),
     }
 }
 
@@ -198,7 +260,8 @@ fn busy(mount: &Mount) -> String {
     let way_out = format!("end what uses it, or detach it with: {detach} {place:?}");
     match &holders::of(mount)[..] {
         [] if root => format!(
-            "{place:?} is busy, but no process has anything of it open; one may be waiting for its answer; {way_out}"
+            "{place:?} is busy, but no process has anything of it open; one may be waiting for its answer, or a loop device (losetup -a) \
+             or a swap file lies in it; {way_out}"
         ),
         [] => {
             format!("{place:?} is busy, but no process of yours has anything of it open; {way_out}")
@@ -214,23 +277,20 @@ fn busy(mount: &Mount) -> String {
 }
 
 /// Waits for the processes that served it. Their end closes all that they had open of the source.
-fn wait_for_end(place: &Path, servers: &[Process]) -> Result<(), StartError> {
+fn wait_for_end(place: &Path, servers: &[Server]) -> Result<(), StartError> {
     let deadline = Instant::now() + END_TIMEOUT;
     for server in servers {
-        let pid = Pid::from_raw(server.pid);
-        let Some(Ok(handle)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
-            continue; // it has ended
-        };
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).map_err(|_| system("wait")(Errno::INVAL.into()))?;
         let ended = || {
-            let mut handle = [PollFd::new(&handle, PollFlags::IN)];
+            let mut handle = [PollFd::new(&server.handle, PollFlags::IN)];
             poll(&mut handle, Some(&left))
         };
         if retry_on_intr(ended).map_err(|errno| system("wait")(errno.into()))? == 0 {
             return refuse(format!(
-                "{place:?} is unmounted, but {server} still serves it and holds the source: it is mounted in another mount \
-                 namespace as well (a container's), or waits for a source that does not answer"
+                "{place:?} is unmounted, but {} still has its /dev/fuse open and may hold the source: it is mounted in another mount \
+                 namespace as well (a container's), its source does not answer, or the process is stopped",
+                server.process
             ));
         }
     }

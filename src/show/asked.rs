@@ -1,13 +1,16 @@
 //! Mounts, and what they have answered.
 
-use crate::ask::{self, NoAnswer};
+use crate::ask::{self, ANSWER_TIMEOUT, Asking, NoAnswer};
 use crate::mount_table::Mount;
 use crate::refusal::StartError;
 use crate::report::{self, Status};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::time::{Duration, Instant};
+
+/// For a long answer to be read, where others have taken all the time.
+const LEAST_WAIT: Duration = Duration::from_millis(20);
 
 /// A mount, and what it has answered.
 #[derive(Debug)]
@@ -16,29 +19,111 @@ pub struct Asked {
     pub answer: Result<Status, NoAnswer>,
 }
 
-/// Asks one mount, which must answer, or all, which need not.
-pub fn ask_all(mount_point: Option<&Path>) -> Result<Vec<Asked>, StartError> {
-    if let Some(path) = mount_point {
-        let refused = |why: NoAnswer| StartError::NotAnswered(path.into(), why.to_string());
-        return Ok(vec![Asked {
-            answer: Ok(ask::status(path).map_err(refused)?),
-            mount_point: ask::mount_point(path).map_err(refused)?,
-        }]);
+/// Asks one mount, which must answer.
+pub fn ask_one(path: &Path) -> Result<Asked, StartError> {
+    let refused = |why: NoAnswer| StartError::NotAnswered(path.into(), why.to_string());
+    Ok(Asked {
+        answer: Ok(ask::status(path).map_err(refused)?),
+        mount_point: ask::mount_point(path).map_err(refused)?,
+    })
+}
+
+/// Asks all mounts, which need not answer, as often as one likes. A mount that has not answered yet is not asked again, and a user
+/// with many such mounts is not asked any more: each question is a process that may be impossible to end.
+#[derive(Debug, Default)]
+pub struct All {
+    /// Questions that are not answered yet, by mount.
+    open: HashMap<Key, Asking<Status>>,
+    /// Those of other processes, as found the first time.
+    earlier: Option<HashMap<u32, HashSet<u32>>>,
+}
+
+/// The mount point and the number of a mount.
+type Key = (PathBuf, u64);
+
+/// Mounts at most that are asked at a time, and that may leave questions of all of a user's unanswered.
+const AT_A_TIME: usize = 64;
+const MOST_SILENT: usize = 8;
+
+impl All {
+    /// What each says within the limit for one.
+    ///
+    /// # Errors
+    /// The mount table cannot be read.
+    pub fn ask(&mut self) -> Result<Vec<Asked>, StartError> {
+        let unread = |error| StartError::System("read the mount table", error);
+        let mounts: Vec<Mount> = on_top(ask::mounts().map_err(unread)?).collect();
+        self.earlier.get_or_insert_with(ask::asked_in_vain);
+        self.open
+            .retain(|key, _| mounts.iter().any(|mount| is_of(mount, key)));
+        let mut silent: HashMap<Option<u32>, usize> = HashMap::new();
+        let mut all = Vec::new();
+        for some in mounts.chunks(AT_A_TIME) {
+            let asked = some.iter().map(|mount| (mount, self.begin(mount, &silent)));
+            let asked: Vec<_> = asked.collect();
+            let until = Instant::now() + ANSWER_TIMEOUT;
+            for (mount, (asking, wait)) in asked {
+                let left = until.saturating_duration_since(Instant::now());
+                let answer = self.end(mount, asking, left.max(LEAST_WAIT).min(wait));
+                if matches!(answer, Err(NoAnswer::TimedOut | NoAnswer::NotAsked)) {
+                    *silent.entry(owner(mount)).or_default() += 1;
+                }
+                let mount_point = mount.mount_point.clone();
+                all.push(Asked {
+                    mount_point,
+                    answer,
+                });
+            }
+        }
+        Ok(all)
     }
-    let mounts =
-        ask::mounts().map_err(|error| StartError::System("read the mount table", error))?;
-    // Each waits for itself: one that does not answer takes seconds.
-    let asking = on_top(mounts).map(|mount| {
-        thread::spawn(move || Asked {
-            answer: ask::status(&mount.mount_point),
-            mount_point: mount.mount_point,
-        })
-    });
-    let asking: Vec<_> = asking.collect();
-    Ok(asking
-        .into_iter()
-        .flat_map(thread::JoinHandle::join)
-        .collect())
+
+    /// Asks a mount, unless it was asked already; and how long the answer may take.
+    fn begin(
+        &mut self,
+        mount: &Mount,
+        silent: &HashMap<Option<u32>, usize>,
+    ) -> (Result<Asking<Status>, NoAnswer>, Duration) {
+        if let Some(asking) = self.open.remove(&key(mount)) {
+            return (Ok(asking), Duration::ZERO);
+        }
+        let is_asked = self.earlier.as_ref().is_some_and(|earlier| {
+            let by = earlier.get(&rustix::fs::minor(mount.device));
+            let ours = rustix::process::geteuid().as_raw();
+            let counts = |user: &u32| *user == 0 || *user == ours || Some(*user) == owner(mount);
+            by.is_some_and(|by| by.iter().any(counts))
+        });
+        if is_asked || silent.get(&owner(mount)) >= Some(&MOST_SILENT) {
+            return (Err(NoAnswer::NotAsked), Duration::ZERO);
+        }
+        (ask::asking_status(&mount.mount_point), ANSWER_TIMEOUT)
+    }
+
+    fn end(
+        &mut self,
+        mount: &Mount,
+        asking: Result<Asking<Status>, NoAnswer>,
+        wait: Duration,
+    ) -> Result<Status, NoAnswer> {
+        let mut asking = asking?;
+        let answer = asking.wait(wait);
+        if answer == Err(NoAnswer::TimedOut) {
+            self.open.insert(key(mount), asking);
+        }
+        answer
+    }
+}
+
+fn key(mount: &Mount) -> Key {
+    (mount.mount_point.clone(), mount.id)
+}
+
+fn is_of(mount: &Mount, (mount_point, id): &Key) -> bool {
+    mount.id == *id && mount.mount_point == *mount_point
+}
+
+fn owner(mount: &Mount) -> Option<u32> {
+    mount.owner().map(|(user, _)| user)
 }
 
 /// The mounts that a path leads to, in the order of the table.

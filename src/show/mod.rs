@@ -8,14 +8,16 @@ mod text;
 mod trace;
 mod watch;
 
-pub use trace::{answered, trace, unanswered};
+pub use trace::{answered, end, trace, unanswered};
 
 use crate::refusal::StartError;
 use crate::report::Status;
-use asked::{Entry, ask_all};
+use asked::{All, Entry, ask_one};
 use out::{print, size};
 use serde::Serialize;
+use std::fmt::Write;
 use std::path::Path;
+use text::is_command;
 
 /// In which form a status is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +35,18 @@ pub enum Form {
 /// Prints the status of a mount, or of all that are here.
 ///
 /// # Errors
-/// The mount that was named gives no answer.
+/// The mount that was named gives no answer, or the text cannot be written.
 pub fn status(mount_point: Option<&Path>, form: Form) -> Result<(), StartError> {
     if form == Form::Watch {
         return watch::watch(mount_point);
     }
-    let all = ask_all(mount_point)?;
+    let all = match mount_point {
+        Some(path) => vec![ask_one(path)?],
+        None => All::default().ask()?,
+    };
     let named = mount_point.is_some();
     let columns = size().map_or(usize::MAX, |(_, columns)| columns);
-    let show = |one: &Status| status::text(one, status::moved(&one.source), columns);
+    let show = |one: &Status| status::text(one, columns);
     let text = match (form, &all[..]) {
         (Form::Json, [one]) if named => json(&one.answer.as_ref().ok()),
         (Form::Json, all) => json(&all.iter().map(Entry::new).collect::<Vec<_>>()),
@@ -49,16 +54,42 @@ pub fn status(mount_point: Option<&Path>, form: Form) -> Result<(), StartError> 
         (_, [one]) if named => one.answer.as_ref().map(show).unwrap_or_default(),
         (_, all) => status::lines(all),
     };
-    print(&text);
-    Ok(())
+    print(&text).map(drop)
 }
 
-/// All that a mount says, for people. The source is not looked at.
+/// All that a mount says, for people.
 pub fn describe(status: &Status) -> String {
-    status::text(status, None, usize::MAX)
+    status::text(status, usize::MAX)
 }
 
 fn json<T: Serialize>(value: &T) -> String {
     // Fails for maps whose keys are no text, and there are none.
-    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+    let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    // JSON may have control characters beyond ASCII in its strings, and a terminal would obey them.
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char != '\n' && is_command(char) {
+            let _ = write!(shown, "\\u{:04x}", u32::from(char));
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_sends_the_terminal_nothing_and_stays_what_it_is() {
+        let hostile = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\n\"\\ä";
+        let text = json(&[hostile]);
+        assert!(
+            !text.chars().any(|char| char != '\n' && is_command(char)),
+            "{text:?}"
+        );
+        let read: Vec<String> = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(read, [hostile]);
+    }
 }

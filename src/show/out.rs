@@ -1,14 +1,20 @@
 //! Standard output.
 
+use crate::refusal::StartError;
 use rustix::termios::tcgetwinsize;
-use std::io::{Write, stdout};
+use std::io::{ErrorKind, Write, stdout};
 
-/// Prints to standard output. False where that is closed: nobody reads it.
-pub fn print(text: &str) -> bool {
+/// Prints to standard output. False where nobody reads it any more.
+///
+/// # Errors
+/// The text cannot be written, say because a disk is full.
+pub fn print(text: &str) -> Result<bool, StartError> {
     let mut out = stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_ok()
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(StartError::System("write to standard output", error)),
+    }
 }
 
 /// Rows and columns of standard output, if it is a terminal.

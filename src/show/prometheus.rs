@@ -1,9 +1,11 @@
 //! Prometheus' text format 0.0.4.
 
 use super::asked::Asked;
-use super::text::clean;
+use super::text::is_command;
+use crate::counters::Kind;
 use crate::report::{Requests, Share, Status};
 use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Metrics are written one after the other, each with its values of all mounts.
@@ -77,6 +79,10 @@ impl Page<'_> {
         }
         let help = "When it was mounted, in seconds since 1970.";
         self.each("mmfs_start_time_seconds", "gauge", help, |s| s.since);
+        let help = "Whether the source is known to have been removed.";
+        self.each("mmfs_source_removed", "gauge", help, |s| {
+            u8::from(s.source.removed)
+        });
     }
 
     fn by_kind(&mut self, mut write: impl FnMut(&mut Self, &str, &Requests)) {
@@ -85,9 +91,11 @@ impl Page<'_> {
                 self.mounts[at].0.clone(),
                 self.mounts[at].1.requests.clone(),
             );
-            for one in &requests {
-                let labels = format!("mount=\"{mount}\",kind=\"{}\"", escaped(&one.kind));
-                write(self, &labels, one);
+            // A mount may tell any kinds, and one twice.
+            for kind in Kind::ALL.iter().map(|kind| kind.name()) {
+                if let Some(one) = requests.iter().find(|one| one.kind == kind) {
+                    write(self, &format!("mount=\"{mount}\",kind=\"{kind}\""), one);
+                }
             }
         }
     }
@@ -104,7 +112,11 @@ impl Page<'_> {
         );
         self.by_kind(|page, labels, one| page.line(name, labels, one.errors));
         let name = "mmfs_request_duration_seconds";
-        self.head(name, "summary", "How long requests took.");
+        self.head(
+            name,
+            "summary",
+            "How long requests took that were answered.",
+        );
         self.by_kind(|page, labels, one| {
             for (quantile, micros) in [("0.5", one.p50_us), ("0.99", one.p99_us), ("1", one.max_us)]
             {
@@ -112,7 +124,7 @@ impl Page<'_> {
                 page.line(name, &labels, seconds(micros));
             }
             page.line(&format!("{name}_sum"), labels, seconds(one.total_us));
-            page.line(&format!("{name}_count"), labels, one.count);
+            page.line(&format!("{name}_count"), labels, one.answered);
         });
     }
 
@@ -239,23 +251,52 @@ fn seconds(micros: u64) -> f64 {
 }
 
 fn label(path: &Path) -> String {
-    escaped(&path.to_string_lossy())
+    let mut shown = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        shown.push_str(&escaped(chunk.valid()));
+        chunk
+            .invalid()
+            .iter()
+            .for_each(|&byte| escape(byte, &mut shown));
+    }
+    shown
 }
 
-/// The value of a label: a backslash, a quote and a newline are written with a backslash. Other control characters are
-/// replaced, for who reads this at a terminal.
+/// The value of a label, one for each text. A quote and a newline are written with a backslash. Of a backslash and of what a terminal
+/// would obey the value has `\xNN` for each byte.
 fn escaped(text: &str) -> String {
-    let lines: Vec<String> = text.split('\n').map(clean).collect();
-    let text = lines.join("\n");
-    text.replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    let mut shown = String::new();
+    for char in text.chars() {
+        match char {
+            '"' => shown.push_str("\\\""),
+            '\n' => shown.push_str("\\n"),
+            char if char == '\\' || is_command(char) => {
+                let bytes = char.encode_utf8(&mut [0; 4]).bytes().collect::<Vec<_>>();
+                bytes.into_iter().for_each(|byte| escape(byte, &mut shown));
+            }
+            char => shown.push(char),
+        }
+    }
+    shown
+}
+
+fn escape(byte: u8, shown: &mut String) {
+    // The value has one backslash, which is written as two.
+    let _ = write!(shown, "\\\\x{byte:02x}");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ask::NoAnswer;
+    use std::collections::HashSet;
+    use std::ffi::OsStr;
+
+    fn values(all: &[Asked]) -> Vec<String> {
+        let text = text(all);
+        let values = text.lines().filter(|line| !line.starts_with('#'));
+        values.map(str::to_owned).collect()
+    }
 
     #[test]
     fn hostile_names_stay_within_their_label() {
@@ -263,8 +304,63 @@ mod tests {
             mount_point: "/a\"b\\c\nmmfs_up{} 0".into(),
             answer: Err(NoAnswer::Dead),
         };
-        let text = text(&[asked]);
-        let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(values, [r#"mmfs_up{mount="/a\"b\\c\nmmfs_up{} 0"} 0"#]);
+        let shown = r#"mmfs_up{mount="/a\"b\\x5cc\nmmfs_up{} 0"} 0"#;
+        assert_eq!(values(&[asked]), [shown]);
+    }
+
+    #[test]
+    fn each_mount_point_has_a_label_of_its_own() {
+        let names = [
+            &b"/d\x01"[..],
+            b"/d\x02",
+            b"/d\xff",
+            b"/d\xfe",
+            "/d\u{fffd}".as_bytes(),
+            b"/d\\x01",
+            b"/d\\",
+            b"/d\\n",
+            b"/d\n",
+            "/d\u{202e}".as_bytes(),
+            "/d\u{9b}".as_bytes(),
+            b"/d\x9b",
+        ];
+        let asked = names.map(|name| Asked {
+            mount_point: OsStr::from_bytes(name).into(),
+            answer: Err(NoAnswer::Dead),
+        });
+        let shown = values(&asked);
+        assert!(!shown.iter().flat_map(|line| line.chars()).any(is_command));
+        let different: HashSet<_> = shown.iter().collect();
+        assert_eq!(different.len(), names.len(), "{shown:#?}");
+    }
+
+    #[test]
+    fn no_answer_makes_a_series_twice() {
+        let kinds = ["read", "read", "evil\u{1}", "evil\u{2}", "", "write"];
+        let requests = kinds.map(|kind| Requests {
+            kind: kind.into(),
+            ..Requests::default()
+        });
+        let status = Status {
+            requests: requests.to_vec(),
+            ..Status::default()
+        };
+        let asked = Asked {
+            mount_point: "/mnt".into(),
+            answer: Ok(status),
+        };
+        let shown = values(&[asked]);
+        let series: Vec<_> = shown
+            .iter()
+            .flat_map(|line| line.rsplit_once(' '))
+            .collect();
+        let different: HashSet<_> = series.iter().map(|(series, _)| series).collect();
+        assert_eq!(different.len(), series.len(), "{shown:#?}");
+        let counted = |kind: &str| {
+            let label = format!("mmfs_requests_total{{mount=\"/mnt\",kind=\"{kind}\"}}");
+            series.iter().filter(|(series, _)| *series == label).count()
+        };
+        assert_eq!((counted("read"), counted("write")), (1, 1));
+        assert!(!shown.iter().any(|line| line.contains("evil")));
     }
 }

@@ -2,14 +2,11 @@
 
 use super::asked::Asked;
 use super::text::{bytes, clean, long, micros, path, rate, second, told};
-use crate::report::{Feature, Options, Share, Source, Status};
+use crate::report::{Feature, Options, Share, Status};
 use std::fmt::Write;
-use std::sync::mpsc::channel;
-use std::thread;
-use std::time::Duration;
 
-/// How long the source may take to say whether it is still at its path.
-const SOURCE_TIMEOUT: Duration = Duration::from_millis(500);
+/// What is said of a source that was removed.
+const REMOVED: &str = "that directory was removed: unmount and mount again what is at its path now";
 
 /// A line for each mount.
 pub fn lines(all: &[Asked]) -> String {
@@ -23,12 +20,17 @@ pub fn lines(all: &[Asked]) -> String {
         let _ = match answer {
             Ok(status) => writeln!(
                 text,
-                "{}  shows {}, pid {}, for {}, {} requests, {} waiting",
+                "{}  shows {}{}, pid {}, for {}, {} requests, {} waiting",
                 path(mount_point),
                 told(&status.source.path),
+                if status.source.removed {
+                    " (removed)"
+                } else {
+                    ""
+                },
                 status.pid,
                 long(status.uptime_us / 1_000_000),
-                status.requests.iter().map(|one| one.count).sum::<u64>(),
+                sum(status.requests.iter().map(|one| one.count)),
                 status.waiting.requests
             ),
             Err(why) => writeln!(text, "{}  {why}", path(mount_point)),
@@ -37,9 +39,14 @@ pub fn lines(all: &[Asked]) -> String {
     text
 }
 
-/// All that one mount says, with a warning about its source.
-pub fn text(status: &Status, warning: Option<String>, columns: usize) -> String {
-    let mut text = head(status, warning, columns);
+/// A mount may tell any numbers.
+fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
+}
+
+/// All that one mount says.
+pub fn text(status: &Status, columns: usize) -> String {
+    let mut text = head(status, columns);
     text.push('\n');
     text.push_str(&table(status, None, usize::MAX));
     text
@@ -49,13 +56,13 @@ pub fn text(status: &Status, warning: Option<String>, columns: usize) -> String 
 const INDENT: usize = 12;
 
 /// All but the requests, in lines that have no more than `columns`.
-pub fn head(status: &Status, warning: Option<String>, columns: usize) -> String {
+pub fn head(status: &Status, columns: usize) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| write_line(&mut text, name, &value, columns);
     line("mount", told(&status.mount_point));
     line("source", told(&status.source.path));
-    if let Some(warning) = warning {
-        line("", warning);
+    if status.source.removed {
+        line("", REMOVED.into());
     }
     line(
         "daemon",
@@ -192,21 +199,6 @@ fn options(options: &Options) -> String {
     words.join(", ")
 }
 
-/// What is wrong with the source's path, if it is a path here and something is.
-pub fn moved(source: &Source) -> Option<String> {
-    let path = source.path.path()?;
-    let (tell, heard) = channel();
-    // On a thread: the source may not answer.
-    thread::spawn(move || tell.send(rustix::fs::stat(path).map(|now| (now.st_dev, now.st_ino))));
-    match heard.recv_timeout(SOURCE_TIMEOUT) {
-        Err(_) => Some("the source does not answer".into()),
-        Ok(Ok(now)) if now == (source.device, source.inode) => None,
-        Ok(Ok(_)) => Some("another directory is at that path now".into()),
-        Ok(Err(rustix::io::Errno::NOENT)) => Some("nothing is at that path any more".into()),
-        Ok(Err(_)) => None,
-    }
-}
-
 /// The requests by kind, those that came most often first. Rates are those since `before`, or on the average.
 pub fn table(status: &Status, before: Option<&Status>, max_lines: usize) -> String {
     let mut text = format!(
@@ -221,7 +213,7 @@ pub fn table(status: &Status, before: Option<&Status>, max_lines: usize) -> Stri
         .map(|one| {
             let earlier = before.into_iter().flat_map(|before| &before.requests);
             let earlier = earlier.filter(|other| other.kind == one.kind);
-            let earlier: u64 = earlier.map(|other| other.count).sum();
+            let earlier = sum(earlier.map(|other| other.count));
             (one.count.saturating_sub(earlier) as f64 / seconds, one)
         })
         .collect();
@@ -240,4 +232,39 @@ pub fn table(status: &Status, before: Option<&Status>, max_lines: usize) -> Stri
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Requests;
+
+    #[test]
+    fn any_numbers_are_shown() {
+        let one = Requests {
+            kind: "read".into(),
+            count: u64::MAX,
+            ..Requests::default()
+        };
+        let mut status = Status {
+            uptime_us: u64::MAX,
+            requests: vec![one.clone(), one],
+            ..Status::default()
+        };
+        status.source.removed = true;
+        let shown = [
+            text(&status, 80),
+            table(&status, Some(&status), 80),
+            lines(&[Asked {
+                mount_point: "/mnt".into(),
+                answer: Ok(status),
+            }]),
+        ];
+        assert!(shown[0].contains("was removed") && shown[2].contains("(removed)"));
+        assert!(
+            shown[2].contains(&format!("{} requests", u64::MAX)),
+            "{}",
+            shown[2]
+        );
+    }
 }

@@ -3,16 +3,22 @@
 use jiff::Timestamp;
 use std::path::Path;
 
+/// Whether a terminal would do something other than show it: a control character, or one that turns the direction of what follows.
+pub fn is_command(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Text of a mount, which may be another user's: what would reach the terminal as a command is replaced.
 pub fn clean(text: &str) -> String {
-    let shown = |char: char| if char.is_control() { '\u{fffd}' } else { char };
+    let shown = |char: char| if is_command(char) { '\u{fffd}' } else { char };
     text.chars().map(shown).collect()
 }
 
 /// A path, quoted where it is not plain.
 pub fn path(path: &Path) -> String {
     let plain =
-        |char: char| !char.is_control() && !char.is_whitespace() && !"\"\\\u{fffd}".contains(char);
+        |char: char| !is_command(char) && !char.is_whitespace() && !"\"\\\u{fffd}".contains(char);
     match path.to_str() {
         Some(text) if text.chars().all(plain) => text.into(),
         _ => format!("{path:?}"),
@@ -137,11 +143,19 @@ mod tests {
     #[test]
     fn no_name_reaches_the_terminal_as_a_command() {
         assert_eq!(clean("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(clean("a\u{9b}\u{202e}b"), "a\u{fffd}\u{fffd}b");
         assert_eq!(path(Path::new("/mnt/view")), "/mnt/view");
-        for bytes in [&b"/a b"[..], b"/\x1b[2J", b"/\xff", b"/a\"b", b"/a\nb"] {
+        for bytes in [
+            &b"/a b"[..],
+            b"/\x1b[2J",
+            b"/\xff",
+            b"/a\"b",
+            b"/a\nb",
+            "/\u{202e}a".as_bytes(),
+        ] {
             let shown = path(Path::new(OsStr::from_bytes(bytes)));
             assert!(
-                shown.starts_with('"') && !shown.contains(char::is_control),
+                shown.starts_with('"') && !shown.contains(is_command),
                 "{shown}"
             );
         }

@@ -2,7 +2,8 @@
 
 use super::out::print;
 use super::text::{clean, errno, micros, moment};
-use crate::ask::{self, NoAnswer};
+use crate::ask::{self, ANSWER_TIMEOUT, NoAnswer};
+use crate::counters::KEPT;
 use crate::refusal::StartError;
 use crate::report::{Request, Trace};
 use std::path::Path;
@@ -16,42 +17,58 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// `follow` those that come.
 ///
 /// # Errors
-/// The mount gives no answer at first.
+/// The mount gives no answer at first, or nothing can be written.
 pub fn trace(mount_point: &Path, follow: bool, slow: Duration) -> Result<(), StartError> {
     let refused = |why: NoAnswer| StartError::NotAnswered(mount_point.into(), why.to_string());
     let least = slow.as_micros() as u64;
-    let mut from = 0;
-    let mut first = true;
+    let mut page = ask::trace(mount_point, 0).map_err(refused)?;
+    let (mut from, end) = (0, end(&page));
     loop {
-        let page = match ask::trace(mount_point, from) {
-            Ok(page) => page,
-            Err(why) if first => return Err(refused(why)),
-            Err(NoAnswer::TimedOut) => continue,
-            // The mount is gone, and so is what was to be followed.
-            Err(_) => return Ok(()),
-        };
-        first = false;
         let lost = from != 0 && page.requests.first().is_some_and(|one| one.number > from);
-        if lost && !print("...\n") {
+        if lost && !print("...\n")? || !show(&page, least, answered)? {
             return Ok(());
         }
-        if !show(&page, least, answered) {
-            return Ok(());
-        }
-        let is_end = page.requests.is_empty() || page.next == from;
+        let is_last = page.requests.is_empty() || page.next == from;
+        let goes_on = page.next > from && page.next < end;
         from = page.next;
-        if is_end && !follow {
+        if !follow && (is_last || !goes_on) {
             let waiting = ask::waiting(mount_point).map_err(refused)?;
-            show(&waiting, least, unanswered);
-            return Ok(());
+            return show(&waiting, least, unanswered).map(drop);
         }
-        if is_end {
+        if is_last {
             thread::sleep(INTERVAL);
+        }
+        let next = match follow {
+            true => next(mount_point, from),
+            false => ask::trace(mount_point, from),
+        };
+        page = match next {
+            // The mount is gone, and so is what was to be followed.
+            Err(NoAnswer::Dead | NoAnswer::NotOurs) if follow => return Ok(()),
+            next => next.map_err(refused)?,
+        };
+    }
+}
+
+/// The number after the last request that is remembered when the first page is told: the others are told by then, however many come
+/// meanwhile.
+pub fn end(first: &Trace) -> u64 {
+    let number = first.requests.first().map(|one| one.number);
+    number.map_or(first.next, |number| number.saturating_add(KEPT))
+}
+
+/// Waits for as long as it takes. No second question is asked meanwhile: each is a process that may be impossible to end.
+fn next(mount_point: &Path, from: u64) -> Result<Trace, NoAnswer> {
+    let mut asking = ask::asking_trace(mount_point, from)?;
+    loop {
+        match asking.wait(ANSWER_TIMEOUT) {
+            Err(NoAnswer::TimedOut) => {}
+            answer => return answer,
         }
     }
 }
 
-fn show(page: &Trace, least: u64, line: impl Fn(&Request) -> String) -> bool {
+fn show(page: &Trace, least: u64, line: impl Fn(&Request) -> String) -> Result<bool, StartError> {
     let slow = page.requests.iter().filter(|one| one.took_us >= least);
     let lines: String = slow.map(line).collect();
     print(&lines)

@@ -1,18 +1,21 @@
 //! `mmfs status --watch`: as top(1), anew every second, until the mount is gone.
 
-use super::asked::ask_all;
+use super::asked::All;
 use super::out::{print, size};
-use super::status::{head, lines, moved, table};
-use super::text::{clean, path};
-use crate::ask;
+use super::status::{head, lines, table};
+use super::text::{long, path};
+use crate::ask::{self, Asking, NoAnswer};
 use crate::refusal::StartError;
 use crate::report::Status;
 use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The first words of a picture whose mount does not answer.
+const SILENT: &str = "no answer";
 
 const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 const BOLD: &str = "\x1b[1m";
@@ -29,20 +32,21 @@ struct Screen {
 
 impl Screen {
     fn now() -> Self {
-        let is_terminal = stdout().is_terminal();
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        // A dumb one gets the pictures one below the other.
+        let is_terminal = stdout().is_terminal() && !is_dumb;
         let size = size();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         Screen {
             rows: size.map_or(usize::MAX, |(rows, _)| rows),
             columns: size.map_or(usize::MAX, |(_, columns)| columns),
             is_terminal,
-            has_colour: is_terminal && !no_colour && !is_dumb,
+            has_colour: is_terminal && !no_colour,
         }
     }
 
     /// What fits on it, with headings and what waits highlighted.
-    fn show(&self, text: &str) -> bool {
+    fn show(&self, text: &str) -> Result<bool, StartError> {
         let mut shown = String::new();
         if self.is_terminal {
             shown.push_str(HOME_AND_CLEAR);
@@ -60,7 +64,8 @@ impl Screen {
     }
 
     fn colour_of(&self, line: &str) -> Option<&'static str> {
-        let waits = line.starts_with("waiting") && !line.contains("no requests");
+        let waits = line.starts_with("waiting") && !line.contains("no requests")
+            || line.starts_with(SILENT);
         match () {
             () if !self.has_colour => None,
             () if waits => Some(RED),
@@ -73,49 +78,81 @@ impl Screen {
 /// Shows a mount, or all, until it is gone or nobody looks any more.
 ///
 /// # Errors
-/// The mount gives no answer at first.
+/// The mount gives no answer at first, or nothing can be written.
 pub fn watch(mount_point: Option<&Path>) -> Result<(), StartError> {
     let Some(mount_point) = mount_point else {
         return watch_all();
     };
-    let refused = |why: ask::NoAnswer| StartError::NotAnswered(mount_point.into(), why.to_string());
+    let refused = |why: NoAnswer| StartError::NotAnswered(mount_point.into(), why.to_string());
     let mut before: Option<Status> = None;
     let mut now = ask::status(mount_point).map_err(refused)?;
+    let mut heard = Instant::now();
+    // A question that is not answered yet. No other is asked meanwhile.
+    let mut open: Option<Asking<Status>> = None;
     loop {
         let screen = Screen::now();
-        let text = format!(
-            "{}\n{}",
-            head(&now, moved(&now.source), screen.columns),
-            table(&now, before.as_ref(), usize::MAX)
-        );
-        if !screen.show(&text) {
+        let silent = open.as_ref().map(|_| heard.elapsed());
+        if !screen.show(&picture(&now, before.as_ref(), silent, screen.columns))? {
             return Ok(());
         }
         thread::sleep(INTERVAL);
-        match ask::status(mount_point) {
+        let asking = open.take();
+        let asking = asking.map_or_else(|| ask::asking_status(mount_point), Ok);
+        let answer = asking.and_then(|mut asking| {
+            let answer = asking.wait(INTERVAL);
+            open = (answer == Err(NoAnswer::TimedOut)).then_some(asking);
+            answer
+        });
+        match answer {
             // Another mount by now: it counts from 0.
             Ok(next) if (next.pid, next.since) != (now.pid, now.since) => {
                 (before, now) = (None, next)
             }
             Ok(next) => before = Some(std::mem::replace(&mut now, next)),
-            Err(ask::NoAnswer::TimedOut) => {
-                print(&format!("{}: no answer\n", path(mount_point)));
-            }
-            Err(why) => {
-                print(&format!(
-                    "{}: {}\n",
-                    path(mount_point),
-                    clean(&why.to_string())
-                ));
+            Err(NoAnswer::TimedOut) => continue,
+            Err(why @ (NoAnswer::Dead | NoAnswer::NotOurs)) => {
+                print(&format!("{}: {why}\n", path(mount_point)))?;
                 return Ok(());
             }
+            Err(why) => return Err(refused(why)),
         }
+        heard = Instant::now();
     }
 }
 
+/// What is shown of a mount, which may have been silent for a while.
+fn picture(
+    now: &Status,
+    before: Option<&Status>,
+    silent: Option<Duration>,
+    columns: usize,
+) -> String {
+    let silent = silent.map_or_else(String::new, |silent| {
+        format!("{SILENT} for {}; before that:\n", long(silent.as_secs()))
+    });
+    let (head, table) = (head(now, columns), table(now, before, usize::MAX));
+    format!("{silent}{head}\n{table}")
+}
+
 fn watch_all() -> Result<(), StartError> {
-    while Screen::now().show(&lines(&ask_all(None)?)) {
+    let mut all = All::default();
+    while Screen::now().show(&lines(&all.ask()?))? {
         thread::sleep(INTERVAL);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_stands_above_what_was_said_before() {
+        let status = Status::default();
+        let text = picture(&status, None, Some(Duration::from_secs(7)), 80);
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("no answer for 7 s; before that:"));
+        assert!(lines.next().is_some_and(|line| line.starts_with("mount ")));
+        assert!(picture(&status, None, None, 80).starts_with("mount "));
+    }
 }

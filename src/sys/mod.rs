@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)] // the address for raw system calls
 
+pub mod child;
 pub mod exported;
 pub mod identity;
 pub mod inode_flags;

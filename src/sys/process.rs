@@ -120,6 +120,13 @@ pub fn leave_namespaces() -> Result<(), Errno> {
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
+/// Undoes a parent's ignoring of SIGCHLD, which would make the kernel forget how our children end (waitpid: ECHILD).
+pub fn expect_children() {
+    // SAFETY: SIG_DFL is a disposition every signal accepts. No handler of ours is replaced: `main` calls this before it
+    // sets any. It fails only for numbers that are no signals.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Signals as the daemon needs them, whatever its parent left it: SIGXFSZ ignored (a write past
 /// RLIMIT_FSIZE is EFBIG for the caller), SIGUSR2 too (it would kill the daemon and leave a dead mount),
 /// and none blocked that we handle or that the guarded copy lives on. (SIGPIPE is ignored by Rust's runtime.)

@@ -481,18 +481,18 @@ pub trait HasFlags {
 }
 
 /// Runs what comes after a change that took place: once more where it finds something stale, and then that is
-/// EIO. ESTALE would have the kernel do the whole operation again, and want of space mmfs, which then meets its own
-/// change (EEXIST for the caller's own new file).
+/// EIO. ESTALE would have the kernel do the whole operation again, and want of space or of descriptors mmfs, which then meets
+/// its own change (EEXIST for the caller's own new file).
 ///
 /// # Errors
-/// Those of `work`, but ESTALE, ENOSPC and EDQUOT.
+/// Those of `work`, but ESTALE, ENOSPC, EDQUOT, EMFILE and ENFILE.
 pub fn after_change<T>(work: impl Fn() -> Result<T>) -> Result<T> {
     let outcome = match work() {
         Err(Errno::STALE) => work(),
         outcome => outcome,
     };
     outcome.map_err(|errno| match errno {
-        Errno::STALE | Errno::NOSPC | Errno::DQUOT => Errno::IO,
+        Errno::STALE | Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE => Errno::IO,
         other => other,
     })
 }

@@ -264,6 +264,100 @@ fn a_pid_file_names_the_daemon_while_it_lives() {
     assert_eq!(left.count(), 0);
 }
 
+/// The path may be a slip: /dev/null was replaced by a file once.
+#[test]
+fn what_is_no_pid_file_is_not_replaced() {
+    let place = Place::new();
+    fs::write(place.path("notes"), "1 is a number\n").unwrap();
+    assert!(
+        place
+            .sh("mkfifo $T/fifo; mknod $T/null c 1 3")
+            .status
+            .success()
+    );
+    for (name, words) in [
+        ("notes", "what is there is no PID file"),
+        ("fifo", "what is there is no regular file"),
+        ("null", "what is there is no regular file"),
+    ] {
+        refuses(&place.mmfs(&["--pidfile", name]), words);
+    }
+    let notes = fs::read_to_string(place.path("notes")).unwrap();
+    assert_eq!(notes, "1 is a number\n");
+    assert!(!fs::metadata(place.path("null")).unwrap().is_file());
+}
+
+/// A relative name would lead elsewhere once the daemon has left its directory.
+#[test]
+fn a_file_in_a_removed_directory_is_refused() {
+    let place = Place::new();
+    for option in ["--pidfile", "--log"] {
+        let script = format!("mkdir gone; cd gone; rmdir ../gone; $MMFS {option} ../file $S $M");
+        refuses(&place.sh(&script), "file \"../file\": No such file");
+        assert!(!place.path("file").exists());
+    }
+}
+
+/// A start that fails names nobody in it.
+#[test]
+fn the_pid_file_of_a_living_daemon_outlives_a_start_that_fails() {
+    let place = Place::new();
+    place.start(&["--pidfile", "pid"]);
+    let daemon = place.daemon();
+    let script =
+        "mkdir $T/other; mount --bind /dev/null /dev/fuse; $MMFS --pidfile $T/pid $S $T/other";
+    let refused = place.sh(&format!(
+        "unshare --mount --propagation private sh -c '{script}'"
+    ));
+    assert_eq!(said(&refused).0, Some(1), "{refused:?}");
+    let text = fs::read_to_string(place.path("pid")).unwrap();
+    assert_eq!(text, format!("{}\n", daemon.as_raw_pid()));
+    place.umount();
+    eventually("it ends", || place.is_quiet());
+}
+
+/// (proves: S27)
+#[test]
+fn a_pid_file_on_a_filesystem_that_does_not_answer_keeps_no_daemon() {
+    let (hung, place) = (Place::new(), Place::new());
+    hung.start(&[]);
+    let server = hung.daemon();
+    let file = hung.mount().join("pid");
+    let mut daemon = place.foreground(&["--pidfile", file.to_str().unwrap()]);
+    assert!(file.exists());
+    let open = File::open(place.mount().join("hello")).unwrap();
+    kill_process(server, Signal::STOP).unwrap();
+    daemon.signal(Signal::TERM);
+    eventually("the mount is detached", || place.layers() == 0);
+    daemon.signal(Signal::TERM);
+    let mut ended = false;
+    for _ in 0..3000 {
+        ended = ended || daemon.child.try_wait().unwrap().is_some();
+        std::thread::sleep(Duration::from_millis(if ended { 0 } else { 10 }));
+    }
+    kill_process(server, Signal::CONT).unwrap();
+    assert!(ended);
+    drop(open);
+    daemon.end();
+    // Unmounting alone would not end it while another test has a mount namespace with a copy of the mount.
+    kill_process(server, Signal::TERM).unwrap();
+    eventually("the other mount is gone", || hung.layers() == 0);
+    let _ = kill_process(server, Signal::TERM); // it may have ended
+    eventually("the other one ends", || hung.is_quiet());
+}
+
+/// Nothing that a start needs lies behind the mount that it makes.
+#[test]
+fn the_directory_of_the_log_daemon_can_be_mounted_on() {
+    let place = Place::new();
+    let script = "mkdir -p /run; timeout --kill-after=1 20 $MMFS $S /run 2>/dev/null; echo $?; cat /run/hello; umount /run";
+    let output = place.sh(&format!(
+        "unshare --mount --propagation private sh -c '{script}'"
+    ));
+    assert_eq!(said(&output), (Some(0), "0\nhello\n".into()));
+    eventually("it ends", || place.is_quiet());
+}
+
 #[test]
 fn signals_that_the_parent_ignores_or_blocks_reach_the_daemon() {
     let place = Place::new();
@@ -275,6 +369,34 @@ fn signals_that_the_parent_ignores_or_blocks_reach_the_daemon() {
     eventually("the state is written", || log().contains("status: "));
     kill_process(place.daemon(), Signal::QUIT).unwrap();
     eventually("it ends", || place.is_quiet());
+}
+
+/// Who ignores it is told nothing of how children end, and mmfs asks what may hang in a child.
+#[test]
+fn a_parent_that_ignores_sigchld_is_no_obstacle() {
+    let place = Place::new();
+    let started = place.sh("env --ignore-signal=CHLD $MMFS $S $M");
+    assert_eq!(said(&started), (Some(0), String::new()));
+    let ended = place.sh("env --ignore-signal=CHLD $MMFS unmount $M");
+    assert_eq!(said(&ended), (Some(0), String::new()));
+}
+
+#[test]
+fn help_needs_no_proc_and_says_when_it_is_lost() {
+    let place = Place::new();
+    for command in ["$MMFS --help", "$MMFS help unmount", "$MMFS --version"] {
+        let script = format!("mount -t tmpfs none /proc; {command}");
+        let output = place.sh(&format!(
+            "unshare --mount --propagation private sh -c '{script}'"
+        ));
+        let (code, text) = said(&output);
+        assert_eq!(code, Some(0), "{command}: {text}");
+        assert_eq!(
+            place.sh(&format!("{command} >/dev/full")).status.code(),
+            Some(1)
+        );
+        assert_eq!(place.sh(&format!("{command} >&-")).status.code(), Some(0));
+    }
 }
 
 /// A lock that the parent's shell holds is free when the shell has let it go, however long the mount lives.
@@ -384,4 +506,21 @@ fn as_root_permissions_of_an_unseen_mount_are_checked() {
     );
     assert!(!out.contains("made"), "{said:?}");
     assert_eq!(err.matches("ermission denied").count(), 3, "{said:?}");
+}
+
+/// Of a mount that was given another name, somebody who may not ask it is told no path rather than a wrong one.
+#[test]
+fn as_root_check_names_no_path_that_it_was_not_told() {
+    let place = Place::new();
+    let outcome = place.sh_as_user(
+        "",
+        r#"$MMFS --fsname /tmp --allow-other $S $M && rm -r $S || exit 9
+        $USER $MMFS --check $M; echo $?; $MMFS --check $M; echo $?; umount $M"#,
+    );
+    let err = String::from_utf8_lossy(&outcome.stderr);
+    assert_eq!(String::from_utf8_lossy(&outcome.stdout), "1\n1\n", "{err}");
+    assert!(err.contains("still shows a directory that was removed;"));
+    assert!(err.contains(&format!("was source {:?}", place.source())));
+    assert!(!err.contains("/tmp\""), "{err}");
+    eventually("it ends", || place.is_quiet());
 }

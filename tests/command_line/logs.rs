@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use crate::place::{NO_LOG, Place, eventually};
+use rustix::process::Signal;
+
+use crate::place::{NO_LOG, Place, eventually, refuses};
 
 /// A place where `/run` is empty but for what is in `run`, and `/dev` but for the devices and what is in `dev`.
 struct Machine {
@@ -29,7 +31,7 @@ impl Machine {
         socket
     }
 
-    /// Runs shell lines in the machine, in which `$END` ends the daemon of `--pidfile $T/pid`; what was printed.
+    /// Runs shell lines in the machine; what was printed.
     fn run(&self, script: &str) -> String {
         self.run_by("sh -c", script)
     }
@@ -40,13 +42,25 @@ impl Machine {
         printed.replace('\r', "")
     }
 
+    /// Runs [`REPORT`] until `hear` returns: what that has heard. Nothing is printed.
+    fn report<T: Send>(&self, script: &str, hear: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let hearing = scope.spawn(|| {
+                let heard = std::panic::catch_unwind(std::panic::AssertUnwindSafe(hear));
+                fs::write(self.place.path("heard"), "").unwrap();
+                heard
+            });
+            assert_eq!(self.run(script), "");
+            hearing.join().unwrap().expect("a report")
+        })
+    }
+
     fn run_by(&self, shell: &str, script: &str) -> String {
         let script = format!(
             r#"set -e
             mount -t tmpfs dev $T/dev; cp -a /dev/null /dev/zero /dev/urandom /dev/fuse $T/dev
             ln -s $T/log $T/dev/log
             mount --bind $T/dev /dev; mount --bind $T/run /run
-            END='umount $M; while [ -e $T/pid ]; do sleep 0.02; done'
             {script}"#
         );
         fs::write(self.place.path("script"), script).unwrap();
@@ -67,16 +81,16 @@ fn hear(socket: &UnixDatagram) -> String {
     String::from_utf8_lossy(&datagram[..length]).into_owned()
 }
 
-const REPORT: &str =
-    "$MMFS --pidfile $T/pid $S $M; kill -USR1 $(cat $T/pid); sleep 0.3; eval \"$END\"";
+/// The daemon lives until there is a file `heard`.
+const REPORT: &str = "$MMFS --pidfile $T/pid $S $M; kill -USR1 $(cat $T/pid)
+    timeout 20 sh -c 'until [ -e $T/heard ]; do sleep 0.02; done'; $MMFS unmount $M";
 
 /// journald is a socket of ours.
 #[test]
 fn a_mount_in_the_background_logs_to_the_journal_with_fields() {
     let machine = Machine::new();
     let journald = machine.fake("run/systemd/journal/socket");
-    assert_eq!(machine.run(REPORT), "");
-    let entry = hear(&journald);
+    let entry = machine.report(REPORT, || hear(&journald));
     let [source, point] = ["source", "mount"].map(|name| machine.place.path(name));
     for field in [
         "PRIORITY=6".into(),
@@ -99,8 +113,7 @@ fn a_mount_in_the_background_logs_to_the_journal_with_fields() {
 fn without_a_journal_it_logs_to_syslog() {
     let machine = Machine::new();
     let syslog = machine.fake("log");
-    assert_eq!(machine.run(REPORT), "");
-    let line = hear(&syslog);
+    let line = machine.report(REPORT, || hear(&syslog));
     assert!(
         line.starts_with("<30>mmfs[") && line.contains("]: status: mount "),
         "{line}"
@@ -110,19 +123,17 @@ fn without_a_journal_it_logs_to_syslog() {
 #[test]
 fn with_neither_it_says_so_unless_there_is_a_log_file_or_quiet_is_asked_for() {
     let machine = Machine::new();
+    fs::write(machine.place.path("heard"), "").unwrap();
     assert_eq!(machine.run(REPORT), NO_LOG);
     for option in ["-q", "-qq", "--log $T/file"] {
         let machine = Machine::new();
-        assert_eq!(
-            machine.run(&REPORT.replace("--pid", &format!("{option} --pid"))),
-            ""
-        );
-        let written = fs::read_to_string(machine.place.path("file")).unwrap_or_default();
-        assert_eq!(
-            written.contains("status: "),
-            option.starts_with("--log"),
-            "{written}"
-        );
+        let script = REPORT.replace("--pid", &format!("{option} --pid"));
+        let written = || fs::read_to_string(machine.place.path("file")).unwrap_or_default();
+        let is_written = || written().contains("status: ");
+        machine.report(&script, || match option.starts_with("--log") {
+            true => eventually("it is in the file", is_written),
+            false => assert!(!is_written()),
+        });
     }
 }
 
@@ -132,6 +143,7 @@ fn a_terminal_sees_sentences_of_its_own_daemon_only() {
     let machine = Machine::new();
     fs::remove_file(machine.place.path("source/hello")).unwrap();
     fs::write(machine.place.path("mount/below"), "").unwrap();
+    fs::write(machine.place.path("heard"), "").unwrap();
     let printed = machine.run_on_a_terminal(REPORT);
     let empty = printed
         .strip_suffix(NO_LOG)
@@ -143,7 +155,7 @@ fn a_terminal_sees_sentences_of_its_own_daemon_only() {
     assert_eq!(empty.lines().count(), 1, "{printed}");
     let machine = Machine::new();
     let printed = machine.run_on_a_terminal(
-        "$MMFS -f -v $S $M & until mountpoint -q $M; do sleep 0.02; done; kill $!; wait",
+        "$MMFS -f -v $S $M & timeout 20 sh -c 'until mountpoint -q $M; do sleep 0.02; done'; kill $!; wait",
     );
     let mounted = format!("mmfs: {:?} is mounted on", machine.place.source());
     assert!(
@@ -182,4 +194,20 @@ fn three_times_verbose_logs_each_request_and_its_answer_and_twice_none() {
             log()
         );
     }
+}
+
+/// A start with it, and SIGHUP: neither waits for a reader.
+/// (proves: S27)
+#[test]
+fn a_log_that_is_a_fifo_without_a_reader_holds_nobody_up() {
+    let place = Place::new();
+    assert!(place.sh("mkfifo $T/fifo").status.success());
+    let start = place.sh("timeout --kill-after=1 20 $MMFS --log $T/fifo $S $M");
+    refuses(&start, "it is a FIFO from which nobody reads");
+    let mut daemon = place.foreground(&["--log", "log"]);
+    assert!(place.sh("mv $T/fifo $T/log").status.success());
+    for signal in [Signal::HUP, Signal::HUP, Signal::TERM] {
+        daemon.signal(signal);
+    }
+    daemon.ends_well();
 }

@@ -193,7 +193,7 @@ fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
     (0..4).for_each(|_| place.umount());
 
     drop(foreign_mount(&place));
-    refuses(&place.mmfs(&[]), "clear it with: fusermount3 -u");
+    refuses(&place.mmfs(&[]), "clear it with: mmfs unmount");
     let below = Command::new(MMFS)
         .arg(place.source())
         .arg(place.mount().join("x"))
@@ -232,7 +232,7 @@ fn a_mount_of_any_subtype_is_known_as_ours() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("cleared a dead mount of mmfs off"), "{text}");
     assert_eq!(place.kind(), "fuse.third");
-    refuses(&place.mmfs(&[]), "end that first with: fusermount3 -u");
+    refuses(&place.mmfs(&[]), "end that first with: mmfs unmount");
     assert_eq!(place.layers(), 1);
     place.umount();
 }
@@ -245,7 +245,7 @@ fn a_live_mount_is_not_covered_by_another() {
     for source in [place.source(), place.mount(), "/".into()] {
         refuses(
             &place.run(Command::new(MMFS).arg(source).arg("mount")),
-            &format!("end that first with: fusermount3 -u {:?}", place.mount()),
+            &format!("end that first with: mmfs unmount {:?}", place.mount()),
         );
     }
     assert_eq!(place.layers(), 1);

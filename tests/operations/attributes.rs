@@ -1,5 +1,7 @@
 //! Attributes: showing and changing them.
 
+use std::time::Duration;
+
 use mmfs::attr::Time;
 use mmfs::inode::ROOT;
 use mmfs::request::{SetAttr, SetTime};
@@ -78,6 +80,29 @@ fn setattr_answers_with_the_new_attributes() {
     assert_eq!((attr.ino, attr.size), (node, 3));
     assert_eq!((attr.mode & 0o7777, attr.uid, attr.gid), (0o640, 7, 8));
     assert_eq!((attr.atime, attr.mtime), (time, time));
+}
+
+/// Meanwhile the file may have grown behind the mount, and somebody else may have opened it.
+#[test]
+fn the_kernel_asks_again_for_the_attributes_of_a_file_that_setattr_has_changed() {
+    let served = serve();
+    let mode = SetAttr {
+        mode: Some(0o700),
+        ..NOTHING
+    };
+    let timeouts = served.timeouts();
+    assert!(!timeouts.attr.is_zero());
+    let believed = |node| {
+        let shown = served.setattr(&ADMIN, node, None, &mode).unwrap();
+        shown.timeout(timeouts)
+    };
+    let (file, dir) = (served.file("a", b"bytes"), ROOT);
+    assert_eq!(
+        (believed(file), believed(dir)),
+        (Duration::ZERO, timeouts.attr)
+    );
+    let shown = served.getattr(file, None).unwrap();
+    assert_eq!(shown.timeout(timeouts), timeouts.attr);
 }
 
 #[test]

@@ -247,7 +247,6 @@ impl Content for OpenFile {
         by: &Actor,
         register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
     ) -> Option<&H> {
-        const SETID: u32 = 0o6000;
         let mapping = &self.mapping;
         mapping.hand_over(|| {
             // Another machine would be asked in the name of who opened the file first.
@@ -259,7 +258,7 @@ impl Content for OpenFile {
                 Some(reader) => reader,
                 None => Arc::new(reopen(&*mapping.descriptor()?, OFlags::RDONLY).ok()?),
             };
-            if mapping.attr(reader.as_fd()).ok()?.mode & SETID != 0 {
+            if mapping.attr(reader.as_fd()).ok()?.has_setid() {
                 return None;
             }
             // Reading by itself, the kernel goes by the rule of the mount that the reader lies in.

@@ -11,6 +11,7 @@ mod names;
 mod node;
 mod open;
 mod positions;
+mod removed;
 mod room;
 mod stream;
 mod view;

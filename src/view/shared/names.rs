@@ -62,14 +62,14 @@ impl Names for Shared {
         flags: OFlags,
         made: impl FnOnce(Found<Node>),
     ) -> Result<OpenFile> {
-        let dir = self.directory(parent)?;
         check_name(name)?;
+        let slot = self.in_use.slot_for_file()?;
+        let dir = self.directory(parent)?;
         let access = if flags & OFlags::RWMODE == OFlags::RDONLY {
             OFlags::RDONLY
         } else {
             OFlags::RDWR
         };
-        let slot = self.in_use.slot_for_file()?;
         let how = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || {
             by.create(permissions.umask, || {

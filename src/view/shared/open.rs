@@ -13,6 +13,11 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, Result};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a close is waited for, and how often is looked for it.
+const CLOSING: Duration = Duration::from_millis(20);
+const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
 impl Files for Shared {
     fn open(&self, by: &Actor, node: &Node, flags: OFlags) -> Result<OpenFile> {
@@ -20,6 +25,7 @@ impl Files for Shared {
         if flags & OFlags::RWMODE != OFlags::RDONLY {
             // Whoever cannot be acted for cannot write: better to hear of it now than when a mapping is written back.
             by.change()?;
+            self.await_close_of_handed_over(node);
             let slot = self.in_use.slot_for_file()?;
             let (fd, access) = self.open_writer(node, flags)?;
             let fd = (Arc::new(fd), access, slot);
@@ -70,6 +76,21 @@ impl Files for Shared {
 }
 
 impl Shared {
+    /// A file that the kernel serves by itself is written without the privilege of leaving suid and sgid alone, from when it was
+    /// handed over until it is closed. Of a close the kernel tells when its client has gone on. So a file that has become suid
+    /// or sgid since then is waited for a moment; clients may keep it open.
+    fn await_close_of_handed_over(&self, node: &Node) {
+        let is_open = || {
+            let mapping = self.in_use.mapping(&node.life());
+            let mapping = mapping.filter(|mapping| mapping.is_handed_over());
+            mapping.is_some_and(|mapping| mapping.has_setid())
+        };
+        let since = Instant::now();
+        while is_open() && since.elapsed() < CLOSING {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
     /// Opens O_RDWR even for O_WRONLY, since the region needs it; with less where the source allows no more.
     fn open_writer(&self, node: &Node, flags: OFlags) -> Result<(OwnedFd, OFlags)> {
         let (append, asked) = (flags & OFlags::APPEND, flags & OFlags::NOATIME);

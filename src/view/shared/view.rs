@@ -4,6 +4,7 @@ use super::content::OpenFile;
 use super::in_use::InUse;
 use super::node::{Node, plain_number};
 use super::positions::PositionTables;
+use super::removed::Removed;
 use super::room::Room;
 use super::stream::OpenDir;
 use crate::cache::KernelCache;
@@ -37,6 +38,7 @@ pub struct Shared {
     by_handle: bool,
     /// Device and inode number of the root.
     root: (u64, u64),
+    removed: Removed,
 }
 
 impl Shared {
@@ -62,6 +64,7 @@ impl Shared {
         let numbers = Numbers::new(move |key| plain_number(root_ino, key));
         let node = Node::new(&root, 0, OsStr::new(""));
         let in_use = InUse::new(descriptors.clone());
+        let removed = Removed::new(root.fd.clone().filter(|_| !root.source.remote));
         if let Some(fd) = root.fd {
             in_use.keep_for_good(node.life(), fd);
         }
@@ -77,6 +80,7 @@ impl Shared {
             descriptors,
             by_handle,
             root: numbers_of_root,
+            removed,
         };
         Ok((shared, nodes))
     }
@@ -164,6 +168,7 @@ impl Tree for Shared {
             usage,
             root: self.root,
             by_handle: self.by_handle,
+            removed: self.removed.get(),
         }
     }
 
