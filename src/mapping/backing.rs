@@ -1,28 +1,28 @@
-//! The open file descriptions of the source that one mapping stands on.
+//! The open file descriptions at the source that one mapping uses.
 
 use crate::descriptors::Slot;
 use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Readers' windows are mapped from a description opened O_RDONLY: one from O_RDWR would keep the file
-/// ETXTBSY, one from O_RDONLY cannot be made writable. All of them are O_NOATIME where that is allowed (`source::quietly`).
+/// Readers' windows are mapped from a description opened O_RDONLY. A window mapped from O_RDWR would keep the file ETXTBSY. One
+/// mapped from O_RDONLY cannot be made writable. All descriptions are O_NOATIME where that is allowed (`source::quietly`).
 #[derive(Debug, Default)]
 pub struct Backing {
     reader: Option<Arc<OwnedFd>>,
-    /// Where somebody has opened the file to read. Without, the reader takes the place of one who has given up writing.
+    /// `None` if the file is not open for reading: the reader then serves a writer whose description is closed.
     reader_slot: Option<Slot>,
-    /// Opened O_RDWR. There only while somebody writes.
+    /// Opened O_RDWR, only while there is a writer.
     writer: Option<Arc<OwnedFd>>,
-    /// Opened O_WRONLY, where the source allows no more: it cannot be mapped.
+    /// Opened O_WRONLY, if the source allows no more. It cannot be mapped.
     write_only: Option<Arc<OwnedFd>>,
-    /// Opened O_PATH: keeps the inode where there is nothing else, because all who write have given up theirs.
+    /// Opened O_PATH. Keeps the inode when all writers have closed their descriptions and there is no reader.
     anchor: Option<Arc<OwnedFd>>,
-    /// Those who write now.
+    /// Opens for writing whose description is open.
     writers: usize,
-    /// Opens for writing, those included that have given up their descriptions.
+    /// All opens for writing.
     opens: usize,
-    /// Opened O_RDWR for those, since they cannot open the file again.
+    /// Opened O_RDWR, for writers that are not permitted to open the file again.
     spare: Option<Arc<OwnedFd>>,
 }
 
@@ -32,12 +32,12 @@ impl Backing {
         self.reader.clone()
     }
 
-    /// Whether somebody has opened the file to read.
+    /// Whether the file is open for reading.
     pub fn is_read(&self) -> bool {
         self.reader_slot.is_some()
     }
 
-    /// Takes a description for readers, opened O_RDONLY; `slot` where somebody opens the file. Returns the slot where there
+    /// Takes a description for readers, opened O_RDONLY, with the slot of the client's open, if any. Returns the slot if there
     /// is one already.
     pub fn open_reader(&mut self, fd: Arc<OwnedFd>, slot: Option<Slot>) -> Option<Slot> {
         self.reader = Some(fd);
@@ -56,7 +56,7 @@ impl Backing {
         self.opens += 1;
     }
 
-    /// Takes back an open for writing.
+    /// Uncounts an open for writing.
     pub fn uncount_open(&mut self) {
         self.opens -= 1;
         if self.opens == 0 {
@@ -64,12 +64,12 @@ impl Backing {
         }
     }
 
-    /// Whether an open for writing has given up its description.
+    /// Whether the description of an open for writing is closed.
     pub fn is_given_up(&self) -> bool {
         self.opens > self.writers
     }
 
-    /// Whether such a one has none in reserve.
+    /// Whether a writer's description is closed and none is in reserve.
     pub fn lacks_spare(&self) -> bool {
         self.is_given_up() && self.spare.is_none()
     }
@@ -84,7 +84,7 @@ impl Backing {
         self.spare.clone()
     }
 
-    /// Counts somebody who writes through `fd`; true when windows can be made writable from now on.
+    /// Counts a writer with the description `fd`. True if windows can be made writable from now on.
     pub fn add_writer(&mut self, fd: &Arc<OwnedFd>, access: OFlags) -> bool {
         self.writers += 1;
         self.anchor = None;
@@ -100,30 +100,29 @@ impl Backing {
         is_first
     }
 
-    /// Takes back one who writes, unless that is the last one.
+    /// Uncounts a writer, unless it is the last one. Returns whether it did.
     pub fn leave_others(&mut self) -> bool {
         let others = self.writers > 1;
         self.writers -= usize::from(others);
         others
     }
 
-    /// Takes back the last one who writes, and returns the descriptions for writing. `anchor`, opened O_PATH, keeps the
-    /// inode in their stead.
+    /// Uncounts the last writer, and returns the descriptions for writing. `anchor`, opened O_PATH, keeps the inode instead.
     pub fn leave_alone(&mut self, anchor: Option<Arc<OwnedFd>>) -> [Option<Arc<OwnedFd>>; 2] {
         self.writers = 0;
         self.anchor = anchor;
         [self.writer.take(), self.write_only.take()]
     }
 
-    /// Any descriptor on the inode, which may be O_PATH; not a writable handle's, whose reports of lost writes are its
-    /// own, where there is another.
+    /// Any descriptor on the inode. It may be O_PATH. A writer's is the last choice, because it reports lost writes to that
+    /// writer.
     pub fn any(&self) -> Option<Arc<OwnedFd>> {
         let any = self.reader.as_ref().or(self.writer.as_ref());
         let any = any.or(self.write_only.as_ref());
         any.or(self.anchor.as_ref()).cloned()
     }
 
-    /// Any descriptor on the inode that nobody writes through.
+    /// Any descriptor on the inode that is not open for writing.
     pub fn anchor(&self) -> Option<Arc<OwnedFd>> {
         self.reader.as_ref().or(self.anchor.as_ref()).cloned()
     }
@@ -133,7 +132,7 @@ impl Backing {
         self.writer.as_ref().or(self.reader.as_ref()).cloned()
     }
 
-    /// A description that writes anywhere; windows can be made writable while there is one.
+    /// A description opened O_RDWR. While there is one, windows can be made writable.
     pub fn writer(&self) -> Option<Arc<OwnedFd>> {
         self.writer.clone()
     }

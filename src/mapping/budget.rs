@@ -1,4 +1,4 @@
-//! How much address space all windows may take together, and which of them is unmapped next.
+//! The address space for windows: its limits, and the order in which windows are unmapped.
 
 use super::geometry::Geometry;
 use parking_lot::Mutex;
@@ -8,20 +8,19 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
-/// The place of a window in the order of eviction: the least ticket is evicted first.
+/// A window's place in the order of eviction. The least ticket is evicted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket {
-    /// The tick of the last use that the order accounts for.
+    /// The tick of the last use, as of when the ticket was made.
     pub(super) last_used: u64,
-    /// Tells windows of the same tick apart.
+    /// Distinguishes windows of the same tick.
     number: u64,
 }
 
-/// A holder of windows, which can unmap one of them to make room.
+/// An owner of windows. It unmaps one when room is needed.
 pub(super) trait Evict: Send + Sync {
-    /// Unmaps the window `index`, which the queue held under `ticket` and no longer holds. False if it was not
-    /// unmapped: it is in use or was used since, and is back in the queue by [`AddressSpace::requeue`]; or it had
-    /// left its table before.
+    /// Unmaps the window `index`, whose ticket was just taken out of the queue. False if it was not unmapped. Either it is in
+    /// use or was used since, and is back in the queue by [`AddressSpace::requeue`]. Or it had left its table before.
     fn evict(&self, index: u64, ticket: Ticket) -> bool;
 }
 
@@ -40,33 +39,30 @@ struct Usage {
 
 /// The address space that the windows of one session share.
 ///
-/// Least-recently-used order is kept lazily. The clock ticks when a window is mapped. A use only stores the
-/// present tick in its window. A window that is at the front of the queue, but was used since, is put back by
-/// the tick of that use. So a use takes no lock here, and an eviction costs O(log n) for itself and for each
-/// window used since it was queued.
+/// The least-recently-used order is updated late. The clock ticks when a window is mapped. A use only stores the present tick
+/// in its window. If a window at the front of the queue was used since it was queued, it is queued again by the tick of that
+/// use. So a use takes no lock here. An eviction costs O(log n) for itself, and for each window used since it was queued.
 #[derive(Debug)]
 pub struct AddressSpace {
     geometry: Geometry,
     budget: u64,
     max_windows: u64,
     clock: AtomicU64,
-    /// Held while evicting. A window being evicted is in no queue, but its room is still taken: a second
-    /// thread would find nothing to evict and report ENOMEM. Lock order: before any lock that
-    /// [`Evict::evict`] takes; never taken with one of those held.
+    /// Held while evicting. A window being evicted is in no queue, but its room is still taken. Without this lock a second
+    /// thread would find nothing to evict, and report ENOMEM. Lock order: before the locks that [`Evict::evict`] takes.
     eviction: Mutex<()>,
-    /// Every window that a holder has, except the one being evicted. Lock order: after the holders' locks.
+    /// All windows except the one being evicted. Lock order: after the holders' locks.
     queue: Mutex<BTreeMap<Ticket, Queued>>,
     /// Lock order: last.
     usage: Mutex<Usage>,
-    /// The same, readable without a lock.
+    /// `usage`, readable without a lock.
     shown: [AtomicU64; 2],
 }
 
 impl AddressSpace {
-    /// Address space of `budget` bytes, for windows of about `window_size` bytes and requests of at most
-    /// `max_request`.
+    /// Address space of `budget` bytes, for windows of about `window_size` bytes and requests of at most `max_request` bytes.
     pub fn new(budget: u64, window_size: u64, max_request: u64) -> Arc<AddressSpace> {
-        // Half: the other half is for allocators, stacks and libraries.
+        // The other half is for allocators, stacks and libraries.
         let max_windows = max_map_count().unwrap_or(65_530) / 2;
         AddressSpace::with_limits(
             budget,
@@ -97,28 +93,28 @@ impl AddressSpace {
         self.geometry
     }
 
-    /// The bytes that may be mapped.
+    /// How many bytes may be mapped.
     pub fn budget(&self) -> u64 {
         self.budget
     }
 
-    /// The bytes mapped or about to be, borrowed windows that left their table included.
+    /// Bytes that are mapped or reserved, including borrowed windows that have left their table.
     pub fn used(&self) -> u64 {
         self.usage.lock().bytes
     }
 
-    /// The windows mapped or about to be, borrowed ones that left their table included.
+    /// Windows that are mapped or reserved, including borrowed ones that have left their table.
     pub fn windows(&self) -> u64 {
         self.usage.lock().windows
     }
 
-    /// What is mapped and what may be: bytes, then windows. Takes no lock.
+    /// Used and allowed: bytes, then windows. Takes no lock.
     pub fn figures(&self) -> [(u64, u64); 2] {
         let [bytes, windows] = [0, 1].map(|at: usize| self.shown[at].load(Relaxed));
         [(bytes, self.budget), (windows, self.max_windows)]
     }
 
-    /// The present tick: what a use at this moment stores in its window.
+    /// The present tick. A use stores it in its window.
     pub(super) fn now(&self) -> u64 {
         self.clock.load(Relaxed)
     }
@@ -128,7 +124,7 @@ impl AddressSpace {
         self.used().saturating_add(bytes) <= self.budget()
     }
 
-    /// Reserves room for one window of `bytes`, evicting others as needed; ENOMEM if that does not help.
+    /// Reserves room for one window of `bytes` bytes. Evicts others if needed. ENOMEM if that is not enough.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> io::Result<Lease> {
         self.admit(0, bytes, 1)?;
         Ok(Lease {
@@ -137,8 +133,8 @@ impl AddressSpace {
         })
     }
 
-    /// Repeats an attempt to map that fails with ENOMEM (RLIMIT_AS, max_map_count, overcommit), evicting
-    /// twice as many windows each time, until it succeeds or nothing is left to evict.
+    /// Retries an attempt to map that fails with ENOMEM (RLIMIT_AS, max_map_count, overcommit). Before each retry it evicts
+    /// twice as many windows, until nothing is left to evict.
     pub(super) fn with_room<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         let mut step = 1;
         loop {
@@ -155,8 +151,7 @@ impl AddressSpace {
         }
     }
 
-    /// Puts window `index` of `holder`, which was just used, at the end of the queue. The holder calls this
-    /// under the lock of its table.
+    /// Queues window `index` of `holder`, which was just used. The holder calls this with its table locked.
     pub(super) fn enqueue(&self, holder: Weak<dyn Evict>, index: u64) -> Ticket {
         let number = self.clock.fetch_add(1, Relaxed) + 1;
         let ticket = Ticket {
@@ -167,8 +162,7 @@ impl AddressSpace {
         ticket
     }
 
-    /// Puts a window that [`Evict::evict`] keeps back in the queue, at the place that `last_used` gives it.
-    /// The holder calls this under the lock of its table.
+    /// Queues a window that [`Evict::evict`] has kept again, by its `last_used`. The holder calls this with its table locked.
     pub(super) fn requeue(
         &self,
         ticket: Ticket,
@@ -184,16 +178,17 @@ impl AddressSpace {
         ticket
     }
 
-    /// Takes a window out of the queue that leaves its holder's table. The holder calls this under the lock of
-    /// that table. A window about to be evicted is not in the queue; `evict` finds it gone from the table.
+    /// Removes a window that leaves its holder's table from the queue. The holder calls this with that table locked. A window
+    /// being evicted is not in the queue: `evict` finds that it has left the table.
     pub(super) fn dequeue(&self, ticket: Ticket) {
         self.queue.lock().remove(&ticket);
     }
 
-    /// Counts `bytes` and `windows` as used, evicting others as needed, for a lease that has `held` bytes already.
+    /// Counts `bytes` and `windows` as used, for a lease that has `held` bytes already. Evicts others if needed.
     fn admit(&self, held: u64, bytes: u64, windows: u64) -> io::Result<()> {
         if held + bytes > self.budget {
-            return Err(Errno::NOMEM.into()); // It would not fit if all other windows were gone.
+            // Evicting all other windows would not make room.
+            return Err(Errno::NOMEM.into());
         }
         if self.take(bytes, windows) {
             return Ok(());
@@ -231,9 +226,9 @@ impl AddressSpace {
         self.shown[1].store(usage.windows, Relaxed);
     }
 
-    /// Unmaps the least recently used window that is not in use; false if all are. Called with `eviction` held.
+    /// Unmaps the least recently used window that is not in use. False if all are in use. Called with `eviction` held.
     fn evict_one(&self) -> bool {
-        // Twice round: once to put every window where its last use belongs, once to see that all are in use.
+        // Two rounds: the first one queues each window by its last use, the second one finds that all are in use.
         let attempts = 2 * self.queue.lock().len();
         for _ in 0..attempts {
             let Some((ticket, queued)) = self.queue.lock().pop_first() else {
@@ -251,7 +246,7 @@ impl AddressSpace {
     }
 }
 
-/// Address space reserved for one window; given back when dropped.
+/// Address space reserved for one window, until it is dropped.
 #[derive(Debug)]
 pub struct Lease {
     space: Arc<AddressSpace>,
@@ -259,12 +254,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The bytes reserved.
+    /// How many bytes are reserved.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Reserves more, up to `bytes`, or gives back what is above; ENOMEM as for `reserve`.
+    /// Changes the reservation to `bytes` bytes. ENOMEM as for `reserve`.
     pub(super) fn resize(&mut self, bytes: u64) -> io::Result<()> {
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.space.admit(self.bytes, more, 0)?,
@@ -281,8 +276,7 @@ impl Drop for Lease {
     }
 }
 
-/// The budget in bytes where no option gives one: half of what RLIMIT_AS leaves, and at most the size of
-/// physical memory.
+/// The default budget in bytes: half of the address space that RLIMIT_AS leaves, and at most the size of physical memory.
 pub fn default_budget() -> u64 {
     let info = rustix::system::sysinfo();
     let memory = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
@@ -292,7 +286,7 @@ pub fn default_budget() -> u64 {
     }
 }
 
-/// The size of our own address space in bytes; 0 if /proc cannot be read.
+/// The size of this process's address space in bytes. 0 if /proc cannot be read.
 fn own_address_space() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());

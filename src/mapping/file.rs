@@ -1,4 +1,4 @@
-//! One source file while somebody has it open: its windows, its descriptors, and what is known of it.
+//! An open source file: its windows, its descriptors, and facts about it.
 
 use super::backing::Backing;
 use super::budget::AddressSpace;
@@ -22,77 +22,77 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// What all mappings of one view share.
+/// Shared by all mappings of one view.
 #[derive(Debug)]
 pub struct Context {
     /// The address space that windows live in.
     pub space: Arc<AddressSpace>,
-    /// The SIGBUS handler, without which nothing is mapped.
+    /// Proof that the SIGBUS handler is installed. Nothing is mapped without it.
     pub handler: guard::Installed,
-    /// Which way in-place writes take.
+    /// How in-place writes are done.
     pub write_path: WritePath,
-    /// Whether reading leaves access times alone.
+    /// Whether reads leave access times alone.
     pub no_atime: bool,
-    /// Where files whose times wait are reported.
+    /// Takes files whose times wait to be applied.
     pub chores: Chores,
-    /// What went wrong.
+    /// Counts of errors.
     pub mishaps: Mishaps,
 }
 
-/// How often something went wrong. Counts only.
+/// How often each kind of error happened.
 #[derive(Debug, Default)]
 pub struct Mishaps {
-    /// Copies from or to a window that faulted.
+    /// Guarded copies from or to a window that faulted.
     pub faults: AtomicU64,
-    /// Reads that had faulted and failed otherwise, too.
+    /// Reads that faulted, and whose pread(2) then failed, too.
     pub faults_eio: AtomicU64,
-    /// Writes found lost after they had been answered.
+    /// Writes that were lost after mmfs had answered them.
     pub lost_writes: AtomicU64,
 }
 
-/// One source file while somebody has it open, shared by all its opens.
+/// An open source file, shared by all its opens.
 #[derive(Debug)]
 pub struct Mapping {
-    /// Itself, for chores that outlive the request.
+    /// This mapping, for chores that outlive the request.
     pub(super) this: Weak<Mapping>,
     pub(super) context: Arc<Context>,
     pub(super) source: Arc<SourceDir>,
     pub(super) windows: Arc<WindowSet>,
-    /// Held shared while bytes are copied or lent, exclusively while the file is resized or its windows
-    /// are replaced. Lock order: after a writer's state, before `backing`, `times` and the window table.
+    /// Held shared while bytes are copied or lent, exclusively while the file is resized or its windows are replaced. Lock
+    /// order: after a writer's state, before `backing`, `times` and the window table.
     pub(super) gate: RwLock<()>,
     pub(super) backing: Mutex<Backing>,
-    /// Held from finding out where a write by a descriptor with O_APPEND goes until it is there. The kernel sends one at a time, but
-    /// for the parts of a long asynchronous one. Lock order: after `gate`.
+    /// Held while an append looks up the end and writes there. The kernel sends appends one at a time, except for the parts of
+    /// a long asynchronous one. Lock order: after `gate`.
     pub(super) appending: Mutex<()>,
     pub(super) times: Times,
     pub(super) cache: Arc<FileCache>,
     pub(super) losses: Losses,
-    /// The stamp as of which the file is known to carry no security.capability; 0 when unknown.
+    /// The change stamp at which the file had no security.capability. 0: unknown.
     pub(super) unprivileged: AtomicU64,
-    /// The stamp as of which the file is known not to be synchronous; 0 when unknown.
+    /// The change stamp at which the file was not synchronous. 0: unknown.
     pub(super) asynchronous: AtomicU64,
     pub(super) unmappable: AtomicBool,
-    /// Whether its length says nothing of what a read returns, as on procfs.
+    /// Whether the length in its attributes says nothing about the bytes a read returns, as on procfs.
     pub(super) without_length: AtomicBool,
-    /// Whether that has been looked for.
+    /// Whether `without_length` was determined.
     pub(super) length_looked_for: AtomicBool,
-    /// It was made through the view, so it has the contents that were written.
+    /// Whether the file was created through the view, so that it holds the bytes written.
     pub(super) made_here: AtomicBool,
-    /// What the file was found to be before and after a read; `None` once it was found to be something else. Nothing else
-    /// is taken with it locked.
+    /// The attributes before and after a read, when they were equal. `None` before, and once they differ. Nothing else is taken
+    /// with it locked.
     pub(super) settled: Mutex<Option<Attr>>,
-    /// The length that was last read from the source for a read, 0 before.
+    /// The length that the last read found, or 0 before the first read.
     pub(super) length: AtomicU64,
-    /// Reads that were not worth a window.
+    /// Reads that mapped no window because it would not pay.
     pub(super) declined: AtomicU64,
-    /// Keeps the file's mount busy where its descriptions, which lie in a clone of it, do not.
+    /// Keeps the file's mount busy. Its descriptions do not where they lie in a clone of the mount.
     place: OnceLock<(Arc<OwnedFd>, Slot)>,
-    /// What the kernel serves the file with by itself, once that is decided.
+    /// The backing file that the kernel uses for passthrough, once that is decided.
     handed_over: OnceLock<Option<Handover>>,
 }
 
-/// The kernel's hold on a file, whatever it is made of.
+/// The backing file of a passthrough, of any type.
 struct Handover(Box<dyn Any + Send + Sync>);
 
 impl std::fmt::Debug for Handover {
@@ -102,7 +102,7 @@ impl std::fmt::Debug for Handover {
 }
 
 impl PendingTimes for Mapping {
-    /// Applies times that wait, so that attributes can be shown.
+    /// Applies times that wait, before attributes are shown.
     fn apply_times(&self) -> bool {
         if !self.times.wait_to_be_applied() {
             return false;
@@ -110,7 +110,7 @@ impl PendingTimes for Mapping {
         let Some(fd) = self.descriptor() else {
             return false;
         };
-        // Sole effect of an error here is a modification time that stays behind by milliseconds.
+        // An error leaves the modification time milliseconds behind, and has no other effect.
         let apply = || self.times.apply(fd.as_fd(), &self.source);
         let (_, _) = self.restamping(fd.as_fd(), apply);
         true
@@ -118,7 +118,7 @@ impl PendingTimes for Mapping {
 }
 
 impl Mapping {
-    /// The file behind `cache`, which lies on `source`.
+    /// A mapping of the file whose kernel cache is `cache`, on `source`.
     pub fn new(source: Arc<SourceDir>, cache: Arc<FileCache>, context: Arc<Context>) -> Arc<Self> {
         let windows = WindowSet::new(&context.space, context.handler, BaseOffset::ZERO);
         Arc::new_cyclic(|this| Mapping {
@@ -151,12 +151,12 @@ impl Mapping {
         &self.cache
     }
 
-    /// A descriptor on the inode, perhaps O_PATH, for whatever does not touch its bytes.
+    /// A descriptor on the inode. It may be O_PATH, so it serves for attributes only.
     pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
         self.backing.lock().any()
     }
 
-    /// A descriptor on the inode that nobody writes through; `None` where there is none, or it is being opened.
+    /// A descriptor on the inode that is not open for writing. `None` if there is none, or one is being opened.
     pub fn anchor(&self) -> Option<Arc<OwnedFd>> {
         self.backing.try_lock()?.anchor()
     }
@@ -166,42 +166,42 @@ impl Mapping {
         self.backing.lock().reader()
     }
 
-    /// Keeps `place`, a descriptor on the file, open for as long as the file is.
+    /// Keeps `place`, a descriptor on the file, open for the life of this mapping.
     pub fn hold(&self, place: Arc<OwnedFd>, slot: Slot) {
-        let _ = self.place.set((place, slot)); // it may have one
+        let _ = self.place.set((place, slot)); // It may have one already.
     }
 
-    /// Whether nothing may move access times.
+    /// Whether reads must not move the access time.
     pub fn is_never_accessed(&self) -> bool {
         self.context.no_atime
     }
 
-    /// Whether touching a hole through a map fills it.
+    /// Whether a page fault in a hole allocates its block.
     pub fn faults_allocate(&self) -> bool {
         self.source.faults_allocate
     }
 
-    /// Whether somebody has opened the file to read.
+    /// Whether the file is open for reading.
     pub fn is_read(&self) -> bool {
         self.backing.lock().is_read()
     }
 
-    /// Gives the mapping a description for readers, opened O_RDONLY. Returns its slot where the mapping has one already.
+    /// Gives the mapping a description for readers, opened O_RDONLY. Returns the slot if the mapping has one already.
     pub fn open_reader(&self, fd: Arc<OwnedFd>, slot: Slot) -> Option<Slot> {
         self.backing.lock().open_reader(fd, Some(slot))
     }
 
-    /// A description to read through: the one that windows are mapped from.
+    /// The description that windows are mapped from.
     ///
     /// # Errors
-    /// Those of open(2), where all who write have given up theirs.
+    /// Those of open(2), if all writers have closed their descriptions.
     pub(super) fn readable(&self) -> Result<Arc<OwnedFd>> {
         let open = self.backing.lock().readable();
         open.map_or_else(|| self.shared(), Ok)
     }
 
-    /// The description for readers, opened now if there was none. Lost writes that it is told of count for all who have
-    /// none of their own.
+    /// The description for readers. Opened if there is none. Lost writes that it reports count for all opens without a
+    /// description of their own.
     ///
     /// # Errors
     /// Those of open(2).
@@ -217,8 +217,8 @@ impl Mapping {
         Ok(fd)
     }
 
-    /// What the kernel serves the file with by itself: made by `make` the first time, kept until the file is
-    /// closed. `None`, for as long, when `make` has nothing to give.
+    /// The backing file for passthrough. `make` makes it at the first call; it is kept until the file is closed. If `make`
+    /// returns `None`, so does every later call.
     pub fn hand_over<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Option<T>) -> Option<&T> {
         let decide = || {
             let hold = make()?;
@@ -232,18 +232,18 @@ impl Mapping {
             .downcast_ref()
     }
 
-    /// Whether the kernel serves the file by itself.
+    /// Whether the kernel reads and writes the file itself (passthrough).
     pub fn is_handed_over(&self) -> bool {
         matches!(self.handed_over.get(), Some(Some(_)))
     }
 
-    /// Whether the file has the suid or the sgid bit, as far as can be told.
+    /// Whether the file has the suid or the sgid bit. False if statx(2) fails.
     pub fn has_setid(&self) -> bool {
         let attr = self.descriptor().map(|fd| self.source.stat(fd.as_fd()));
         attr.is_some_and(|attr| attr.is_ok_and(|attr| attr.has_setid()))
     }
 
-    /// Changes the length to `len` bytes, which `truncate` does to the file.
+    /// Changes the length to `len` bytes. `truncate` does it at the source.
     ///
     /// # Errors
     /// Those of `truncate`.
@@ -266,8 +266,7 @@ impl Mapping {
         outcome
     }
 
-    /// Runs an operation of ours that changes the file by other means than writing, so that it is not taken
-    /// for a change behind the mount.
+    /// Runs `change`, which changes the file by other means than writing. It is not taken for a change behind the mount.
     ///
     /// # Errors
     /// Those of `change`.
@@ -275,7 +274,7 @@ impl Mapping {
         self.altering_from(u64::MAX, change)
     }
 
-    /// As `altering`, for an operation that puts bytes at `offset`.
+    /// As `altering`, for a change that stores bytes at `offset`.
     ///
     /// # Errors
     /// Those of `change`.
@@ -289,7 +288,7 @@ impl Mapping {
         outcome
     }
 
-    /// Runs a change of ours. Returns also by what range the file has grown.
+    /// Runs a change made by mmfs. Also returns the range by which the file has grown.
     fn restamping<T>(
         &self,
         fd: BorrowedFd<'_>,
@@ -314,27 +313,26 @@ impl Mapping {
         (outcome, grown)
     }
 
-    /// Notices that a change of the bytes has taken suid or sgid: the kernel would believe in them for as long as
-    /// in any attribute, and execute the file under them.
+    /// Has the kernel drop the attributes if a change of the bytes has cleared suid or sgid. Otherwise the kernel would execute
+    /// the file with these bits until the attributes expire.
     pub(super) fn compare_mode(&self, before: &Attr, after: &Attr) {
         if before.mode != after.mode {
             self.cache.attributes_changed();
         }
     }
 
-    /// Forgets times that wait to be applied: the caller is about to set others.
+    /// Drops times that wait to be applied: the caller is about to set others.
     pub fn cancel_times(&self) {
         self.times.cancel();
     }
 
-    /// Has times that wait applied soon.
+    /// Has the housekeeping thread apply the times that wait.
     pub(super) fn times_wait(&self) {
         let this: Weak<Mapping> = self.this.clone();
         self.context.chores.add(Chore::ApplyTimes(this));
     }
 
-    /// The attributes behind a descriptor on the file, which the kernel is about to be told; a change behind the mount is
-    /// noticed.
+    /// The attributes behind a descriptor on the file, for a reply to the kernel. A change behind the mount is noticed.
     ///
     /// # Errors
     /// Those of statx(2).
@@ -346,7 +344,7 @@ impl Mapping {
         Ok(attr)
     }
 
-    /// The source's bytes in this range; fewer where it ends, none where they cannot be read.
+    /// The source's bytes in this range. Fewer where the file ends, none where it cannot be read.
     fn bytes(&self, range: Range<u64>) -> Vec<u8> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let read = self.readable();
@@ -355,7 +353,7 @@ impl Mapping {
         bytes
     }
 
-    /// As `attr`, without telling the kernel.
+    /// As `attr`, for attributes that are not sent to the kernel.
     ///
     /// # Errors
     /// Those of statx(2).
@@ -366,14 +364,14 @@ impl Mapping {
         Ok(attr)
     }
 
-    /// Looks whether the source changed behind the mount; if so the kernel's cache goes. Sources that would
-    /// have to be asked over a network are left alone: they may never answer.
+    /// Checks whether the source changed behind the mount. If it did, the kernel drops what it has cached. Network filesystems
+    /// are not asked: they may never answer.
     pub fn check(&self) {
         if let Some(fd) = self.descriptor().filter(|_| !self.source.remote) {
-            // What cannot be looked at now is noticed by whoever reads next.
+            // After an error the next read notices the change.
             let _ = self.look(fd.as_fd());
-            // A description that is to tell of lost writes has to be there before others are told. The kernel starts
-            // writing back by itself after seconds (vm.dirty_expire_centisecs).
+            // A description has to be open before a loss happens if it is to report the loss. The kernel begins to write back
+            // seconds after a write (vm.dirty_expire_centisecs).
             if self.backing.lock().is_given_up() {
                 let _ = self.shared();
             }
@@ -381,8 +379,8 @@ impl Mapping {
         self.cache.looked_at();
     }
 
-    /// What the kernel may keep of what it has cached, now that the file is opened once more. No pages when the open's first
-    /// read `moves_atime`, and that time is due to move: that read has to reach us.
+    /// Which parts of its cache the kernel may keep at this open. If the first read of the open `moves_atime`, and the access
+    /// time is due, the kernel keeps no pages: that read has to reach mmfs.
     ///
     /// # Errors
     /// Those of statx(2).
@@ -397,23 +395,23 @@ impl Mapping {
         Ok(cache.before_open(found, has_to_reach_us, look_again))
     }
 
-    /// Whether the source has to ask another machine, which may never answer.
+    /// Whether the source is a network filesystem, whose server may never answer.
     pub fn is_remote(&self) -> bool {
         self.source.remote
     }
 
-    /// The file has just been made: it is empty, and its length is to be believed.
+    /// Notes that the file was just created. It is empty, so its length can be trusted.
     pub fn made(&self) {
         self.made_here.store(true, Relaxed);
     }
 
-    /// Whether the file's length says nothing of what a read returns, as on procfs. It is known once
-    /// `may_keep` was asked.
+    /// Whether the length in the file's attributes says nothing about the bytes a read returns, as on procfs. Known after the
+    /// first `may_keep`.
     pub fn is_without_length(&self) -> bool {
         self.without_length.load(Relaxed)
     }
 
-    /// A range of the file, mapped from `fd`; `None` where it cannot be mapped.
+    /// Borrows a range of the file, mapped from `fd`. `None` if it cannot be mapped.
     pub(super) fn borrow(
         &self,
         fd: BorrowedFd<'_>,

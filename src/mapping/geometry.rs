@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use std::io;
 
-/// No window covers fewer bytes than this, however small the budget.
+/// The least size of a window in bytes, for any budget.
 const MIN_WINDOW: u64 = 64 << 10;
 
 /// Rounds up to a whole page.
@@ -25,14 +25,14 @@ fn page_up(bytes: u64) -> u64 {
 /// A request that begins in `[k*W, (k+1)*W)` and is no longer than the overlap ends within window k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// W: the distance from one window's beginning to the next one's, a multiple of the page.
+    /// W: the distance between the beginnings of two windows, a multiple of the page size. In bytes.
     pub window: u64,
-    /// The largest request, rounded up to the page.
+    /// The length of the largest request, rounded up to whole pages. In bytes.
     pub overlap: u64,
 }
 
 impl Geometry {
-    /// Windows of `window_size` bytes, or an eighth of the budget where that is less.
+    /// Windows of `window_size` bytes, or an eighth of the budget if that is less.
     pub fn new(window_size: u64, overlap: u64, budget: u64) -> Geometry {
         let eighth = (budget / 8).max(MIN_WINDOW);
         let eighth = 1 << eighth.ilog2();
@@ -42,7 +42,7 @@ impl Geometry {
         }
     }
 
-    /// The window for requests beginning at `offset`.
+    /// The window that serves requests beginning at `offset`.
     pub fn index(&self, offset: u64) -> u64 {
         offset / self.window
     }
@@ -52,7 +52,7 @@ impl Geometry {
         index * self.window
     }
 
-    /// The length in bytes of a window that the end does not cut.
+    /// The length in bytes of a window that the content's end does not cut.
     pub fn full(&self) -> u64 {
         self.window + self.overlap
     }
@@ -64,9 +64,9 @@ impl Geometry {
             .min(self.full())
     }
 
-    /// The length to which a window of `len` bytes grows. It doubles, so that a file growing by small appends
-    /// has its last window remapped a logarithmic number of times. What lies beyond the end is never touched,
-    /// as loans are bounded by the content's length, and is cut off by `resize`.
+    /// The length to which a window of `len` bytes grows. It doubles, so a file that grows by small appends has its last window
+    /// remapped O(log n) times. The part beyond the end is never touched, because loans lie within the content. `resize` cuts
+    /// it off.
     pub fn grown(&self, index: u64, len: u64, content_len: u64) -> u64 {
         self.extent(index, content_len)
             .max(2 * len)
@@ -74,8 +74,8 @@ impl Geometry {
     }
 }
 
-/// Where a content begins in the file that it is mapped from, in bytes: a multiple of the page size, as
-/// mmap(2) asks of offsets. Windows begin at multiples of the page from there.
+/// Where a content begins in its file, in bytes. A multiple of the page size, as mmap(2) requires. Windows begin at multiples
+/// of the page size from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BaseOffset(u64);
 
@@ -94,7 +94,7 @@ impl BaseOffset {
         }
     }
 
-    /// The offset in the file of what has `offset` in the content.
+    /// The offset in the file of the byte at `offset` in the content.
     ///
     /// # Errors
     /// EINVAL if there is no such offset.

@@ -1,31 +1,31 @@
-//! The guarded copy: to or from a mapping, an error where a plain copy would die of SIGBUS.
+//! The guarded copy: a copy to or from a mapping that returns an error where a plain copy would raise SIGBUS.
 //!
-//! The copy is a short assembly loop between two labels. When a SIGBUS interrupts it between them, the handler
-//! resumes the thread at the second label, where a register holds the count of bytes left. Any other SIGBUS
-//! goes to the handler that was installed before ours.
-#![allow(unsafe_code)] // A signal handler and an assembly loop, argued at each use.
+//! It is a short assembly loop between two labels. When SIGBUS interrupts it there, the handler resumes the thread at the
+//! second label. A register then holds the number of bytes left. Any other SIGBUS goes to the handler that was installed
+//! before.
+#![allow(unsafe_code)] // A signal handler and an assembly loop; a comment at each use says why it is sound.
 
 use std::io;
 
-/// Whether this processor has a guarded copy. Where it has none, every copy fails with nothing copied, and
-/// callers use pread(2) and pwrite(2).
+/// Whether there is a guarded copy for this CPU. If not, every copy fails with nothing copied, and callers use pread(2) and
+/// pwrite(2).
 pub const AVAILABLE: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
 /// The kernel could not provide a page: it is beyond the end of a truncated file, the disk is full, or the
 /// device failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// Bytes at the front that were copied for certain.
+    /// How many bytes at the front were copied for certain.
     pub copied: usize,
 }
 
-/// Proof that the SIGBUS handler is installed: only [`install`] makes one, and [`copy`] asks for it.
-/// The handler stays installed, so a proof holds for the life of the process, in every thread.
+/// Proof that the SIGBUS handler is installed. Only [`install`] makes one, and [`copy`] requires it. The handler stays
+/// installed, so the proof holds for the life of the process, in every thread.
 #[derive(Debug, Clone, Copy)]
 pub struct Installed(());
 
-/// Installs the SIGBUS handler, once; later calls return the first one's result. Processors without a guarded
-/// copy need no handler.
+/// Installs the SIGBUS handler once. Later calls return the result of the first. Without a guarded copy for this CPU it does
+/// nothing.
 ///
 /// # Errors
 /// Those of sigaction(2).
@@ -63,10 +63,10 @@ pub unsafe fn copy(_: Installed, dst: *mut u8, src: *const u8, len: usize) -> Re
     }
 }
 
-/// Fails with nothing copied: this processor has no guarded copy.
+/// Fails with nothing copied: there is no guarded copy for this CPU.
 ///
 /// # Safety
-/// None needed; the signature is that of the other processors.
+/// No condition; the signature is that of the other CPUs.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub unsafe fn copy(_: Installed, _dst: *mut u8, _src: *const u8, len: usize) -> Result<(), Fault> {
     if len == 0 {
@@ -82,7 +82,7 @@ mod loops {
     use std::io;
     use std::sync::OnceLock;
 
-    // A fault inside `rep movsb` leaves rcx at the number of bytes not yet moved.
+    // After a fault in `rep movsb`, rcx holds the number of bytes not yet moved.
     #[cfg(target_arch = "x86_64")]
     std::arch::global_asm!(
         ".pushsection .text.mmfs_guarded_copy, \"ax\", @progbits",
@@ -107,7 +107,7 @@ mod loops {
         ".popsection",
     );
 
-    // x2 counts down after each store, so at a fault it is what is left, of the last step's 16 bytes all.
+    // x2 counts down after each store. So at a fault it is the number of bytes left, including all 16 of the last step.
     #[cfg(target_arch = "aarch64")]
     std::arch::global_asm!(
         ".pushsection .text.mmfs_guarded_copy, \"ax\", %progbits",
@@ -157,10 +157,10 @@ mod loops {
     type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
     type PlainHandler = extern "C" fn(c_int);
 
-    /// The action for SIGBUS before ours.
+    /// The action for SIGBUS before [`install`].
     static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
-    /// Installs our handler. The present action is stored before, as our handler needs it.
+    /// Installs the handler. The present action is stored first, because the handler needs it.
     pub fn install() -> io::Result<()> {
         let present = sigaction(None)?;
         PREVIOUS.get_or_init(|| present);
@@ -180,7 +180,7 @@ mod loops {
         action
     }
 
-    /// sigaction(2) for SIGBUS: sets a new action if there is one, returns the one before.
+    /// sigaction(2) for SIGBUS: sets a new action if one is given, and returns the old one.
     fn sigaction(new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
         let mut old = action(libc::SIG_DFL, 0);
         // SAFETY:
@@ -194,7 +194,7 @@ mod loops {
         }
     }
 
-    /// Moves a thread interrupted within the copy loop to the loop's end; false if it was elsewhere.
+    /// Moves a thread that was interrupted in the copy loop to the loop's end. False if it was elsewhere.
     fn resume_at_end(context: &mut ucontext_t) -> bool {
         let begin = &raw const mmfs_guarded_copy_begin as usize;
         let end = &raw const mmfs_guarded_copy_end as usize;
@@ -209,7 +209,7 @@ mod loops {
         within
     }
 
-    /// Async-signal-safe: two loads and a store on our own faults, system calls only otherwise.
+    /// Async-signal-safe: at a fault of the copy loop two loads and a store, otherwise system calls only.
     extern "C" fn on_sigbus(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
         // SAFETY:
         // - under SA_SIGINFO the third argument points to the interrupted thread's ucontext_t;
@@ -222,16 +222,16 @@ mod loops {
         }
     }
 
-    /// Does what the action before ours does. `sent`: by kill(2) and the like, so that returning
-    /// would not raise it again.
+    /// Does what the earlier action would do. `sent`: the signal comes from kill(2) or the like, so returning would not raise
+    /// it again.
     fn chain(signal: c_int, info: *mut siginfo_t, context: *mut c_void, sent: bool) {
         let default = action(libc::SIG_DFL, 0);
         let previous = PREVIOUS.get().unwrap_or(&default);
         match previous.sa_sigaction {
             libc::SIG_IGN if sent => {}
-            // A fault kills even where the signal is ignored: the kernel does the same.
+            // A fault kills the process even if SIGBUS is ignored, as in the kernel.
             libc::SIG_DFL | libc::SIG_IGN => {
-                // It cannot fail: the signal is valid and so are the pointers.
+                // It cannot fail: signal and pointers are valid.
                 let _ = sigaction(Some(&default));
                 if sent {
                     // SAFETY: raise has no conditions; the signal is blocked until this handler returns.

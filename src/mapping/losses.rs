@@ -1,7 +1,7 @@
-//! Writes that were lost after they had been answered.
+//! Writes that were lost after mmfs had answered them.
 //!
-//! fsync(2) on a handle's own description reports a loss once to each. A handle that has given up its description has no
-//! such memory in the kernel: this counts the losses, and each handle remembers how many it has been told of.
+//! The kernel reports a loss once to each open file description, by fsync(2). A handle whose description is closed gets no such
+//! report. So this counts the losses, and each handle keeps the count that it has reported.
 
 use rustix::io::{Errno, Result};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
@@ -22,7 +22,7 @@ impl Losses {
         self.count.load(SeqCst)
     }
 
-    /// An error when there were more than `known`.
+    /// The error of the last loss, if there were more than `known`.
     pub fn since(&self, known: u64) -> Result<()> {
         match self.count() > known {
             true => Err(Errno::from_raw_os_error(self.last.load(SeqCst))),

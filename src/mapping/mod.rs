@@ -1,8 +1,11 @@
 //! The bytes of one source file as windows in our address space.
 //!
-//! Apart stand: where the bytes are (`windows`, `window`, `budget`), who has the file open and through what
-//! (`file`, `backing`, `writer`), reading (`read`, `readahead`, `sequence`), writing (`write`), how durable they are (`sync`,
-//! `losses`), and which times they owe (`times`).
+//! - `windows`, `window`, `budget`, `geometry`: which ranges are mapped.
+//! - `file`, `backing`, `writer`: who has the file open, and through which descriptors.
+//! - `read`, `readahead`, `sequence`, `length`: reading.
+//! - `write`, `guard`: writing, and the copy that survives SIGBUS.
+//! - `sync`, `losses`: durability, and writes that were lost.
+//! - `times`: modification times that are not applied yet.
 
 mod backing;
 pub mod budget;

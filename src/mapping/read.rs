@@ -1,16 +1,16 @@
-//! Reading: from a window where one is worth it, by pread(2) elsewhere.
+//! Reading: from a window if one pays, otherwise by pread(2).
 //!
-//! A file that is truncated and written again while it is read shows zeros that were in no version of it: in the last
-//! page of a mapping there are zeros behind the end, where read(2) looks at the end and returns less. So the bytes are
-//! copied, and then the file is asked whether it has changed since its length was looked at. If it has, the pages that
-//! have zeros are read again by pread(2), each by itself and up to three times: it knows the end, but it too looks at it
-//! before it copies. What was copied in an unchanged file was in it, and what is no zero was not invented.
+//! A file may be truncated and written again while it is read. A mapping then shows zeros that were in no version of the file:
+//! behind the end, the last page of a mapping holds zeros. read(2) compares with the end and returns fewer bytes. So mmfs
+//! copies the bytes, and then calls statx(2) to see whether the file has changed since its length was read. Bytes copied from
+//! an unchanged file were in it. Bytes other than zero were, too. If the file has changed, pread(2) reads each page that has
+//! zeros again, up to three times. pread(2) returns no bytes behind the end, but it also reads the length before it copies.
 //!
-//! A long read of a file that nobody has changed behind the mount is lent to the kernel instead, which copies once.
-//! What read(2) risks with every long read is risked there until the first change is noticed.
+//! A long read of a file that nobody has changed behind the mount is lent to the kernel, which copies the bytes once. Until the
+//! first change is noticed, such a read has the same race as a long read(2).
 //!
-//! All readers of a file share its descriptions, which are O_NOATIME where that is allowed. So neither reading nor mapping
-//! moves the access time by itself: a read that is to move it does so on purpose, by the source's rule.
+//! All readers of a file share its descriptions, which are O_NOATIME where that is allowed. So neither a read nor a mapping
+//! moves the access time. A read that has to move it does so by itself, by the rule of the source's mount.
 
 use super::file::Mapping;
 use super::readahead::{self, ReadPattern};
@@ -26,24 +26,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Reads above this many bytes are lent from the window, where that may be. Up to here the second copy costs nothing that
-/// could be measured: the kernel copies faster from a buffer in the processor's cache that begins elsewhere in a page than
-/// from page to page (O_DIRECT, 128 KiB: 49 to 59 us of the daemon's time each way).
+/// Longer reads are lent from the window, if they may be. In bytes. A second copy up to this length costs nothing measurable.
+/// The kernel copies faster from a buffer in the CPU's cache that begins elsewhere in a page than from page to page (O_DIRECT,
+/// 128 KiB: 49 to 59 us of the daemon's time each way).
 const MAX_COPIED: usize = 128 << 10;
 
-/// How often pread(2) is asked for a page of a file that changes all the time.
+/// How often pread(2) reads one page of a file that keeps changing.
 const MAX_PREADS: usize = 3;
 
-/// Reads above this many bytes always map their window.
+/// Longer reads always map their window. In bytes.
 const SMALL_READ: usize = 512 << 10;
 
-/// Of the reads that are not worth a window one in so many maps it all the same, so that windows move to where the
-/// reading is.
+/// One in 64 reads for which a window does not pay maps it all the same. So the windows follow the reader.
 const MAP_ONE_IN: u64 = 64;
 
 impl Mapping {
-    /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` is that of the open:
-    /// its first read `moves_atime`, unless nothing it reads is to do so, and the later ones tell what to read ahead.
+    /// Calls `lend` with up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` belongs to the open, and
+    /// decides about read-ahead. With `moves_atime` the first read of the open moves the access time.
     pub fn read_at<R>(
         &self,
         (offset, len): (u64, usize),
@@ -68,15 +67,14 @@ impl Mapping {
                 Err(errno) => return lend(Err(errno)),
             },
         };
-        // Not before: of a short answer the kernel learns the new length, unless it was told in between that what it
-        // knows is old.
+        // After the answer: a short answer gives the kernel the new length, unless mmfs has sent it a notification in between.
         let (stamp, is_shorter) = self.compare_length(fd.as_fd(), &attr);
         self.cache.seen_before(stamp, changes, is_shorter);
         answer
     }
 
-    /// Answers a read that lies within the file if it still is what it was found to be: so the source is asked once, when
-    /// the bytes have been copied, and not before. Gives `lend` back where it is not.
+    /// Answers a read within a file whose attributes were equal before and after an earlier read. One statx(2), after the copy,
+    /// then suffices. Returns `lend` if it does not.
     fn read_settled<R, L: FnOnce(Result<&[u8]>) -> R>(
         &self,
         fd: BorrowedFd<'_>,
@@ -89,12 +87,12 @@ impl Mapping {
         let Some(settled) = settled.filter(lies_within) else {
             return Err(lend);
         };
-        // A hole that was punched since must not be filled.
+        // The window may cover a hole punched since, and a page fault would fill it.
         let may_fill = self.source.faults_allocate;
         if len == 0 || len > MAX_COPIED || may_fill || (moves_atime && !pattern.has_begun()) {
             return Err(lend);
         }
-        // A window is mapped for the length that the file has, not for the one that it had.
+        // Nothing is mapped here: the length may be an old one.
         let Some(loan) = self.windows.borrow_present(offset, len) else {
             return Err(lend);
         };
@@ -110,8 +108,8 @@ impl Mapping {
         })
     }
 
-    /// The file's stamp, and whether the file has become shorter since it was last read. Reads may overtake each other, so
-    /// where the length differs the source is asked once more.
+    /// The file's change stamp, and whether the file has become shorter since the last read. Reads may overtake each other. So
+    /// where the length differs, statx(2) is called once more.
     fn compare_length(&self, fd: BorrowedFd<'_>, attr: &Attr) -> (u64, bool) {
         let known = self.length.load(Relaxed);
         if known == 0 {
@@ -129,7 +127,7 @@ impl Mapping {
         }
     }
 
-    /// Answers a read of a file that has just had these attributes.
+    /// Answers a read of a file that has the attributes `attr`.
     fn answer<R>(
         &self,
         fd: BorrowedFd<'_>,
@@ -140,18 +138,19 @@ impl Mapping {
     ) -> R {
         let len = len.min(usize::try_from(attr.size.saturating_sub(offset)).unwrap_or(usize::MAX));
         if len == 0 {
-            // Natively, a read that meets the end counts, too.
+            // read(2) at the end of a file moves the access time, too.
             if moves_atime {
                 self.move_access_time(fd, attr);
             }
             return lend(Ok(&[]));
         }
         let loan = self.loan(fd, (offset, len), attr, pattern);
-        // Of a window only the first read of an open moves the time, of a copy each one.
+        // Through a window only the first read of an open moves the access time, by pread(2) each read does.
         if moves_atime && (pattern.is_first() || loan.is_none()) {
             self.move_access_time(fd, attr);
         }
-        // Not before: opening a file whose pages are being read may wait for them, and then no signal ends the thread.
+        // After moving the access time: open(2) of a file whose pages are being read may wait for them, and no signal ends that
+        // wait.
         if let Some(loan) = &loan {
             self.fetch(fd, (offset, len), attr, pattern, loan);
         }
@@ -163,8 +162,8 @@ impl Mapping {
         }
     }
 
-    /// Lends what a file without a length gives at once, through `own`, the description of the open. What such a file gives
-    /// may depend on when it was opened and on what was read before, so opens share none.
+    /// Calls `lend` with the bytes that one read of a file without a length returns. `own` is the description of the open. The
+    /// bytes may depend on the time of the open and on earlier reads, so opens share no description.
     pub fn read_once<R>(
         &self,
         own: Option<Arc<OwnedFd>>,
@@ -185,7 +184,7 @@ impl Mapping {
         })
     }
 
-    /// Borrows a range of the file for a read, if it is worth a window.
+    /// Borrows a range of the file for a read, if a window pays.
     fn loan(
         &self,
         fd: BorrowedFd<'_>,
@@ -199,7 +198,7 @@ impl Mapping {
         self.borrow(fd, offset, len, attr.size)
     }
 
-    /// Has fetched what a read that borrowed `loan` and the next ones want.
+    /// Starts read-ahead for this read and the next ones.
     fn fetch(
         &self,
         fd: BorrowedFd<'_>,
@@ -211,12 +210,12 @@ impl Mapping {
         let uncached =
             |range: &Range<u64>| !readahead::is_cached(fd, range.start..range.end.min(attr.size));
         if let Some(range) = pattern.fetch(offset, len).filter(uncached) {
-            // Advice that is not taken costs speed only.
+            // An error costs speed only.
             let _ = loan.will_need(range);
         }
     }
 
-    /// Copies bytes out of a window. False where that has faulted.
+    /// Copies bytes out of a window. False after a fault.
     fn copy(&self, loan: &Loan, buffer: &mut [u8]) -> bool {
         let copied = loan.read(buffer).is_ok();
         if !copied {
@@ -225,8 +224,8 @@ impl Mapping {
         copied
     }
 
-    /// Copies bytes and lends the copy, once it is sure that they were in the file. It had the attributes `before` when
-    /// the range was found to lie within it.
+    /// Copies bytes, and calls `lend` with them once it is certain that they were in the file. With the attributes `before` the
+    /// range lay within the file.
     fn read_checked<R>(
         &self,
         fd: BorrowedFd<'_>,
@@ -256,14 +255,13 @@ impl Mapping {
         })
     }
 
-    /// Whether reading through a window would allocate: pread(2) takes a hole for zeros everywhere, a page fault fills it
-    /// where files live in memory.
+    /// Whether a page fault in a hole of this file allocates its block, as on tmpfs. pread(2) does not allocate.
     fn fills_holes(&self, attr: &Attr) -> bool {
         self.source.faults_allocate && attr.is_sparse()
     }
 
-    /// Whether a read is to map its window: not when another one would have to go for a few bytes of a reader
-    /// that jumps about.
+    /// Whether a read is to map its window. A short read by a reader that jumps is not, if another window would have to be
+    /// unmapped.
     fn is_worth_a_window(&self, offset: u64, len: usize, pattern: &ReadPattern) -> bool {
         let space = &self.context.space;
         len > SMALL_READ
@@ -273,13 +271,12 @@ impl Mapping {
             || self.declined.fetch_add(1, Relaxed) % MAP_ONE_IN == 0
     }
 
-    /// Moves the access time as a read(2) of the source would: mapping a page is what the source's kernel
-    /// takes for one. Where it cannot be moved it stays.
+    /// Moves the access time by mapping a page, which counts as an access at the source. An error leaves the time as it is.
     fn move_access_time(&self, fd: BorrowedFd<'_>, attr: &Attr) {
         if !self.is_access_time_due(attr) {
             return;
         }
-        // `fd` is O_NOATIME, for all readers.
+        // `fd` is O_NOATIME, because all readers share it.
         if let Ok(plain) = reopen(fd, OFlags::RDONLY) {
             let page = rustix::param::page_size() as u64;
             let lease = self.context.space.reserve(page);
@@ -293,7 +290,7 @@ impl Mapping {
     }
 }
 
-/// Lets `fill` use `len` bytes of this thread's own.
+/// Calls `fill` with `len` bytes of this thread's buffer.
 fn with_buffer<R>(len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
     thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
     BUFFER.with_borrow_mut(|buffer| {
@@ -304,8 +301,8 @@ fn with_buffer<R>(len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
     })
 }
 
-/// Reads those pages of `bytes`, which were read from `offset` on while the file changed, once more that have zeros. Returns how
-/// many bytes there are. A page takes so little time to copy that hardly ever the file is cut meanwhile.
+/// Reads each page of `bytes` that has zeros again. `bytes` were read from `offset` on while the file changed. Returns how many
+/// bytes there are. One page is copied so fast that the file is hardly ever truncated meanwhile.
 fn read_zeros_again(fd: BorrowedFd<'_>, bytes: &mut [u8], offset: u64) -> Result<usize> {
     let page = rustix::param::page_size();
     let mut at = 0;
@@ -326,7 +323,7 @@ fn read_zeros_again(fd: BorrowedFd<'_>, bytes: &mut [u8], offset: u64) -> Result
     Ok(bytes.len())
 }
 
-/// Reads until `buffer` is full or the file ends. Of bytes that come before an error nothing is told: the kernel takes a
+/// Reads until `buffer` is full or the file ends. An error after some bytes is returned as the error: the kernel would take a
 /// short answer for the end of the file.
 fn pread_all(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let mut done = 0;

@@ -1,8 +1,7 @@
-//! What a reader will want next.
+//! Read-ahead.
 //!
-//! Windows are mapped without read-ahead of the kernel's own (see `Window::map`). A reader that goes through
-//! the file in order is read ahead for, as far as it has come; one that jumps about gets what it asks for, in
-//! one piece.
+//! Windows are mapped without the kernel's own read-ahead (see `Window::map`). For a reader in order, mmfs reads ahead, farther
+//! the farther it has read. For a reader that jumps, mmfs fetches each request in one piece.
 
 use super::sequence::InSequence;
 use crate::sys::page_cache::cached_pages;
@@ -10,21 +9,21 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// The farthest that is read ahead, in bytes.
+/// The maximum distance to read ahead, in bytes.
 const MAX_READ_AHEAD: u64 = 16 << 20;
 
-/// How many of its requests a reader in order is read ahead for at least.
+/// The minimum distance to read ahead for a reader in order, in requests.
 const MIN_REQUESTS_AHEAD: u64 = 4;
 
-/// Requests of one sequential reader overtake each other by at most so many of their own length,
+/// How far apart the requests of one reader in order may arrive, in lengths of the request,
 const DISORDER_REQUESTS: u64 = 8;
 
-/// and by at least and at most this, in bytes.
+/// and the limits of that in bytes.
 const MIN_DISORDER: u64 = 128 << 10;
 const MAX_DISORDER: u64 = 1 << 20;
 
-/// Whether nothing of `range` has to be read from the device. Asking costs a tenth of the advice, which looks for every
-/// page; a kernel that does not say leaves it at the advice.
+/// Whether all of `range` is in the page cache. Asking costs a tenth of the advice, which looks up every page. Without an
+/// answer from the kernel, mmfs gives the advice.
 pub fn is_cached(fd: BorrowedFd<'_>, range: Range<u64>) -> bool {
     if range.is_empty() {
         return true;
@@ -34,23 +33,23 @@ pub fn is_cached(fd: BorrowedFd<'_>, range: Range<u64>) -> bool {
     cached_pages(fd, &range).is_ok_and(|cached| cached >= pages)
 }
 
-/// Whether a request of `len` bytes that begins at `offset` does not follow one that ended at `end`.
+/// Whether a request of `len` bytes at `offset` does not follow one that ended at `end`.
 fn is_jump(end: u64, offset: u64, len: u64) -> bool {
     let disorder = len.saturating_mul(DISORDER_REQUESTS);
     end.abs_diff(offset) > disorder.clamp(MIN_DISORDER, MAX_DISORDER)
 }
 
-/// How one handle has been read so far.
+/// The pattern of reads through one handle.
 #[derive(Debug, Default)]
 pub struct ReadPattern {
     started: AtomicBool,
-    /// Where reading in order began.
+    /// Where the reader in order began.
     begin: AtomicU64,
     /// Where the last request ended.
     end: AtomicU64,
-    /// How far reading ahead has got.
+    /// Where the range already read ahead ends.
     ahead: AtomicU64,
-    /// Of a file that has no positions.
+    /// For a file without positions.
     pub(super) in_sequence: InSequence,
 }
 
@@ -70,7 +69,7 @@ impl ReadPattern {
         is_jump(self.end.load(Relaxed), offset, len as u64)
     }
 
-    /// Notes a read of `len` bytes and says which range to fetch now.
+    /// Notes a read of `len` bytes. Returns the range to fetch now.
     pub fn fetch(&self, offset: u64, len: usize) -> Option<Range<u64>> {
         let (len, end) = (len as u64, offset.saturating_add(len as u64));
         let before = self.end.swap(end, Relaxed);
@@ -152,7 +151,7 @@ mod tests {
         const WITHOUT_A_DEVICE: [u64; 2] = [0x0102_1994, 0x794c_7630]; // tmpfs, overlayfs
         let kind = rustix::fs::fstatfs(&file).unwrap().f_type as u64;
         match cached_pages(&file, &(0..1)) {
-            // Before Linux 6.5, or forbidden here.
+            // Before Linux 6.5, or forbidden by a seccomp filter.
             Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return,
             _ if WITHOUT_A_DEVICE.contains(&kind) => return,
             outcome => assert_eq!(outcome, Ok(1)),

@@ -6,20 +6,20 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, Result, pread, read, retry_on_intr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// How one open reads such a file: in the order of the bytes.
+/// The state of one open's reads, which have to be in order.
 #[derive(Debug, Default)]
 pub struct InSequence(Mutex<Sequence>);
 
 #[derive(Debug, Default)]
 struct Sequence {
-    /// Where the next byte is read from.
+    /// The offset of the next byte.
     next: u64,
-    /// A description of which the first byte was read a second time.
+    /// The description for a second read from the beginning.
     again: Option<OwnedFd>,
 }
 
 impl InSequence {
-    /// Reads what the description `fd` gives at once: where there is no length, another read may wait for more.
+    /// Does one read(2) on the description `fd`. Without a length, a second one may block until more bytes come.
     pub fn read_once(&self, fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
         match retry_on_intr(|| pread(fd, &mut *buffer, offset)) {
             Err(Errno::SPIPE) => self.read_on(fd, buffer, offset),

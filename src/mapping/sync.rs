@@ -1,4 +1,4 @@
-//! Durability: what was written reaches the device, and writes that were lost are told of.
+//! Durability: fsync(2), and reports of lost writes.
 
 use super::file::Mapping;
 use crate::chores::PendingTimes;
@@ -8,11 +8,11 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Mapping {
-    /// Makes the file durable; with `data_only` as fdatasync(2). What was stored through a window is dirty in the page
-    /// cache, where fsync(2) finds it: msync(2) would be an fdatasync(2) of its own, and flush the device once more.
+    /// Makes the file durable; with `data_only` as fdatasync(2). Bytes stored through a window are dirty in the page cache,
+    /// where fsync(2) finds them. msync(2) would do an fdatasync(2) of its own, and flush the device once more.
     ///
     /// # Errors
-    /// Those of fsync(2): a write that was lost since `fd`, a writer's own, was opened or last synced.
+    /// Those of fsync(2): a write that was lost since the writer's description `fd` was opened or last synced.
     pub(super) fn sync(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
         let synced = self.make_durable(fd, data_only);
         if let Err(errno) = synced {
@@ -21,7 +21,7 @@ impl Mapping {
         synced
     }
 
-    /// Those who have given up theirs are to know it, too, once.
+    /// Counts the loss, once, for writers whose description is closed.
     fn tell_others(&self, errno: Errno) {
         let (reader, is_given_up) = {
             let backing = self.backing.lock();
@@ -31,17 +31,17 @@ impl Mapping {
             Some(_) => self.ask_for_losses(),
             None if is_given_up => {
                 self.lose(errno);
-                // From now on there is one that knows what was counted.
+                // From now on the shared description reports losses. It was opened after this one.
                 let _ = self.shared();
             }
             None => {}
         }
     }
 
-    /// As `sync`, through the description that all share who have none of their own.
+    /// As `sync`, through the description shared by opens without one of their own.
     ///
     /// # Errors
-    /// Those of fsync(2), to whoever asks first.
+    /// Those of fsync(2). The first caller gets the error.
     pub fn sync_shared(&self, data_only: bool) -> Result<()> {
         let synced = self.make_durable(&*self.shared()?, data_only);
         synced.inspect_err(|&errno| self.lose(errno))
@@ -55,7 +55,7 @@ impl Mapping {
         }
     }
 
-    /// Counts a loss that the shared description has not been told of yet; every loss counts once.
+    /// Counts a loss that the shared description reports. Each loss counts once.
     fn ask_for_losses(&self) {
         let shared = self.backing.lock().reader();
         if let Some(Err(errno)) = shared.map(writeback_error) {
@@ -68,10 +68,10 @@ impl Mapping {
         self.context.mishaps.lost_writes.fetch_add(1, Relaxed);
     }
 
-    /// Whether a write was lost since there were `known` losses. Asking takes the report from no open.
+    /// Whether a write was lost after the first `known` losses. Asking does not take the report from any open.
     ///
     /// # Errors
-    /// EIO, ENOSPC or EDQUOT when one was.
+    /// EIO, ENOSPC or EDQUOT if one was lost.
     pub(super) fn lost_since(&self, known: u64) -> Result<()> {
         self.ask_for_losses();
         self.losses.since(known)

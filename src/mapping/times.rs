@@ -1,8 +1,8 @@
 //! Modification times of region writes.
 //!
-//! A store into a page that is dirty already moves neither mtime nor ctime. A region write therefore sets
-//! them: at once, as often as the kernel's own clock for file times ticks; in between, the time is recorded
-//! and applied before attributes are shown, at flush, fsync and release, and soon in any case.
+//! A store into a page that is already dirty moves neither mtime nor ctime. So a region write sets them, at most once per tick
+//! of the kernel's clock for file times. In between, the time is recorded. It is applied before attributes are shown, at flush,
+//! fsync and release, and after 100 ms in any case.
 
 use crate::attr::{Attr, Time};
 use crate::source::SourceDir;
@@ -20,7 +20,7 @@ const CLOCK_TICK: Duration = Duration::from_millis(4);
 #[derive(Debug, Default)]
 pub struct Times {
     record: Mutex<Record>,
-    /// Whether `record` holds a time: looked at before every reply with attributes.
+    /// Whether `record` holds a time. Checked before each reply with attributes.
     waiting: AtomicBool,
 }
 
@@ -31,8 +31,8 @@ struct Record {
 }
 
 impl Times {
-    /// Moves the times for a write just made, or records it; true when the record is new and somebody must
-    /// see to it.
+    /// Sets the times for a write just made, or records it. True if the record is new, so that the caller has to see that it is
+    /// applied.
     pub fn written(&self, fd: BorrowedFd<'_>) -> bool {
         let mut record = self.record.lock();
         if record
@@ -67,7 +67,7 @@ impl Times {
         self.waiting.store(false, SeqCst);
     }
 
-    /// Applies a recorded time, unless the file's is as late already.
+    /// Applies a recorded time, unless the file's is not earlier.
     pub fn apply(&self, fd: BorrowedFd<'_>, source: &SourceDir) -> Result<()> {
         let mut record = self.record.lock();
         self.waiting.store(false, SeqCst);
@@ -88,7 +88,7 @@ impl Times {
     }
 }
 
-/// Whether the daemon may set a file's times: its owner may, and who acts for others; see utimensat(2).
+/// Whether the daemon may set a file's times: it owns the file, or is privileged; see utimensat(2).
 pub fn may_set(attr: &Attr) -> bool {
     identity::privileged() || attr.uid == rustix::process::geteuid().as_raw()
 }

@@ -1,5 +1,5 @@
 //! One page-aligned `mmap`ed range of a source file.
-#![allow(unsafe_code)] // Raw pointers into a mapping, argued at each use.
+#![allow(unsafe_code)] // Raw pointers into a mapping; a comment at each use says why it is sound.
 
 use super::budget::Lease;
 use super::guard::{self, Fault, Installed};
@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Why a write through a window failed.
 #[derive(Debug)]
 pub enum WriteError {
-    /// The kernel could not provide a page. Writing the same bytes by pwrite(2) tells why.
+    /// The kernel could not provide a page. pwrite(2) of the same bytes returns the reason.
     Fault(Fault),
     /// The window could not be made writable: EACCES if it was mapped from a read-only descriptor.
     Protect(io::Error),
 }
 
 impl WriteError {
-    /// Bytes at the front that were written for certain.
+    /// How many bytes at the front were written for certain.
     pub fn copied(&self) -> usize {
         match self {
             WriteError::Fault(fault) => fault.copied,
@@ -30,22 +30,22 @@ impl WriteError {
     }
 }
 
-/// One page-aligned `mmap`ed range of a source file: `MAP_SHARED`, and `PROT_READ` until written to.
+/// One page-aligned `mmap`ed range of a source file: `MAP_SHARED`, and `PROT_READ` until it is written to.
 ///
-/// Its fields are dropped in order: the address space is given back after the unmapping.
+/// Fields are dropped in order: the lease ends after the unmapping.
 #[derive(Debug)]
 pub struct Window {
     map: MmapRaw,
     lease: Lease,
     handler: Installed,
-    /// Whether pages are `PROT_WRITE`. Read-locked during each write, so that the permission stays until the
-    /// copy has ended. Lock order: none is taken with it held, and it is not taken with others held.
+    /// Whether pages are `PROT_WRITE`. Read-locked during each write, so that pages stay writable until the copy has ended.
+    /// Lock order: no lock is taken with it held.
     writable: RwLock<bool>,
     last_used: AtomicU64,
 }
 
 impl Window {
-    /// Maps as many bytes as were leased, from `offset`, a multiple of the page.
+    /// Maps `lease.bytes()` bytes from `offset`, a multiple of the page size.
     pub(super) fn map(
         fd: BorrowedFd<'_>,
         offset: u64,
@@ -57,8 +57,8 @@ impl Window {
             .offset(offset)
             .len(len)
             .map_raw_read_only(fd.as_raw_fd())?;
-        // A fault then reads only what it needs; `will_need` asks for more. Without this advice the kernel reads the
-        // device's whole read-ahead around every fault, which is megabytes on some devices.
+        // With this advice a page fault reads only the page that it needs, and `will_need` reads ahead. Without it, the kernel
+        // reads the device's whole read-ahead at each page fault, which is megabytes on some devices.
         map.advise(Advice::Random)?;
         let (writable, last_used) = (RwLock::new(false), AtomicU64::new(0));
         Ok(Window {
@@ -70,8 +70,7 @@ impl Window {
         })
     }
 
-    /// Grows or shrinks to `len` bytes, wherever there is room; keeps protection and advice, and on
-    /// failure itself.
+    /// Grows or shrinks to `len` bytes, and may move. Protection and advice stay. After an error the window is unchanged.
     pub(super) fn remap(&mut self, len: u64) -> io::Result<()> {
         let new_len = usize::try_from(len).map_err(|_| rustix::io::Errno::NOMEM)?;
         if len > self.lease.bytes() {
@@ -85,7 +84,7 @@ impl Window {
         remapped
     }
 
-    /// The bytes mapped, a multiple of the page.
+    /// How many bytes are mapped: a multiple of the page size.
     pub fn len(&self) -> u64 {
         self.map.len() as u64
     }
@@ -100,7 +99,7 @@ impl Window {
         self.last_used.load(Relaxed)
     }
 
-    /// Notes a use at the tick `now`. Readers of one window share its cache line, so only a new tick is stored.
+    /// Notes a use at the tick `now`. Readers of a window share its cache line, so the tick is stored only if it is new.
     pub(super) fn mark_used(&self, now: u64) {
         if self.last_used() != now {
             self.last_used.store(now, Relaxed);
@@ -112,7 +111,7 @@ impl Window {
         self.protect(true)
     }
 
-    /// Forbids stores, once the writes under way have ended.
+    /// Forbids stores, after the writes under way have ended.
     pub fn make_read_only(&self) -> io::Result<()> {
         self.protect(false)
     }
@@ -134,10 +133,9 @@ impl Window {
         Ok(())
     }
 
-    /// Makes the kernel start reading `range`, cut to the window; madvise(2), MADV_WILLNEED.
+    /// Starts reading `range`, cut to the window: madvise(2), MADV_WILLNEED.
     pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
-        /// In bytes. For one advice the kernel reads no more than the device's read-ahead, by default 128 KiB,
-        /// and reports success.
+        /// In bytes. For one advice the kernel reads at most the device's read-ahead, by default 128 KiB, and reports success.
         const MAX_ADVICE: usize = 128 << 10;
         let end = range.end.min(self.len()) as usize;
         (range.start as usize..end)
@@ -162,9 +160,9 @@ impl Window {
         self.map.as_mut_ptr().wrapping_add(start)
     }
 
-    /// Lends bytes to `f` for exactly one writev(2): `f` must hand the slice to the kernel and do nothing
-    /// else with it. A page that the kernel cannot provide is then EFAULT from that call, where a load of ours would
-    /// raise SIGBUS. A byte that others change meanwhile is read by the kernel only, once.
+    /// Lends bytes to `f` for exactly one writev(2): `f` must pass the slice to the kernel, and do nothing else with it. If the
+    /// kernel cannot provide a page, that call fails with EFAULT. A load in the daemon would raise SIGBUS. The kernel reads
+    /// each byte once, so a concurrent change is harmless.
     ///
     /// # Panics
     /// If the range is not within the window.
@@ -192,7 +190,7 @@ impl Window {
         unsafe { guard::copy(self.handler, into.as_mut_ptr(), from, into.len()) }
     }
 
-    /// Guarded copy into the window, which is made writable first if it is not.
+    /// Guarded copy into the window. Makes it writable first.
     ///
     /// # Panics
     /// If the range is not within the window.

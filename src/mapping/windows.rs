@@ -13,28 +13,28 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
-/// The windows of one content, found by their index, mapped as requests come and evicted as room is needed.
+/// The windows of one content, by index. Requests map them, and eviction unmaps them.
 ///
-/// The content is what a file holds from `base` on: the whole file where that is zero. Offsets and lengths
-/// count from the beginning of the content.
+/// A content is the part of a file from `base` on. With base zero it is the whole file. Offsets and lengths count from the
+/// beginning of the content.
 ///
-/// A window that was taken out of the table is unmapped when its last loan is dropped: never under a reader.
-/// Only a window that nobody borrows is remapped, after it was taken out of the table: that needs no lock.
+/// A window taken out of the table is unmapped when its last loan is dropped, so never under a reader. A window is remapped
+/// only if nobody borrows it, and after it was taken out of the table. So remapping needs no lock.
 #[derive(Debug)]
 pub struct WindowSet {
     this: Weak<WindowSet>,
     space: Arc<AddressSpace>,
     base: BaseOffset,
     handler: Installed,
-    /// Lock order: after `AddressSpace::eviction`, before `AddressSpace::queue`. Held for look-up and change of
-    /// the table only: never while mapping, unmapping, copying or replying.
+    /// Lock order: after `AddressSpace::eviction`, before `AddressSpace::queue`. Held to look up and change the table only,
+    /// never while mapping, unmapping, copying or replying.
     table: RwLock<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     slots: BTreeMap<u64, Slot>,
-    /// The greatest content length that a window was mapped for since the last `resize`.
+    /// The greatest length of the content that a window was mapped for since the last `resize`.
     content_len: u64,
 }
 
@@ -44,18 +44,18 @@ struct Slot {
     ticket: Ticket,
 }
 
-/// A range of a content, mapped as long as this lives.
+/// A borrowed range of a content. It stays mapped for the life of the loan.
 #[derive(Debug)]
 pub struct Loan {
     window: Arc<Window>,
-    /// The offset at which the window begins.
+    /// The offset of the window's first byte.
     window_start: u64,
     start: usize,
     len: usize,
 }
 
 impl WindowSet {
-    /// A content without windows yet, which begins at `base` in its file.
+    /// A content that begins at `base` in its file, without windows.
     pub fn new(space: &Arc<AddressSpace>, handler: Installed, base: BaseOffset) -> Arc<WindowSet> {
         let (space, table) = (Arc::clone(space), RwLock::default());
         Arc::new_cyclic(|this| WindowSet {
@@ -67,12 +67,12 @@ impl WindowSet {
         })
     }
 
-    /// Borrows `[offset, offset + len)`, mapping its window from `fd` if there is none or it is too short.
-    /// `content_len` is the length that the content has right now: no more than the file has beyond `base`.
+    /// Borrows `[offset, offset + len)`. Maps its window from `fd` if there is none or it is too short. `content_len` is the
+    /// present length of the content. It is no greater than the file's length minus `base`.
     ///
     /// # Errors
-    /// EINVAL if the range is empty, longer than the overlap, or not within `content_len`; ENOMEM if there is
-    /// no address space for it; otherwise what mmap(2) says (ENODEV: the file cannot be mapped).
+    /// EINVAL if the range is empty, longer than the overlap, or not within `content_len`. ENOMEM if there is no address space
+    /// for it. Otherwise the errno of mmap(2) (ENODEV: the file cannot be mapped).
     pub fn borrow(
         &self,
         fd: BorrowedFd<'_>,
@@ -90,7 +90,8 @@ impl WindowSet {
         }
         let index = geometry.index(offset);
         let window_start = geometry.start(index);
-        let present_len = self.present(index).map_or(0, |short| short.len()); // The short one is given back here.
+        // The short window is borrowed until the end of this statement.
+        let present_len = self.present(index).map_or(0, |short| short.len());
         let window = self.cover(fd, index, present_len, content_len)?;
         Ok(Loan {
             window,
@@ -100,8 +101,8 @@ impl WindowSet {
         })
     }
 
-    /// Borrows `[offset, offset + len)` from the window that is there, if it is long enough. Nothing is mapped, so the
-    /// content may have become shorter.
+    /// Borrows `[offset, offset + len)` from a window that is mapped and long enough. It does not know the content's length,
+    /// which may be less by now.
     pub fn borrow_present(&self, offset: u64, len: usize) -> Option<Loan> {
         let geometry = self.space.geometry();
         let index = geometry.index(offset);
@@ -129,8 +130,8 @@ impl WindowSet {
         Some(Arc::clone(window))
     }
 
-    /// A window that reaches the end of the content or its full extent, in place of one of `len` bytes: the
-    /// same one grown if it is not borrowed, otherwise a new one.
+    /// A window that reaches the end of the content or its full extent. It replaces one of `len` bytes: that one is grown if it
+    /// is not borrowed. Otherwise a new one is mapped.
     fn cover(
         &self,
         fd: BorrowedFd<'_>,
@@ -154,7 +155,7 @@ impl WindowSet {
         Ok(self.insert(index, window, content_len))
     }
 
-    /// Takes a window shorter than `len` out of the table, if it is not borrowed.
+    /// Takes a window shorter than `len` out of the table, unless it is borrowed.
     fn take_short(&self, index: u64, len: u64) -> Option<Window> {
         let mut table = self.table.write();
         let slot = table.slots.get_mut(&index)?;
@@ -172,8 +173,8 @@ impl WindowSet {
             .map(|()| window)
     }
 
-    /// Puts a window in the table, unless another thread has put one there that is no shorter. Returns the
-    /// one that is in the table then; the other one is unmapped with its last loan.
+    /// Puts a window in the table, unless another thread has put one of at least its length there. Returns the window that is
+    /// then in the table. The other one is unmapped with its last loan.
     fn insert(&self, index: u64, window: Window, content_len: u64) -> Arc<Window> {
         let window = Arc::new(window);
         let mut table = self.table.write();
@@ -205,9 +206,9 @@ impl WindowSet {
         Some(slot)
     }
 
-    /// Follows a change of the content's length to `content_len`: drops windows beyond the end, cuts those that
-    /// reach beyond it, lengthens those that stopped at the old end. The caller excludes loans meanwhile; a
-    /// window that is borrowed nevertheless is dropped from the table and mapped again when needed.
+    /// Adapts the windows to the new length `content_len`. It drops windows beyond the end, cuts the ones that reach beyond it,
+    /// and lengthens the ones that stopped at the old end. The caller excludes loans meanwhile. A window that is borrowed all
+    /// the same is dropped from the table, and mapped again when needed.
     pub fn resize(&self, content_len: u64) {
         let geometry = self.space.geometry();
         let (beyond, wrong) = {
@@ -220,7 +221,7 @@ impl WindowSet {
             beyond
                 .values()
                 .for_each(|slot| self.space.dequeue(slot.ticket));
-            // Only the last windows can have the wrong length: those cut at the end, then or now.
+            // Only the last windows can have the wrong length: the old or the new end cut them.
             let ends =
                 |index, len| len < geometry.full() || geometry.start(index) + len > content_len;
             let last = table
@@ -256,7 +257,7 @@ impl WindowSet {
         }
     }
 
-    /// Forbids stores through any window. A window that cannot be protected is dropped from the table.
+    /// Forbids stores through all windows. A window that cannot be protected is dropped from the table.
     pub fn protect(&self) {
         for (index, window) in self.all() {
             if window.make_read_only().is_err() {
@@ -266,7 +267,7 @@ impl WindowSet {
         }
     }
 
-    /// The windows, which stay mapped as long as the result lives. For work during which the table must not be locked.
+    /// All windows. They stay mapped for the life of the result. Used where the table must not be locked.
     fn all(&self) -> Vec<(u64, Arc<Window>)> {
         let table = self.table.read();
         let slots = table.slots.iter();
@@ -275,7 +276,7 @@ impl WindowSet {
             .collect()
     }
 
-    /// Drops all windows, those borrowed with their last loan.
+    /// Drops all windows. A borrowed one is unmapped with its last loan.
     pub fn clear(&self) {
         let slots = {
             let mut table = self.table.write();
@@ -307,7 +308,7 @@ impl WindowSet {
 }
 
 impl Evict for WindowSet {
-    /// A window that was written through may go: its pages stay dirty in the page cache, where fsync(2) finds them.
+    /// Evicts a window, also one that was written through: its dirty pages stay in the page cache, where fsync(2) finds them.
     fn evict(&self, index: u64, ticket: Ticket) -> bool {
         let mut table = self.table.write();
         let Some(slot) = table
@@ -319,7 +320,7 @@ impl Evict for WindowSet {
         };
         let borrowed = Arc::get_mut(&mut slot.window).is_none();
         let last_used = match borrowed {
-            // Behind all that were used until now, or this one would come up again and again.
+            // Behind all other windows. Otherwise eviction would try this window again at once.
             true => self.space.now() + 1,
             false => slot.window.last_used(),
         };
@@ -342,7 +343,7 @@ impl Drop for WindowSet {
 }
 
 impl Loan {
-    /// The bytes borrowed.
+    /// The number of bytes borrowed.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
@@ -354,15 +355,15 @@ impl Loan {
         self.len == 0
     }
 
-    /// Lends the borrowed bytes for exactly one writev(2); see [`Window::with_bytes`] for what `f` may do.
+    /// Lends the borrowed bytes for exactly one writev(2). [`Window::with_bytes`] says what `f` may do.
     pub fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
         self.window.with_bytes(self.start, self.len, f)
     }
 
-    /// Guarded copy of the first `into.len()` bytes borrowed.
+    /// Guarded copy of the first `into.len()` bytes.
     ///
     /// # Panics
-    /// If more are asked for than are borrowed.
+    /// If `into` is longer than the loan.
     pub fn read(&self, into: &mut [u8]) -> Result<(), Fault> {
         assert!(
             into.len() <= self.len,
@@ -373,10 +374,10 @@ impl Loan {
         self.window.read(self.start, into)
     }
 
-    /// Guarded copy over the first `bytes.len()` bytes borrowed; makes the window writable first if it is not.
+    /// Guarded copy over the first `bytes.len()` bytes. Makes the window writable first.
     ///
     /// # Panics
-    /// If there are more than are borrowed.
+    /// If `bytes` is longer than the loan.
     pub fn write(&self, bytes: &[u8]) -> Result<(), WriteError> {
         assert!(
             bytes.len() <= self.len,
@@ -387,7 +388,7 @@ impl Loan {
         self.window.write(self.start, bytes)
     }
 
-    /// Makes the kernel start reading `range`, given in offsets of the content, as far as the window goes.
+    /// Starts reading `range`, in offsets of the content, up to the end of the window. See [`Window::will_need`].
     pub fn will_need(&self, range: Range<u64>) -> io::Result<()> {
         let [start, end] =
             [range.start, range.end].map(|offset| offset.saturating_sub(self.window_start));

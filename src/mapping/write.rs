@@ -1,4 +1,4 @@
-//! Writing: through the region where the file is in place already, through pwrite(2) elsewhere.
+//! Writing: through the region if the bytes lie within the file, otherwise by pwrite(2).
 
 use super::file::Mapping;
 use super::writer::Writer;
@@ -14,21 +14,21 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// In-place writes of up to this many bytes take the region when nothing else is asked for.
+/// Longer in-place writes use pwrite(2), unless an option asks for the region. In bytes.
 const MAX_REGION_WRITE: usize = 64 << 10;
 
-/// Writes of one region of a file lie within so many bytes of each other.
+/// A write that begins farther than this from the last one is a jump. In bytes.
 const MAX_NEAR: u64 = 1 << 20;
 
-/// What makes a writer one that jumps about, and what a jump weighs against a write near the last one.
+/// Above this score a writer counts as jumping. A jump adds `JUMP_WEIGHT` to the score, any other write takes off 1.
 const MAX_JUMPS: u32 = 8;
 const JUMP_WEIGHT: u32 = 2;
 
-/// What a write takes from a file.
+/// The mode bits and the attribute that a write removes.
 const SETID: u32 = 0o6000;
 const CAPABILITY: &CStr = c"security.capability";
 
-/// How one handle has been written so far.
+/// The pattern of writes through one handle.
 #[derive(Debug, Default)]
 pub struct WritePattern {
     last: AtomicU64,
@@ -36,11 +36,11 @@ pub struct WritePattern {
 }
 
 impl WritePattern {
-    /// Notes a write at `offset`, and says whether the writer jumps about.
+    /// Notes a write at `offset`. Returns whether the writer jumps.
     ///
-    /// The page cache may hold a file in large folios, and the first store into one makes all of it dirty: 32 stores
-    /// of 4 KiB into 64 MiB sent 21 MB to the device where pwrite(2) sent 0.25 (ext4, Linux 6.18). That is no loss
-    /// where the neighbours are written, too.
+    /// The page cache may hold a file in large folios, and the first store into a folio makes all of it dirty. 32 stores of 4
+    /// KiB into 64 MiB wrote 21 MB to the device, where pwrite(2) wrote 0.25 MB (ext4, Linux 6.18). It costs nothing if the
+    /// neighbours are written, too.
     fn jumps(&self, offset: u64) -> bool {
         let far = self.last.swap(offset, Relaxed).abs_diff(offset) > MAX_NEAR;
         let before = self.jumps.load(Relaxed);
@@ -54,11 +54,11 @@ impl WritePattern {
 }
 
 impl Mapping {
-    /// Writes for `by`, and returns how many bytes were written: fewer than asked for when an error came after
-    /// them. `pattern` is that of the open.
+    /// Writes as `by`. Returns the number of bytes written: fewer than asked for if an error followed them. `pattern` is that
+    /// of the open.
     ///
     /// # Errors
-    /// What pwrite(2) on the source says, when nothing was written.
+    /// Those of pwrite(2) on the source, if nothing was written.
     pub fn write_at(
         &self,
         writer: &Writer,
@@ -82,7 +82,7 @@ impl Mapping {
         Ok(written)
     }
 
-    /// Writes, and tells the kernel's cache what that means for it.
+    /// Writes, and reports the write to the kernel's cache.
     fn write_within(
         &self,
         fd: &OwnedFd,
@@ -100,7 +100,7 @@ impl Mapping {
             writing.led_to(after.stamp());
             self.compare_mode(&before, &after);
             self.cache.resized(before.size, after.size);
-            // Neither a failed write nor a store for a client's mapping takes security.capability away.
+            // A failed write keeps security.capability. So does a store through a client's mapping.
             let dropped = !request.from_mapping && written.as_ref().is_ok_and(|&n| n > 0);
             if dropped || self.unprivileged.load(Relaxed) == before.stamp() {
                 self.unprivileged.store(after.stamp(), Relaxed);
@@ -112,7 +112,7 @@ impl Mapping {
                 .as_ref()
                 .map_or(before.size, |&n| request.offset + n as u64);
             if append && after.size != end {
-                // The kernel cached these bytes where it believed the end to be.
+                // The kernel has cached these bytes at the end as it knew it.
                 self.cache.distrust();
             }
             if !request.from_mapping && written.is_ok() {
@@ -151,7 +151,7 @@ impl Mapping {
         } else {
             pwrite_all(fd.as_fd(), request.data, request.offset)?
         };
-        // What lies beyond the end is gone for good, and the kernel need not try again.
+        // Bytes behind the end are lost. The kernel need not write them back again.
         Ok(if done == request.data.len() {
             asked
         } else {
@@ -159,7 +159,8 @@ impl Mapping {
         })
     }
 
-    /// Whether a write goes through the region: in place, mappable, and where its side effects can be had.
+    /// Whether a write goes through the region: the bytes lie within the file, the file can be mapped, and the write has no
+    /// side effect that a store lacks.
     fn takes_region(
         &self,
         fd: &OwnedFd,
@@ -179,22 +180,23 @@ impl Mapping {
         }
         let wanted = match self.context.write_path {
             WritePath::Region => true,
-            // Stores into holes fault once per page and allocate: pwrite does that several times faster.
+            // Stores into holes fault once per page, and allocate. pwrite(2) is several times faster.
             WritePath::Auto => {
                 !pattern.jumps(request.offset)
                     && request.data.len() <= MAX_REGION_WRITE
                     && !before.is_sparse()
             }
         };
-        // A store drops no privilege, and is not durable when it returns; nor natively is a client's store through its own
-        // mapping.
+        // A store removes no privilege, and is not durable when it returns. Neither is, without mmfs, a client's store through
+        // its mapping.
         request.from_mapping
             || (wanted
                 && !self.is_synchronous(fd, before)
                 && !self.drops_privilege(fd, request, before))
     }
 
-    /// Whether the file or its filesystem wants every write durable before it returns (`chattr +S`, mounted with `sync`).
+    /// Whether the file or its filesystem requires each write to be durable before it returns (`chattr +S`, mount option
+    /// `sync`).
     fn is_synchronous(&self, fd: &OwnedFd, before: &Attr) -> bool {
         if self.asynchronous.load(Relaxed) == before.stamp() {
             return false;
@@ -211,7 +213,7 @@ impl Mapping {
         is_synchronous
     }
 
-    /// Whether a file has bits or capabilities that a write takes.
+    /// Whether the file has mode bits or capabilities that a write removes.
     pub(super) fn is_privileged(&self, fd: &OwnedFd) -> bool {
         let mut none = [0u8; 0];
         self.source
@@ -232,7 +234,7 @@ impl Mapping {
         rustix::fs::fgetxattr(fd, CAPABILITY, &mut none).is_ok()
     }
 
-    /// Copies into the region; what it cannot take goes through pwrite(2), whose answer is the truth.
+    /// Stores through the region. Bytes that the region does not take are written by pwrite(2), whose errno is the answer.
     fn store(&self, fd: &OwnedFd, request: &Write<'_>, before: &Attr) -> Result<usize> {
         let Write { offset, data, .. } = *request;
         let Some(writer) = self.backing.lock().writer() else {
@@ -250,7 +252,7 @@ impl Mapping {
         if stored < data.len() {
             let (mut rest, offset) = (&data[stored..], offset + stored as u64);
             if request.from_mapping {
-                // What has faulted may have been truncated meanwhile.
+                // The file may have been truncated: that causes a fault.
                 rest = cut_at_end(rest, offset, self.source.stat(fd.as_fd())?.size);
                 if rest.is_empty() {
                     return Ok(data.len());
@@ -272,13 +274,13 @@ impl Mapping {
     }
 }
 
-/// What of a late writeback still lies within the file: it must not bring truncated bytes back.
+/// The part of a late writeback that lies within the file. The rest would bring truncated bytes back.
 fn cut_at_end(data: &[u8], offset: u64, end: u64) -> &[u8] {
     let room = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
     &data[..data.len().min(room)]
 }
 
-/// Writes until all is written or an error comes; an error after some bytes is for the next write to meet.
+/// Writes until all bytes are written or an error comes. After some bytes an error is left to the next write.
 fn pwrite_all(fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<usize> {
     let mut done = 0;
     while done < data.len() {

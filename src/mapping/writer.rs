@@ -1,9 +1,9 @@
-//! What one open for writing works through.
+//! One open for writing.
 //!
-//! Its description at the source outlives no close(2). The kernel tells of a close before close(2) returns (FLUSH), and
-//! of the last one only after it (RELEASE), by when somebody may execute the file at the source or ask for a lease on
-//! it. So every close gives the description up, and it is taken up again when there is more to write: by a duplicate of
-//! the client's descriptor, or by its mapping.
+//! close(2) closes its description at the source, too. The kernel sends FLUSH before close(2) returns. It sends RELEASE after
+//! the last close(2) has returned. By then somebody may execute the file at the source, or ask for a lease on it. So mmfs
+//! closes the description at each FLUSH, and opens it again for the next write. A duplicate of the client's descriptor, or the
+//! client's mapping, may still write.
 
 use super::file::Mapping;
 use crate::actor::Actor;
@@ -19,43 +19,43 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a close waits for reads and writes of the file that are under way, and use windows which are to go. A source
-/// that does not answer holds up no close for longer: the last one then gives the description up.
+/// How long FLUSH waits for reads and writes that use the file's windows. If the source does not answer within this time,
+/// RELEASE closes the description.
 const MAX_WAIT: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether other threads have done with a descriptor.
+/// How often to check whether other threads still use a descriptor.
 const MOMENT: Duration = Duration::from_micros(20);
 
 /// One open for writing.
 #[derive(Debug)]
 pub struct Writer {
-    /// How it was opened, and is opened again.
+    /// The flags of its open(2).
     flags: OFlags,
     /// Lock order: before the mapping's gate.
     state: Mutex<State>,
-    /// For its description, or what stands in for it.
+    /// For its description, or for the one that stands in for it.
     _slot: Slot,
 }
 
 #[derive(Debug)]
 struct State {
-    /// An open file description of its own: the kernel reports lost writes to each, once. `None` while given up.
+    /// An open file description of its own: the kernel reports a lost write once to each description. `None` while closed.
     fd: Option<Arc<OwnedFd>>,
-    /// A lost write that the kernel has reported to us, and we to no fsync(2) yet.
+    /// A lost write that the kernel has reported to mmfs, and mmfs to no fsync(2) yet.
     lost: Option<Errno>,
-    /// How many of the mapping's losses it knows of. They count while the description is given up.
+    /// The mapping's count of losses that is accounted for here. Later losses count only while the description is closed.
     known: u64,
 }
 
 impl Writer {
-    /// Its description, unless it is given up.
+    /// Its description, unless it is closed.
     pub fn description(&self) -> Option<Arc<OwnedFd>> {
         self.state.lock().fd.clone()
     }
 }
 
 impl Mapping {
-    /// An open for writing that works on `fd`, opened with `flags`.
+    /// An open for writing with the description `fd`, opened with `flags`.
     pub fn open_writer(&self, fd: Arc<OwnedFd>, flags: OFlags, slot: Slot) -> Writer {
         self.backing.lock().count_open();
         self.add_writer(&fd, flags);
@@ -72,8 +72,8 @@ impl Mapping {
         }
     }
 
-    /// With the first writer the windows give way to such as can be made writable (and, on overlayfs, to such as show
-    /// the copy that the open has just made).
+    /// The first writer replaces the windows by ones that can be made writable. On overlayfs the new windows also show the copy
+    /// that the open has just made.
     fn add_writer(&self, fd: &Arc<OwnedFd>, flags: OFlags) {
         let _closed = self.gate.write();
         if self.backing.lock().add_writer(fd, flags) {
@@ -81,28 +81,28 @@ impl Mapping {
         }
     }
 
-    /// The description to write through, opened again as `by` where it was given up.
+    /// The description to write through. If it is closed, it is opened again as `by`.
     ///
     /// # Errors
-    /// Those of open(2): ETXTBSY when the file is executed by now, EACCES when its mode forbids it by now.
+    /// Those of open(2): ETXTBSY if the file is being executed, EACCES if its mode now forbids writing.
     pub fn take_up(&self, writer: &Writer, by: &Actor) -> io::Result<Arc<OwnedFd>> {
         let mut state = writer.state.lock();
         if let Some(fd) = &state.fd {
             return Ok(fd.clone());
         }
         let fd = self.open_again(writer, by)?;
-        // Of what nobody was told yet, the new description tells.
+        // The new description reports losses that no description has reported yet.
         self.learn(&mut state, Ok(()));
         self.add_writer(&fd, writer.flags);
         state.fd = Some(fd.clone());
         Ok(fd)
     }
 
-    /// The description to write back a client's mapping through. No close need follow, so one that was given up is
-    /// opened for this once.
+    /// The description for writing back a client's mapping. If it is closed, it is opened for this write only: no close(2) need
+    /// follow.
     ///
     /// # Errors
-    /// EIO when it cannot be had again: the bytes are a lost write, of which the kernel tells all who have the file open.
+    /// EIO if it cannot be opened. The bytes are then a lost write, which the kernel reports to all who have the file open.
     pub(super) fn lend_for_writeback(
         &self,
         writer: &Writer,
@@ -114,7 +114,7 @@ impl Mapping {
         }
         let fd = self.open_again(writer, by).map_err(|_| Errno::IO)?;
         match self.is_privileged(&fd) {
-            // Only the region keeps what pwrite(2) takes.
+            // Only a store through the region keeps the bits that pwrite(2) removes.
             true => self.take_up(writer, by).map_err(|_| Errno::IO),
             false => Ok(fd),
         }
@@ -133,26 +133,26 @@ impl Mapping {
         }
     }
 
-    /// An ordinary user's daemon is about to take its own permission to open the file: those who have given up their
-    /// descriptions, but not their opens, need one in reserve.
+    /// To be called before chmod(2) or chown(2). The daemon of an ordinary user may then no longer be permitted to open the
+    /// file. So if a writer's description is closed, this opens one in reserve.
     pub fn before_permissions_go(&self) {
         if identity::privileged() {
             return;
         }
         let mut backing = self.backing.lock();
         let held = backing.any().filter(|_| backing.lacks_spare());
-        // Where it cannot be had, they could not open the file before, either.
+        // After an error the writers could not have opened the file before, either.
         let open = |held: Arc<OwnedFd>| quietly(OFlags::RDWR, |flags| reopen(&*held, flags));
         if let Some(Ok(fd)) = held.map(open) {
             backing.keep_spare(fd);
         }
     }
 
-    /// A descriptor of the client was closed, perhaps not the last one: gives the description up, if it can be had
-    /// again. With `sync` as fsync(2), first.
+    /// Answers FLUSH: a client has closed a descriptor, perhaps not the last one. Closes the description if it can be opened
+    /// again. With `sync` it calls fsync(2) before.
     ///
     /// # Errors
-    /// A write that was lost since the file was opened or last synced, however often this is asked.
+    /// A write that was lost since the file was opened or last synced. Each call returns the error.
     pub fn flush(&self, writer: &Writer, sync: bool) -> io::Result<()> {
         self.apply_times();
         let synced = match sync {
@@ -163,7 +163,7 @@ impl Mapping {
         let asked = state.fd.as_ref().map_or(Ok(()), writeback_error);
         self.learn(&mut state, synced.and(asked));
         state.fd = match state.fd.take() {
-            // What is written to a file without a length may belong to what was written before.
+            // In a file without a length, a write may belong to the writes before it.
             Some(fd) if !self.is_without_length() && self.may_be_had_again(&fd) => {
                 self.leave(fd, Some(MAX_WAIT)).err()
             }
@@ -175,7 +175,7 @@ impl Mapping {
     /// fsync(2) for one open for writing; with `data_only` fdatasync(2).
     ///
     /// # Errors
-    /// Those of fsync(2): a lost write is reported to each open for writing, once.
+    /// Those of fsync(2). A lost write is reported to each open for writing once.
     pub fn sync_writer(&self, writer: &Writer, data_only: bool) -> io::Result<()> {
         let synced = self.sync_through(writer, data_only);
         let mut state = writer.state.lock();
@@ -194,12 +194,12 @@ impl Mapping {
     pub fn close_writer(&self, writer: &Writer) {
         self.backing.lock().uncount_open();
         if let Some(fd) = writer.state.lock().fd.take() {
-            // It waits as long as it takes.
+            // No time limit, so no error.
             let _ = self.leave(fd, None);
         }
     }
 
-    /// Remembers what its description was told, and what was counted while it had none.
+    /// Records losses that its description reported, and those counted while the description was closed.
     fn learn(&self, state: &mut State, told: io::Result<()>) {
         let counted = match state.fd {
             Some(_) => Ok(()),
@@ -211,19 +211,19 @@ impl Mapping {
         state.known = self.losses.count();
     }
 
-    /// Whether the file can be opened for writing once more: an ordinary user's may have been made read-only since, and
-    /// another machine decides by itself.
+    /// Whether the file can be opened for writing again. An ordinary user's file may have been made read-only, and a network
+    /// filesystem's server decides by itself.
     fn may_be_had_again(&self, fd: &OwnedFd) -> bool {
         let access = Access::READ_OK | Access::WRITE_OK;
         (identity::privileged() && !self.is_remote())
             || accessat(CWD, proc_path(fd), access, AtFlags::EACCESS).is_ok()
     }
 
-    /// One who writes through `fd` does so no more. With the last one the region is read-only again, and nothing of
-    /// ours has the file open for writing.
+    /// Closes `fd` for a writer. The last writer also makes the region read-only, and closes all that the daemon has open for
+    /// writing.
     ///
     /// # Errors
-    /// `fd`, when windows were in use for `max_wait`, or nothing else could be had to keep the inode.
+    /// `fd`, if windows were in use for `max_wait`, or if no other descriptor could be opened to keep the inode.
     fn leave(&self, fd: Arc<OwnedFd>, max_wait: Option<Duration>) -> Result<(), Arc<OwnedFd>> {
         if self.backing.lock().leave_others() {
             return Ok(());
@@ -260,8 +260,8 @@ impl Mapping {
     }
 }
 
-/// Closes a descriptor that nobody gets any more. Other threads may still be using it: to look at attributes, which
-/// takes a moment, or to sync it, which is not waited for.
+/// Closes a descriptor that no new code can get. Other threads may still use it. If they read attributes, this waits for them.
+/// It does not wait for an fsync(2).
 fn close_at_once(fd: Arc<OwnedFd>) {
     let deadline = Instant::now() + MAX_WAIT;
     while Arc::strong_count(&fd) > 1 && Instant::now() < deadline {

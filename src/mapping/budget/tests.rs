@@ -4,7 +4,7 @@ use crate::mapping::windows::tests::{O, PAGE, W, new_set, space, sparse};
 use std::os::fd::AsFd;
 use std::process::Command;
 
-/// A holder of leases of one byte, by index: what each has in the queue, and when it was last used.
+/// A holder of leases of one byte, by index: the ticket in the queue, and the tick of the last use.
 struct Leases {
     this: Weak<Leases>,
     space: Arc<AddressSpace>,
@@ -55,7 +55,7 @@ fn the_queue_follows_the_last_use_whoever_holds_the_windows() {
     use_until(0, space.now());
     holder.reserve(3).unwrap();
     assert_eq!(holder.held(), [0, 2, 3]);
-    // In use all the time: nothing can go.
+    // In use, so nothing can be evicted.
     for index in [0, 2, 3] {
         use_until(index, u64::MAX);
     }
@@ -93,15 +93,15 @@ fn a_random_load_of_four_threads_stays_within_the_budget() {
     }
 }
 
-/// Borrows here and there. While others clear sets, room may be full of windows about to be unmapped: only
-/// then is ENOMEM an answer, as each of four threads holds two of eight windows at most.
+/// Borrows at random places. While another thread clears sets, the room may be taken by windows about to be unmapped. Only then
+/// is ENOMEM allowed: each of the four threads holds at most two of eight windows.
 fn random_pins(space: &AddressSpace, sets: &[Arc<WindowSet>; 2], mut seed: u64, clearing: bool) {
     let file = sparse(1 << 40);
     for round in 0..5_000u64 {
         seed ^= seed << 13; // xorshift64
         seed ^= seed >> 7;
         seed ^= seed << 17;
-        // Half of them crowd a few windows.
+        // Every second range is in the first few windows.
         let span = if round % 2 == 0 { 1 << 40 } else { 6 * W };
         let (offset, len) = (seed % (span - O), 1 + (seed >> 40) % O);
         let set = &sets[(seed >> 33) as usize % 2];

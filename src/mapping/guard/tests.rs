@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
-/// A mapping of `pages` pages of a file that has only `left` of them.
+/// A mapping of `pages` pages, of a file truncated to `left` pages.
 fn truncated(pages: usize, left: usize) -> (File, MmapRaw, usize) {
     let page = rustix::param::page_size();
     let file = tempfile::tempfile().unwrap();
@@ -39,7 +39,7 @@ fn copies_whole_and_counts_what_came_before_a_fault() {
         unsafe {
             let into = copy(handler, map.as_mut_ptr().add(from), buffer.as_ptr(), len);
             let out = copy(handler, buffer.as_mut_ptr(), map.as_ptr().add(from), len);
-            // aarch64 moves 16 bytes at a step.
+            // aarch64 copies 16 bytes per step.
             let fits = |got: Result<(), Fault>| match (got, expected) {
                 (Err(a), Err(b)) => a.copied <= b.copied && b.copied - a.copied < 16,
                 (a, b) => a == b,
@@ -82,7 +82,7 @@ fn faults_of_several_threads_stay_apart() {
     });
 }
 
-/// Runs the test `name` of this module again, alone, in a process that is told it is the child.
+/// Runs the test `name` of this module in a process of its own. The environment tells it that it is the child.
 fn child(name: &str) -> ExitStatus {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([
@@ -102,7 +102,7 @@ fn set_handler(handler: libc::sighandler_t) {
     unsafe { libc::signal(libc::SIGBUS, handler) };
 }
 
-/// A plain load beyond the end: SIGBUS outside the copy loop.
+/// A plain load beyond the end: SIGBUS outside of the copy loop.
 fn fault_elsewhere() {
     let (_file, map, _) = truncated(1, 0);
     // SAFETY: mapped and readable; the SIGBUS is what the test wants.
@@ -129,7 +129,7 @@ fn a_fault_elsewhere_reaches_the_earlier_handler() {
 #[test]
 fn a_fault_elsewhere_kills_where_it_would_have_killed() {
     if is_child() {
-        install().unwrap(); // Before us: the standard library's handler.
+        install().unwrap(); // The earlier handler is the standard library's.
         fault_elsewhere();
     }
     assert_eq!(

@@ -90,7 +90,7 @@ fn every_edge_reads_what_the_file_holds() {
                 let loan = set
                     .borrow(file.as_fd(), offset, size as usize, len)
                     .unwrap();
-                // Loads of ours, as only a test may: nobody truncates this file.
+                // The test loads the bytes itself: nobody truncates this file.
                 assert!(loan.with_bytes(|bytes| bytes == expected));
             }
         }
@@ -168,7 +168,7 @@ fn a_file_truncated_behind_a_pin_is_a_fault() {
             copied: PAGE as usize
         })
     );
-    // The way replies go: the kernel's load fails, not ours.
+    // As replies do: the kernel loads the bytes, and its call fails.
     let (_reader, writer) = rustix::pipe::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&writer, 1 << 16).unwrap();
     assert_eq!(
@@ -280,7 +280,7 @@ fn the_least_recently_used_goes_first_and_pins_stay() {
     let held = loan(1).unwrap();
     loan(4).unwrap();
     assert_eq!(present(), [0, 1, 3, 4]);
-    // Over files too: whatever is used elsewhere takes the rest, but not what is borrowed.
+    // Also over files: windows of another file take the rest, but not a borrowed one.
     for index in 0..7 {
         read(&second, &other, index * W, 1);
     }

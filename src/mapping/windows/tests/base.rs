@@ -1,4 +1,4 @@
-//! Contents that begin within their file, compared with what pread(2) finds there.
+//! Contents that begin within their file, compared with pread(2).
 
 use super::*;
 
@@ -7,17 +7,17 @@ fn new_set_at(space: &Arc<AddressSpace>, base: u64) -> Arc<WindowSet> {
     WindowSet::new(space, guard::install().unwrap(), base)
 }
 
-/// Bases that are a page, fewer pages than a window, and more than one.
+/// Zero, a page, less than a window, more than a window.
 const BASES: [u64; 4] = [0, PAGE, 3 * PAGE, W + 5 * PAGE];
 
-/// What pread(2) finds at `offset` of a content that begins at `base`.
+/// The bytes that pread(2) reads at `offset` of a content that begins at `base`.
 fn pread(file: &File, base: u64, offset: u64, len: u64) -> Vec<u8> {
     let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, base + offset).unwrap();
     bytes
 }
 
-/// Offsets at, before and behind every edge, with lengths up to the longest, within `len`.
+/// Offsets at, before and behind each edge, with lengths up to the longest, within `len`.
 fn ranges(len: u64) -> impl Iterator<Item = (u64, u64)> {
     let edges = [0, PAGE, O, W, FULL, 2 * W, len].into_iter();
     let offsets = edges.flat_map(|edge| [edge.saturating_sub(1), edge, edge + 1]);
@@ -35,7 +35,7 @@ fn assert_as_pread(set: &WindowSet, file: &File, base: u64, len: u64) {
         let mut got = vec![0; size as usize];
         loan.read(&mut got).unwrap();
         assert!(got == expected, "{base} {len}: {offset}+{size}");
-        // Loads of ours, as only a test may: nobody truncates this file meanwhile.
+        // The test loads the bytes itself: nobody truncates this file.
         assert!(loan.with_bytes(|bytes| bytes == expected));
     }
 }
@@ -49,7 +49,7 @@ fn a_content_that_begins_within_its_file_is_read_from_there() {
         let set = new_set_at(&space, base);
         assert_as_pread(&set, &file, base, LEN);
         assert_eq!(set.window_count(), 3);
-        // No window is mapped differently for its base.
+        // The base changes the size of no window.
         assert_eq!(space.used(), FULL + (W + PAGE) + PAGE);
         let loan = set.borrow(file.as_fd(), W, 1, LEN).unwrap();
         loan.will_need(0..LEN).unwrap();
