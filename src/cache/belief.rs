@@ -1,13 +1,13 @@
-//! What is remembered of the kernel's cache of one node, as long as the kernel knows the node.
+//! The state of the kernel's cache of one node, kept until the kernel forgets the node.
 
 use rustix::param::page_size;
 use std::time::Duration;
 
-/// As of which state of a node the kernel's cache is valid. The node table keeps one for each node.
+/// The state of the kernel's cache of one node. The node table keeps one for each node.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Belief {
-    /// The change stamp as of which the kernel's pages and attributes of a file, or its listing of a directory, are
-    /// valid; 0 when they are not. Attributes that the kernel was told later may be newer.
+    /// The change stamp for which the kernel's pages and attributes of a file, or its listing of a directory, are valid. 0:
+    /// they are not valid. Attributes that were sent later may be newer.
     stamp: u64,
     /// How many of a file's first pages the kernel may have.
     pages: u32,
@@ -16,8 +16,8 @@ pub struct Belief {
 }
 
 impl Belief {
-    /// What the kernel believes of a file that it is told of for the first time, as having `stamp`; of other inodes that is
-    /// 0. It has no pages of it yet, and what is not there is valid as of any stamp.
+    /// The state of a node that the kernel learns of now. `stamp` is the file's, or 0 for other inodes. The kernel has no pages
+    /// of it yet, so its pages are valid for any stamp.
     pub fn of_new(stamp: u64) -> Self {
         Belief {
             stamp,
@@ -25,15 +25,15 @@ impl Belief {
         }
     }
 
-    /// The kernel is told of a file it knows, as having `stamp`; of other inodes that is 0. If it was told something else
-    /// before, we do not know which of the two it believes: replies may overtake each other.
+    /// The kernel is sent attributes of a file it knows, with `stamp` (0 for other inodes). If it was sent another stamp
+    /// before, the state is unknown, because replies may overtake each other.
     pub fn told(&mut self, stamp: u64) {
         if stamp != 0 && self.stamp != stamp {
             self.stamp = 0;
         }
     }
 
-    /// The stamp as of which the kernel's pages and attributes are valid; 0 when they are not.
+    /// The stamp for which the kernel's pages and attributes are valid. 0: they are not valid.
     pub fn stamp(&self) -> u64 {
         self.stamp
     }
@@ -43,15 +43,15 @@ impl Belief {
         u64::from(self.pages) * page_size() as u64
     }
 
-    /// The file was closed: the kernel's pages are valid as of `stamp` (0: not at all), and it may have those of the first
-    /// `reach` bytes.
+    /// The file was closed. The kernel's pages are valid for `stamp` (0: not valid), and it may have those of the first `reach`
+    /// bytes.
     pub fn closed(&mut self, stamp: u64, reach: u64) {
         self.stamp = stamp;
         let pages = reach.div_ceil(page_size() as u64);
         self.pages = u32::try_from(pages).unwrap_or(u32::MAX);
     }
 
-    /// A change of our own, which left the bytes alone, moved the stamp of a file that nobody has open.
+    /// mmfs changed a file that is not open, but not its bytes. The change moved the stamp.
     pub fn moved_by_us(&mut self, before: u64, after: u64) {
         if self.stamp == before {
             self.stamp = after;

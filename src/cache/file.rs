@@ -1,12 +1,12 @@
-//! As of when the kernel's cache of an open file is valid, and whether a change was ours.
+//! For which change stamp the kernel's cache of an open file is valid, and whether a change was made by mmfs.
 //!
-//! A change stamp (`Attr::stamp`) moves with every change. A change of our own is bracketed by `change()` and ends by
-//! setting the new stamp. A stamp that differs while no change of ours was under way was moved behind the mount.
+//! Each change moves the file's change stamp (`Attr::stamp`). A change by mmfs begins with `change()`, and ends by setting the
+//! new stamp. If the stamp differs while no change by mmfs is under way, the file was changed behind the mount.
 //!
-//! An open makes the kernel's cache current by itself, so that what is then read is as new as the open. For those who
-//! have the file open already it is dropped by the next look at open files. Not at once: of attributes that the kernel
-//! asks for meanwhile it would take nothing (`fuse_reverse_inval_inode` makes a reply under way an old one), and go on
-//! with the length it had.
+//! An open makes the kernel's cache current, so a read after the open shows the file as of the open. Descriptors that were open
+//! before get new pages after the next check of open files. Dropping the pages at once would do harm.
+//! `fuse_reverse_inval_inode` makes the kernel ignore attributes in replies that are under way, so it would go on with the old
+//! length.
 
 use super::belief::Belief;
 use super::kernel_cache::KernelCache;
@@ -19,75 +19,73 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// The kernel's cache of one open file. Whoever reads, writes or changes the file reports to it.
+/// The kernel's cache of one open file. Code that reads, writes or changes the file reports it here.
 #[derive(Debug)]
 pub struct FileCache {
-    /// Itself, for the notifier.
+    /// This cache, for the notifier.
     this: Weak<FileCache>,
     node: u64,
     kernel: Arc<KernelCache>,
     stamp: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
-    /// How often an open has taken a new stamp.
+    /// How often an open took a new stamp.
     renewed: AtomicU64,
-    /// How often the kernel's cache was found out of date, and the greatest of these numbers that was taken when it was
-    /// dropped.
+    /// How often the kernel's cache was found stale. `dropped` is the greatest of these numbers for which it was dropped.
     doubts: AtomicU64,
     dropped: AtomicU64,
-    /// When an open last had the kernel drop its pages, by the cache's clock; 0: never.
+    /// When an open last had the kernel drop its pages, by the cache's clock. 0: never.
     reopened: AtomicU32,
-    /// Held while an open has the kernel forget the attributes, lest it does so once more for another one that the client
-    /// of the first waits for. What is looked at with it held is newer than what the last one has found. Nothing else is
-    /// taken with it held.
+    /// Held while an open has the kernel drop the attributes. A second open then does not drop them again, while the client of
+    /// the first one waits for new ones. A statx(2) with it held is later than that of the open before. Nothing else is taken
+    /// with it held.
     opening: Mutex<()>,
-    /// Somebody changes the file behind the mount.
+    /// Whether the file is being changed behind the mount.
     contended: AtomicBool,
-    /// A change behind the mount may hide in a stamp that was set after one of our own.
+    /// Whether the stamp that a change by mmfs has set may include a change behind the mount.
     mixed: AtomicBool,
-    /// The kernel has asked for bytes for its cache since the last write past it.
+    /// Whether the kernel has read into its cache since the last write that bypassed it.
     filled: AtomicBool,
     /// The length that the kernel knows.
     end: AtomicU64,
-    /// How many of the first bytes the kernel may have in pages of its own: as far as it has asked for bytes, or the file
-    /// has ended.
+    /// How many of the first bytes may be in the kernel's pages: as far as it has read, or as the file has reached.
     reach: AtomicU64,
-    /// The last length that the source and the kernel certainly agreed on.
+    /// The last length known to be the same at the source and in the kernel.
     agreed: AtomicU64,
-    /// The kernel serves the file from the source by itself, and has no cache of its own of it.
+    /// Whether passthrough is in use: the kernel then has no cache of the file for the mount.
     handed_over: AtomicBool,
 }
 
-/// What the kernel may keep of a file that is opened once more.
+/// Which parts of the cache of a file the kernel may keep at an open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MayKeep {
     /// Pages and attributes.
     All,
-    /// Attributes. The first read has to reach us.
+    /// Attributes. The first read has to reach mmfs.
     Attributes,
     /// Nothing: the file has changed.
     Nothing,
 }
 
-/// No lengths: before the first open, and where the two may not agree.
+/// Not lengths. `UNSET`: before the first open. `UNKNOWN`: source and kernel may disagree.
 const UNSET: u64 = u64::MAX;
 const UNKNOWN: u64 = u64::MAX - 1;
 
-/// A change of our own that takes longer than this may have met one behind the mount.
+/// A change behind the mount may have come during a change by mmfs that takes longer than this.
 const MAX_ALONE: Duration = Duration::from_millis(2);
 
-/// A change of our own under way.
+/// A change by mmfs that is under way.
 #[derive(Debug)]
 pub struct Changing<'a> {
     file: &'a FileCache,
     since: Instant,
-    /// As of its beginning, itself counted.
+    /// The counts when it began, itself included.
     changes: Changes,
 }
 
 impl Changing<'_> {
-    /// Sets the stamp that the change has led to. A change behind the mount at the same moment is in it,
-    /// unseen: where that is likely, the kernel's cache is trusted no further than the next open.
+    /// Sets the stamp after the change. The stamp may include a change behind the mount at the same time. Where that is likely,
+    /// the kernel's cache is valid until the next open only.
     pub fn led_to(&self, stamp: u64) {
         let file = self.file;
         let has_opened = file.renewed.load(SeqCst) != self.changes.renewed;
@@ -97,22 +95,22 @@ impl Changing<'_> {
         file.stamp.store(stamp, SeqCst);
     }
 
-    /// Notices a change behind the mount, from within this one: `stamp` was read from the source after it had begun.
+    /// Notices a change behind the mount before this one: `stamp` was read from the source after this one began.
     pub fn began_at(&self, stamp: u64) {
         self.file.compare(stamp, self.changes, 1);
     }
 }
 
-/// A moment before the file was looked at: how many changes of our own had begun or ended, and how many opens had taken a
-/// new stamp. While these stay, what is found tells of changes behind the mount.
+/// Counts taken before the source is looked at: changes by mmfs that began or ended, and opens that took a new stamp. If they
+/// are still the same afterwards, a new stamp means a change behind the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changes {
     own: u64,
     renewed: u64,
 }
 
-/// A moment before the file's length was looked at, and whether it can tell anything of changes behind the mount: not
-/// while a change of our own is under way.
+/// The count of changes taken before the file's length is read. `None` while a change by mmfs is under way: the length then
+/// says nothing about changes behind the mount.
 #[derive(Debug, Clone, Copy)]
 pub struct Looking(Option<u64>);
 
@@ -133,7 +131,7 @@ impl Waiting for FileCache {
 }
 
 impl FileCache {
-    /// The cache of `node`, of which that much is remembered.
+    /// The cache of `node`, in the state `belief`.
     pub fn new(node: u64, belief: Belief, kernel: Arc<KernelCache>) -> Arc<Self> {
         Arc::new_cyclic(|this| FileCache {
             this: this.clone(),
@@ -157,18 +155,18 @@ impl FileCache {
         })
     }
 
-    /// The node that is cached.
+    /// The node id.
     pub fn node(&self) -> u64 {
         self.node
     }
 
-    /// The file is closed: this is to be remembered.
+    /// Stores the state that is kept after the file is closed.
     pub fn closed(&self, belief: &mut Belief) {
         belief.closed(self.stamp(), self.reach.load(SeqCst));
     }
 
-    /// The stamp as of which the kernel's cache is valid; 0 while it is in doubt. Of what the kernel serves by itself, it
-    /// has no pages, and what it was told of it is valid as of the last open.
+    /// The stamp for which the kernel's cache is valid, or 0 while it may be stale. With passthrough it is the stamp of the
+    /// last open: the kernel has no pages then.
     fn stamp(&self) -> u64 {
         if self.in_doubt() || self.mixed.load(SeqCst) {
             0
@@ -177,26 +175,26 @@ impl FileCache {
         }
     }
 
-    /// The file is opened once more and was found with this stamp, which is taken for the new one, and so many bytes. The
-    /// kernel may keep what it has when that is the old stamp, and was never in doubt; but no pages when the first read
-    /// `has_to_reach_us`.
+    /// Returns which parts of its cache the kernel may keep at an open that `found` this stamp and this `size`. The stamp
+    /// becomes the current one. The kernel may keep all if the stamp is the old one and the cache is not stale. It keeps no
+    /// pages if the first read `has_to_reach_us`.
     ///
-    /// Otherwise the kernel forgets the attributes here, since the reply to OPEN carries none: what it asks for from then
-    /// on is as new as the open, and of replies that are older it takes nothing any more. Another open may have found the
-    /// file later and be done already, and its client is asking for the attributes: so `look_again` decides.
+    /// Otherwise this drops the kernel's attributes, because the reply to OPEN carries none. The kernel asks for attributes
+    /// after that, and ignores those of older replies. A later open may already have dropped them, and its client may be
+    /// waiting for new ones. So `look_again` decides whether to drop them.
     pub fn before_open(
         &self,
         (found, size): (u64, u64),
         has_to_reach_us: bool,
         look_again: impl FnOnce() -> Option<u64>,
     ) -> MayKeep {
-        // Whoever opens the file has just been told its attributes.
+        // The client has just got the attributes, by the LOOKUP before.
         let _ = self.end.compare_exchange(0, size, SeqCst, SeqCst);
         let kept = self.kept_by_open(found, has_to_reach_us, look_again);
         if kept != MayKeep::All {
             self.reach.store(0, SeqCst);
         }
-        // Later the kernel may have sent writes that go by what it believed before.
+        // The kernel may still send writes that use the old length.
         let agreed = match kept {
             MayKeep::Nothing => UNKNOWN,
             MayKeep::All | MayKeep::Attributes => size,
@@ -213,7 +211,8 @@ impl FileCache {
     ) -> MayKeep {
         if !self.is_valid_as_of(found) {
             let _one = self.opening.lock();
-            let is_new = !self.is_valid_as_of(found); // Another open may have taken it meanwhile.
+            // Another open may have taken the stamp meanwhile.
+            let is_new = !self.is_valid_as_of(found);
             let now = is_new.then(look_again).flatten().unwrap_or(found);
             if !self.is_valid_as_of(now) {
                 let doubts = self.doubts.load(SeqCst);
@@ -221,7 +220,8 @@ impl FileCache {
                 self.reopened.store(self.kernel.now(), SeqCst);
                 self.mixed.store(false, SeqCst);
                 self.dropped.fetch_max(doubts, SeqCst);
-                self.stamp.store(now, SeqCst); // Others may rely on it from here on.
+                // Other opens may use the stamp from here on, so this comes last.
+                self.stamp.store(now, SeqCst);
                 self.renewed.fetch_add(1, SeqCst);
                 return MayKeep::Nothing;
             }
@@ -233,24 +233,25 @@ impl FileCache {
     }
 
     fn is_valid_as_of(&self, now: u64) -> bool {
-        // In this order: see `compare`.
+        // The order matters: see `compare`.
         self.stamp.load(SeqCst) == now && !self.mixed.load(SeqCst) && !self.in_doubt()
     }
 
-    /// Whether the kernel may not yet have the reply to an open that has it drop its pages: it does so when it has it.
+    /// Whether the reply to an open that drops the kernel's pages may still be on its way. The kernel drops them when it has
+    /// the reply.
     fn are_pages_going(&self) -> bool {
         let since = self.reopened.load(SeqCst);
         since != 0 && self.kernel.now().wrapping_sub(since) < REPLY_TAKEN.as_millis() as u32
     }
 
-    /// Whether a write by a descriptor with O_APPEND is an append, to a file that is `len` bytes long. The kernel sends an append to
-    /// where it believes the end to be, and one with RWF_NOAPPEND to where the client says. They can be told apart while
-    /// nobody has changed the length behind the mount; else it is taken for an append, which overwrites nothing.
+    /// Whether a write by a descriptor with O_APPEND to a file of `len` bytes is an append. The kernel sends an append to the
+    /// end as it knows it, and a write with RWF_NOAPPEND to the client's offset. They can be told apart until the length
+    /// changes behind the mount. After that each counts as an append, which overwrites nothing.
     pub fn is_append(&self, offset: u64, len: u64) -> bool {
         offset == len || self.agreed.load(SeqCst) != len
     }
 
-    /// A write that ended at `end`, as the kernel has it, took the length `from` one `to` another.
+    /// A write that ended at `end`, as the kernel counts, changed the length from `from` to `to`.
     pub fn wrote(&self, append: bool, end: u64, (from, to): (u64, u64)) {
         let known = append || self.agreed.load(SeqCst) == from;
         let believed = if append { end } else { end.max(from) };
@@ -258,8 +259,7 @@ impl FileCache {
         self.agreed.store(agreed, SeqCst);
     }
 
-    /// A change of our own that is no write, and around which the length was `from` and `to`. Somebody else may have written
-    /// meanwhile.
+    /// A change by mmfs other than a write changed the length from `from` to `to`. Another process may have written meanwhile.
     pub fn altered(&self, from: u64, to: u64) {
         if from != to {
             self.agreed.store(UNKNOWN, SeqCst);
@@ -271,7 +271,7 @@ impl FileCache {
         self.agreed.store(len, SeqCst);
     }
 
-    /// Begins a change of our own.
+    /// Begins a change by mmfs.
     pub fn change(&self) -> Changing<'_> {
         self.begun.fetch_add(1, SeqCst);
         Changing {
@@ -281,7 +281,7 @@ impl FileCache {
         }
     }
 
-    /// For those who are about to look at the source.
+    /// Counts to take before looking at the source.
     pub fn changes(&self) -> Changes {
         Changes {
             own: self.begun.load(SeqCst) + self.ended.load(SeqCst),
@@ -289,33 +289,33 @@ impl FileCache {
         }
     }
 
-    /// Notices a change behind the mount: `stamp` was read from the source when `changes` was, or was to be, as given. The
-    /// kernel's cache goes with the next open or look at open files.
+    /// Notices a change behind the mount. `stamp` was read from the source after `changes` was taken. The kernel's cache is
+    /// dropped at the next open or check of open files.
     pub fn seen(&self, stamp: u64, changes: Changes) {
         self.compare(stamp, changes, 0);
     }
 
-    /// As `seen`, by a read that was answered since. A file that `is_shorter` has its pages dropped now: those that the
-    /// kernel has filled up with zeros beyond the end must not come to light when the file grows again.
+    /// As `seen`, for a read that was answered since. If the file `is_shorter`, its pages are dropped now. The kernel has
+    /// filled its last page with zeros beyond the end, which must not show when the file grows again.
     pub fn seen_before(&self, stamp: u64, changes: Changes, is_shorter: bool) {
         self.seen(stamp, changes);
         let now = self.changes();
         if is_shorter && now == changes {
             self.looked_at();
         } else if is_shorter && now.own == changes.own {
-            // An open has taken the new stamp, but what was read before may come after it.
+            // An open has taken the new stamp, but the bytes of the read may reach the kernel after the open.
             self.distrust();
         }
     }
 
-    /// Open files are looked at, once a second: what the kernel has cached goes where it is out of date.
+    /// The check of open files, once a second: drops the kernel's pages if they are stale.
     pub fn looked_at(&self) {
         if self.in_doubt() {
             self.drop_pages();
         }
     }
 
-    /// The kernel's cache is out of date: no open may keep it until it was dropped, which is asked for here.
+    /// Marks the kernel's cache as stale and has it dropped. Until that is done no open may keep it.
     pub fn distrust(&self) {
         self.doubts.fetch_add(1, SeqCst);
         self.drop_pages();
@@ -326,9 +326,9 @@ impl FileCache {
         self.kernel.pages_changed(self.node, this, doubts);
     }
 
-    /// The kernel is about to get bytes up to `end`; unless `direct`, for its cache. A page fault may look direct.
+    /// The kernel is about to get bytes up to `end`, for its cache unless `direct`. A page fault may look direct.
     pub fn reading(&self, end: u64, direct: bool) {
-        // Readers of one file share these: store only what is new.
+        // Readers of a file share this cache line, so only a new value is stored.
         if !direct && !self.filled.load(SeqCst) {
             self.filled.store(true, SeqCst);
         }
@@ -337,28 +337,28 @@ impl FileCache {
         }
     }
 
-    /// A change of our own has led from one length to another.
+    /// A change by mmfs changed the length from `before` to `after`.
     pub fn resized(&self, before: u64, after: u64) {
         if after < before {
             self.end.store(after, SeqCst);
-            // The page it ends in stays, and may have been written whole.
+            // The page at the new end stays. The kernel may have written all of it.
             self.reach.fetch_max(after, SeqCst);
         } else if self.end.load(SeqCst) < after {
             self.end.fetch_max(after, SeqCst);
         }
     }
 
-    /// Before looking at the file's length to tell the kernel: what [`Self::telling`] needs.
+    /// To be called before reading the length for a reply. [`Self::telling`] needs the result.
     pub fn looking(&self) -> Looking {
         let begun = self.begun.load(SeqCst);
         Looking((self.ended.load(SeqCst) == begun).then_some(begun))
     }
 
-    /// The kernel is about to be told that the file has `size` bytes. If it has grown behind the mount and a client may have
-    /// stored there, the kernel is given first what `read` finds in the source.
+    /// The kernel is about to be sent the length `size`. If the file has grown behind the mount, and a client may have stored
+    /// behind the old end, the kernel first gets the bytes that `read` returns from the source.
     pub fn telling(&self, looking: Looking, size: u64, read: impl FnOnce(Range<u64>) -> Vec<u8>) {
         let known = self.end.load(SeqCst);
-        // A change of our own may have led to this length.
+        // The length may be the result of a change by mmfs.
         let Some(begun) = looking.0 else { return };
         if known == size || begun != self.begun.load(SeqCst) || self.is_handed_over() {
             return;
@@ -373,7 +373,7 @@ impl FileCache {
         }
     }
 
-    /// A change of our own, about to be answered, has made the file longer by this range of zeros.
+    /// A change by mmfs, not answered yet, has made the file longer by this range of zeros.
     pub fn show_zeros(&self, grown: Range<u64>) {
         let exposed = self.exposed(&grown);
         if !exposed.is_empty() {
@@ -384,8 +384,8 @@ impl FileCache {
         }
     }
 
-    /// What growth by this range exposes of the kernel's page that the file has ended in. Clients may have stored there,
-    /// and the kernel does not clear it. Empty where the kernel has no such page.
+    /// The part of the kernel's page at the old end that growth by this range exposes. Clients may have stored there, and the
+    /// kernel does not clear it. Empty if the kernel has no such page.
     fn exposed(&self, grown: &Range<u64>) -> Range<u64> {
         let (page, start) = (page_size() as u64, grown.start);
         let has_page = self.reach.load(SeqCst) > start - start % page;
@@ -397,30 +397,30 @@ impl FileCache {
 
     fn replace(&self, offset: u64, bytes: Vec<u8>) {
         if !self.kernel.replace(self.node, offset, bytes) {
-            // Who locks a page for so long waits for its bytes. Nobody can have stored into it.
+            // A page locked for so long waits for its bytes, so no client can have stored into it.
             self.reach.store(0, SeqCst);
         }
     }
 
-    /// A write past the kernel's cache is done. The kernel may have put into its cache what that has replaced: it drops
-    /// what it has when such a write begins, and of an asynchronous one it does not look again at the end (Linux 6.18).
+    /// A write that bypassed the kernel's cache is done. The kernel may have cached old bytes meanwhile. It drops its pages
+    /// when such a write begins, but after an asynchronous one not again (Linux 6.18).
     pub fn bypassed(&self) {
         if self.filled.swap(false, SeqCst) {
             self.distrust();
         }
     }
 
-    /// Attributes have changed in a way that the kernel does not expect of the request under way.
+    /// A request has changed attributes in a way that the kernel does not expect.
     pub fn attributes_changed(&self) {
         self.kernel.attributes_changed(self.node);
     }
 
-    /// Whether somebody was seen to have changed the file behind the mount, before the last open or since then.
+    /// Whether a change behind the mount was seen, before the last open or since.
     pub fn is_contended(&self) -> bool {
         self.contended.load(SeqCst) || self.reopened.load(SeqCst) != 0
     }
 
-    /// From now on the kernel serves the file from the source by itself.
+    /// From now on the kernel serves the file by passthrough.
     pub fn handed_over(&self) {
         self.handed_over.store(true, SeqCst);
     }
@@ -433,9 +433,9 @@ impl FileCache {
         self.dropped.load(SeqCst) < self.doubts.load(SeqCst)
     }
 
-    /// Notices whether `now`, read from the source when `changes` was as given, was moved behind the mount; then the new
-    /// stamp is taken. `own` changes of our own are known to be under way; while there are others nothing can be told, nor
-    /// where an open has looked since.
+    /// Notices whether the file was changed behind the mount. `now` was read from the source after `changes` was taken. If so,
+    /// the new stamp is taken. `own` is how many changes by mmfs are known to be under way. Nothing is concluded while there
+    /// are others, or if an open has taken a stamp since.
     fn compare(&self, now: u64, changes: Changes, own: u64) {
         let (begun, known) = (self.begun.load(SeqCst), self.stamp.load(SeqCst));
         if known == now
@@ -448,10 +448,10 @@ impl FileCache {
         if known != 0 {
             self.agreed.store(UNKNOWN, SeqCst);
             self.contended.store(true, SeqCst);
-            // Before the stamp is taken, lest an open rely on it.
+            // Before the stamp is taken, so that no open uses the stale cache.
             self.doubts.fetch_add(1, SeqCst);
         }
-        // Where it is another one by now, somebody else has noticed.
+        // If the stamp is another one by now, another thread has noticed.
         let _ = self.stamp.compare_exchange(known, now, SeqCst, SeqCst);
     }
 }

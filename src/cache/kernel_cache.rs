@@ -8,17 +8,17 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// How long the kernel may believe what it was told.
+/// How long the kernel may cache names and attributes.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// Of attributes.
+    /// Timeout of attributes.
     pub attr: Duration,
-    /// Of names.
+    /// Timeout of names.
     pub entry: Duration,
 }
 
 impl Timeouts {
-    /// Where one number serves names and attributes, as in READDIRPLUS and CREATE: the shorter keeps both promises.
+    /// The shorter one, for replies with one timeout for names and attributes, as to READDIRPLUS and CREATE.
     pub fn shorter(&self) -> Duration {
         self.attr.min(self.entry)
     }
@@ -31,12 +31,12 @@ pub struct KernelCache {
     notifier: Notifier,
     stores: Arc<Stores>,
     unsettled: Unsettled,
-    /// Listings are dated from here.
+    /// The zero of the cache's clock.
     made: Instant,
 }
 
 impl KernelCache {
-    /// A cache that is empty yet, and believed for as long as `timeouts` say.
+    /// An empty cache with these timeouts.
     pub fn new(timeouts: Timeouts) -> Arc<Self> {
         Arc::new(KernelCache {
             timeouts,
@@ -47,7 +47,7 @@ impl KernelCache {
         })
     }
 
-    /// From now on the kernel can be told what it must no longer believe.
+    /// Connects notifications to the kernel.
     ///
     /// # Errors
     /// Those of starting a thread.
@@ -55,22 +55,22 @@ impl KernelCache {
         self.notifier.connect(kernel)
     }
 
-    /// How long the kernel may believe what it is told.
+    /// How long the kernel may cache names and attributes.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
     }
 
-    /// How often the kernel was told to forget or to replace something.
+    /// How many notifications were sent.
     pub fn invalidations(&self) -> u64 {
         self.notifier.told()
     }
 
-    /// A request has changed attributes of `node` in a way that the kernel does not expect. It asks for them anew.
+    /// A request has changed attributes of `node` in a way that the kernel does not expect. The kernel drops its attributes.
     pub fn attributes_changed(&self, node: u64) {
         self.notifier.expire_attributes(node);
     }
 
-    /// An open has found `node` changed behind the mount: what its client is shown of it is new.
+    /// An open has found that `node` was changed behind the mount. Its client gets new attributes.
     pub(super) fn reopened(&self, node: u64) {
         if !self.timeouts.attr.is_zero() {
             self.unsettled.forgets(node);
@@ -83,18 +83,18 @@ impl KernelCache {
         self.unsettled.remove(node);
     }
 
-    /// Before a file is looked at to tell the kernel its attributes: what [`Self::is_settled`] needs.
+    /// To be called before reading attributes for a reply. [`Self::is_settled`] needs the result.
     pub fn asking(&self) -> Asking {
         self.unsettled.asking()
     }
 
-    /// Whether the kernel may take for valid what was found of `node` since `asking`; else it is to ask again before it uses
-    /// it.
+    /// Whether the kernel may cache the attributes of `node` that were read after `asking`. If not, it has to ask again at the
+    /// next use.
     pub fn is_settled(&self, node: u64, asking: Asking) -> bool {
         self.unsettled.is_settled(node, asking)
     }
 
-    /// The pages of `node` go; then `file` hears of it, with the number of its `doubts`.
+    /// Has the pages of `node` dropped, and reports that to `file`, with its number of `doubts`.
     pub(super) fn pages_changed(&self, node: u64, file: Weak<dyn Waiting>, doubts: u64) {
         self.notifier.drop_pages(node, (file, doubts));
     }
@@ -103,37 +103,37 @@ impl KernelCache {
         self.notifier.replace(node, offset, bytes)
     }
 
-    /// A client has opened `node` so that it may map it and store into the kernel's pages, for as long as the answer is
-    /// kept.
+    /// A client has opened `node` for reading and writing. It may map the file and store into the kernel's pages while the
+    /// result is kept.
     pub fn opened_to_store(&self, node: u64) -> Storing {
         Stores::add(&self.stores, node)
     }
 
-    /// Whether the kernel's pages of `node` may hold what a client has stored and nobody has written back yet.
+    /// Whether the kernel's pages of `node` may hold a client's stores that are not written back.
     pub fn may_hold_stores(&self, node: u64) -> bool {
         self.stores.contain(node)
     }
 
-    /// Has the kernel write back what clients have stored into its pages of `node`. The caller must not be needed to serve
-    /// the writes that this takes.
+    /// Has the kernel write back clients' stores in its pages of `node`. The caller's thread must not be needed to answer these
+    /// writes.
     pub fn write_back(&self, node: u64) {
         if self.may_hold_stores(node) {
             self.notifier.write_back(node);
         }
     }
 
-    /// Whether the kernel may go by the last listing it was given of a directory, which has `stamp` now. Kept longer
-    /// than its entries may be believed, a listing would have the kernel look each of them up again, one by one.
+    /// Whether the kernel may use its cached listing of a directory that has `stamp` now. A listing is not kept longer than its
+    /// entries: the kernel would look each of them up again, one by one.
     pub fn is_listing_valid(&self, belief: &Belief, stamp: u64) -> bool {
         belief.is_listing_valid(stamp, self.now(), self.timeouts.shorter())
     }
 
-    /// A directory was listed to its end, having had `stamp` when it was opened.
+    /// A directory was listed to its end. It had `stamp` when it was opened.
     pub fn listed(&self, belief: &mut Belief, stamp: u64) {
         belief.listed(stamp, self.now());
     }
 
-    /// Milliseconds since the cache was made, counted from 1.
+    /// Milliseconds since the cache was made, from 1.
     pub(super) fn now(&self) -> u32 {
         (self.made.elapsed().as_millis() as u32).wrapping_add(1)
     }

@@ -1,7 +1,8 @@
-//! What the kernel may believe of a view: names, attributes, pages and listings; for how long; and what is taken back.
+//! The kernel's cache of a view: names, attributes, pages and listings, how long the kernel may keep them, and notifications to
+//! drop them.
 //!
-//! Views report every change through [`FileCache`] (an open file) and [`KernelCache`] (the rest). All notifications to
-//! the kernel leave from here.
+//! Views report each change to a [`FileCache`] (an open file) or the [`KernelCache`] (everything else). All notifications to
+//! the kernel are sent from here.
 
 mod belief;
 mod file;

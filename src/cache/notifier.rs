@@ -1,8 +1,8 @@
-//! Where all notifications to the kernel leave from.
+//! Sends all notifications to the kernel.
 //!
-//! Dropping the pages of a file may wait for a read that never ends. So it is never done by a thread that answers
-//! requests, and every file waits by itself. Replacing bytes of a page may wait for such a read, too. A request does wait
-//! for that, but not for long.
+//! Dropping the pages of a file may wait for a read that is never answered. So threads that answer requests never do it, and
+//! each file has a thread of its own for it. Replacing bytes of a page may wait for such a read, too. A request waits for that,
+//! for `MAX_LOCKED` at most.
 
 use crate::pool::Pool;
 use parking_lot::Mutex;
@@ -15,48 +15,48 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::Builder;
 use std::time::Duration;
 
-/// Files at most whose pages the kernel is dropping at a time.
+/// For how many files the kernel drops pages at the same time.
 const MAX_DROPPING: usize = 16;
 
-/// Files at most of whose pages bytes are being replaced at a time.
+/// For how many files bytes are replaced at the same time.
 const MAX_REPLACING: usize = 16;
 
-/// How long a page may be locked before whoever holds it is taken to wait for the page's bytes.
+/// A page that is locked for longer than this waits for its bytes.
 const MAX_LOCKED: Duration = Duration::from_millis(200);
 
-/// The kernel, as far as it can be told what to forget.
+/// Notifications to the kernel.
 pub trait Kernel: Send + Sync + 'static {
-    /// Drops the pages and the attributes it has cached of `node`, and writes back first what clients have stored into
-    /// the pages. Returns when that is done.
+    /// Drops the cached pages and attributes of `node`. Clients' stores in the pages are written back first. Returns when that
+    /// is done.
     fn drop_pages(&self, node: u64);
-    /// Replaces bytes of `node` in the page they lie in, and takes the file to be at least as long.
+    /// Replaces bytes of `node` within one page. Makes the file at least that long.
     fn replace(&self, node: u64, offset: u64, bytes: &[u8]);
-    /// Asks for the attributes of `node` anew. Waits for no request.
+    /// Drops the cached attributes of `node`. Waits for no request.
     fn expire_attributes(&self, node: u64);
 }
 
-/// A file that waits to hear that its pages have gone.
+/// A file that waits until its pages are dropped.
 pub trait Waiting: Send + Sync {
-    /// The kernel has dropped its pages, of which was asked with this number of doubts.
+    /// The kernel has dropped its pages. The request for it had this number of doubts.
     fn dropped(&self, doubts: u64);
-    /// Whether that many doubts have not been settled otherwise since: by an open.
+    /// Whether this number of doubts is still open. An open may have ended them.
     fn is_waiting(&self, doubts: u64) -> bool;
 }
 
-/// A file that waits, with the number of its doubts.
+/// A waiting file, with its number of doubts.
 type Waiter = (Weak<dyn Waiting>, u64);
 
-/// A node whose pages must go, and the file that waits to hear it.
+/// A node whose pages are stale, and the file that waits.
 type Stale = (u64, Waiter);
 
-/// The way to the kernel, open once the session has begun.
+/// The notifications of one mount. It is connected when the session begins.
 pub struct Notifier {
     kernel: OnceLock<Arc<dyn Kernel>>,
     stale: Sender<Stale>,
-    /// Taken by the thread that passes them on.
+    /// Taken by the notifier's thread.
     queue: Mutex<Option<Receiver<Stale>>>,
     replacing: Arc<Pool>,
-    /// How often the kernel was told something.
+    /// How many notifications were sent.
     told: AtomicU64,
 }
 
@@ -78,13 +78,14 @@ impl Notifier {
         }
     }
 
-    /// Starts the thread that tells `kernel`. Only the first call counts.
+    /// Starts the thread that notifies `kernel`. Only the first call has an effect.
     pub fn connect(&self, kernel: impl Kernel) -> io::Result<()> {
         let Some(queue) = self.queue.lock().take() else {
             return Ok(());
         };
         let kernel: Arc<dyn Kernel> = Arc::new(kernel);
-        let _ = self.kernel.set(kernel.clone()); // `queue` was there, so this is the first call.
+        // This is the first call, because `queue` was there.
+        let _ = self.kernel.set(kernel.clone());
         let dropping = Dropping::new(kernel);
         Builder::new().name("notifier".into()).spawn(move || {
             queue
@@ -94,7 +95,7 @@ impl Notifier {
         Ok(())
     }
 
-    /// How often the kernel was told something.
+    /// How many notifications were sent.
     pub fn told(&self) -> u64 {
         self.told.load(Relaxed)
     }
@@ -108,12 +109,12 @@ impl Notifier {
 
     pub fn drop_pages(&self, node: u64, file: Waiter) {
         self.told.fetch_add(1, Relaxed);
-        // The session is ending when nobody listens any more.
+        // An error means that the session is ending.
         let _ = self.stale.send((node, file));
     }
 
-    /// Has pages of `node` dropped, once what clients have stored into them is written back. The caller must not be needed
-    /// to serve the writes that this takes.
+    /// Has the pages of `node` dropped, after clients' stores in them were written back. The caller's thread must not be needed
+    /// to answer these writes.
     pub fn write_back(&self, node: u64) {
         self.told.fetch_add(1, Relaxed);
         if let Some(kernel) = self.kernel.get() {
@@ -121,20 +122,22 @@ impl Notifier {
         }
     }
 
-    /// Has bytes replaced in a page of `node`. False when that page is locked for longer than is waited for: the kernel
-    /// takes them later.
+    /// Replaces bytes in a page of `node`. False if the page is locked for longer than `MAX_LOCKED`: the kernel then replaces
+    /// them later.
     pub fn replace(&self, node: u64, offset: u64, bytes: Vec<u8>) -> bool {
         let Some(kernel) = self.kernel.get().cloned() else {
-            return true; // The session has not begun, so there are no pages.
+            // The session has not begun, so the kernel has no pages.
+            return true;
         };
         self.told.fetch_add(1, Relaxed);
         let (tell, heard) = sync_channel(2);
         let replace = move || {
             let _ = tell.send("it begins");
             kernel.replace(node, offset, &bytes);
-            let _ = tell.send("it is done"); // Nobody may be waiting any more.
+            // The receiver may have given up.
+            let _ = tell.send("it is done");
         };
-        // On a busy machine the thread begins late: that says nothing of the page.
+        // The time limit counts from the start of the job, because on a busy machine the thread starts late.
         self.replacing.try_run(Box::new(replace)).is_ok()
             && heard.recv().is_ok()
             && heard.recv_timeout(MAX_LOCKED).is_ok()
@@ -144,7 +147,7 @@ impl Notifier {
 /// Nodes whose pages the kernel is dropping.
 struct Dropping {
     kernel: Arc<dyn Kernel>,
-    /// By node, the files that wait to hear that it is done; a node is worked on while it is here.
+    /// By node, the files that wait. A node has an entry while a thread works on it.
     waiting: Mutex<HashMap<u64, Vec<Waiter>>>,
     pool: Arc<Pool>,
 }
@@ -158,7 +161,7 @@ impl Dropping {
         })
     }
 
-    /// Has the pages of `node` dropped, from now on, and tells the file.
+    /// Has the pages of `node` dropped, and reports that to the file.
     fn add(self: &Arc<Self>, node: u64, file: Waiter) {
         match self.waiting.lock().entry(node) {
             Entry::Occupied(mut others) => return others.get_mut().push(file),
@@ -174,8 +177,8 @@ impl Dropping {
                 let file = file.upgrade();
                 file.is_none_or(|file| file.is_waiting(*doubts))
             };
-            // Of attributes that the kernel asks for meanwhile it would take nothing: whoever has opened the file since may
-            // be about to look at its length.
+            // An open since may have ended the doubts. Its client may be about to read the length, and the kernel would ignore
+            // attributes it asks for while pages are dropped.
             if due.iter().any(is_waiting) {
                 self.kernel.drop_pages(node);
             }
@@ -187,7 +190,7 @@ impl Dropping {
         }
     }
 
-    /// Those who asked before the kernel is told once more.
+    /// The files that asked before this call.
     fn due(&self, node: u64) -> Option<Vec<Waiter>> {
         let mut waiting = self.waiting.lock();
         let due = waiting.get_mut(&node).map(std::mem::take);
@@ -203,7 +206,7 @@ impl Dropping {
 mod tests {
     use super::*;
 
-    /// Waits at node 1 until the gate is dropped.
+    /// At node 1, `drop_pages` and `replace` wait until the gate is dropped.
     struct Slow {
         gate: Mutex<Receiver<()>>,
         dropped: Sender<u64>,
@@ -282,7 +285,7 @@ mod tests {
         assert_eq!(next(), Ok(2));
         drop(gate);
         assert_eq!(next(), Ok(1));
-        // Those who asked meanwhile are served by one more time.
+        // One more call serves all requests that came meanwhile.
         assert_eq!(next(), Ok(1));
         while !dropping.waiting.lock().is_empty() {
             std::thread::yield_now();

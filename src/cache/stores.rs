@@ -1,15 +1,15 @@
-//! Files that clients may have mapped to store into: what they store lies in the kernel's pages for a while, and no
-//! request tells of it.
+//! Files that clients may have mapped for writing. Their stores stay in the kernel's pages for a while, and no request tells
+//! mmfs.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Nodes that are open to read and write, which a shared mapping takes, with the number of such opens.
+/// Nodes open for reading and writing, which a shared writable mapping requires, with the number of such opens.
 #[derive(Debug, Default)]
 pub struct Stores(Mutex<HashMap<u64, usize>>);
 
-/// One open by which a client may map a file to store into it. The kernel ends it after the last mapping.
+/// One open by which a client may map a file and store into it. The kernel sends RELEASE after the last munmap(2).
 #[derive(Debug)]
 pub struct Storing {
     all: Arc<Stores>,

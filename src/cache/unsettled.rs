@@ -1,58 +1,57 @@
-//! Attributes that the kernel was made to forget, until what it was told since has surely taken their place.
+//! Attributes that mmfs had the kernel drop, until the kernel has certainly got new ones.
 //!
-//! Taking a reply, the kernel declares the attributes valid first and sets the length and the times after that, and
-//! whoever asks for attributes looks without its lock (`fuse_change_attributes_common` and `fuse_update_get_attr`, Linux
-//! 6.18). So a client may be shown the old length while the reply to another client's request is taken. It is not where
-//! the reply says that they are valid for no time at all: then each client asks for itself. By the time a reply makes them
-//! valid, an earlier one has put the new ones in place. Without this, 8 of 240 runs of 3,000 opens each that followed a
-//! growing log, while two others looked at it all the time, saw it one line too short (2 processors).
+//! When the kernel gets a reply, it first marks the attributes as valid, and then sets length and times. Other threads read
+//! attributes without its lock (`fuse_change_attributes_common` and `fuse_update_get_attr`, Linux 6.18). So a client may see
+//! the old length while the reply to another client's request is processed. That does not happen if the reply has a timeout of
+//! zero, because each client then sends a GETATTR of its own. When a reply with a timeout comes, an earlier reply has already
+//! set the new attributes. Without this, 8 of 240 runs of 3,000 opens each that followed a growing log saw it one line too
+//! short. Two other processes called stat(2) on it all the time (2 CPUs).
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// Nobody knows when the kernel has taken a reply, but it is within this time.
+/// The longest time for the kernel to process a reply. It does not say when it has.
 pub const REPLY_TAKEN: Duration = Duration::from_secs(1);
 
-/// From so many nodes on those are dropped, now and then, that were forgotten long ago: whoever has opened such a file has
-/// asked.
+/// From this number of nodes on, entries older than `LONG` are dropped: the clients have long got new attributes.
 const MANY: usize = 1024;
 const LONG: Duration = Duration::from_secs(10);
 
 /// The nodes of one mount whose attributes are not settled.
 #[derive(Debug, Default)]
 pub struct Unsettled {
-    /// How often attributes were forgotten.
+    /// How often attributes were dropped.
     count: AtomicU64,
     nodes: Mutex<Nodes>,
-    /// How many nodes there are, for those who need no lock when there are none.
+    /// The number of nodes, readable without the lock.
     len: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Nodes {
     by_id: HashMap<u64, Forgotten>,
-    /// How many there were when old ones were last dropped.
+    /// The number of nodes after the last pruning.
     pruned: usize,
 }
 
-/// Attributes that the kernel was made to forget.
+/// Attributes that the kernel was made to drop.
 #[derive(Debug)]
 struct Forgotten {
-    /// How often attributes had been forgotten by then.
+    /// The count when they were dropped.
     number: u64,
     at: Instant,
-    /// When the kernel was first told others.
+    /// When new attributes were first sent.
     told: Option<Instant>,
 }
 
-/// A moment before a file is looked at to tell the kernel its attributes; by default before everything.
+/// The count of dropped attributes, taken before attributes are read for a reply. The default is the count before all drops.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Asking(u64);
 
 impl Unsettled {
-    /// The kernel is about to be made to forget the attributes of `node`.
+    /// The kernel is about to drop the attributes of `node`.
     pub fn forgets(&self, node: u64) {
         let mut nodes = self.nodes.lock();
         let now = Instant::now();
@@ -72,7 +71,7 @@ impl Unsettled {
         self.len.store(nodes.by_id.len(), SeqCst);
     }
 
-    /// The kernel knows `node` no longer.
+    /// The kernel has forgotten `node`.
     pub fn remove(&self, node: u64) {
         if self.len.load(SeqCst) != 0 {
             let mut nodes = self.nodes.lock();
@@ -81,12 +80,12 @@ impl Unsettled {
         }
     }
 
-    /// For those who are about to look at a file.
+    /// To be called before reading attributes.
     pub fn asking(&self) -> Asking {
         Asking(self.count.load(SeqCst))
     }
 
-    /// The kernel is about to be told what was found of `node`: whether it may take that for valid.
+    /// Whether the kernel may cache the attributes of `node` that are about to be sent.
     pub fn is_settled(&self, node: u64, asking: Asking) -> bool {
         if self.len.load(SeqCst) == 0 {
             return true;
@@ -95,7 +94,7 @@ impl Unsettled {
         let Some(forgotten) = nodes.by_id.get_mut(&node) else {
             return true;
         };
-        // Of an older answer the kernel may take nothing.
+        // The kernel may ignore attributes that were read before the drop.
         if asking.0 < forgotten.number {
             return false;
         }
@@ -113,7 +112,8 @@ impl Nodes {
     fn remove(&mut self, node: u64) {
         self.by_id.remove(&node);
         if self.by_id.is_empty() {
-            self.by_id = HashMap::new(); // what it took goes, too
+            // A new map, to free the memory of the old one.
+            self.by_id = HashMap::new();
             self.pruned = 0;
         }
     }

@@ -1,9 +1,9 @@
-//! What is noticed of changes of one file, and what an open may keep.
+//! Which changes of a file are noticed, and which parts of its cache an open keeps.
 
 use super::*;
 use crate::cache::kernel_cache::Timeouts;
 
-/// A cache that is valid as of stamp 1.
+/// A cache that is valid for stamp 1.
 fn cache() -> Arc<FileCache> {
     let (attr, entry) = (Duration::ZERO, Duration::ZERO);
     let mut belief = Belief::default();
@@ -121,7 +121,7 @@ fn what_the_kernel_serves_itself_is_looked_at_when_it_is_opened_only() {
     assert_eq!(file.stamp(), 2);
 }
 
-/// What is read from the source when the kernel is told of `size` bytes.
+/// The range that is read from the source when the kernel is sent the length `size`.
 fn shown(file: &FileCache, looking: Looking, size: u64) -> Option<Range<u64>> {
     let mut shown = None;
     file.telling(looking, size, |range| {
@@ -200,7 +200,7 @@ fn a_write_is_known_to_be_no_append_while_nobody_else_changes_the_length() {
     assert!(file.is_append(3, 46), "it may have sent a write before");
 }
 
-/// The client of the later open asks for attributes, of which the kernel would take nothing if it had to forget once more.
+/// Dropping the attributes again would make the kernel ignore those that the client of the later open asks for.
 #[test]
 fn an_open_that_looked_earlier_leaves_what_a_later_one_has_found() {
     let file = cache();
@@ -224,7 +224,7 @@ fn a_change_of_our_own_that_ends_before_it_is_told_what_was_seen_is_none() {
     assert_eq!((doubts(&file), file.stamp()), (0, 2));
 }
 
-/// What the read has filled the kernel's page up with may come after the open has had it dropped.
+/// The reply to the read may reach the kernel after the open had its page dropped.
 #[test]
 fn a_file_found_shorter_has_its_pages_dropped_though_an_open_has_looked_since() {
     let file = cache();
