@@ -1,4 +1,4 @@
-//! What is shown of an inode: statx(2) in plain types.
+//! The attributes of an inode: statx(2) in plain types.
 
 use rustix::fs::{FileType, RawMode, Statx, StatxAttributes, StatxFlags, StatxTimestamp, makedev};
 use rustix::time::{ClockId, clock_gettime};
@@ -9,12 +9,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 pub struct Time {
     /// Whole seconds, rounded towards the past.
     pub sec: i64,
-    /// Nanoseconds on top of them, below 1,000,000,000.
+    /// Nanoseconds to add, below 1,000,000,000.
     pub nsec: u32,
 }
 
 impl Time {
-    /// The time the kernel stamps files with.
+    /// The clock that the kernel stamps files with.
     pub fn now() -> Self {
         let now = clock_gettime(ClockId::RealtimeCoarse);
         Time {
@@ -23,7 +23,7 @@ impl Time {
         }
     }
 
-    /// Nanoseconds since the epoch, for the years 1678 to 2261.
+    /// Nanoseconds since the epoch. `None` outside of the years 1678 to 2261.
     pub fn nanoseconds(self) -> Option<i64> {
         self.sec
             .checked_mul(1_000_000_000)?
@@ -45,19 +45,19 @@ impl From<StatxTimestamp> for Time {
 pub struct Attr {
     /// The source's device number, as in `st_dev`.
     pub dev: u64,
-    /// The source's inode number; `fs` replaces it by the node id before it is shown.
+    /// The source's inode number. `fs` replaces it by the node id in replies.
     pub ino: u64,
     /// Length in bytes.
     pub size: u64,
     /// Allocated blocks of 512 bytes.
     pub blocks: u64,
-    /// Last read.
+    /// Time of the last read.
     pub atime: Time,
-    /// Last change of the contents.
+    /// Time of the last change of the contents.
     pub mtime: Time,
-    /// Last change of anything.
+    /// Time of the last change of contents or attributes.
     pub ctime: Time,
-    /// Birth, where the source knows it.
+    /// Time of birth, if the source records it.
     pub btime: Option<Time>,
     /// Type and permission bits, as in `st_mode`.
     pub mode: RawMode,
@@ -67,22 +67,22 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Device number of a device node.
+    /// Device number of a device file.
     pub rdev: u64,
     /// Preferred size of requests in bytes.
     pub blksize: u32,
     /// Whether this is the root of a mount.
     pub mount_root: bool,
-    /// The mount it was met through, where the kernel tells.
+    /// The mount it was found in, if the kernel tells.
     pub mount: MountId,
 }
 
 /// Number of a mount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct MountId {
-    /// The number, 0 where the kernel tells none (before Linux 5.8).
+    /// The number. 0: the kernel tells none (before Linux 5.8).
     pub id: u64,
-    /// Whether no other mount ever gets it (Linux 6.8).
+    /// Whether the number is never used again (since Linux 6.8).
     pub is_unique: bool,
 }
 
@@ -90,7 +90,7 @@ pub struct MountId {
 const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 impl Attr {
-    /// The fields every caller here asks statx(2) for.
+    /// The fields to ask statx(2) for.
     pub const MASK: StatxFlags = StatxFlags::BASIC_STATS
         .union(StatxFlags::BTIME)
         .union(StatxFlags::MNT_ID)
@@ -106,7 +106,7 @@ impl Attr {
         self.mode & 0o6000 != 0
     }
 
-    /// Whether it has bytes of its own.
+    /// Whether it is a regular file.
     pub fn is_file(&self) -> bool {
         self.kind() == FileType::RegularFile
     }
@@ -121,12 +121,12 @@ impl Attr {
         self.kind() == FileType::Directory
     }
 
-    /// Whether the file is in the state that it was in before: size, mtime and ctime are the same.
+    /// Whether size, mtime and ctime are the same as `before`, so that the file has not changed.
     pub fn is_as(&self, before: &Attr) -> bool {
         (self.size, self.mtime, self.ctime) == (before.size, before.mtime, before.ctime)
     }
 
-    /// A number that changes whenever size, mtime or ctime do; never 0.
+    /// The change stamp: a number that changes whenever size, mtime or ctime does. Never 0.
     pub fn stamp(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.size, self.mtime, self.ctime).hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! What is left to do after a request was answered. A thread of the operations does it ([`crate::fs`]).
+//! Work that is left after a request was answered. The housekeeping thread does it ([`crate::fs`]).
 
 use std::sync::Weak;
 use std::sync::mpsc::Sender;
@@ -8,33 +8,33 @@ use std::sync::mpsc::Sender;
 pub enum Chore {
     /// Times of this file wait to be applied.
     ApplyTimes(Weak<dyn PendingTimes>),
-    /// A file was opened while none was watched: watch open files from now on.
+    /// A file was opened while no file was open: check open files from now on.
     Watch,
-    /// Many inodes were forgotten: their memory can go back.
+    /// Many inodes were forgotten: return their memory to the system.
     Trim,
-    /// Something is held for a moment.
+    /// An inode is held for a moment: release it after that.
     LetGo,
 }
 
-/// A file whose times may wait to be applied.
+/// A file that may have times waiting to be applied.
 pub trait PendingTimes: Send + Sync + std::fmt::Debug {
-    /// Applies times that wait; says whether any did.
+    /// Applies times that wait. Returns whether there were any.
     fn apply_times(&self) -> bool;
 }
 
-/// Where chores go.
+/// The queue of chores.
 #[derive(Debug, Clone)]
 pub struct Chores(Sender<Chore>);
 
 impl Chores {
-    /// Chores that go to the receiver of `sender`.
+    /// A queue whose receiver is that of `sender`.
     pub fn new(sender: Sender<Chore>) -> Self {
         Chores(sender)
     }
 
-    /// Adds a chore. The housekeeping thread does it.
+    /// Adds a chore.
     pub fn add(&self, chore: Chore) {
-        // Nobody listens any more when the session is ending.
+        // An error means that the session is ending.
         let _ = self.0.send(chore);
     }
 }

@@ -1,4 +1,4 @@
-//! How many descriptors this process may have, and for what. All shares are computed here, from RLIMIT_NOFILE:
+//! The shares of RLIMIT_NOFILE, all computed here:
 //!
 //! ```text
 //!  ├── reserve ──┼── listings ──┼─────────── open files ────────────────────┤
@@ -6,10 +6,10 @@
 //!                ├── directories kept open, as far as there is room ────────┤
 //! ```
 //!
-//! - The reserve is for the daemon itself and for what requests need while they are served. So names are looked up and
-//!   directories listed whatever clients have open.
-//! - Open files and open directories hold a [`Slot`] for each descriptor. Listings have a share that files cannot take.
-//! - What is kept open to save work gives way to both.
+//! - The reserve is for the daemon itself, and for descriptors that are open only while a request is served. So looking up
+//!   names and listing directories works however many files clients have open.
+//! - Each descriptor of an open file or directory holds a [`Slot`]. Listings have a share that files cannot take.
+//! - Descriptors kept open to save work are closed when either needs the room.
 
 use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
@@ -17,49 +17,49 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Standard streams, log, pipes, the source's root.
+/// For standard streams, log, pipes, the source's root.
 const ITSELF: usize = 32;
 
-/// A thread's descriptor on /dev/fuse, and those of the request that it serves.
+/// For a thread: its /dev/fuse, and the descriptors of the request it serves.
 const PER_THREAD: usize = 4;
 
-/// Threads that wait for a source that does not answer.
+/// Threads that may wait for a source that does not answer.
 const SPARES: usize = 64;
 
-/// The reserve is at most one of so many parts of the limit, but no less than what the threads cannot do without.
+/// The reserve is at most 1/3 of the limit, but no less than the minimum that threads need.
 const MAX_RESERVE: usize = 3;
 
-/// What the daemon cannot do without, and a thread: its /dev/fuse, and a directory to look a name up in.
+/// The minimum for the daemon; and for a thread: its /dev/fuse, and a directory to look up a name in.
 const LEAST_ITSELF: usize = 16;
 const LEAST_PER_THREAD: usize = 2;
 
-/// What clients may open at least.
+/// The minimum of files that clients can open.
 const LEAST_FILES: usize = 8;
 
-/// One of so many parts of what is left is for listings alone, `OWN_LISTINGS` at most.
+/// 1/16 of the rest is for listings alone, `OWN_LISTINGS` at most.
 const LISTINGS: usize = 16;
 const OWN_LISTINGS: usize = 256;
 
-/// One of so many parts of it is the most that listings may have.
+/// Listings may take at most 1/4 of the rest.
 const MAX_LISTINGS: usize = 4;
 
-/// Directories are kept open in one of so many parts of the limit at most, and never more than `MAX_KEPT`.
+/// Directories are kept open in at most 1/4 of the limit, and in no more than `MAX_KEPT` descriptors.
 const KEPT: usize = 4;
 const MAX_KEPT: usize = 1 << 14;
 
 /// The descriptors of this process.
 #[derive(Debug)]
 pub struct Descriptors {
-    /// What open files and listings may take together.
+    /// The maximum for open files and listings together.
     total: usize,
-    /// What open files may take.
+    /// The maximum for open files.
     files: usize,
-    /// What listings may take.
+    /// The maximum for listings.
     listings: usize,
     kept: usize,
     /// Nothing else is taken with it held.
     taken: Mutex<Taken>,
-    /// The same for files and listings, readable without a lock.
+    /// `taken`, by files and listings, readable without a lock.
     shown: [AtomicUsize; 2],
 }
 
@@ -75,7 +75,7 @@ enum Use {
     Listing,
 }
 
-/// One descriptor that an open file or a listing may have, until this is dropped.
+/// The right to one descriptor of an open file or a listing, until it is dropped.
 #[derive(Debug)]
 pub struct Slot {
     of: Arc<Descriptors>,
@@ -83,7 +83,7 @@ pub struct Slot {
 }
 
 impl Descriptors {
-    /// Those that are left when `threads` serve requests, under a limit of `limit`.
+    /// The shares for `threads` threads under a limit of `limit`.
     pub fn new(limit: usize, threads: usize) -> Arc<Self> {
         let most = (limit / MAX_RESERVE).max(least_reserve(threads));
         let reserve = (ITSELF + PER_THREAD * event_loops(threads) + SPARES).min(most);
@@ -98,15 +98,15 @@ impl Descriptors {
         })
     }
 
-    /// One for an open file.
+    /// A slot for an open file.
     ///
     /// # Errors
-    /// ENFILE when open files have all they may have.
+    /// ENFILE if open files have taken their share.
     pub fn for_file(self: &Arc<Self>) -> Result<Slot> {
         self.take(Use::File).ok_or(Errno::NFILE)
     }
 
-    /// One for a directory that is listed; `None` when there is none left. It can be listed without.
+    /// A slot for a directory that is listed. `None` if there is none left: the directory can be listed without.
     pub fn for_listing(self: &Arc<Self>) -> Option<Slot> {
         self.take(Use::Listing)
     }
@@ -127,7 +127,7 @@ impl Descriptors {
         })
     }
 
-    /// What open files and listings have taken, and the most each may take. Takes no lock.
+    /// For open files, then listings: the number taken, and the maximum. Takes no lock.
     pub fn taken(&self) -> [(usize, usize); 2] {
         let of = |use_: Use| self.shown[use_ as usize].load(Relaxed);
         [
@@ -136,18 +136,18 @@ impl Descriptors {
         ]
     }
 
-    /// What may be kept to save work.
+    /// The maximum number of descriptors kept to save work.
     pub fn kept_at_most(&self) -> usize {
         self.kept
     }
 
-    /// How many there may be beside those that are taken, for what saves work.
+    /// How many descriptors may be kept to save work now.
     pub fn room(&self) -> usize {
         let taken = self.taken.lock();
         (self.total - taken.files - taken.listings).min(self.kept)
     }
 
-    /// Whether what saves work may have less than ever.
+    /// Whether fewer than the maximum may be kept.
     pub fn is_tight(&self) -> bool {
         self.room() < self.kept
     }
@@ -169,7 +169,7 @@ impl Drop for Slot {
     }
 }
 
-/// A single worker has two event loops: one reads while the other works.
+/// A single worker has two event loops: one reads while the other one works.
 fn event_loops(threads: usize) -> usize {
     threads.max(2)
 }
@@ -178,12 +178,12 @@ fn least_reserve(threads: usize) -> usize {
     LEAST_ITSELF + LEAST_PER_THREAD * event_loops(threads)
 }
 
-/// The least limit under which so many threads can serve requests, and clients open some files.
+/// The least limit under which `threads` threads can serve requests, and clients can open some files.
 pub fn least_limit(threads: usize) -> usize {
     least_reserve(threads) + LEAST_FILES
 }
 
-/// How many threads leave clients a third of so many descriptors; 1 at least.
+/// The greatest number of threads that leaves clients a third of `limit` descriptors. At least 1.
 pub fn most_threads(limit: usize) -> usize {
     let for_threads = limit / MAX_RESERVE * 2;
     (for_threads.saturating_sub(LEAST_ITSELF) / LEAST_PER_THREAD).max(1)
@@ -192,7 +192,7 @@ pub fn most_threads(limit: usize) -> usize {
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    // What cannot be raised stays as it is.
+    // If it cannot be raised, it stays.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {

@@ -5,26 +5,26 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// What every mount made by mmfs has among its options: no read is longer than this many bytes, the word `mmfs` taken for
-/// a number. It is far above every limit that binds, so it changes nothing. The mount table shows it for as long as
-/// the mount lives, to every process of every namespace, whatever the mount's type and name are, the daemon dead or
-/// alive, and no request is sent for it. fusermount3 passes it on for ordinary users.
+/// An option of every mount made by mmfs, by which it recognises them. It limits reads to this many bytes: the word `mmfs` as a
+/// number. That is far above all limits in force, so it changes nothing. The mount table shows it to each process in each
+/// namespace, for any type and name of the mount, also when the daemon is dead. The kernel sends no request for it. fusermount3
+/// passes it on for ordinary users.
 pub const MARK: &str = "max_read=1835886195";
 
 /// One mount: a line of proc_pid_mountinfo(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Number of the mount. The kernel uses it again after an unmount.
+    /// Mount number. The kernel may use it again after an unmount.
     pub id: u64,
-    /// Number of the mount that it is mounted on.
+    /// Number of the mount below this one.
     pub parent: u64,
     /// `st_dev` of its files.
     pub device: u64,
-    /// Where it is mounted, seen from this process's root.
+    /// The mount point, as seen from this process's root.
     pub mount_point: PathBuf,
     /// The filesystem's type, such as `fuse.mmfs`.
     pub fs_type: OsString,
-    /// What is mounted: the source's path for mounts of mmfs without `--fsname`.
+    /// The mounted device. For mounts of mmfs without `--fsname` it is the source's path.
     pub source: OsString,
     /// The filesystem's own options, such as `rw,user_id=0,default_permissions`.
     super_options: OsString,
@@ -38,7 +38,7 @@ impl Mount {
         let parent = number(fields.next()?)?;
         let (device, _root) = (fields.next()?, fields.next()?);
         let mount_point = unescape(fields.next()?);
-        // Before the lone dash stand the mount's own options and any number of optional fields.
+        // Before the single dash: the mount's own options, and any number of optional fields.
         fields.find(|field| *field == b"-")?;
         let (fs_type, source) = (fields.next()?, fields.next()?);
         Some(Self {
@@ -52,7 +52,7 @@ impl Mount {
         })
     }
 
-    /// Whether mmfs has made it, or another program for mmfs, with its mark.
+    /// Whether mmfs has made it, or another program has with mmfs's mark.
     pub fn is_mmfs(&self) -> bool {
         self.is_fuse() && self.has_super_option(MARK)
     }
@@ -63,8 +63,8 @@ impl Mount {
         fs_type == b"fuse" || fs_type == b"fuseblk" || fs_type.starts_with(b"fuse.")
     }
 
-    /// The user and the group that it belongs to, if it is a FUSE mount. The numbers are those of the user namespace in which it was
-    /// mounted, whoever reads the table.
+    /// The user and the group that own a FUSE mount. The ids are those of the user namespace it was mounted in, for each reader
+    /// of the table.
     pub fn owner(&self) -> Option<(u32, u32)> {
         let options = std::str::from_utf8(self.super_options.as_encoded_bytes()).ok()?;
         let number = |name: &str| {
@@ -83,7 +83,7 @@ impl Mount {
     }
 }
 
-/// All mounts of the table. Of those on one mount point, the later ones lie on top.
+/// All mounts of the table. On one mount point, later ones cover earlier ones.
 ///
 /// # Errors
 /// Those of reading /proc/self/mountinfo.
@@ -114,7 +114,7 @@ fn device_number(field: &[u8]) -> Option<u64> {
     ))
 }
 
-/// The kernel writes a blank, tab, newline or backslash as a backslash and three octal digits.
+/// Decodes escapes: the kernel writes a blank, tab, newline or backslash as a backslash and three octal digits.
 fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -129,7 +129,7 @@ fn unescape(field: &[u8]) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// The byte that `text` begins with, if it begins with an escape.
+/// The byte that the escape at the beginning of `text` stands for.
 fn escaped(text: &[u8]) -> Option<u8> {
     let digit = |byte: u8| {
         byte.is_ascii_digit()
@@ -198,7 +198,7 @@ mod tests {
             (br"/\011\012\043", b"/\t\n#"),
             (br"/\134040", br"/\040"),
             (br"/\377\000", b"/\xff\0"),
-            // The kernel writes none of these. They are taken as they stand.
+            // The kernel writes none of these. They are kept as they are.
             (br"/\400", br"/\400"),
             (br"/\08x", br"/\08x"),
             (br"/a\04", br"/a\04"),

@@ -1,4 +1,4 @@
-//! Threads for work that may wait for ever. They are started when they are needed.
+//! Threads for work that may never end. They are started when there is work.
 
 use crate::sys::threads;
 use parking_lot::{Condvar, Mutex};
@@ -18,14 +18,14 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A thread's stack, in bytes.
 const STACK_SIZE: usize = 256 << 10;
 
-/// A bounded number of threads, none while there are no jobs.
+/// A limited number of threads. There are none while there are no jobs.
 #[derive(Debug)]
 pub struct Pool {
     name: &'static str,
     max_threads: usize,
     state: Mutex<State>,
     job_added: Condvar,
-    /// Threads that do a job, readable without a lock.
+    /// Threads that are doing a job, readable without a lock.
     busy: AtomicUsize,
 }
 
@@ -57,10 +57,10 @@ impl Pool {
         })
     }
 
-    /// Has a thread do the job at once.
+    /// Runs the job on a thread at once.
     ///
     /// # Errors
-    /// The job, when all threads are busy and no more can be started.
+    /// The job, if all threads are busy and no more can be started.
     pub fn try_run(self: &Arc<Self>, job: Job) -> Result<(), Job> {
         let mut state = self.state.lock();
         if state.idle <= state.jobs.len() && !self.add_thread(&mut state) {
@@ -71,7 +71,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Has a thread do the job as soon as one is free. Where no thread can be started, the job runs here.
+    /// Runs the job on a thread as soon as one is free. If no thread can be started, it runs on the caller's.
     pub fn run(self: &Arc<Self>, job: Job) {
         if let Err(job) = self.try_run(job) {
             let mut state = self.state.lock();
@@ -84,7 +84,7 @@ impl Pool {
         }
     }
 
-    /// How many threads do a job. Takes no lock.
+    /// How many threads are doing a job. Takes no lock.
     pub fn busy(&self) -> usize {
         self.busy.load(Relaxed)
     }
@@ -95,7 +95,7 @@ impl Pool {
         }
         let pool = self.clone();
         let serve = move || {
-            // At most it goes without its name.
+            // After an error the thread has no name.
             let name = CString::new(pool.name).unwrap_or_default();
             let _ = rustix::thread::set_name(&name);
             pool.serve();
@@ -111,7 +111,7 @@ impl Pool {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
                 self.busy.fetch_add(1, Relaxed);
-                // A panic drops the reply, which its client sees as an error. The thread goes on.
+                // A panic drops the reply, and the client gets an error. The thread goes on.
                 if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
                     log::error!("a {} thread has panicked", self.name);
                 }

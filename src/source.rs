@@ -1,4 +1,5 @@
-//! The tree being served: finding names in it without ever leaving it, one `SourceDir` per filesystem.
+//! The tree being served. Names are found by descriptors, never beyond the source. There is one `SourceDir` for each
+//! filesystem.
 
 mod again;
 mod atime;
@@ -29,46 +30,45 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// One filesystem of the source.
+/// A filesystem of the source.
 #[derive(Debug)]
 pub struct SourceDir {
-    /// A directory of it, for `open_by_handle_at(2)`; `None` where none could be opened.
+    /// A directory on it, for `open_by_handle_at(2)`. `None` if none could be opened.
     root: Option<OwnedFd>,
-    /// What its inodes are opened through when nothing of the source may change.
+    /// The clone of the source's mount through which inodes are opened on a read-only view.
     read_only: Option<Arc<ReadOnlyClone>>,
-    /// Whether the log says that it is opened without such a clone.
+    /// Whether the log already says that inodes are opened without such a clone.
     told: AtomicBool,
     /// Its device number.
     pub dev: u64,
-    /// Its type and number of its own.
+    /// Its type and its filesystem id.
     identity: Option<Identity>,
-    /// Those of the mount it was first met in, then.
+    /// The flags of the mount it was found in, as of then.
     rules: Rules,
-    /// Its place among the filesystems met, 0 for the one of the source's root.
+    /// Its index among the filesystems found. 0: the one of the source's root.
     pub index: u32,
     /// Whether a forgotten inode can be opened by its exported handle.
     pub by_handle: bool,
     /// Whether attributes may change on another machine, so that statx(2) must ask.
     pub remote: bool,
-    /// Whether it stands on other filesystems, or may do so.
+    /// Whether it is stacked on other filesystems, or may be.
     pub stacked: bool,
-    /// Whether a page fault in a hole fills it, or may do so.
+    /// Whether a page fault in a hole allocates its block, or may do so.
     pub faults_allocate: bool,
     /// When reading moves access times.
     pub atime: AtimeRule,
     /// Whether the birth time of an inode never changes.
     born_once: bool,
-    /// Exported handles in a row that did not contain the inode number.
+    /// How many exported handles in a row did not contain the inode number.
     without_number: AtomicU32,
 }
 
-/// What an inode is to us.
+/// How mmfs shows an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One of the source, of this type.
+    /// As an inode of the source, of this type.
     Source(FileType),
-    /// The root of a mount of mmfs's own, which is shown as an empty directory: walking it would make the daemon wait
-    /// for itself.
+    /// As an empty directory, because it is the root of mmfs's own mount. The daemon would wait for itself if it walked there.
     OwnMount,
 }
 
@@ -81,28 +81,29 @@ impl Hash for Kind {
     }
 }
 
-/// An inode as it was met under a name.
+/// An inode found by name.
 #[derive(Debug)]
 pub struct Inode {
-    /// A descriptor on it, O_PATH unless it was opened for more; none where looking was enough.
+    /// A descriptor on it, O_PATH unless it was opened for more. `None` if statx(2) was enough.
     pub fd: Option<Arc<OwnedFd>>,
     /// Its attributes.
     pub attr: Attr,
     /// The filesystem it lives on.
     pub source: Arc<SourceDir>,
-    /// What tells it from every other inode, where its filesystem can say so.
+    /// Identifies the inode among all others, if its filesystem supports that.
     pub handle: Option<ExportedHandle>,
-    /// What it is to us.
+    /// How mmfs shows it.
     pub kind: Kind,
 }
 
 impl Inode {
-    /// Tells two lives of a reused inode number apart; constant where nothing can. The lower 32 bits do almost always.
+    /// Distinguishes two inodes that had the same number one after the other. Constant if the filesystem cannot tell them
+    /// apart. The lower 32 bits almost always suffice.
     pub fn life(&self) -> u64 {
         match (&self.handle, self.attr.btime) {
             (Some(handle), _) => handle.life(),
-            // overlayfs changes the birth time on copy-up while the inode lives on. A symbolic link has no
-            // descriptors to lose by that, and the kernel caches its target.
+            // overlayfs changes the birth time on copy-up, although the inode is the same. For a symbolic link that does no
+            // harm: it has no open descriptors, and the kernel caches its target.
             (None, Some(born))
                 if self.source.born_once || self.attr.kind() == FileType::Symlink =>
             {
@@ -114,23 +115,23 @@ impl Inode {
     }
 }
 
-/// The filesystems met below the source.
+/// The filesystems found below the source.
 #[derive(Debug, Default)]
 struct Met {
-    /// By `SourceDir::index`. One that has gone keeps its place, for its inodes are remembered by it.
+    /// By `SourceDir::index`. An unmounted one keeps its index, because nodes refer to it.
     all: Vec<Arc<SourceDir>>,
-    /// By device number and mount. A device number alone is given to another filesystem as soon as it is free.
+    /// By device number and mount. A free device number may be given to another filesystem at once, so it is not enough.
     by_mount: HashMap<(u64, MountId), Arc<SourceDir>>,
 }
 
 impl Met {
-    /// The filesystem met as this mount.
+    /// The filesystem found in this mount.
     fn known(&self, attr: &Attr) -> Option<&Arc<SourceDir>> {
         self.by_mount.get(&(attr.dev, attr.mount))
     }
 
-    /// The filesystem that is certainly the one `found`, met elsewhere with the same rules: as the device number was never
-    /// free, it is no other's. The first one has the rules `first` now.
+    /// The same filesystem as `found`, found in another mount with equal flags. The device number was in use all the time, so
+    /// it is not that of another filesystem. `first` are the present flags of the first filesystem's mount.
     fn same(
         &self,
         attr: &Attr,
@@ -152,13 +153,13 @@ impl Met {
 #[derive(Debug)]
 pub struct Sources {
     met: RwLock<Met>,
-    /// The device number of our own mount, 0 while unknown.
+    /// The device number of mmfs's own mount. 0: unknown.
     own: AtomicU64,
     read_only: Option<Arc<ReadOnlyClone>>,
 }
 
 impl Sources {
-    /// Starts with the filesystem of the directory `root`, of which nothing may change when `read_only`.
+    /// Opens the source's root directory. With `read_only` nothing of the source may change.
     ///
     /// # Errors
     /// Those of open(2) and statx(2).
@@ -189,7 +190,7 @@ impl Sources {
         Ok((sources, root))
     }
 
-    /// Tells which device number is our own mount's, so that it is never entered.
+    /// Sets the device number of mmfs's own mount, which is never entered.
     pub fn set_own_device(&self, dev: u64) {
         self.own.store(dev, Relaxed);
     }
@@ -199,15 +200,15 @@ impl Sources {
         self.met.read().all[0].clone()
     }
 
-    /// The filesystem met as number `index`.
+    /// The filesystem with this index.
     pub fn at(&self, index: u32) -> Option<Arc<SourceDir>> {
         self.met.read().all.get(index as usize).cloned()
     }
 
-    /// Finds `name` in the directory `dir`, following nothing.
+    /// Finds `name` in the directory `dir`. Follows neither symbolic links nor automounts.
     ///
     /// # Errors
-    /// ENOENT and the others of openat(2); EINVAL for what is not a single name.
+    /// Those of openat(2), ENOENT among them. EINVAL if it is not a single component.
     pub fn find(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Inode> {
         check_name(name)?;
         let fd = fs::openat(
@@ -219,12 +220,12 @@ impl Sources {
         self.identify(Arc::new(fd))
     }
 
-    /// Says which inode a descriptor is on.
+    /// The inode behind a descriptor.
     ///
     /// # Errors
     /// Those of statx(2).
     pub fn identify(&self, fd: Arc<OwnedFd>) -> Result<Inode> {
-        // Without DONT_SYNC, statx on our own mount would wait for ourselves.
+        // Without DONT_SYNC, statx(2) of mmfs's own mount would wait for the daemon itself.
         let mut attr = stat(fd.as_fd(), AtFlags::STATX_DONT_SYNC)?;
         if attr.mount_root && self.is_mmfs(&attr) {
             let source = self.first();
@@ -241,7 +242,7 @@ impl Sources {
         if source.remote {
             attr = stat(fd.as_fd(), AtFlags::empty())?;
         }
-        // An error taken for «has none» would give a living inode another generation.
+        // An error must not count as "has no handle": the inode would get another generation.
         let handle = exported::name_to_handle_at(&fd)?;
         Ok(Inode {
             fd: Some(fd),
@@ -256,9 +257,9 @@ impl Sources {
         attr.dev == self.own.load(Relaxed) || mounted_by_mmfs(attr.dev)
     }
 
-    /// The filesystem of an inode that was met through `fd`.
+    /// The filesystem of the inode behind `fd`.
     fn of_mount(&self, attr: &Attr, fd: BorrowedFd<'_>) -> Arc<SourceDir> {
-        // Where mounts are numbered like others before them, each is looked at when its root is met.
+        // Mount numbers that are not unique may be used again. So each such mount is checked when its root is found.
         let is_sure = attr.mount.is_unique || !attr.mount_root;
         if let Some(known) = self.met.read().known(attr).filter(|_| is_sure) {
             return known.clone();
@@ -296,7 +297,7 @@ impl SourceDir {
         read_only: Option<Arc<ReadOnlyClone>>,
     ) -> Self {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // A descriptor on another filesystem would keep it from being unmounted for as long as we live.
+        // A descriptor on another filesystem would keep that one from being unmounted while mmfs runs.
         let root = (index == 0 && attr.is_dir())
             .then(|| fs::openat(fd, c".", flags, Mode::empty()).ok())
             .flatten();
@@ -323,11 +324,11 @@ impl SourceDir {
         }
     }
 
-    /// Looks at `name` in a directory of this filesystem without opening it; `None` for whatever needs a descriptor
-    /// or a second look: directories, mounts, and filesystems whose handles do not tell the inode number.
+    /// Calls statx(2) on `name` in a directory of this filesystem, without opening it. `None` if that is not enough: for
+    /// directories, mounts, and filesystems whose handles do not contain the inode number.
     ///
     /// # Errors
-    /// ENOENT when there is none.
+    /// Those of statx(2), ENOENT among them.
     pub fn glimpse(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Attr>> {
         let quick = self.by_handle
             && !self.remote
@@ -344,8 +345,9 @@ impl SourceDir {
         }
     }
 
-    /// Adds the exported handle to what was glimpsed under `name`; `None` where it cannot be had, or another inode may
-    /// have taken the name between the two. Where that is so as a rule, nothing is glimpsed any more.
+    /// Adds the exported handle to the attributes that `glimpse` returned for `name`. `None` if there is none, or if the name
+    /// may have got another inode in between. If that happens `MAX_WITHOUT_NUMBER` times in a row, `glimpse` returns `None`
+    /// from then on.
     pub fn confirm(
         self: &Arc<Self>,
         dir: BorrowedFd<'_>,
@@ -370,10 +372,10 @@ impl SourceDir {
         })
     }
 
-    /// Finds an inode by its exported handle: an O_PATH descriptor.
+    /// An O_PATH descriptor on the inode of an exported handle.
     ///
     /// # Errors
-    /// ESTALE when it is gone; the others of open_by_handle_at(2).
+    /// ESTALE if it is gone; the others of open_by_handle_at(2).
     pub fn find_exported(&self, handle: &ExportedHandle) -> Result<OwnedFd> {
         let root = self.root.as_ref().ok_or(Errno::STALE)?;
         exported::open_by_handle_at(root.as_fd(), handle, OFlags::PATH)
@@ -392,18 +394,18 @@ impl SourceDir {
         exported::open_by_handle_at(root.as_fd(), handle, flags)
     }
 
-    /// Whether inodes are opened through a clone of their mount, through which nothing can change.
+    /// Whether inodes are opened through a read-only clone of their mount.
     pub fn is_read_only(&self) -> bool {
         self.read_only.is_some()
     }
 
-    /// Whether what is open through a clone of its mount keeps nobody from unmounting that mount, so that a descriptor
-    /// beside it has to.
+    /// Whether a descriptor in the source's mount must be held beside an open file: a descriptor in the clone does not keep the
+    /// mount busy.
     pub fn needs_holding(&self) -> bool {
         self.is_read_only() && self.index != 0
     }
 
-    /// Opens the inode behind `fd` once more. `flags` may be O_PATH.
+    /// Opens the inode behind `fd` again. `flags` may be O_PATH.
     ///
     /// # Errors
     /// Those of open(2).
@@ -411,9 +413,9 @@ impl SourceDir {
         let Some(clone) = &self.read_only else {
             return reopen(fd, flags);
         };
-        // On a read-only mount everything leaves access times alone, and O_NOATIME is a privilege.
+        // A read-only mount moves no access times, so O_NOATIME, a privilege, is not needed.
         let without = |errno| {
-            // A single file may just have been removed.
+            // With index 0 the reason may be a single file that was just removed.
             let is_mount = self.index != 0 && !matches!(errno, Errno::MFILE | Errno::NFILE);
             if is_mount && !self.told.swap(true, Relaxed) {
                 warn_of_no_clone(fd, errno);
@@ -444,7 +446,7 @@ impl SourceDir {
     }
 }
 
-/// So many in a row are the filesystem's form of handles, not races.
+/// After this many in a row, the filesystem's handles do not contain the number. Fewer may be races.
 const MAX_WITHOUT_NUMBER: u32 = 16;
 
 // Magic numbers from statfs(2).
@@ -464,14 +466,14 @@ const REMOTE: [u64; 8] = [
     0x5346_414f,
 ];
 
-/// The attributes of the inode a descriptor is on; it may be O_PATH.
+/// The attributes of the inode behind a descriptor, which may be O_PATH.
 fn stat(fd: BorrowedFd<'_>, sync: AtFlags) -> Result<Attr> {
     fs::statx(fd, c"", AtFlags::EMPTY_PATH | sync, Attr::MASK).map(Attr::from)
 }
 
 /// Whether the mount table says that `dev` is a mount made by mmfs.
 fn mounted_by_mmfs(dev: u64) -> bool {
-    // Without a table nothing is known to be ours, so nothing is hidden.
+    // If the table cannot be read, no mount is taken for mmfs's own.
     mount_table::find(|mount| mount.device == dev && mount.is_mmfs())
         .is_ok_and(|found| found.is_some())
 }

@@ -1,7 +1,6 @@
-//! What the kernel currently remembers: node ids, the inodes of a view they stand for, how often each was looked up,
-//! and as of when the kernel's cache of each is valid.
+//! The inodes that the kernel knows: their node ids, lookup counts, and the state of the kernel's cache of each.
 //!
-//! The table knows nothing of descriptors. A view keeps those it needs, and finds an inode again by its [`Place`].
+//! The table holds no descriptors. A view keeps those it needs, and finds an inode again by its [`Place`].
 
 mod numbers;
 
@@ -22,34 +21,34 @@ pub const ROOT: u64 = 1;
 
 const SHARDS: usize = 32;
 
-/// Forgetting this many, some megabytes, is worth a trim.
+/// So many forgotten inodes are some megabytes, which a trim returns to the system.
 const TRIM_AFTER: usize = 16 << 10;
 
-/// What finds an inode of a view again: plain data, no descriptors. Equal places are the same inode in the same life.
+/// Plain data by which a view finds an inode again, without descriptors. Equal places are the same inode in the same life.
 pub trait Place: Clone + Eq + Debug + Send + Sync + 'static {
-    /// What an inode is numbered by.
+    /// The type of the key by which inodes are numbered.
     type Key: Copy + Eq + Hash + Debug + Send + Sync + 'static;
 
-    /// What this inode is numbered by.
+    /// The key by which this inode is numbered.
     fn key(&self) -> Self::Key;
 
-    /// Tells two lives of one number apart.
+    /// Distinguishes two inodes that had the same number one after the other.
     fn generation(&self) -> u32;
 
-    /// The same inode was found once more, as `found`, which is equal to this.
+    /// The same inode was found again, as `found`, which is equal to this.
     fn found_again(&mut self, found: Self) {
         *self = found;
     }
 }
 
-/// How an inode was seen that is to be remembered.
+/// How an inode was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// It is held open, so its number cannot have been given to another inode since.
+    /// It is held open, so its number means no other inode.
     Held,
-    /// It was looked at, and may have gone since.
+    /// By statx(2) alone, so it may have gone since.
     Glimpsed,
-    /// It is remembered, and was recognised as the one that is remembered.
+    /// It was recognised as an inode in the table.
     Recognized,
 }
 
@@ -61,7 +60,7 @@ struct Known<P> {
 }
 
 impl<P: Place> Known<P> {
-    /// Counts one more lookup.
+    /// Counts a lookup.
     fn found_again(&mut self, place: P, seen: Seen, stamp: u64) {
         self.lookups += 1;
         self.belief.told(stamp);
@@ -75,32 +74,32 @@ fn is_known<P: Place>(shard: &Shard<P>, id: u64, place: &P) -> bool {
     shard.get(&id).is_some_and(|known| known.place == *place)
 }
 
-/// An inode that the kernel has just forgotten.
+/// An inode that the kernel has forgotten.
 #[derive(Debug)]
 pub struct Forgotten<P> {
     /// The inode.
     pub place: P,
-    /// Enough have been forgotten to call [`NodeTable::trim`].
+    /// Whether to call [`NodeTable::trim`].
     pub trim: bool,
 }
 
-/// All inodes the kernel holds references to.
+/// All inodes that the kernel holds references to.
 #[derive(Debug)]
 pub struct NodeTable<P: Place> {
-    /// Never two shards at once. Boxed: a table is half empty after it has grown.
+    /// One shard is locked at a time. Boxed, because a table that has grown is half empty.
     shards: [Mutex<Shard<P>>; SHARDS],
-    /// Lock order: after a shard or without one.
+    /// Lock order: with or without a shard held.
     numbers: Numbers<P::Key>,
     /// Inodes forgotten since the last trim.
     forgotten: AtomicUsize,
-    /// Inodes that are remembered, readable without a lock.
+    /// Inodes in the table, readable without a lock.
     known: AtomicUsize,
 }
 
 type Shard<P> = HashMap<u64, Box<Known<P>>>;
 
 impl<P: Place> NodeTable<P> {
-    /// A table that knows `root`, and numbers inodes as `numbers` says.
+    /// A table with `root`. `numbers` makes the node ids.
     pub fn new(root: P, numbers: Numbers<P::Key>) -> Self {
         let table = NodeTable {
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -117,7 +116,7 @@ impl<P: Place> NodeTable<P> {
         table
     }
 
-    /// How many inodes are remembered. Takes no lock.
+    /// How many inodes are in the table. Takes no lock.
     pub fn population(&self) -> usize {
         self.known.load(Relaxed)
     }
@@ -125,22 +124,22 @@ impl<P: Place> NodeTable<P> {
     /// The inode of a node id.
     ///
     /// # Errors
-    /// ESTALE when it is not remembered.
+    /// ESTALE if it is not in the table.
     pub fn get(&self, id: u64) -> Result<P> {
         self.with(id, |place| place.clone())
     }
 
-    /// What `look` makes of the inode of a node id.
+    /// The result of `look` for the inode of a node id.
     ///
     /// # Errors
-    /// ESTALE when it is not remembered.
+    /// ESTALE if it is not in the table.
     pub fn with<R>(&self, id: u64, look: impl FnOnce(&P) -> R) -> Result<R> {
         let shard = self.shard(id);
         let known = shard.get(&id).ok_or(Errno::STALE)?;
         Ok(look(&known.place))
     }
 
-    /// Changes what is known of the inode, if it is remembered in this life.
+    /// Changes the entry of an inode, if there is one for this life.
     pub fn update(&self, place: &P, change: impl FnOnce(&mut P)) {
         let Some((id, mut shard)) = self.known(place) else {
             return;
@@ -150,20 +149,21 @@ impl<P: Place> NodeTable<P> {
         }
     }
 
-    /// The node id that `key` stands for now; one is given to it where it has none.
+    /// The node id that `key` now stands for. A new one if there is none.
     pub fn number(&self, key: P::Key) -> u64 {
         self.numbers.id(key)
     }
 
-    /// The node id of an inode: the one that it is remembered by, or else the one that its key stands for.
+    /// The node id of an inode: that of its entry, or else the one its key stands for.
     pub fn number_of(&self, place: &P) -> u64 {
-        // In this order: a number that is given to another inode from here on is superseded, and still this one's.
+        // The order matters. If the number is given to another inode after the first line, it becomes a former number, which
+        // the second line finds.
         let number = self.number(place.key());
         let before = self.known_before(place).map(|(id, _)| id);
         before.unwrap_or(number)
     }
 
-    /// The number that the inode of a node id is shown with. Most are shown with their node ids.
+    /// The inode number shown for a node id. Usually it is the node id.
     pub fn shown_number(&self, id: u64) -> u64 {
         if !is_alias(id) {
             return id;
@@ -172,18 +172,18 @@ impl<P: Place> NodeTable<P> {
         key.map_or(id, |key| self.numbers.shown_for(id, key))
     }
 
-    /// The number a directory entry of an inode is listed with.
+    /// The inode number of a directory entry.
     pub fn listed_number(&self, key: P::Key) -> u64 {
         self.numbers.shown(key)
     }
 
-    /// Counts one lookup of an inode that was just found, and returns its node id. `None`, and nothing counted, where
-    /// the number may mean another inode by now: it has to be found once more. The kernel
-    /// is told of it as having `stamp` if it is a file; of other inodes that is 0.
+    /// Counts a lookup of an inode that was just found. Returns its node id. `None`, with nothing counted, if the number may
+    /// mean another inode by now: the caller has to look up again. `stamp` is the one sent to the kernel for a file, or 0 for
+    /// other inodes.
     ///
-    /// Where the kernel still knows another life of its number, the inode gets a node id of its own. In another life
-    /// of a node id the kernel would answer EIO to whoever is about to use the old one, and take what it has asked of
-    /// that one for the new one's.
+    /// If the kernel still knows an earlier inode of the same number, this one gets a node id of its own. With the same node id
+    /// and another generation, the kernel would answer EIO to users of the old inode, and apply replies for the old one to the
+    /// new one.
     pub fn remember(&self, place: P, seen: Seen, stamp: u64) -> Option<u64> {
         let mut is_other = false;
         loop {
@@ -196,7 +196,7 @@ impl<P: Place> NodeTable<P> {
                     known.found_again(place, seen, stamp);
                     return Some(id);
                 }
-                // It may have been found before its number was given to another.
+                // The inode may have been found before its number was given to another one.
                 _ if !is_other && !self.numbers.before(place.key()).is_empty() => {
                     drop(shard);
                     if let Some(id) = self.remember_before(&place, seen, stamp) {
@@ -204,7 +204,7 @@ impl<P: Place> NodeTable<P> {
                     }
                     is_other = true;
                 }
-                // Its shard is held: nobody takes the number that it had for its own any more.
+                // The inode is held, so no other inode can take the number from here on.
                 Some(_) if seen == Seen::Held => self.numbers.renumber(place.key()),
                 None if seen != Seen::Recognized => {
                     let known = Known {
@@ -221,7 +221,7 @@ impl<P: Place> NodeTable<P> {
         }
     }
 
-    /// As `remember`, of an inode that is known by a number which means another one by now.
+    /// As `remember`, for an inode with an entry under a former number.
     fn remember_before(&self, place: &P, seen: Seen, stamp: u64) -> Option<u64> {
         let (id, mut shard) = self.known_before(place)?;
         let known = shard.get_mut(&id)?;
@@ -229,13 +229,13 @@ impl<P: Place> NodeTable<P> {
         Some(id)
     }
 
-    /// An inode as it is remembered in this life.
+    /// The entry of an inode in this life.
     pub fn remembered(&self, place: &P) -> Option<P> {
         let (id, shard) = self.known(place)?;
         shard.get(&id).map(|known| known.place.clone())
     }
 
-    /// Where an inode is remembered in this life.
+    /// The node id of an inode in this life, and its shard locked.
     fn known(&self, place: &P) -> Option<(u64, MutexGuard<'_, Shard<P>>)> {
         let (id, shard) = self.number_and_shard(place.key());
         if is_known(&shard, id, place) {
@@ -245,23 +245,23 @@ impl<P: Place> NodeTable<P> {
         self.known_before(place)
     }
 
-    /// As `known`, by a number that means another inode by now.
+    /// As `known`, for an entry under a former number.
     fn known_before(&self, place: &P) -> Option<(u64, MutexGuard<'_, Shard<P>>)> {
         let before = self.numbers.before(place.key());
         let mut shards = before.into_iter().map(|id| (id, self.shard(id)));
-        // One shard at a time: each is let go before the next is taken.
+        // One shard at a time: each is unlocked before the next is locked.
         shards.find(|(id, shard)| is_known(shard, *id, place))
     }
 
-    /// Counts a lookup that was shown to the kernel without the inode having been looked at. An inode that
-    /// is not remembered needs no count: forgetting it later is no news.
+    /// Counts a lookup that the kernel gets without the inode having been found. An inode without an entry needs no count: its
+    /// FORGET is ignored.
     pub fn count(&self, id: u64) {
         if let Some(known) = self.shard(id).get_mut(&id) {
             known.lookups += 1;
         }
     }
 
-    /// Takes back `count` lookups; at none the inode is forgotten.
+    /// Takes off `count` lookups. With none left, the entry is removed.
     pub fn forget(&self, id: u64, count: u64) -> Option<Forgotten<P>> {
         let mut shard = self.shard(id);
         let known = shard.get_mut(&id)?;
@@ -279,7 +279,7 @@ impl<P: Place> NodeTable<P> {
         })
     }
 
-    /// Gives the memory of forgotten inodes back to the system.
+    /// Returns the memory of forgotten inodes to the system.
     pub fn trim(&self) {
         self.forgotten.store(0, Relaxed);
         for shard in &self.shards {
@@ -290,26 +290,26 @@ impl<P: Place> NodeTable<P> {
         memory::malloc_trim();
     }
 
-    /// What is remembered of the kernel's cache of a node; nothing of one that is not remembered.
+    /// The state of the kernel's cache of a node. `None` if there is no entry.
     pub fn belief(&self, id: u64) -> Option<Belief> {
         self.shard(id).get(&id).map(|known| known.belief)
     }
 
-    /// What is remembered of the kernel's cache of an inode in this life.
+    /// The state of the kernel's cache of an inode in this life.
     pub fn belief_of(&self, place: &P) -> Belief {
         let known = self.known(place);
         let belief = known.and_then(|(id, shard)| shard.get(&id).map(|known| known.belief));
         belief.unwrap_or_default()
     }
 
-    /// Changes what is remembered of the kernel's cache of a node.
+    /// Changes the state of the kernel's cache of a node.
     pub fn believe(&self, id: u64, change: impl FnOnce(&mut Belief)) {
         if let Some(known) = self.shard(id).get_mut(&id) {
             change(&mut known.belief);
         }
     }
 
-    /// As `believe`, of an inode in this life.
+    /// As `believe`, for an inode in this life.
     pub fn believe_of(&self, place: &P, change: impl FnOnce(&mut Belief)) {
         let Some((id, mut shard)) = self.known(place) else {
             return;
@@ -319,7 +319,8 @@ impl<P: Place> NodeTable<P> {
         }
     }
 
-    /// The number of `key`, and its shard locked: a number taken back before the lock was had is not used.
+    /// The number of `key`, and its shard locked. The number is checked again with the lock held, because it may be released
+    /// before.
     fn number_and_shard(&self, key: P::Key) -> (u64, MutexGuard<'_, Shard<P>>) {
         loop {
             let id = self.numbers.id(key);
@@ -331,7 +332,7 @@ impl<P: Place> NodeTable<P> {
     }
 
     fn shard(&self, id: u64) -> MutexGuard<'_, Shard<P>> {
-        // Neighbouring numbers are created together and used together: spread them.
+        // Neighbouring numbers are created and used together, so they are spread.
         let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         self.shards[hash as usize % SHARDS].lock()
     }

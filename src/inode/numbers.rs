@@ -1,14 +1,14 @@
-//! The numbers inodes are shown with: the view's own wherever that is possible, an alias elsewhere.
+//! The inode numbers that are shown: the view's own if possible, otherwise aliases.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Set in every number that is not the view's own.
+/// The bit set in each number that is not the view's own.
 pub const ENCODED: u64 = 1 << 63;
 
-/// An encoded number is a prefix of 15 bits and so many bits more.
+/// How many bits of an encoded number follow its prefix of 15 bits.
 pub const LOW_BITS: u32 = 48;
 
 /// The prefix of aliases.
@@ -16,12 +16,12 @@ pub const ALIAS_PREFIX: u64 = 0x7fff;
 
 const ALIAS: u64 = ENCODED | ALIAS_PREFIX << LOW_BITS;
 
-/// Node ids by what an inode is numbered by.
+/// Node ids, by the keys of inodes.
 pub struct Numbers<K> {
     /// The number of an inode that needs no alias.
     plain: Box<dyn Fn(K) -> Option<u64> + Send + Sync>,
     aliases: Mutex<Aliases<K>>,
-    /// How many inodes have an alias although they need none (`renumber`).
+    /// How many inodes have an alias although they have a number of their own (`renumber`).
     renumbered: AtomicUsize,
     /// How many numbers are in `Aliases::before`.
     superseded: AtomicUsize,
@@ -29,7 +29,7 @@ pub struct Numbers<K> {
 
 struct Aliases<K> {
     given: HashMap<K, u64>,
-    /// Numbers that keys had before they were given others, while inodes are known by them.
+    /// Former numbers of keys, while inodes have entries under them.
     before: HashMap<K, Vec<u64>>,
     next: u64,
 }
@@ -41,8 +41,7 @@ impl<K> std::fmt::Debug for Numbers<K> {
 }
 
 impl<K: Copy + Eq + Hash> Numbers<K> {
-    /// Numbers given by `plain`, and aliases where it has none. Its numbers never begin with bit 63 and
-    /// [`ALIAS_PREFIX`].
+    /// Numbers made by `plain`, and aliases where it returns `None`. Its numbers never begin with bit 63 and [`ALIAS_PREFIX`].
     pub fn new(plain: impl Fn(K) -> Option<u64> + Send + Sync + 'static) -> Self {
         let aliases = Aliases {
             given: HashMap::new(),
@@ -57,7 +56,7 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
         }
     }
 
-    /// The number of `key`, an alias being given where it has none.
+    /// The number of `key`. A new alias if it has none.
     pub fn id(&self, key: K) -> u64 {
         let plain = (self.plain)(key);
         if let Some(plain) = plain.filter(|_| self.renumbered.load(Relaxed) == 0) {
@@ -68,13 +67,14 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
         given.or(plain).unwrap_or_else(|| aliases.give(key).0)
     }
 
-    /// Gives `key` another number: the one it has is still known as that of an inode that has gone.
+    /// Gives `key` another number: the table still has an entry of a removed inode under the present one.
     pub fn renumber(&self, key: K) {
         let plain = (self.plain)(key);
         let mut aliases = self.aliases.lock();
         let (_, before) = aliases.give(key);
         if let Some(number) = before.or(plain) {
-            // The plain number may be there already: the inode that had the alias has gone, the first one has not.
+            // The plain number may be among them already: the inode with the alias is removed, too, and the kernel has not
+            // forgotten the first one.
             let superseded = aliases.before.entry(key).or_default();
             if !superseded.contains(&number) {
                 superseded.push(number);
@@ -86,7 +86,7 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
         }
     }
 
-    /// The numbers that `key` had before the one it has, which inodes are still known by.
+    /// The former numbers of `key` under which inodes have entries.
     pub fn before(&self, key: K) -> Vec<u64> {
         if self.superseded.load(Relaxed) == 0 {
             return Vec::new();
@@ -95,7 +95,7 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
         aliases.before.get(&key).cloned().unwrap_or_default()
     }
 
-    /// The number that an inode with the node id `id` is shown with.
+    /// The inode number shown for the node id `id`.
     pub fn shown_for(&self, id: u64, key: K) -> u64 {
         match is_alias(id) {
             true => (self.plain)(key).unwrap_or(id),
@@ -103,14 +103,14 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
         }
     }
 
-    /// The number a directory entry of `key` is listed with.
+    /// The inode number of a directory entry.
     pub fn shown(&self, key: K) -> u64 {
         (self.plain)(key)
             .or_else(|| self.aliases.lock().given.get(&key).copied())
             .unwrap_or(ALIAS)
     }
 
-    /// Takes back a number: no inode is known by it any more.
+    /// Releases a number: no entry has it any more.
     pub fn release(&self, id: u64, key: K) {
         if !is_alias(id) && self.superseded.load(Relaxed) == 0 {
             return;
@@ -129,14 +129,14 @@ impl<K: Copy + Eq + Hash> Numbers<K> {
 }
 
 impl<K: Copy + Eq + Hash> Aliases<K> {
-    /// Gives `key` a new alias; returns it and the one that it had.
+    /// Gives `key` a new alias. Returns it and the former one.
     fn give(&mut self, key: K) -> (u64, Option<u64>) {
         self.next += 1;
         let id = ALIAS | self.next;
         (id, self.given.insert(key, id))
     }
 
-    /// Forgets that `key` once had the number `id`. Says whether it had.
+    /// Removes `id` from the former numbers of `key`. Returns whether it was there.
     fn forget_before(&mut self, id: u64, key: K) -> bool {
         let Some(before) = self.before.get_mut(&key) else {
             return false;

@@ -1,4 +1,4 @@
-//! The node table, with inodes that are a number and a life.
+//! The node table, with inodes made of a number and a life.
 
 use super::*;
 
@@ -68,7 +68,7 @@ fn another_life_of_a_number_that_is_known_has_a_node_of_its_own() {
     assert_eq!(remember(&table, SECOND, Seen::Glimpsed), Some(7));
 }
 
-/// The first may be found again after the second was: whoever met it before it lost its last name holds it open.
+/// The first may be found again after the second: a thread that found it before it lost its last name holds it open.
 #[test]
 fn an_inode_keeps_its_node_when_its_number_means_another() {
     let table = table();

@@ -1,23 +1,23 @@
-//! Access times: when reading moves them, and opening without.
+//! Access times: when a read moves them, and opening with O_NOATIME.
 
 use crate::attr::{Attr, Time};
 use rustix::fs::{OFlags, StatVfsMountFlags, fstatvfs};
 use rustix::io::{Errno, Result};
 use std::os::fd::BorrowedFd;
 
-/// When reading moves access times on a filesystem; mount(8) has the rules.
+/// When a read moves the access time on a filesystem; see mount(8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtimeRule {
     /// Never.
     Never,
-    /// When it is not newer than the last change, or a day old.
+    /// If it is not later than the last change, or older than a day (relatime).
     Relative,
-    /// With every read.
+    /// At every read (strictatime).
     Strict,
 }
 
 impl AtimeRule {
-    /// Of the mount that `fd` lies in.
+    /// The rule of the mount of `fd`.
     pub fn of(fd: BorrowedFd<'_>) -> Self {
         let flags = fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |s| s.f_flag);
         match flags {
@@ -29,7 +29,7 @@ impl AtimeRule {
         }
     }
 
-    /// Whether reading an inode with these attributes moves its access time.
+    /// Whether a read of an inode with these attributes moves its access time.
     pub fn is_due(self, attr: &Attr) -> bool {
         const DAY: i64 = 24 * 60 * 60;
         match self {
@@ -44,11 +44,11 @@ impl AtimeRule {
     }
 }
 
-/// Has `open` open something that leaves access times alone, where that is allowed: it is a privilege of the owner.
-/// Where `flags` have O_NOATIME already, nothing else will do.
+/// Calls `open` with O_NOATIME. If that is not permitted (the caller does not own the file), calls it without, unless `flags`
+/// have O_NOATIME.
 ///
 /// # Errors
-/// Those of `open`; EPERM where O_NOATIME was asked for and is not allowed.
+/// Those of `open`; EPERM if `flags` have O_NOATIME and it is not permitted.
 pub fn quietly<T>(flags: OFlags, open: impl Fn(OFlags) -> Result<T>) -> Result<T> {
     match open(flags | OFlags::NOATIME) {
         Err(Errno::PERM) if !flags.contains(OFlags::NOATIME) => open(flags),

@@ -1,13 +1,13 @@
-//! What may be looked up.
+//! The check of names.
 
 use rustix::io::{Errno, Result};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// A single component, as the kernel sends them.
+/// Accepts a single component, as the kernel sends them.
 ///
 /// # Errors
-/// EINVAL for `.`, `..`, the empty name and whatever holds a slash.
+/// EINVAL for `.`, `..`, the empty name, and any name with a slash.
 pub fn check_name(name: &OsStr) -> Result<()> {
     match name.as_bytes() {
         b"" | b"." | b".." => Err(Errno::INVAL),

@@ -1,8 +1,8 @@
-//! The source of a view that must not change it: files, directories and symbolic links are opened through a read-only
-//! clone of their mount. The kernel then refuses to write, whatever we do, and reading moves no access time.
+//! The source of a read-only view. Files, directories and symbolic links are opened through a read-only clone of their mount.
+//! The kernel then refuses writes, and reading moves no access time.
 //!
-//! Names are looked up in the source itself, by statx(2) and O_PATH descriptors, which change nothing: a clone lacks what
-//! is mounted below, now or later. What was found is opened again through the clone.
+//! Names are looked up in the source itself, by statx(2) and O_PATH descriptors, which change nothing. A clone lacks what is
+//! mounted below it. The inode found is then opened through the clone.
 
 use super::again::{proc_path, reopen};
 use crate::sys::mounts::{clone_read_only, clone_read_only_as_user};
@@ -17,19 +17,19 @@ use std::sync::Arc;
 /// A read-only clone of the mount that the source lies in.
 #[derive(Debug)]
 pub struct ReadOnlyClone {
-    /// The clone's root, O_PATH, and open, for open_by_handle_at(2).
+    /// The clone's root, as an O_PATH descriptor and as an open one, for open_by_handle_at(2).
     root: OwnedFd,
     open_root: Option<OwnedFd>,
-    /// The source's root itself. While it is open, umount(2) says that the source is busy, as it is: the clone alone would
-    /// keep the device busy, not the mount.
+    /// The source's root itself. While it is open, umount(2) of the source's mount fails with EBUSY. The clone keeps only the
+    /// device busy.
     original: OwnedFd,
-    /// Whether we may make clones, of what lies on other filesystems, too.
+    /// Whether this process may make clones, also of other mounts below the source.
     may_clone: bool,
 }
 
 impl ReadOnlyClone {
-    /// Of the source whose root `original` is open at `path`. Where none can be had, which the log says then, the view is
-    /// kept from changing the source by what refuses requests (`Fs::changing`). No thread may exist yet.
+    /// A clone for the source whose root `original` is open at `path`. Without one, which the log says, the view is kept
+    /// read-only by `Fs::changing`. No other thread may exist yet.
     pub fn of(original: BorrowedFd<'_>, path: &Path) -> Option<Arc<Self>> {
         let clone = Self::new(original, path).inspect_err(|errno| {
             log::warn!(
@@ -40,7 +40,7 @@ impl ReadOnlyClone {
         clone.ok().map(Arc::new)
     }
 
-    /// Fails where the kernel is too old, or neither this process nor one in a user namespace may make a clone.
+    /// Fails if the kernel is too old, or if neither this process nor a child in a user namespace may make a clone.
     fn new(original: BorrowedFd<'_>, path: &Path) -> Result<Self> {
         let original = original.try_clone_to_owned();
         let original =
@@ -66,12 +66,12 @@ impl ReadOnlyClone {
         self.open_root.as_ref()
     }
 
-    /// Opens the inode behind `fd`, which may be O_PATH, once more; `flags` may be O_PATH for a symbolic link. Where no
-    /// clone has it, `without` is called, too.
+    /// Opens the inode behind `fd`, which may be O_PATH, through a clone. `flags` may be O_PATH for a symbolic link. Calls
+    /// `without` if no clone has the inode.
     ///
     /// # Errors
-    /// Those of open(2), and of finding it: without the right to make clones, ESTALE for what is not, or no longer, found
-    /// by its name in the source's own filesystem.
+    /// Those of open(2). Without the right to make clones, ESTALE if the inode is not found by its path in the source's own
+    /// filesystem.
     pub(super) fn open(
         &self,
         fd: BorrowedFd<'_>,
@@ -89,12 +89,12 @@ impl ReadOnlyClone {
         }
     }
 
-    /// The same inode in the clone, by its name.
+    /// The same inode in the clone, found by its path.
     fn find(&self, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
         /// Directories above it may be renamed meanwhile.
         const TRIES: usize = 3;
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        // It is looked at before it is opened: another file may have taken the name.
+        // O_PATH, to compare the inodes before opening: another file may have taken the name.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..TRIES {
             let (top, place) = (path_of(self.original.as_fd())?, path_of(fd)?);
@@ -113,7 +113,7 @@ impl ReadOnlyClone {
     }
 }
 
-/// Says that what `fd` is on is opened without a clone of its mount.
+/// Logs that the inode behind `fd` is opened without a clone of its mount.
 pub(super) fn warn_of_no_clone(fd: BorrowedFd<'_>, errno: Errno) {
     let path = path_of(fd).unwrap_or_default();
     log::warn!(
@@ -123,13 +123,13 @@ pub(super) fn warn_of_no_clone(fd: BorrowedFd<'_>, errno: Errno) {
     );
 }
 
-/// Whether two descriptors, perhaps O_PATH, are on one inode. An inode that is open keeps its number.
+/// Whether two descriptors, which may be O_PATH, are on one inode. An open inode keeps its number.
 fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool> {
     let (one, other) = (fs::fstat(one)?, fs::fstat(other)?);
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
-/// Where a descriptor is, as this process sees it now.
+/// The present path of a descriptor, as this process sees it.
 fn path_of(fd: BorrowedFd<'_>) -> Result<PathBuf> {
     let path = fs::readlink(proc_path(fd), Vec::new())?;
     Ok(OsStr::from_bytes(path.as_bytes()).into())
