@@ -1,5 +1,5 @@
-//! Work that may wait in the kernel where no signal ends it, such as a request that a FUSE server has read and does not answer. It is
-//! left to a child process: nobody needs to wait for that one.
+//! Work in a child process. The work may wait in the kernel where no signal ends it, such as for a FUSE server that has read a
+//! request and does not answer. The caller need not wait for the child.
 #![allow(unsafe_code)]
 
 use super::process::{exit_at_once, fork};
@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// A child process that works on an answer. Dropped, it is killed and not waited for.
+/// A child process that computes an answer. When dropped, it is killed, but not waited for.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
@@ -22,11 +22,11 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts `work`, which gets `about` and must use no descriptor that is open already: the child has closed them, so that nobody
-    /// waits for the end of our output on its account.
+    /// Starts `work`, which gets `about`. `work` must not use descriptors opened before: the child has closed them. So it does
+    /// not hold the daemon's output open.
     ///
     /// # Errors
-    /// Those of pipe2(2), fork(2) and pidfd_open(2); EINVAL once there is a second thread.
+    /// Those of pipe2(2), fork(2) and pidfd_open(2); EINVAL if there is a second thread.
     pub fn start<T>(about: &T, work: fn(&T) -> Result<Vec<u8>, Errno>) -> io::Result<Self> {
         let parent = rustix::process::getpid();
         let (pipe, answer) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -39,7 +39,7 @@ impl Child {
                     Err(errno) => (errno.raw_os_error(), Vec::new()),
                 };
                 let mut answer = std::fs::File::from(answer);
-                // Nobody is left to hear of an error.
+                // An error means that the parent has gone.
                 let _ = answer
                     .write_all(&errno.to_ne_bytes())
                     .and_then(|()| answer.write_all(&bytes));
@@ -58,7 +58,7 @@ impl Child {
         })
     }
 
-    /// Its answer, once; `None` if it takes longer than `limit`. It can be waited for again then.
+    /// Its answer, once. `None` after `limit`; the caller may wait again.
     ///
     /// # Errors
     /// Those of poll(2) and read(2).
@@ -77,7 +77,7 @@ impl Child {
                 count => self.heard.extend_from_slice(&bytes[..count]),
             }
         }
-        // It has closed the pipe by ending.
+        // The pipe is closed, so the child is ending.
         retry_on_intr(|| rustix::process::waitpid(Some(self.pid), WaitOptions::empty()))?;
         self.has_ended = true;
         let heard = std::mem::take(&mut self.heard);
@@ -86,7 +86,7 @@ impl Child {
                 0 => Ok(bytes.to_vec()),
                 errno => Err(Errno::from_raw_os_error(errno)),
             },
-            None => Err(Errno::IO), // something has killed it
+            None => Err(Errno::IO), // It was killed.
         }))
     }
 }
@@ -100,9 +100,9 @@ impl Drop for Child {
     }
 }
 
-/// Has the kernel kill this process when its parent ends. The kernel forgets it when the process takes on another user.
+/// Has the kernel kill this process when its parent ends. A change of the process's user ends this.
 pub fn die_with_parent() {
-    // The signal exists, so this does not fail.
+    // It cannot fail: the signal exists.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
 }
 

@@ -8,10 +8,10 @@ use std::ffi::{CStr, c_int};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// `MAX_HANDLE_SZ` of open_by_handle_at(2): no filesystem's handle is longer.
+/// `MAX_HANDLE_SZ` of open_by_handle_at(2): the longest handle, in bytes.
 const MAX_BYTES: usize = 128;
 
-/// The layout of `struct file_handle`, with room for the longest.
+/// `struct file_handle`, with room for the longest handle.
 #[repr(C)]
 struct RawHandle {
     handle_bytes: u32,
@@ -19,20 +19,19 @@ struct RawHandle {
     f_handle: [u8; MAX_BYTES],
 }
 
-/// What `name_to_handle_at(2)` says of an inode: the same for its whole life, and no other's ever.
+/// The result of `name_to_handle_at(2)`: the same for the whole life of an inode, and never that of another inode.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExportedHandle(SmallVec<[u8; 16]>);
 
 impl ExportedHandle {
-    /// A hash that tells two lives of one inode number apart.
+    /// A hash that distinguishes two inodes that had the same number one after the other.
     pub fn life(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
         hasher.finish()
     }
 
-    /// The inode number it holds, for the two kinds that most filesystems use: FILEID_INO32_GEN and its
-    /// XFS variety with 64 bits.
+    /// The inode number in it, for the two types that most filesystems use: FILEID_INO32_GEN, and the type of XFS with 64 bits.
     pub fn ino(&self) -> Option<u64> {
         let (kind, bytes) = self.0.split_first_chunk::<4>()?;
         match c_int::from_ne_bytes(*kind) {
@@ -67,15 +66,15 @@ impl ExportedHandle {
     }
 }
 
-/// The exported handle of the inode behind `fd`, which may be O_PATH.
+/// The exported handle of the inode behind `fd`, which may be O_PATH. `None` if the filesystem exports none.
 ///
 /// # Errors
-/// Want of memory and the like; `None` where the filesystem exports none. See name_to_handle_at(2).
+/// Those of name_to_handle_at(2), such as ENOMEM.
 pub fn name_to_handle_at(fd: impl AsFd) -> Result<Option<ExportedHandle>> {
     handle_of(fd.as_fd(), c"", libc::AT_EMPTY_PATH)
 }
 
-/// The exported handle of `name` in the directory `dir`, following nothing.
+/// The exported handle of `name` in the directory `dir`. Symbolic links are not followed.
 ///
 /// # Errors
 /// As `name_to_handle_at`.
@@ -111,19 +110,19 @@ fn handle_of(dir: BorrowedFd<'_>, path: &CStr, flags: c_int) -> Result<Option<Ex
     Ok(Some(ExportedHandle::pack(&raw)))
 }
 
-/// Opens the inode of an exported handle; `mount` is any descriptor on its filesystem but an O_PATH one.
+/// Opens the inode of an exported handle. `mount` is any descriptor on its filesystem that is not O_PATH.
 ///
 /// # Errors
-/// ESTALE when the inode is gone, EPERM without CAP_DAC_READ_SEARCH; see open_by_handle_at(2).
+/// ESTALE if the inode is gone, EPERM without CAP_DAC_READ_SEARCH; see open_by_handle_at(2).
 pub fn open_by_handle_at(
     mount: BorrowedFd<'_>,
     handle: &ExportedHandle,
     flags: OFlags,
 ) -> Result<OwnedFd> {
-    /// A number is being given to a new inode for microseconds only.
+    /// The state that causes ENOMEM lasts microseconds.
     const TRIES: usize = 16;
-    // The kernel also says ENOMEM while the number of an inode that is gone is being given to a new one
-    // (iget_locked finds it I_CREATING). A moment later the truth is ESTALE; real want of memory stays.
+    // The kernel also returns ENOMEM while the number of a removed inode is given to a new one (iget_locked finds it
+    // I_CREATING). A moment later it returns ESTALE. A real lack of memory lasts.
     for _ in 1..TRIES {
         match open_once(mount, handle, flags) {
             Err(Errno::NOMEM) => std::thread::yield_now(),

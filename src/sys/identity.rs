@@ -1,9 +1,9 @@
-//! As whom a thread acts on the source: filesystem ids, CAP_FSETID and umask, all of them per thread.
+//! The user as whom a thread acts on the source: filesystem ids, CAP_FSETID and umask. All of them belong to the thread.
 //!
-//! The kernel has checked the caller against the mount already. What is left to the source's kernel is
-//! accounting (owner of new files, quotas, reserved blocks) and the rules for suid and sgid bits. So the
-//! thread takes the caller's ids and keeps its capabilities. Changing ids costs system calls; a thread
-//! therefore stays who it is until somebody else is acted for. Whoever is acted for says so first: see `actor`.
+//! The mount's kernel has checked the caller's permissions already. The source's kernel still does the accounting (owner of new
+//! files, quotas, reserved blocks), and applies the rules for suid and sgid bits. So the thread takes the caller's ids, and
+//! keeps its capabilities. Changing ids costs system calls, so a thread keeps the ids until it acts for another user. Each
+//! request sets its user first: see `actor`.
 
 use parking_lot::{RwLock, RwLockWriteGuard};
 use rustix::fs::Mode;
@@ -12,7 +12,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags, capabilities, set_capabilities
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-/// Somebody the daemon acts for.
+/// A user for whom the daemon acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     /// Filesystem user id.
@@ -32,10 +32,10 @@ thread_local! {
     static UMASK: Cell<Option<Umask>> = const { Cell::new(None) };
 }
 
-/// Whether this process may act for others, found out once.
+/// Whether this process may act for other users. Determined once.
 pub fn privileged() -> bool {
     static PRIVILEGED: OnceLock<bool> = OnceLock::new();
-    // The overriding ones too: the thread has the caller's ids, not the caller's other groups.
+    // Including the overriding ones: the thread has the caller's ids, but not the caller's supplementary groups.
     let needed = CapabilitySet::SETUID
         | CapabilitySet::SETGID
         | CapabilitySet::FSETID
@@ -45,12 +45,12 @@ pub fn privileged() -> bool {
     *PRIVILEGED.get_or_init(|| capabilities(None).is_ok_and(|sets| sets.effective.contains(needed)))
 }
 
-/// Makes this thread act for `caller`. With `keeps_setid` the source's kernel leaves suid and sgid bits
-/// alone as it does for root; without it strips them as it does for everybody else.
+/// Makes this thread act for `caller`. With `keeps_setid` the source's kernel leaves suid and sgid bits alone, as it does for
+/// root. Otherwise it removes them, as for any other user.
 ///
 /// # Errors
-/// EOVERFLOW when the id does not exist in the daemon's user namespace. EPERM when a seccomp filter refuses
-/// setfsuid(2) or capset(2) and this thread is somebody else: what others make must not become ours.
+/// EOVERFLOW if the id does not exist in the daemon's user namespace. EPERM if a seccomp filter refuses setfsuid(2) or
+/// capset(2), and this thread acts for another user: a file made for `caller` must not get another owner.
 pub fn act_for(caller: Caller, keeps_setid: bool) -> Result<()> {
     if !privileged() {
         return Ok(());
@@ -62,7 +62,7 @@ pub fn act_for(caller: Caller, keeps_setid: bool) -> Result<()> {
     become_other(now, caller, keeps_setid)
 }
 
-/// As `act_for`, where suid and sgid bits do not come into it; as the daemon itself where `caller` cannot be had.
+/// As `act_for`, where suid and sgid bits do not matter. After an error the thread acts as the daemon itself.
 pub fn act_for_or_as_ourselves(caller: Caller) {
     if !privileged() {
         return;
@@ -73,19 +73,19 @@ pub fn act_for_or_as_ourselves(caller: Caller) {
     }
     let (now, ourselves) = (current(), ourselves());
     if now.caller != ourselves {
-        // They exist, and who was another before may set ids.
+        // It cannot fail: these ids exist, and a thread that had others may set ids.
         let _ = become_other(now, ourselves, true);
     }
 }
 
 fn become_other(now: Current, caller: Caller, keeps_setid: bool) -> Result<()> {
-    CURRENT.set(None); // unknown until all is set
+    CURRENT.set(None); // Unknown until all is set.
     let ids = match now.caller == caller {
         true => Ok(()),
         false => set_filesystem_ids(caller),
     };
     if let Err(errno) = ids.and_then(|()| raise_capabilities(keeps_setid)) {
-        // Those it had can be had again; `current` does the rest.
+        // The old ids could be set before. `current` reads the result.
         let _ = set_filesystem_ids(now.caller);
         return Err(errno);
     }
@@ -96,12 +96,13 @@ fn become_other(now: Current, caller: Caller, keeps_setid: bool) -> Result<()> {
     Ok(())
 }
 
-/// What this thread is.
+/// The ids of this thread.
 fn current() -> Current {
     if let Some(now) = CURRENT.get() {
         return now;
     }
-    // A filter may refuse both calls. Nobody else can be acted for then, and root may use reserved blocks natively.
+    // A seccomp filter may refuse both calls. The thread then always acts as the daemon, and keeps CAP_SYS_RESOURCE: without
+    // mmfs root may use reserved blocks, too.
     let _ = raise_capabilities(true);
     let now = Current {
         caller: filesystem_ids().unwrap_or_else(|_| ourselves()),
@@ -111,7 +112,7 @@ fn current() -> Current {
     now
 }
 
-/// Whom the daemon runs as.
+/// The user that the daemon runs as.
 fn ourselves() -> Caller {
     static OURSELVES: OnceLock<Caller> = OnceLock::new();
     *OURSELVES.get_or_init(|| Caller {
@@ -120,8 +121,8 @@ fn ourselves() -> Caller {
     })
 }
 
-/// All permitted capabilities but CAP_SYS_RESOURCE (reserved blocks and quotas count) and, unless wanted,
-/// CAP_FSETID.
+/// Makes all permitted capabilities effective, except CAP_SYS_RESOURCE (so that reserved blocks and quotas count), and
+/// CAP_FSETID unless `keeps_setid`.
 fn raise_capabilities(keeps_setid: bool) -> Result<()> {
     let mut sets = capabilities(None)?;
     let before = sets.effective;
@@ -142,14 +143,14 @@ fn set_filesystem_ids(caller: Caller) -> Result<()> {
         libc::setfsgid(caller.gid);
         libc::setfsuid(caller.uid);
     }
-    // They report nothing (setfsuid(2)): ask.
+    // setfsuid(2) reports no error, so read the ids.
     match filesystem_ids()? == caller {
         true => Ok(()),
         false => Err(Errno::OVERFLOW),
     }
 }
 
-/// The filesystem ids of this thread; EPERM where a seccomp filter refuses the calls.
+/// The filesystem ids of this thread. EPERM if a seccomp filter refuses the calls.
 fn filesystem_ids() -> Result<Caller> {
     const NONE: u32 = u32::MAX;
     // SAFETY: an impossible id changes nothing; the present one is returned.
@@ -160,17 +161,17 @@ fn filesystem_ids() -> Result<Caller> {
     }
 }
 
-/// The umask that files are created under.
+/// The umask for files that this thread creates.
 #[derive(Clone, Copy)]
 enum Umask {
-    /// This thread has one of its own, and this is it.
+    /// This thread has an umask of its own: this one.
     Own(u32),
-    /// It is the process's: a seccomp filter refuses unshare(2), as those of container engines do.
+    /// The process's: a seccomp filter refuses unshare(2), as those of container engines do.
     Shared,
 }
 
-/// The umask of all threads that have none of their own. Whoever creates holds it shared, so that it stays; whoever needs
-/// another one waits until nobody does.
+/// The umask of all threads without one of their own. A thread that creates a file holds it shared. A thread that needs another
+/// umask waits until none does.
 static SHARED: RwLock<Shared> = RwLock::new(Shared {
     now: None,
     first: None,
@@ -181,8 +182,8 @@ struct Shared {
     first: Option<u32>,
 }
 
-/// Runs `create`, which makes something, under `umask`. To leave its bits out of the mode instead would not do: where
-/// there is a default ACL it does not count, and only the source knows, at the moment of creation.
+/// Runs `create`, which makes a file, under `umask`. Clearing the umask's bits in the mode is not the same: under a default ACL
+/// the umask is ignored, and only the source knows whether there is one.
 ///
 /// # Errors
 /// Those of `create`.
@@ -201,7 +202,7 @@ pub fn create_under<T>(umask: u32, create: impl FnOnce() -> Result<T>) -> Result
     }
 }
 
-/// Runs `create`, which makes a file of the daemon's own, under the umask that the daemon was started with.
+/// Runs `create`, which makes a file for the daemon itself, under the umask that the daemon was started with.
 pub fn create_for_ourselves<T>(create: impl FnOnce() -> T) -> T {
     let first = SHARED.read().first;
     match first {

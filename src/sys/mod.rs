@@ -1,6 +1,6 @@
-//! One safe function per system call that no library wraps, named as its manual page.
+//! One safe function per system call that no library wraps, named after its manual page.
 
-#![allow(unsafe_code)] // the address for raw system calls
+#![allow(unsafe_code)] // The place for raw system calls.
 
 pub mod child;
 pub mod exported;

@@ -1,5 +1,4 @@
-//! `statmount(2)`, of which nothing is asked but whether the mount is there, and `open_tree(2)` with `mount_setattr(2)`: a
-//! clone of a mount that may only be read.
+//! `statmount(2)`, to see whether a mount exists. `open_tree(2)` with `mount_setattr(2)`, to make a read-only clone of a mount.
 
 use super::{last_errno, passing, process};
 use rustix::fs::CWD;
@@ -10,10 +9,10 @@ use rustix::process::WaitOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// __NR_statmount, the same on every architecture but alpha.
+/// __NR_statmount, the same on all architectures except alpha.
 const SYS_STATMOUNT: libc::c_long = 457;
 
-/// `struct mnt_id_req` in its first size.
+/// `struct mnt_id_req` in its first version.
 #[repr(C)]
 struct Request {
     size: u32,
@@ -22,7 +21,7 @@ struct Request {
     wanted: u64,
 }
 
-/// Whether the mount with this unique number is still mounted somewhere; false where the kernel does not tell.
+/// Whether the mount with this unique number exists. False if the kernel does not tell.
 pub fn is_mounted(mount: u64) -> bool {
     let request = Request {
         size: size_of::<Request>() as u32,
@@ -30,7 +29,7 @@ pub fn is_mounted(mount: u64) -> bool {
         mount,
         wanted: 0,
     };
-    let mut answer = [0u64; 64]; // `struct statmount` has 512 bytes
+    let mut answer = [0u64; 64]; // `struct statmount` has 512 bytes.
     // SAFETY: the request states its size, the answer's is passed; both live on, and the kernel keeps no pointer.
     let status = unsafe {
         libc::syscall(
@@ -44,9 +43,9 @@ pub fn is_mounted(mount: u64) -> bool {
     status == 0 || last_errno() == Errno::OVERFLOW
 }
 
-/// A read-only clone of the mount that the inode behind `fd` lies in, with that inode for its root: O_PATH, in no mount
-/// namespace, and without what is mounted below. Whatever is opened through it can neither be changed nor does reading
-/// it move an access time.
+/// A read-only clone of the mount of `fd`, with the inode behind `fd` as its root. The result is O_PATH. The clone is in no
+/// mount namespace, and lacks what is mounted below. Nothing opened through it can be changed, and reading moves no access
+/// time.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN; ENOSYS before Linux 5.12.
@@ -56,12 +55,12 @@ pub fn clone_read_only(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     make_read_only(clone)
 }
 
-/// As `clone_read_only`, of the directory at `path`, for those who may make no clones: a child process makes it in a user
-/// namespace of its own. No other thread may exist yet.
+/// As `clone_read_only`, for the directory at `path`, without the right to make clones: a child process makes the clone in a
+/// user namespace of its own. No other thread may exist yet.
 ///
 /// # Errors
-/// EPERM where the machine forbids user namespaces; EINVAL when something is mounted below, for who is not allowed to
-/// unmount it must not see beneath it.
+/// EPERM if the system forbids user namespaces. EINVAL if something is mounted below: the kernel does not uncover directories
+/// for a user who may not unmount it.
 pub fn clone_read_only_as_user(path: &Path) -> Result<OwnedFd> {
     let stream = SocketType::STREAM;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, stream, SocketFlags::CLOEXEC, None)?;
@@ -85,7 +84,7 @@ pub fn clone_read_only_as_user(path: &Path) -> Result<OwnedFd> {
 }
 
 fn make_read_only(mount: OwnedFd) -> Result<OwnedFd> {
-    /// `struct mount_attr` in its first size.
+    /// `struct mount_attr` in its first version.
     #[repr(C)]
     struct Attributes {
         set: u64,
@@ -93,7 +92,7 @@ fn make_read_only(mount: OwnedFd) -> Result<OwnedFd> {
         propagation: u64,
         user_namespace: u64,
     }
-    // That it moves no access times follows; MOUNT_ATTR_NOATIME is not for user namespaces.
+    // A read-only mount moves no access times. MOUNT_ATTR_NOATIME is refused in user namespaces.
     let attributes = Attributes {
         set: libc::MOUNT_ATTR_RDONLY,
         clear: 0,

@@ -5,7 +5,7 @@ use rustix::io::Result;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Its number is the same on every processor that Rust runs Linux on; libc names it on few.
+/// The number is the same on all architectures of Rust's Linux targets; libc defines it for few.
 const CACHESTAT: libc::c_long = 451;
 
 /// `struct cachestat_range`.
@@ -26,12 +26,11 @@ struct Found {
     recently_evicted: u64,
 }
 
-/// How many pages of a range of bytes the page cache holds. Costs less than a microsecond where pages are in large
-/// folios.
+/// How many pages of a range of bytes are in the page cache. Takes less than a microsecond if pages are in large folios.
 ///
 /// # Errors
-/// ENOSYS before Linux 6.5; EPERM for a file that is neither ours nor writable by us (since Linux 6.14) and where a
-/// filter of system calls says so; EOPNOTSUPP for hugetlbfs. overlayfs always says none.
+/// ENOSYS before Linux 6.5. EPERM for a file that this process neither owns nor may write (since Linux 6.14), and from a
+/// seccomp filter. EOPNOTSUPP for hugetlbfs. overlayfs always returns 0 pages.
 pub fn cached_pages(fd: impl AsFd, range: &Range<u64>) -> Result<u64> {
     let asked = Asked {
         offset: range.start,

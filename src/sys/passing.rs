@@ -1,4 +1,4 @@
-//! Descriptors that pass from one process to another over a socket; see unix(7), SCM_RIGHTS.
+//! Passing descriptors to another process over a socket; see unix(7), SCM_RIGHTS.
 
 use rustix::io::{IoSlice, IoSliceMut, Result, retry_on_intr};
 use rustix::net::{
@@ -21,7 +21,7 @@ pub fn send(socket: impl AsFd, fd: impl AsFd) -> Result<()> {
     sendmsg(socket, &bytes, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// The descriptor that was sent; `None` when the other end was closed without.
+/// Receives one descriptor. `None` if the other end was closed before.
 pub fn receive(socket: impl AsFd) -> Option<OwnedFd> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -1,4 +1,4 @@
-//! Processes, signals and inherited descriptors: the calls that neither std nor rustix wraps.
+//! Processes, signals and inherited descriptors: calls that neither std nor rustix wraps.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -11,10 +11,10 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
-/// fork(2): the child's id in the parent, `None` in the child.
+/// fork(2). Returns the child's id in the parent, `None` in the child.
 ///
 /// # Errors
-/// EINVAL once there is a second thread; what reading /proc says; otherwise fork's own.
+/// EINVAL if there is a second thread; those of reading /proc; those of fork(2).
 pub fn fork() -> io::Result<Option<Pid>> {
     require_single_thread()?;
     // SAFETY: fork has no condition on memory. What a child may do is limited only when another
@@ -26,7 +26,7 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Ends this process, a forked child, without running anything of its parent's.
+/// Ends a forked child without running the parent's destructors and exit handlers.
 pub fn exit_at_once(status: i32) -> ! {
     // SAFETY: _exit takes no pointer and does not return.
     unsafe { libc::_exit(status) }
@@ -39,13 +39,13 @@ fn require_single_thread() -> io::Result<()> {
     }
 }
 
-/// Asks `question` about `path` in a child process, so that a system call that hangs (in a kernel
-/// wait that no signal ends) hangs there. `None`: no answer within `limit`; the child is killed, not
-/// awaited. It holds none of our descriptors, so nobody waits for the end of our output on its account,
-/// and whoever kills us kills it, too: a container's health checks would pile up below its process 1.
+/// Runs `question` about `path` in a child process: a system call that waits in the kernel, where no signal ends it, then does
+/// not stop the caller. `None`: no answer within `limit`. The child is then killed, but not waited for. It has closed all
+/// descriptors, so it does not hold the parent's output open. It is killed when its parent ends: otherwise a container's health
+/// checks would pile up below its process 1.
 ///
 /// # Errors
-/// What fork, pidfd_open, poll or waitpid say.
+/// Those of fork(2), pidfd_open(2), poll(2) and waitpid(2).
 pub fn ask_in_child(
     limit: Duration,
     path: &Path,
@@ -55,12 +55,12 @@ pub fn ask_in_child(
     let Some(child) = fork()? else {
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         if rustix::process::getppid() != Some(parent) {
-            exit_at_once(libc::ECANCELED); // nobody waits for this answer
+            exit_at_once(libc::ECANCELED); // No parent waits for this answer.
         }
         // SAFETY: close_range takes no pointer. Nothing below uses a descriptor opened before:
         // `question` is a plain function, so it has captured none, and the child ends with it.
         unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
-        // Every errno of Linux is below 134, so it fits an exit status.
+        // Each errno of Linux is below 134, so it fits an exit status.
         let answer = question(path).map_or_else(Errno::raw_os_error, |()| 0);
         exit_at_once(answer);
     };
@@ -86,7 +86,7 @@ pub fn ask_in_child(
     }
 }
 
-/// How often the calling thread has given up its processor by itself, to wait for something (getrusage(2)).
+/// Voluntary context switches of the calling thread, that is, how often it waited for something (getrusage(2)).
 pub fn voluntary_switches() -> i64 {
     // SAFETY: a rusage is plain data for which all zeroes is a valid value, and getrusage writes one to the pointer, which
     // is valid for the call. It fails only for arguments other than these; then nothing was counted.
@@ -97,11 +97,11 @@ pub fn voluntary_switches() -> i64 {
     }
 }
 
-/// Into a mount namespace of our own, with a user namespace around it for those who may not otherwise.
-/// Nothing mounted from here on is seen by anybody else, once "/" has been made private.
+/// Enters a new mount namespace. Without the right to do so, also a new user namespace. Later mounts are visible to this
+/// process only, after "/" was made private.
 ///
 /// # Errors
-/// EINVAL once there is a second thread; EPERM where the machine forbids it.
+/// EINVAL if there is a second thread; EPERM if the system forbids it.
 pub fn leave_namespaces() -> Result<(), Errno> {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     require_single_thread().map_err(|_| Errno::INVAL)?;
@@ -120,19 +120,20 @@ pub fn leave_namespaces() -> Result<(), Errno> {
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
-/// Undoes a parent's ignoring of SIGCHLD, which would make the kernel forget how our children end (waitpid: ECHILD).
+/// Sets SIGCHLD to its default. A parent may have left it ignored. The kernel would then discard the exit status of children
+/// (waitpid: ECHILD).
 pub fn expect_children() {
     // SAFETY: SIG_DFL is a disposition every signal accepts. No handler of ours is replaced: `main` calls this before it
     // sets any. It fails only for numbers that are no signals.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Signals as the daemon needs them, whatever its parent left it: SIGXFSZ ignored (a write past
-/// RLIMIT_FSIZE is EFBIG for the caller), SIGUSR2 too (it would kill the daemon and leave a dead mount),
-/// and none blocked that we handle or that the guarded copy lives on. (SIGPIPE is ignored by Rust's runtime.)
+/// Sets signals as the daemon needs them, independent of its parent. SIGXFSZ is ignored, so a write beyond RLIMIT_FSIZE fails
+/// with EFBIG. SIGUSR2 is ignored: it would kill the daemon and leave a dead mount. Signals that the daemon handles, and SIGBUS
+/// for the guarded copy, are unblocked. (SIGPIPE is ignored by Rust's runtime.)
 ///
 /// # Errors
-/// What signal(2) and sigprocmask(2) say.
+/// Those of signal(2) and sigprocmask(2).
 pub fn prepare_signals() -> io::Result<()> {
     for ignored in [libc::SIGXFSZ, libc::SIGUSR2] {
         // SAFETY: SIG_IGN is a disposition every signal but SIGKILL and SIGSTOP accepts; no handler
@@ -166,12 +167,12 @@ pub fn prepare_signals() -> io::Result<()> {
     }
 }
 
-/// The descriptors that this process was started with, without the standard streams.
+/// The descriptors this process was started with, except the standard streams.
 #[derive(Debug)]
 pub struct Inherited(Vec<RawFd>);
 
 impl Inherited {
-    /// Those that are open now. `main` calls this before it opens anything: nothing in this process owns them.
+    /// The descriptors that are open now. `main` calls this before it opens any, so no code of this process owns them.
     ///
     /// # Errors
     /// Those of reading /proc/self/fd.
@@ -185,11 +186,12 @@ impl Inherited {
             numbers.extend(number.filter(|number| *number > libc::STDERR_FILENO));
         }
         // SAFETY: F_GETFD takes an integer and changes nothing.
-        numbers.retain(|number| unsafe { libc::fcntl(*number, libc::F_GETFD) } >= 0); // not the listing's own
+        numbers.retain(|number| unsafe { libc::fcntl(*number, libc::F_GETFD) } >= 0); // Without the descriptor of the listing itself.
         Ok(Self(numbers))
     }
 
-    /// Closes all but those that `keep` names. What the parent has locked or waits for by them is let go.
+    /// Closes all except those for which `keep` is true. This releases the parent's locks on them, and lets a reader at the
+    /// other end see the end.
     pub fn close(self, keep: impl Fn(RawFd) -> bool) {
         for number in self.0.into_iter().filter(|number| !keep(*number)) {
             // SAFETY: close takes an integer. Nothing in this process owns the descriptor: it was open before anything
@@ -199,10 +201,10 @@ impl Inherited {
     }
 }
 
-/// A duplicate of a descriptor known by number only, because another program left it open for us.
+/// A duplicate of a descriptor known by number, which another program left open for this one.
 ///
 /// # Errors
-/// EBADF when nothing is open under that number.
+/// EBADF if no descriptor has that number.
 pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC takes integers only and leaves the original as it is.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
@@ -213,10 +215,10 @@ pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// ioctl(FUSE_DEV_IOC_CLONE): makes `fresh`, a newly opened /dev/fuse, serve `session`'s connection.
+/// ioctl(FUSE_DEV_IOC_CLONE): connects `fresh`, a newly opened /dev/fuse, to the connection of `session`.
 ///
 /// # Errors
-/// EINVAL when the two come from different user namespaces, or `fresh` is connected already.
+/// EINVAL if the two come from different user namespaces, or `fresh` is connected already.
 pub fn clone_fuse_device(fresh: impl AsFd, session: impl AsFd) -> Result<(), Errno> {
     /// `_IOR(229, 0, uint32_t)` of linux/fuse.h.
     const FUSE_DEV_IOC_CLONE: Opcode = opcode::read::<u32>(229, 0);
@@ -231,7 +233,7 @@ mod tests {
 
     #[test]
     fn forking_beside_other_threads_is_refused() {
-        // The test harness runs every test in a thread of its own.
+        // The test harness runs each test in a thread of its own.
         assert_eq!(fork().unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 

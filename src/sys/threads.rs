@@ -1,7 +1,7 @@
-//! Threads that start or do not start.
+//! Starting threads, with an error if that fails.
 //!
-//! One that std starts asks for memory of its own first, for a stack to handle signals on, and ends the whole process where
-//! that is refused: by the limit of maps (`vm.max_map_count`), for one.
+//! A thread started by std first maps memory for a signal stack. If that fails, for example at the limit of maps
+//! (`vm.max_map_count`), std aborts the process.
 #![allow(unsafe_code)]
 
 use rustix::io::Errno;
@@ -11,13 +11,13 @@ use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
 
-/// What a thread does.
+/// The function that a thread runs.
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Starts a thread that does `work`, with a stack of so many bytes. Nobody can wait for its end.
+/// Starts a detached thread that runs `work`, with a stack of `stack_size` bytes.
 ///
 /// # Errors
-/// Those of pthread_create(3): EAGAIN where there is no room for it.
+/// Those of pthread_create(3): EAGAIN if there is no room for it.
 pub fn start(stack_size: usize, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let work: Box<Work> = Box::new(Box::new(work));
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
@@ -59,7 +59,7 @@ pub fn start(stack_size: usize, work: impl FnOnce() + Send + 'static) -> io::Res
 extern "C" fn run(work: *mut c_void) -> *mut c_void {
     // SAFETY: `start` gives the work to this thread alone.
     let work = unsafe { Box::from_raw(work.cast::<Work>()) };
-    // A panic must not leave a function of C's.
+    // A panic must not unwind into C.
     let _ = catch_unwind(AssertUnwindSafe(work));
     null_mut()
 }
