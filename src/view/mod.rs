@@ -1,5 +1,6 @@
-//! The seam below which a kind of view is made: [`Tree`], its names and attributes, and [`Content`], the bytes of one
-//! file. [`shared`] is the source itself. The operations ([`crate::fs`]) are compiled once for each kind, so nothing is boxed per request.
+//! The traits that a kind of view implements: [`Tree`] for names and attributes, [`Content`] for the bytes of one file.
+//! [`shared`] is the source itself. The operations ([`crate::fs`]) are compiled once for each kind, so no request allocates a
+//! trait object.
 
 mod reporter;
 pub mod shared;
@@ -20,16 +21,16 @@ use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-/// An inode just found, whatever its name. Dropped when it is remembered as a node.
+/// An inode just found. Dropped when it has an entry in the node table.
 #[derive(Debug, Clone)]
 pub struct Found<P> {
-    /// What finds it again.
+    /// Finds the inode again.
     pub place: P,
     /// Its attributes; `ino` is not yet the node id.
     pub attr: Attr,
-    /// How it was seen.
+    /// How it was found.
     pub seen: Seen,
-    /// Keeps its number from being given to another inode.
+    /// Holds the inode open, so that its number is not given to another one.
     pub hold: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -45,7 +46,7 @@ impl<P> Found<P> {
         }
     }
 
-    /// An inode that nothing holds. `Seen::Held` says that its number cannot be given to another one all the same.
+    /// An inode that is not held open. With `Seen::Held` its number is nevertheless not given to another one.
     pub fn seen(place: P, attr: Attr, seen: Seen) -> Self {
         let hold = None;
         Found {
@@ -57,81 +58,81 @@ impl<P> Found<P> {
     }
 }
 
-/// A name in a directory.
+/// A name in a directory: the directory, and the component.
 pub type Name<'a, P> = (&'a P, &'a OsStr);
 
-/// An entry of a directory as it is listed.
+/// A directory entry, as listed.
 #[derive(Debug, Clone, Copy)]
 pub struct DirEntry<'a> {
-    /// The number it is shown with (`NodeTable::listed_number`).
+    /// The inode number shown (`NodeTable::listed_number`).
     pub ino: u64,
-    /// Where the entry after this one is found.
+    /// The offset at which the next entry begins.
     pub offset: u64,
-    /// Its type, as far as the directory knows.
+    /// Its type, if the directory records it.
     pub kind: FileType,
     /// Its name.
     pub name: &'a OsStr,
 }
 
-/// What a kind of view is made of.
+/// The types that a kind of view consists of.
 pub trait View: Send + Sync + Sized + 'static {
-    /// What finds an inode again.
+    /// Finds an inode again.
     type Node: Place;
-    /// One open of a file. Opens of one inode share what they can inside the view.
+    /// One open of a file. Opens of one inode share state inside the view.
     type Open: Content + Debug;
     /// One open of a directory.
     type Listing: Listing + Debug;
 }
 
-/// A view: its names and attributes, and the opening of its files and directories.
+/// A view: names, attributes, and opening files and directories.
 ///
-/// Errors are those of the system call that an operation is named after, on the view's own filesystem. ESTALE says that
-/// an inode cannot be found any more. An operation that has changed something never fails with ESTALE, ENOSPC or EDQUOT:
-/// it would be done again.
+/// Errors are those of the system call that an operation is named after, on the view's own filesystem. ESTALE means that an
+/// inode cannot be found any more. An operation that has changed something never fails with ESTALE, ENOSPC or EDQUOT, because
+/// the caller would do it again.
 pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
-    /// The kernel has forgotten an inode: what was kept for it may go, unless the node table knows it again.
+    /// The kernel has forgotten an inode. Its state may be dropped, unless the node table knows it again.
     fn forget(&self, node: &Self::Node);
 
-    /// Many inodes were forgotten: memory that was kept for them can go back.
+    /// Many inodes were forgotten: returns memory to the system.
     fn trim(&self) {}
 
-    /// Keeps reachable for a moment what was found, even if its last name goes: until `let_go` has been called twice. Says
-    /// whether nothing else is kept so.
+    /// Keeps an inode reachable until `let_go` was called twice, even if its last name is removed. Returns whether it is the
+    /// only such inode.
     fn hold(&self, _found: &Found<Self::Node>) -> bool {
         false
     }
 
-    /// Gives up what was held for a moment that is over. Says whether anything is held still.
+    /// Releases the inodes that `hold` has kept since before the previous call. Returns whether any are left.
     fn let_go(&self) -> bool {
         false
     }
 
-    /// Whether space may be about to be freed that belongs to what was removed.
+    /// Whether removing a file may soon free space.
     fn may_make_room(&self, _wanted: Wanted) -> bool {
         false
     }
 
-    /// Gives back what can be had again, and waits, for a moment, for the kernel to give back what was removed. False when
-    /// there is nothing to wait for any more.
+    /// Closes descriptors that can be opened again, and waits a moment until the kernel releases removed inodes. False if there
+    /// is nothing left to wait for.
     fn make_room(&self, _wanted: Wanted) -> bool {
         false
     }
 
-    /// A descriptor of this open was closed: perhaps it will be given back.
+    /// A client has closed a descriptor of this open, perhaps the last one.
     fn closing(&self, _open: &Self::Open) {}
 
-    /// Looks whether open files were changed behind the mount, and reports it.
+    /// Checks whether open files were changed behind the mount, and reports it.
     fn check_open_files(&self);
 
-    /// The device number of our own mount, which is never entered.
+    /// Sets the device number of mmfs's own mount, which is never entered.
     fn set_own_device(&self, _device: u64) {}
 
-    /// What it says of itself. Takes no lock, and asks the source nothing.
+    /// Figures for status. Takes no lock, and makes no system call on the source.
     fn report(&self) -> ViewReport {
         ViewReport::default()
     }
 
-    /// Whether the view itself stands on stacked filesystems, or may do so.
+    /// Whether the source is on a stacked filesystem, or may be.
     fn is_stacked(&self) -> bool {
         false
     }
@@ -142,10 +143,10 @@ pub trait Names: View {
     /// Finds a name in a directory.
     ///
     /// # Errors
-    /// ENOENT when there is none.
+    /// ENOENT if there is none.
     fn lookup(&self, dir: &Self::Node, name: &OsStr) -> Result<Found<Self::Node>>;
 
-    /// As `lookup`; what is found is held.
+    /// As `lookup`, and the inode found is held.
     ///
     /// # Errors
     /// Those of `lookup`.
@@ -160,12 +161,11 @@ pub trait Names: View {
     fn make(&self, by: &Actor, at: Name<'_, Self::Node>, new: New<'_>)
     -> Result<Found<Self::Node>>;
 
-    /// Makes a regular file and opens it with `flags`. `made` is told of it in between, so that it is a node when it is
-    /// opened.
+    /// Creates a regular file and opens it with `flags`. Calls `made` with it before opening, so that it is a node by then.
     ///
     /// # Errors
-    /// EEXIST when the caller insists on a new one; ESTALE when one has appeared that the kernel must check the
-    /// caller's permissions on first; those of openat(2).
+    /// EEXIST with O_EXCL. ESTALE if another file has appeared, because the kernel must check permissions for that one first.
+    /// Those of openat(2).
     fn create(
         &self,
         by: &Actor,
@@ -175,7 +175,7 @@ pub trait Names: View {
         made: impl FnOnce(Found<Self::Node>),
     ) -> Result<Self::Open>;
 
-    /// Gives an inode another name.
+    /// Makes a hard link.
     ///
     /// # Errors
     /// Those of linkat(2).
@@ -187,7 +187,7 @@ pub trait Names: View {
     /// Those of unlinkat(2).
     fn remove(&self, at: Name<'_, Self::Node>, what: Removal) -> Result<()>;
 
-    /// Moves a name.
+    /// Renames.
     ///
     /// # Errors
     /// Those of renameat2(2).
@@ -201,7 +201,7 @@ pub trait Names: View {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// EINVAL when it is none.
+    /// EINVAL if the inode is not one.
     fn read_link(&self, node: &Self::Node) -> Result<Vec<u8>>;
 }
 
@@ -213,7 +213,7 @@ pub trait Attributes: View {
     /// Those of statx(2).
     fn attr(&self, node: &Self::Node) -> Result<Attr>;
 
-    /// Changes attributes, through the handle that the caller has open if there is one.
+    /// Changes attributes, through the caller's handle if there is one.
     ///
     /// # Errors
     /// Those of chown(2), chmod(2), truncate(2) and utimensat(2).
@@ -225,7 +225,7 @@ pub trait Attributes: View {
         set: &SetAttr,
     ) -> Result<()>;
 
-    /// Usage of the filesystem an inode lives on.
+    /// Usage of the filesystem of an inode.
     ///
     /// # Errors
     /// Those of fstatvfs(3).
@@ -237,13 +237,13 @@ pub trait Xattrs: View {
     /// The value of an extended attribute.
     ///
     /// # Errors
-    /// ENODATA when there is none; ERANGE when it is longer than `room` bytes.
+    /// ENODATA if there is none; ERANGE if it is longer than `room` bytes.
     fn xattr(&self, node: &Self::Node, name: &OsStr, room: usize) -> Result<Vec<u8>>;
 
     /// The length of an extended attribute's value in bytes.
     ///
     /// # Errors
-    /// ENODATA when there is none.
+    /// ENODATA if there is none.
     fn xattr_len(&self, node: &Self::Node, name: &OsStr) -> Result<usize>;
 
     /// The names of all extended attributes, each followed by a zero byte.
@@ -268,11 +268,11 @@ pub trait Xattrs: View {
     /// Removes an extended attribute.
     ///
     /// # Errors
-    /// ENODATA when there is none.
+    /// ENODATA if there is none.
     fn remove_xattr(&self, by: &Actor, node: &Self::Node, name: &OsStr) -> Result<()>;
 }
 
-/// The files of a view that are open.
+/// Opening and closing the files of a view.
 pub trait Files: View {
     /// Opens a regular file with the access, O_APPEND and O_NOATIME of `flags`.
     ///
@@ -284,7 +284,7 @@ pub trait Files: View {
     fn close(&self, open: Arc<Self::Open>);
 }
 
-/// The directories of a view, listed.
+/// Listing the directories of a view.
 pub trait Directories: View {
     /// Opens a directory for listing, with the O_NOATIME of `flags`.
     ///
@@ -292,12 +292,11 @@ pub trait Directories: View {
     /// Those of open(2).
     fn open_dir(&self, node: &Self::Node, flags: OFlags) -> Result<Self::Listing>;
 
-    /// Hands entries from `offset` on to `take` until it says that there is no room for the one offered. True when
-    /// the end was reached. Offset 0 is the beginning, and the offset of an entry leads to what follows it. `.` and `..`
-    /// are entries like others.
+    /// Calls `take` with each entry from `offset` on, until it returns that there is no room for the entry. True at the end of
+    /// the directory. Offset 0 is the beginning. The offset of an entry leads to the next one. `.` and `..` are entries, too.
     ///
     /// # Errors
-    /// Those of getdents64(2), when nothing was handed out before.
+    /// Those of getdents64(2), before the first entry.
     fn list(
         &self,
         listing: &Self::Listing,
@@ -317,7 +316,7 @@ pub trait Directories: View {
     /// Those of fsync(2).
     fn sync_names(&self, dir: &Self::Node) -> Result<()>;
 
-    /// Does `op` on a listing that has its directory open, as this one may not where descriptors are few.
+    /// Runs `op` with a listing that has its directory open. `listing` may not have it open if descriptors are scarce.
     ///
     /// # Errors
     /// Those of open(2) and of `op`.
@@ -332,11 +331,10 @@ pub trait Directories: View {
 
 /// One open of a directory.
 pub trait Listing: HasFlags + Send + Sync {
-    /// The directory's change stamp when it was opened; `None` where the kernel may keep nothing.
+    /// The directory's change stamp when it was opened. `None` if the kernel may not cache the listing.
     fn stamp(&self) -> Option<u64>;
 
-    /// Whether the kernel may show what it remembers of the last listing. It may not where this one is to move the
-    /// directory's access time.
+    /// Whether the kernel may use its cached listing. Not if this listing has to move the directory's access time.
     fn may_be_remembered(&self) -> bool {
         true
     }
@@ -348,7 +346,7 @@ pub trait Listing: HasFlags + Send + Sync {
     fn sync(&self, data_only: bool) -> Result<()>;
 }
 
-/// The bytes of one file as one open sees them: the only way to bytes.
+/// The bytes of one file, through one open. There is no other way to the bytes.
 pub trait Content: HasFlags + Send + Sync {
     /// The attributes of the file; `ino` is not the node id.
     ///
@@ -356,23 +354,23 @@ pub trait Content: HasFlags + Send + Sync {
     /// Those of statx(2).
     fn attr(&self) -> Result<Attr>;
 
-    /// Whether it was opened to write.
+    /// Whether it is open for writing.
     fn is_writable(&self) -> bool;
 
-    /// Whether the kernel may cache bytes of it at all. False where the length says nothing of what a read returns.
+    /// Whether the kernel may cache its bytes. False if the length says nothing about the bytes a read returns.
     fn is_cacheable(&self) -> bool;
 
-    /// What the kernel may keep of what it has cached, now that the file was opened. No pages where the open is to
-    /// move the access time (`moves_atime`) with its first read, and that time is due to move.
+    /// Which parts of its cache the kernel may keep at this open. If the first read of the open `moves_atime`, and the access
+    /// time is due, the kernel keeps no pages.
     ///
     /// # Errors
     /// Those of statx(2).
     fn may_keep(&self, moves_atime: bool) -> Result<MayKeep>;
 
-    /// Lends `lend` up to `len` bytes from `offset` on, fewer at the end of the file. The reader's descriptor has these
-    /// `flags` now: a read with O_DIRECT goes past the kernel's cache, one with O_NOATIME leaves the access time alone.
-    /// Calls `lend` exactly once, before returning. What is lent may be a mapping of a file that others change: it may
-    /// be handed to one system call, and not be looked at.
+    /// Calls `lend` with up to `len` bytes from `offset` on, fewer at the end of the file. `flags` are the present flags of the
+    /// reader's descriptor. A read with O_DIRECT bypasses the kernel's cache, one with O_NOATIME leaves the access time alone.
+    /// `lend` is called exactly once, before `read` returns. The bytes may be in a mapping of a file that others change: they
+    /// may be passed to one system call, and must not be loaded.
     fn read<R>(
         &self,
         offset: u64,
@@ -381,25 +379,26 @@ pub trait Content: HasFlags + Send + Sync {
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R;
 
-    /// Writes, and returns how many bytes were written: fewer than asked for when an error came after them.
+    /// Writes. Returns the number of bytes written: fewer than asked for if an error followed them.
     ///
     /// # Errors
-    /// Those of pwrite(2), when nothing was written; EBADF when the file was opened to read only.
+    /// Those of pwrite(2), if nothing was written; EBADF if the file is open for reading only.
     fn write(&self, write: &Write<'_>) -> Result<usize>;
 
-    /// A descriptor of the file was closed, perhaps not the last one. With `sync` as `sync` does.
+    /// Answers FLUSH: a client has closed a descriptor, perhaps not the last one. With `sync` the bytes are made durable
+    /// before.
     ///
     /// # Errors
-    /// A write that was lost since the file was opened or last synced, however often this is asked.
+    /// A write that was lost since the file was opened or last synced. Each call returns the error.
     fn flush(&self, sync: bool) -> Result<()>;
 
-    /// Makes the bytes durable, and with them the attributes unless `data_only`.
+    /// Makes the bytes durable, and the attributes unless `data_only`.
     ///
     /// # Errors
-    /// Those of fsync(2): a lost write is reported to each open for writing, once.
+    /// Those of fsync(2). A lost write is reported to each open for writing once.
     fn sync(&self, data_only: bool) -> Result<()>;
 
-    /// Allocates, punches or zeroes a range.
+    /// Allocates a range, or makes a hole or zeros of it.
     ///
     /// # Errors
     /// Those of fallocate(2).
@@ -408,20 +407,20 @@ pub trait Content: HasFlags + Send + Sync {
     /// Finds data or a hole.
     ///
     /// # Errors
-    /// ENXIO when there is none from there on.
+    /// ENXIO if there is none behind the offset.
     fn seek(&self, to: Seek) -> Result<u64>;
 
-    /// Copies from another file of the view; returns the bytes copied, perhaps fewer than asked for.
+    /// Copies from another file of the view. Returns the bytes copied, which may be fewer than asked for.
     ///
     /// # Errors
     /// Those of copy_file_range(2).
     fn copy_from(&self, by: &Actor, from: (&Self, u64), offset: u64, len: usize) -> Result<usize>;
 
-    /// Applies what waits to be applied, before the daemon ends.
+    /// Applies times that wait, before the daemon ends.
     fn settle(&self) {}
 
-    /// Has `register` give the kernel the file, which it then serves by itself: the first open decides for all until
-    /// the last one is closed. `None` where the view serves it.
+    /// Starts passthrough: `register` gives the kernel the file. The first open decides for all opens until the last one is
+    /// closed. `None` if the view serves the file.
     fn hand_over<H: Any + Send + Sync>(
         &self,
         _by: &Actor,
@@ -430,27 +429,27 @@ pub trait Content: HasFlags + Send + Sync {
         None
     }
 
-    /// Whether the kernel serves the file by itself.
+    /// Whether the kernel serves the file by passthrough.
     fn is_handed_over(&self) -> bool {
         false
     }
 }
 
-/// What there is no room for.
+/// The resource that an operation lacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
     /// Bytes of a file.
     Bytes,
-    /// Perhaps an inode: there may be none left, where there are blocks.
+    /// Blocks or inodes: there may be no inode left although there are blocks.
     Anything,
 }
 
-/// The inode flags of something that is open: those of lsattr(1), and the extended ones.
+/// Inode flags of an open file or directory: those of lsattr(1), and the extended ones.
 pub trait HasFlags {
     /// The inode flags.
     ///
     /// # Errors
-    /// ENOTTY where the view has none.
+    /// ENOTTY if the view has none.
     fn flags(&self) -> Result<IFlags> {
         Err(Errno::NOTTY)
     }
@@ -458,12 +457,12 @@ pub trait HasFlags {
     /// The extended inode flags.
     ///
     /// # Errors
-    /// ENOTTY where the view has none.
+    /// ENOTTY if the view has none.
     fn extended_flags(&self) -> Result<ExtendedFlags> {
         Err(Errno::NOTTY)
     }
 
-    /// Sets the inode flags; the kernel has checked that the caller may.
+    /// Sets the inode flags. The kernel has checked that the caller may.
     ///
     /// # Errors
     /// Those of ioctl_iflags(2).
@@ -480,12 +479,12 @@ pub trait HasFlags {
     }
 }
 
-/// Runs what comes after a change that took place: once more where it finds something stale, and then that is
-/// EIO. ESTALE would have the kernel do the whole operation again, and want of space or of descriptors mmfs, which then meets
-/// its own change (EEXIST for the caller's own new file).
+/// Runs `work` after a change that has succeeded. On ESTALE it runs once more. ESTALE, ENOSPC, EDQUOT, EMFILE and ENFILE become
+/// EIO. For ESTALE the kernel would do the whole operation again, for the others mmfs would, and find its own change (EEXIST for
+/// the file that it has just created).
 ///
 /// # Errors
-/// Those of `work`, but ESTALE, ENOSPC, EDQUOT, EMFILE and ENFILE.
+/// Those of `work`, with these five as EIO.
 pub fn after_change<T>(work: impl Fn() -> Result<T>) -> Result<T> {
     let outcome = match work() {
         Err(Errno::STALE) => work(),

@@ -4,11 +4,11 @@ use crate::cache::KernelCache;
 use crate::chores::Chores;
 use std::sync::Arc;
 
-/// Where a view reports its changes, given to it when it is opened.
+/// Given to a view when it is opened. The view reports its changes here.
 #[derive(Debug, Clone)]
 pub struct Reporter {
-    /// What the kernel may believe.
+    /// The kernel's cache.
     pub cache: Arc<KernelCache>,
-    /// What is to be done later.
+    /// Work for later.
     pub chores: Chores,
 }

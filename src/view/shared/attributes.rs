@@ -1,4 +1,4 @@
-//! Attributes of the source's inodes: showing and changing them.
+//! Reading and changing attributes of the source's inodes.
 
 use super::content::OpenFile;
 use super::find::Located;
@@ -16,7 +16,7 @@ use rustix::fs::{UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Result;
 use std::os::fd::AsFd;
 
-/// What opening a file for writing takes of its owner.
+/// The owner's permissions that opening for writing requires.
 const OWNER_WRITES: u32 = 0o600;
 
 impl Attributes for Shared {
@@ -42,13 +42,13 @@ impl Attributes for Shared {
         set: &SetAttr,
     ) -> Result<()> {
         let inode = self.locate(node)?;
-        // A request to change nothing is what remains of two things: chown(2) to -1, -1, which takes suid and sgid
-        // from a file of the caller's own, and of a write by anybody, which says so itself once more.
+        // A request without a change has two reasons. One is chown(2) to -1, -1, which clears suid and sgid of a file that the
+        // caller owns. The other is a write by any user, which clears them itself.
         let takes_setid = set.is_nothing() && by.owns(inode.source.stat(inode.as_fd())?.uid);
         self.unchanged_in_bytes(node, &inode, || {
             if set.uid.is_some() || set.gid.is_some() || takes_setid {
                 let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
-                // Whether sgid survives depends on who acts, which else would be whoever this thread served last.
+                // Whether sgid is kept depends on the user. Without this the thread may still act for an earlier one.
                 by.change()?;
                 sys::chownat(&inode, c"", uid, gid, AtFlags::EMPTY_PATH)?;
             }
@@ -88,7 +88,7 @@ impl Shared {
             return open.mapping().resize(size, || sys::ftruncate(&*fd, size));
         }
         by.change()?;
-        // truncate(2) and not ftruncate(2): to the length a file has already, only the latter is a change.
+        // truncate(2) and not ftruncate(2): to the present length, only the latter counts as a change.
         let path = proc_path(inode);
         match self.in_use.mapping(&node.life()) {
             Some(mapping) => mapping.resize(size, || truncate(&path, size)),
@@ -112,7 +112,7 @@ impl Shared {
         })
     }
 
-    /// Runs a change of ours that leaves the bytes alone, so that the kernel's cache of them stays valid.
+    /// Runs a change by mmfs that does not change the bytes, so that the kernel's cached bytes stay valid.
     pub(super) fn unchanged_in_bytes<T>(
         &self,
         node: &Node,
@@ -127,7 +127,7 @@ impl Shared {
         }
         let before = inode.source.stat(inode.as_fd())?.stamp();
         let outcome = change()?;
-        // Without it the kernel's cache is dropped at the next open: no reason to deny a change that took place.
+        // After an error the kernel's cache is dropped at the next open. The change itself has succeeded.
         if let Ok(after) = inode.source.stat(inode.as_fd()) {
             self.moved_by_us(node, before, after.stamp());
         }
@@ -135,7 +135,7 @@ impl Shared {
     }
 }
 
-/// A mount of mmfs's own below the source: an empty directory nobody can write to.
+/// mmfs's own mount below the source: an empty directory without write permission.
 fn own_mount() -> Attr {
     let none = Time::default();
     Attr {

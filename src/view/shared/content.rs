@@ -1,4 +1,4 @@
-//! One open of a file of the source: its bytes, by way of the mapping that all opens of the inode share.
+//! One open of a file of the source. All opens of the inode share its mapping.
 
 use super::node::Node;
 use crate::actor::Actor;
@@ -17,17 +17,17 @@ use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// What one open of a file works through.
+/// The description that one open uses.
 #[derive(Debug)]
 pub(super) enum Access {
-    /// Opened to read: the mapping's description for readers.
+    /// For reading: the mapping's description for readers.
     Shared,
-    /// Opened to read: a description of its own, and its slot unless the mapping has that.
+    /// For reading: a description of its own. The slot is here unless the mapping has it.
     Reader {
         fd: Arc<OwnedFd>,
         _slot: Option<Slot>,
     },
-    /// Opened to write.
+    /// For writing.
     Writer(Writer),
 }
 
@@ -39,11 +39,11 @@ pub struct OpenFile {
     mapping: Arc<Mapping>,
     access: Access,
     opener: Actor,
-    /// Opened with O_NOATIME.
+    /// Whether it was opened with O_NOATIME.
     quiet: bool,
-    /// How it was read so far.
+    /// The pattern of its reads.
     read: ReadPattern,
-    /// How it was written so far.
+    /// The pattern of its writes.
     written: WritePattern,
 }
 
@@ -79,7 +79,7 @@ impl OpenFile {
         &self.opener
     }
 
-    /// What it writes through, where it was opened to write.
+    /// The writer, if it is open for writing.
     pub(super) fn writer(&self) -> Option<&Writer> {
         match &self.access {
             Access::Writer(writer) => Some(writer),
@@ -96,26 +96,26 @@ impl OpenFile {
         }
     }
 
-    /// The description to write, truncate or allocate through; EBADF where it was opened to read.
+    /// The description for writing, truncating and allocating. EBADF if it is open for reading only.
     pub(super) fn writable(&self) -> Result<Arc<OwnedFd>> {
         let writer = self.writer().ok_or(Errno::BADF)?;
         self.mapping.take_up(writer, &self.opener)
     }
 
-    /// Any descriptor on the file, perhaps O_PATH; EBADF when the mapping has none, which its being open rules out.
+    /// Any descriptor on the file, which may be O_PATH. EBADF if the mapping has none, which cannot be while it is open.
     fn any(&self) -> Result<Arc<OwnedFd>> {
         let own = self.writer().and_then(Writer::description);
         own.or_else(|| self.mapping.descriptor()).ok_or(Errno::BADF)
     }
 
-    /// Any description of the file, for what takes more than an O_PATH descriptor.
+    /// Any open file description of the file, where an O_PATH descriptor is not enough.
     fn described(&self) -> Result<Arc<OwnedFd>> {
         let own = self.writer().and_then(Writer::description);
         own.map_or_else(|| self.mapping.shared(), Ok)
     }
 
-    /// Of a file that the kernel serves by itself, clients map the source's own pages: stores move times then of which
-    /// its FUSE knows nothing.
+    /// With passthrough, clients map the source's own pages. Their stores change times that the mount's kernel does not learn
+    /// of, so its attributes are dropped.
     pub(super) fn doubt_times(&self) {
         if self.writer().is_some() && self.mapping.is_handed_over() {
             self.mapping.cache().attributes_changed();
@@ -217,7 +217,7 @@ impl Content for OpenFile {
         len: usize,
     ) -> Result<usize> {
         let (input, output) = (from.described()?, self.writable()?);
-        // Descriptions are O_NOATIME, for all readers. Whether a copy moves the access time is the source's to know.
+        // Descriptions are O_NOATIME, for all readers. The source decides whether a copy moves the access time.
         let plain = (!from.quiet).then(|| reopen(&input, OFlags::RDONLY).ok());
         let input = plain.flatten().map_or(input, Arc::new);
         by.change()?;
@@ -233,15 +233,15 @@ impl Content for OpenFile {
     }
 
     fn settle(&self) {
-        // Another machine may never answer.
+        // A network filesystem may never answer.
         if !self.mapping.is_remote() {
             self.opener.begin();
             self.mapping.apply_times();
         }
     }
 
-    /// The kernel acts as who registers, so that is the opener, without the privilege of leaving suid and sgid alone;
-    /// files that have one are not handed over.
+    /// The kernel reads and writes as the user who registers. So that is the opener, without the privilege to keep suid and
+    /// sgid. A file with such a bit is not passed through.
     fn hand_over<H: Any + Send + Sync>(
         &self,
         by: &Actor,
@@ -249,11 +249,11 @@ impl Content for OpenFile {
     ) -> Option<&H> {
         let mapping = &self.mapping;
         mapping.hand_over(|| {
-            // Another machine would be asked in the name of who opened the file first.
+            // The server would be asked in the name of the first opener.
             if mapping.is_remote() {
                 return None;
             }
-            // One open for writing would keep the source from being executed for as long as anybody reads.
+            // A description opened for writing would keep the source ETXTBSY while anyone reads.
             let reader = match mapping.reader() {
                 Some(reader) => reader,
                 None => Arc::new(reopen(&*mapping.descriptor()?, OFlags::RDONLY).ok()?),
@@ -261,9 +261,9 @@ impl Content for OpenFile {
             if mapping.attr(reader.as_fd()).ok()?.has_setid() {
                 return None;
             }
-            // Reading by itself, the kernel goes by the rule of the mount that the reader lies in.
+            // With passthrough the kernel applies the atime rule of the reader's mount.
             let moves_atime = AtimeRule::of(reader.as_fd()) != AtimeRule::Never;
-            // And where a map allocates, a client's would fill holes.
+            // A client's page fault in a hole would allocate its block.
             if mapping.is_never_accessed() && (moves_atime || mapping.faults_allocate()) {
                 return None;
             }

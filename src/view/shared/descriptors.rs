@@ -1,24 +1,24 @@
-//! Which inodes have a descriptor kept open for them within the budget: a bounded queue with a second chance for those
-//! used since they came to its front (the CLOCK algorithm).
+//! Inodes whose descriptors are kept open within the budget: a queue with a second chance for those used since they last came
+//! to its front (the CLOCK algorithm).
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// What became of a descriptor that was asked to go.
+/// The result of asking for a descriptor to be closed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is closed, was already, or no longer belongs in the queue.
+    /// It is closed, or no longer belongs in the queue.
     Gone,
-    /// It was used lately and stays for another round.
+    /// It was used lately, and stays for another round.
     Used,
 }
 
 #[derive(Debug)]
 pub struct DescriptorBudget<K> {
-    /// Lock order: before any shard of the table of what is in use.
+    /// Lock order: before the shards of `InUse`.
     queue: Mutex<VecDeque<K>>,
-    /// Its length, readable without a lock.
+    /// The length of the queue, readable without a lock.
     length: AtomicUsize,
 }
 
@@ -30,7 +30,7 @@ impl<K: Copy> DescriptorBudget<K> {
         }
     }
 
-    /// Adds a node that has just been given a descriptor; others go, so that no more than `budget` stay.
+    /// Adds an inode that was just given a descriptor. Closes others, so that at most `budget` stay.
     pub fn insert(&self, id: K, budget: usize, close: impl Fn(K) -> Verdict) {
         self.change(|queue| {
             queue.push_back(id);
@@ -48,7 +48,7 @@ impl<K: Copy> DescriptorBudget<K> {
         self.change(|queue| evict(queue, 0, close));
     }
 
-    /// Closes half of what is open; false when there was nothing.
+    /// Closes half of the descriptors. False if there were none.
     pub fn shrink(&self, close: impl Fn(K) -> Verdict) -> bool {
         self.change(|queue| {
             let before = queue.len();
@@ -74,7 +74,7 @@ fn evict<K>(queue: &mut VecDeque<K>, keep: usize, close: impl Fn(K) -> Verdict)
 where
     K: Copy,
 {
-    // Two rounds at most: the first takes the second chances away.
+    // Two rounds at most: the first one ends the second chances.
     let mut tries = 2 * queue.len();
     while queue.len() > keep && tries > 0 {
         tries -= 1;

@@ -1,4 +1,4 @@
-//! From a node to its inode: by a descriptor that is kept open, by its exported handle, or by its name.
+//! Finds the inode of a node: by a descriptor kept open, by its exported handle, or by its name.
 
 use super::node::{Life, Locator, Node};
 use super::view::Shared;
@@ -11,14 +11,14 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// An inode that can be worked on.
+/// An inode with a descriptor.
 #[derive(Debug, Clone)]
 pub struct Located {
     /// A descriptor on it, O_PATH or better.
     pub fd: Arc<OwnedFd>,
     /// Its filesystem.
     pub source: Arc<SourceDir>,
-    /// Its mapping, while somebody has it open.
+    /// Its mapping, while it is open.
     pub mapping: Option<Arc<Mapping>>,
 }
 
@@ -29,18 +29,18 @@ impl AsFd for Located {
 }
 
 impl Shared {
-    /// An inode to work on.
+    /// Finds the inode of a node.
     ///
     /// # Errors
-    /// ESTALE when it cannot be found any more, EPERM for a mount of mmfs's own.
+    /// ESTALE if it is gone, EPERM for mmfs's own mount.
     pub fn locate(&self, node: &Node) -> Result<Located> {
         self.reach(node, Errno::PERM)
     }
 
-    /// A directory to look names up in.
+    /// Finds a directory, to look up names in.
     ///
     /// # Errors
-    /// ENOENT for a mount of mmfs's own, which is shown empty; ESTALE when it is gone.
+    /// ENOENT for mmfs's own mount, which is shown empty; ESTALE if it is gone.
     pub fn directory(&self, node: &Node) -> Result<Located> {
         self.reach(node, Errno::NOENT)
     }
@@ -51,7 +51,7 @@ impl Shared {
         }
         let source = self.source_of(node)?;
         let (fd, mapping) = self.in_use.take_up(&node.life());
-        // The mapping may be waiting for its file with its own lock held: it is asked outside ours.
+        // Called without the lock of `in_use`: the mapping may wait for its file with its own lock held.
         let held = fd.or_else(|| mapping.as_ref().and_then(|m| m.descriptor()));
         let fd = match held {
             Some(fd) => fd,
@@ -64,10 +64,10 @@ impl Shared {
         })
     }
 
-    /// The filesystem an inode lives on.
+    /// The filesystem of an inode.
     ///
     /// # Errors
-    /// EPERM for a mount of mmfs's own.
+    /// EPERM for mmfs's own mount.
     pub fn source_of(&self, node: &Node) -> Result<Arc<SourceDir>> {
         if node.kind() == Kind::OwnMount {
             return Err(Errno::PERM);
@@ -76,10 +76,10 @@ impl Shared {
         self.sources.at(index).ok_or(Errno::STALE)
     }
 
-    /// Opens an inode with an open file description of its own.
+    /// Opens an inode. The result is a new open file description.
     ///
     /// # Errors
-    /// ESTALE when it cannot be found any more; those of open(2).
+    /// ESTALE if the inode is gone; those of open(2).
     pub fn open_inode(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
         match node.locator() {
             Locator::Exported(handle) if self.in_use.is_idle(&node.life()) => {
@@ -93,14 +93,14 @@ impl Shared {
         }
     }
 
-    /// As `open_inode`, an inode that was located. `flags` may be O_PATH.
+    /// As `open_inode`, for an inode already found. `flags` may be O_PATH.
     ///
     /// # Errors
     /// Those of open(2).
     pub fn open_again(&self, node: &Node, located: &Located, flags: OFlags) -> Result<OwnedFd> {
         let source = &located.source;
         self.in_use.with_room(|| match node.locator() {
-            // A clone of the mount finds it by its handle fastest.
+            // Opening by handle is the fastest way into a clone of the mount.
             Locator::Exported(handle) if source.is_read_only() => {
                 source.open_exported(handle, flags)
             }
@@ -108,8 +108,8 @@ impl Shared {
         })
     }
 
-    /// An exported handle did not lead to its inode: should the inode ever have been taken for another, the kernel's
-    /// next lookup sets that right.
+    /// An exported handle did not lead to its inode. The node may have been taken for another inode's, so the kernel's next
+    /// lookup checks it.
     fn doubt_if_stale(&self, node: &Node, errno: Errno) {
         if errno == Errno::STALE {
             self.nodes.update(node, Node::doubt);
@@ -118,7 +118,7 @@ impl Shared {
 
     fn find_again(&self, source: &SourceDir, node: &Node) -> Result<Arc<OwnedFd>> {
         let fd = match node.locator() {
-            // An exported handle opens the inode it was made of, in that life, or nothing.
+            // An exported handle opens its inode in that life, or fails.
             Locator::Exported(handle) => {
                 let fd = self.in_use.with_room(|| source.find_exported(handle));
                 Arc::new(fd.inspect_err(|&errno| self.doubt_if_stale(node, errno))?)
@@ -131,9 +131,8 @@ impl Shared {
         Ok(fd)
     }
 
-    /// Goes up to the nearest ancestor that has a descriptor or a handle, then down name by name: without
-    /// recursion, for a tree may be deeper than a stack, and names remembered across renames behind the
-    /// mount may run in a circle.
+    /// Goes up to the nearest ancestor with a descriptor or a handle, then down name by name. It is not recursive, because a
+    /// tree may be deeper than a stack. Names recorded across renames behind the mount may form a circle.
     fn find_by_name(&self, parent: u64, name: &OsStr, life: Life) -> Result<Arc<OwnedFd>> {
         let mut way = vec![(Arc::from(name), life)];
         let (mut at, mut passed) = (parent, HashSet::new());
@@ -165,7 +164,7 @@ impl Shared {
     }
 }
 
-/// A name that vanished makes the inode known by it stale, not absent.
+/// If the name is gone, the inode is stale: ESTALE instead of ENOENT.
 fn stale_if_absent(errno: Errno) -> Errno {
     if errno == Errno::NOENT {
         Errno::STALE

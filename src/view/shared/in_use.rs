@@ -1,6 +1,6 @@
-//! Inodes that have a descriptor or a mapping of ours: those somebody has open, directories within the budget, what is about
-//! to be used and might be replaced before, and what could not be found again. All others are found again by their place
-//! when they are needed.
+//! Inodes that mmfs holds a descriptor or a mapping of. These are open files, directories within the budget, inodes that a
+//! request is about to use and that might be removed before, and inodes that could not be found again. All others are found by
+//! their node when needed.
 
 use super::descriptors::{DescriptorBudget, Verdict};
 use super::node::Life;
@@ -17,28 +17,28 @@ use std::sync::{Arc, Weak};
 
 const SHARDS: usize = 32;
 
-/// What is held of one inode.
+/// The descriptor and mapping held of one inode.
 #[derive(Debug, Default)]
 struct Held {
     descriptor: Option<Arc<OwnedFd>>,
-    /// Where the descriptor is the only way back to the inode.
+    /// The slot, if the descriptor is the only way back to the inode.
     slot: Option<Slot>,
-    /// The descriptor is the only way back to the inode.
+    /// Whether the descriptor is the only way back to the inode.
     only_way: bool,
-    /// Whether the descriptor is kept for a moment only.
+    /// Set if the descriptor is kept for a moment only.
     moment: Option<Moment>,
-    /// Used since the budget last asked.
+    /// Whether it was used since the budget last asked.
     used: bool,
-    /// Alive while somebody has the inode open.
+    /// Alive while the inode is open.
     mapping: Weak<Mapping>,
 }
 
-/// How far a moment has gone.
+/// The age of a descriptor that is kept for a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
-    /// It began after moments were last looked at.
+    /// Kept since the last call of `end_moments`.
     New,
-    /// It is over when moments are looked at next.
+    /// Closed at the next call.
     Ending,
 }
 
@@ -66,22 +66,21 @@ impl Held {
     }
 }
 
-/// All inodes that something is held of.
+/// All inodes that mmfs holds something of.
 #[derive(Debug)]
 pub struct InUse {
-    /// Lock order: a shard is taken after the budget's lock or without it, and before the node table's; never two
-    /// shards at once.
+    /// Lock order: with or without the budget's lock held, before the node table's shards. Never two shards at once.
     shards: [Mutex<HashMap<Life, Held>>; SHARDS],
     hasher: RandomState,
     descriptors: Arc<Descriptors>,
     budget: DescriptorBudget<Life>,
-    /// Inodes kept for a moment, each once: a second entry would end it early. Nothing else is taken with it held.
+    /// Inodes kept for a moment, each once: a second entry would end its moment early. Nothing else is taken with it held.
     moments: Mutex<HashSet<Life>>,
-    /// Threads that are about to close the last that is held of an inode: the source may free it then.
+    /// How many threads are about to close the last descriptor of an inode. The source may free the inode then.
     freeing: AtomicUsize,
 }
 
-/// A thread that is about to close something, until dropped.
+/// Counts a thread in `InUse::freeing` until it is dropped.
 struct Freeing<'a>(&'a AtomicUsize);
 
 impl<'a> Freeing<'a> {
@@ -98,7 +97,7 @@ impl Drop for Freeing<'_> {
 }
 
 impl InUse {
-    /// Nothing yet. What could be found again is kept as far as `descriptors` has room.
+    /// An empty table. Descriptors that can be opened again are kept as far as `descriptors` has room.
     pub fn new(descriptors: Arc<Descriptors>) -> Self {
         InUse {
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -110,17 +109,17 @@ impl InUse {
         }
     }
 
-    /// A descriptor's place for a file that is about to be opened.
+    /// A slot for a file that is about to be opened.
     ///
     /// # Errors
-    /// ENFILE when open files have all they may have.
+    /// ENFILE if open files have taken their share.
     pub fn slot_for_file(&self) -> Result<Slot> {
         let slot = self.descriptors.for_file()?;
         self.give_way();
         Ok(slot)
     }
 
-    /// A descriptor's place for a directory that is about to be listed; `None` when there is none left.
+    /// A slot for a directory that is about to be listed. `None` if there is none left.
     pub fn slot_for_listing(&self) -> Option<Slot> {
         let slot = self.descriptors.for_listing()?;
         self.give_way();
@@ -139,7 +138,7 @@ impl InUse {
         }
     }
 
-    /// What is at hand of an inode that is about to be worked on.
+    /// The descriptor and the mapping of an inode that is about to be used.
     pub fn take_up(&self, life: &Life) -> (Option<Arc<OwnedFd>>, Option<Arc<Mapping>>) {
         match self.shard(life).get_mut(life) {
             Some(held) => {
@@ -150,17 +149,17 @@ impl InUse {
         }
     }
 
-    /// The descriptor kept open for an inode.
+    /// The descriptor kept for an inode.
     pub fn descriptor(&self, life: &Life) -> Option<Arc<OwnedFd>> {
         self.shard(life).get(life)?.descriptor.clone()
     }
 
-    /// The mapping of an inode that somebody has open.
+    /// The mapping of an inode, if it is open.
     pub fn mapping(&self, life: &Life) -> Option<Arc<Mapping>> {
         self.shard(life).get(life)?.mapping.upgrade()
     }
 
-    /// Whether nothing is at hand of an inode.
+    /// Whether mmfs holds nothing of an inode.
     pub fn is_idle(&self, life: &Life) -> bool {
         self.shard(life).get(life).is_none_or(Held::is_idle)
     }
@@ -177,8 +176,8 @@ impl InUse {
         }
     }
 
-    /// Keeps `fd` open within the budget and for a moment, unless the inode has a descriptor that is kept for longer.
-    /// Says whether it is the only one: then somebody has to end its moment (`end_moments`).
+    /// Keeps `fd` open within the budget and for a moment, unless the inode has a descriptor that is kept for longer. Returns
+    /// whether it is the only one: the caller then has to see that `end_moments` is called.
     pub fn keep_for_a_moment(&self, life: Life, fd: Arc<OwnedFd>) -> bool {
         let mut shard = self.shard(&life);
         let held = shard.entry(life).or_default();
@@ -195,7 +194,7 @@ impl InUse {
         moments.insert(life) && moments.len() == 1
     }
 
-    /// Ends moments that have lasted since this was last called. Says whether there are others.
+    /// Closes the descriptors whose moment began before the previous call. Returns whether others are left.
     pub fn end_moments(&self) -> bool {
         let before = std::mem::take(&mut *self.moments.lock());
         let lasting: Vec<_> = before.into_iter().filter(|life| self.lasts(life)).collect();
@@ -204,7 +203,7 @@ impl InUse {
         !moments.is_empty()
     }
 
-    /// Whether the moment of an inode has only begun. If not, its descriptor goes.
+    /// Whether the moment of an inode began after the previous call of `end_moments`. If not, closes its descriptor.
     fn lasts(&self, life: &Life) -> bool {
         let mut shard = self.shard(life);
         let Some(held) = shard.get_mut(life) else {
@@ -220,12 +219,12 @@ impl InUse {
             shard.remove(life);
         }
         drop(shard);
-        drop(over); // closed outside the lock
+        drop(over); // Closed without the lock.
         false
     }
 
-    /// Keeps `fd`, or what the inode is open by, until the inode is forgotten. Where there are too many such, whoever
-    /// stands on it without having it open finds it stale.
+    /// Keeps `fd`, or the descriptor that the inode is open by, until the inode is forgotten. If there are too many of these,
+    /// requests for an inode that is not open fail with ESTALE.
     pub fn keep_for_good(&self, life: Life, fd: Arc<OwnedFd>) {
         let mut shard = self.shard(&life);
         let held = shard.entry(life).or_default();
@@ -235,7 +234,7 @@ impl InUse {
         }
     }
 
-    /// The mapping of an inode, made by `make` when nobody has the inode open.
+    /// The mapping of an inode. `make` makes it if the inode is not open.
     pub fn open(&self, life: &Life, make: impl FnOnce() -> Arc<Mapping>) -> Arc<Mapping> {
         let mut shard = self.shard(life);
         let held = shard.entry(*life).or_default();
@@ -247,7 +246,7 @@ impl InUse {
         mapping
     }
 
-    /// Gives back a mapping. `closing` is called unless another one has taken its place.
+    /// Drops a mapping. Calls `closing` unless another mapping has replaced it.
     pub fn close(&self, life: &Life, mapping: Arc<Mapping>, closing: impl FnOnce(&Mapping)) {
         let _freeing = Freeing::begin(&self.freeing);
         let mut shard = self.shard(life);
@@ -265,10 +264,10 @@ impl InUse {
             }
         }
         drop(shard);
-        drop(mapping); // the windows go here, outside the lock
+        drop(mapping); // The windows are unmapped here, without the lock.
     }
 
-    /// The kernel has forgotten the inode, unless it is `known_again` by now: what was held since then stays.
+    /// The kernel has forgotten the inode, so its descriptor is closed. It stays if the inode is `known_again`.
     pub fn forget_unless(&self, life: &Life, known_again: impl FnOnce() -> bool) {
         let mut shard = self.shard(life);
         let Some(held) = shard.get_mut(life) else {
@@ -284,25 +283,25 @@ impl InUse {
             shard.remove(life);
         }
         drop(shard);
-        drop(descriptor); // closed outside the lock
+        drop(descriptor); // Closed without the lock.
     }
 
-    /// How many threads are about to close the last that is held of an inode.
+    /// How many threads are about to close the last descriptor of an inode.
     pub fn freeing(&self) -> usize {
         self.freeing.load(SeqCst)
     }
 
-    /// Whether anything is held of an inode.
+    /// Whether mmfs holds anything of an inode.
     pub fn holds(&self, life: &Life) -> bool {
         !self.is_idle(life)
     }
 
-    /// Closes all descriptors that can be had again.
+    /// Closes all descriptors that can be opened again.
     pub fn close_idle(&self) {
         self.budget.clear(|life| self.give_up(&life));
     }
 
-    /// The inodes that are held although they have no name any more, and whether they have blocks.
+    /// Inodes that are held although they have no name, and whether each has blocks.
     pub fn removed(&self) -> HashMap<Life, bool> {
         type Of = (Life, Option<Arc<OwnedFd>>, Option<Arc<Mapping>>);
         let of_shard = |shard: &Mutex<HashMap<Life, Held>>| -> Vec<Of> {
@@ -312,7 +311,7 @@ impl InUse {
                 .collect()
         };
         let look = |(life, descriptor, mapping): Of| {
-            // A mapping may wait for its file with its own lock held: it is asked outside ours.
+            // A mapping may wait for its file with its own lock held. So it is asked without the lock of the shard.
             let stat = fstat(descriptor.or_else(|| mapping?.descriptor())?).ok()?;
             (stat.st_nlink == 0).then_some((life, stat.st_blocks > 0))
         };
@@ -320,11 +319,11 @@ impl InUse {
         all.filter_map(look).collect()
     }
 
-    /// The mappings of all files that are open.
+    /// The mappings of all open files.
     pub fn mappings(&self) -> Vec<Arc<Mapping>> {
         let of_shard = |shard: &Mutex<HashMap<Life, Held>>| -> Vec<_> {
             let mut shard = shard.lock();
-            // A mapping that somebody else looked at when it was closed has left its entry behind.
+            // An entry stays if another thread held its mapping when it was closed.
             shard.retain(|_, held| !held.is_idle());
             let open = shard.values().filter_map(|held| held.mapping.upgrade());
             open.collect()
@@ -332,7 +331,7 @@ impl InUse {
         self.shards.iter().flat_map(of_shard).collect()
     }
 
-    /// Gives the memory of entries that are gone back.
+    /// Returns memory of removed entries to the system.
     pub fn trim(&self) {
         for shard in &self.shards {
             let mut shard = shard.lock();
@@ -342,7 +341,7 @@ impl InUse {
         }
     }
 
-    /// Runs `call`; when descriptors have run out, closes some that can be had again and runs it again.
+    /// Runs `call`. If descriptors have run out, closes some that can be opened again, and runs it again.
     ///
     /// # Errors
     /// Those of `call`.
@@ -356,7 +355,7 @@ impl InUse {
         }
     }
 
-    /// Closes the descriptor of an inode, unless it was used since it was last asked for.
+    /// Closes the descriptor of an inode, unless it was used since the last call.
     fn give_up(&self, life: &Life) -> Verdict {
         let mut shard = self.shard(life);
         let Some(held) = shard.get_mut(life) else {

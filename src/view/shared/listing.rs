@@ -1,4 +1,4 @@
-//! Directories of the source, listed.
+//! Listing directories of the source.
 
 use super::node::{Key, Node};
 use super::stream::{Held, OpenDir, Stream};
@@ -15,7 +15,7 @@ impl Directories for Shared {
     fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
         let own_mount = node.kind() == Kind::OwnMount;
         let is_cloned = !own_mount && self.source_of(node)?.is_read_only();
-        // In a clone it has another descriptor.
+        // With a clone a stream has two descriptors.
         let slots = [true, is_cloned].map(|more| more.then(|| self.in_use.slot_for_listing()));
         let lacks = slots.iter().any(|slot| matches!(slot, Some(None)));
         let held = match own_mount {
@@ -63,7 +63,7 @@ impl Directories for Shared {
             return op(listing);
         };
         let stream = self.open_stream(&self.nodes.get(listing.node())?, *flags)?;
-        let slots = Default::default(); // Out of the reserve, as what any request opens.
+        let slots = Default::default(); // From the reserve, like the descriptors of any request.
         op(&OpenDir::new(listing.node(), Held::Stream(stream), slots))
     }
 
@@ -77,7 +77,7 @@ impl Shared {
     fn open_stream(&self, node: &Node, flags: OFlags) -> Result<Stream> {
         let dir = self.locate(node)?;
         let flags = flags & OFlags::NOATIME | OFlags::RDONLY | OFlags::DIRECTORY;
-        // Through its descriptor: the name "." inside takes permission to search.
+        // By descriptor, because opening "." requires search permission.
         let open = |flags| self.open_again(node, &dir, flags);
         let quiet = self.context.no_atime || flags.contains(OFlags::NOATIME);
         let fd = match self.context.no_atime {
@@ -88,7 +88,7 @@ impl Shared {
         Stream::new(fd, dir.source, dir.fd, quiet, positions)
     }
 
-    /// The root's parent lies outside, and is shown as the root itself.
+    /// The inode number of an entry. The root's parent lies outside of the view, and is shown as the root.
     fn listed_number(&self, dir: u64, source: &SourceDir, ino: u64, name: &OsStr) -> u64 {
         if dir == ROOT && name == ".." {
             return ROOT;

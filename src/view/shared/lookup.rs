@@ -1,4 +1,4 @@
-//! Names found in directories of the source.
+//! Looking up names in directories of the source.
 
 use super::node::{Key, Node};
 use super::view::Shared;
@@ -17,7 +17,7 @@ impl Shared {
     /// Finds `name` through a descriptor on the directory `parent`, which lies on `source`.
     ///
     /// # Errors
-    /// ENOENT when there is none; the others of openat(2).
+    /// ENOENT if there is none; the others of openat(2).
     pub fn lookup_in(
         &self,
         dir: BorrowedFd<'_>,
@@ -29,7 +29,7 @@ impl Shared {
             if let Some(place) = self.recognize(source, &attr) {
                 return Ok(self.with_times(Found::seen(place, attr, Seen::Recognized)));
             }
-            // Nothing holds what was only looked at: where its number means another inode by now, look again.
+            // The inode is not held. If the table has another inode with its number, it is looked up again and held.
             let seen = source.confirm(dir, name, attr);
             if let Some(inode) = seen {
                 let place = Node::new(&inode, parent, name);
@@ -41,7 +41,7 @@ impl Shared {
         self.lookup_held(dir, parent, name)
     }
 
-    /// As `lookup_in`; what is found is held open.
+    /// As `lookup_in`, and the inode found is held open.
     ///
     /// # Errors
     /// Those of `lookup_in`.
@@ -55,8 +55,8 @@ impl Shared {
         Ok(self.with_times(self.met(inode, parent, name)))
     }
 
-    /// An inode that is remembered in the very state just seen, which no other life of its number can have been born
-    /// in (see `Node::confirmed`).
+    /// The node whose recorded state equals `attr`. No other inode with its number can have been created in that state (see
+    /// `Node::confirmed`).
     fn recognize(&self, source: &SourceDir, attr: &Attr) -> Option<Node> {
         let key = Key {
             source: source.index,
@@ -71,28 +71,28 @@ impl Shared {
         self.nodes.with(id, confirmed).ok().flatten()
     }
 
-    /// Whether another life of the inode's number is remembered.
+    /// Whether the table has another inode with this number.
     fn contradicts(&self, place: &Node) -> bool {
         let id = self.nodes.number(place.life().key);
         self.nodes.with(id, |known| known != place).unwrap_or(false)
     }
 
-    /// What was just met as `name` in `parent`. Of a directory the descriptor is kept within the budget.
+    /// The inode just found as `name` in `parent`. A directory's descriptor is kept within the budget.
     pub fn met(&self, inode: Inode, parent: u64, name: &OsStr) -> Found<Node> {
         let place = Node::new(&inode, parent, name);
         let attr = inode.attr;
         let Some(fd) = inode.fd else {
             return Found::seen(place, attr, Seen::Glimpsed);
         };
-        // A descriptor kept on another filesystem would keep it from being unmounted.
+        // A descriptor on another filesystem would keep that one from being unmounted.
         if place.is_dir() && inode.source.index == 0 {
             self.in_use.keep(place.life(), fd.clone());
         }
         Found::held(place, attr, fd)
     }
 
-    /// Applies times that wait, for attributes are about to be shown; and of a file that clients may have stored into,
-    /// the mapping has to know which are.
+    /// Applies times that wait, because attributes are about to be shown. If clients may have stored into the file, the mapping
+    /// also gets its attributes.
     fn with_times(&self, mut found: Found<Node>) -> Found<Node> {
         if found.place.kind() == Kind::OwnMount {
             return found;

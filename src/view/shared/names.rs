@@ -1,4 +1,4 @@
-//! Names of the source: finding, making, moving and removing them.
+//! Looking up, creating, renaming and removing names of the source.
 
 use super::content::OpenFile;
 use super::find::Located;
@@ -81,7 +81,8 @@ impl Names for Shared {
             other => Arc::new(other?),
         };
         if flags.contains(OFlags::NOATIME) {
-            // Opened with the flag, a file that came to belong to somebody else would be made and refused.
+            // Set after opening: with O_NOATIME, openat(2) would create a file that gets another owner, and then refuse to open
+            // it.
             let _ = sys::fcntl_setfl(&fd, access | OFlags::NOATIME);
         }
         let inode = after_change(|| self.sources.identify(fd.clone()))?;
@@ -135,7 +136,7 @@ impl Names for Shared {
     fn read_link(&self, node: &Node) -> Result<Vec<u8>> {
         let link = self.locate(node)?;
         let target = match link.source.is_read_only() {
-            // readlink(2) moves the access time; there is no O_NOATIME for it.
+            // readlink(2) moves the access time, and has no O_NOATIME.
             true => sys::readlinkat(self.open_again(node, &link, OFlags::PATH)?, c"", Vec::new()),
             false => sys::readlinkat(&link, c"", Vec::new()),
         };
@@ -149,9 +150,9 @@ impl Shared {
         after_change(|| self.lookup_in(dir.as_fd(), &dir.source, id, name))
     }
 
-    /// Runs `change`, which removes or replaces `name` in `dir`, and keeps the inode of that name afterwards for
-    /// as long as the kernel knows it: somebody may stand on it, and its number must not come to mean another
-    /// file while the kernel still means this one.
+    /// Runs `change`, which removes or replaces `name` in `dir`. Keeps the inode of that name afterwards, until the kernel
+    /// forgets it. A process may have it as its working directory, and its number must not mean another file while the kernel
+    /// uses it.
     fn keep_reachable(
         &self,
         dir: &Located,
@@ -176,15 +177,15 @@ impl Shared {
         if inode.attr.nlink <= 1 || inode.attr.is_dir() {
             self.in_use.keep_for_good(known.life(), fd);
             self.room.removed();
-            // If the kernel has forgotten it meanwhile, it does not say so again.
+            // The kernel may have forgotten it meanwhile. It does not send FORGET again.
             self.forget(&known);
         } else if matches!(known.locator(), Locator::Named { .. }) {
-            // Looking up another of its names finds it again, so this one counts among those that may go.
+            // It can be found by another of its names, so the budget may close the descriptor.
             self.in_use.keep(known.life(), fd);
         }
     }
 
-    /// Learns the new name of an inode that was found by its old one.
+    /// Records the new name of an inode that is found by name.
     fn renamed(&self, dir: &Located, (parent, name): Name<'_, Node>) {
         if dir.source.by_handle {
             return;

@@ -1,4 +1,4 @@
-//! What finds an inode of the source again: its number, its life, and a handle or a name.
+//! Nodes: plain data to find an inode of the source again, by its number, its life, and a handle or a name.
 
 use crate::attr::Attr;
 use crate::inode::{ENCODED, LOW_BITS, Place, ROOT};
@@ -9,27 +9,27 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// An inode number within one of the source's filesystems.
+/// An inode number on one of the source's filesystems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// `SourceDir::index`; `OWN_MOUNTS` for mounts of mmfs's own, numbered by device.
+    /// `SourceDir::index`, or `OWN_MOUNTS` for mmfs's own mounts, which are numbered by device.
     pub source: u32,
-    /// The number there.
+    /// The inode number there.
     pub ino: u64,
 }
 
 const OWN_MOUNTS: u32 = u32::MAX;
 
-/// The prefix of their numbers.
+/// The prefix of the numbers of mmfs's own mounts.
 const OWN_PREFIX: u64 = 0x7ffe;
 
 /// One life of an inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Life {
     pub key: Key,
-    /// `source::Inode::life`.
+    /// See `source::Inode::life`.
     pub life: u64,
-    /// Where generations cannot tell (overlayfs), at least a FIFO is never opened for a file.
+    /// Where `life` is constant (overlayfs), the type at least keeps a FIFO from being opened as a file.
     pub kind: Kind,
 }
 
@@ -53,31 +53,31 @@ impl Life {
     }
 }
 
-/// How an inode is found again without a descriptor.
+/// How to find an inode again without a descriptor.
 #[derive(Debug, Clone)]
 pub enum Locator {
-    /// By its exported handle, whatever its names.
+    /// By its exported handle, independent of its names.
     Exported(ExportedHandle),
-    /// By the name it was last met under, its identity checked. The parent is a node id.
+    /// By the name it was last found under. Its identity is then checked. The parent is a node id.
     Named { parent: u64, name: Arc<OsStr> },
 }
 
-/// An inode of the source: plain data that finds it again.
+/// An inode of the source, as plain data to find it again.
 #[derive(Debug, Clone)]
 pub struct Node {
     life: Life,
     locator: Locator,
-    /// The time of its last change, in nanoseconds since the epoch, when its exported handle was last seen; 0 where that
-    /// was just then, or on a whole second, as with filesystems that count in seconds. Whoever is given the number of
-    /// this inode later is stamped with a later tick of the clock, so the same time of change means the same inode
-    /// without asking for the handle. Were the clock set back to that very tick, opening by handle would find out.
+    /// The time of the inode's last change when its exported handle was last read, in nanoseconds since the epoch. 0 if that
+    /// time was too recent, or a whole second, as on filesystems that record seconds. A later inode with this number gets a
+    /// later timestamp. So an equal time of change means the same inode, and the handle need not be read. If the clock was set
+    /// back to that tick, opening by handle fails.
     confirmed: i64,
 }
 
-/// Longer than any tick of timestamps, FAT's two seconds included, and than looking at an inode takes.
+/// Longer than any granularity of timestamps, also FAT's two seconds, plus the time to read attributes.
 const LONGEST_TICK: Duration = Duration::from_secs(3);
 
-/// Whether a time lies so far back that what happens from now on is stamped later.
+/// Whether a time is so long ago that later changes get a later timestamp.
 fn is_past(nanoseconds: i64) -> bool {
     let now = UNIX_EPOCH.elapsed().unwrap_or_default();
     now.checked_sub(LONGEST_TICK)
@@ -85,7 +85,7 @@ fn is_past(nanoseconds: i64) -> bool {
 }
 
 impl Node {
-    /// The inode that was met as `name` in the directory with node id `parent`.
+    /// The inode found as `name` in the directory with node id `parent`.
     pub(super) fn new(inode: &Inode, parent: u64, name: &OsStr) -> Self {
         let handle = inode.handle.as_ref().filter(|_| inode.source.by_handle);
         let confirmed = match handle {
@@ -106,12 +106,12 @@ impl Node {
         }
     }
 
-    /// The life it is in.
+    /// Its number and life.
     pub(super) fn life(&self) -> Life {
         self.life
     }
 
-    /// What it is to us.
+    /// How mmfs shows it.
     pub(super) fn kind(&self) -> Kind {
         self.life.kind
     }
@@ -121,18 +121,17 @@ impl Node {
         self.life.kind == Kind::Source(FileType::Directory)
     }
 
-    /// How it is found again.
+    /// How to find it again.
     pub(super) fn locator(&self) -> &Locator {
         &self.locator
     }
 
-    /// Its exported handle has led nowhere: it is looked at more closely next time.
+    /// Its exported handle failed, so the next lookup reads the handle again.
     pub(super) fn doubt(&mut self) {
         self.confirmed = 0;
     }
 
-    /// Whether `attr`, of the inode numbered `key`, shows this one in the state in which its exported handle was last
-    /// seen, long enough after.
+    /// Whether `attr`, of the inode with the number `key`, proves that it is this inode: its time of change is `confirmed`.
     pub(super) fn is_confirmed_by(&self, key: Key, attr: &Attr) -> bool {
         self.life.key == key
             && self.life.kind == Kind::Source(attr.kind())
@@ -140,7 +139,7 @@ impl Node {
             && attr.ctime.nanoseconds() == Some(self.confirmed)
     }
 
-    /// It was met as `name` in the directory with node id `parent`.
+    /// It was found as `name` in the directory with node id `parent`.
     pub(super) fn renamed(&mut self, parent: u64, name: &OsStr) {
         match &mut self.locator {
             Locator::Named { parent: p, name: n } if *p != parent || **n != *name => {
@@ -151,7 +150,7 @@ impl Node {
     }
 }
 
-/// What `Node::confirmed` is for an inode with these attributes, whose exported handle was just seen.
+/// `Node::confirmed` for an inode with these attributes, whose exported handle was just read.
 fn confirmed_at(attr: &Attr) -> i64 {
     let changed = attr.ctime.nanoseconds();
     changed
@@ -159,7 +158,7 @@ fn confirmed_at(attr: &Attr) -> i64 {
         .unwrap_or(0)
 }
 
-/// The same inode in the same life.
+/// Equal: the same inode in the same life.
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {
         let same_handle = match (&self.locator, &other.locator) {
@@ -185,7 +184,7 @@ impl Place for Node {
 
     fn found_again(&mut self, found: Self) {
         match (&self.locator, &found.locator) {
-            // Its handle could not be had this time.
+            // Its handle could not be read this time.
             (Locator::Exported(_), Locator::Named { .. }) => self.confirmed = 0,
             _ => *self = found,
         }
@@ -199,7 +198,7 @@ impl Place for Node {
 ///  ┌───┬────────────┬──────────────────────┐
 ///  │ 0 │            source's ino           │  first filesystem, ino above 1
 ///  │ 1 │ filesystem │      source's ino    │  others, ino below 2^48
-///  │ 1 │   0x7fff   │       counter        │  aliases: whatever does not fit
+///  │ 1 │   0x7fff   │       counter        │  aliases: all others
 ///  └───┴────────────┴──────────────────────┘
 /// ```
 pub fn plain_number(root_ino: u64, key: Key) -> Option<u64> {

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a close is waited for, and how often is looked for it.
+/// How long an open waits for a close, and how often it checks.
 const CLOSING: Duration = Duration::from_millis(20);
 const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
@@ -23,7 +23,7 @@ impl Files for Shared {
     fn open(&self, by: &Actor, node: &Node, flags: OFlags) -> Result<OpenFile> {
         let source = self.source_of(node)?;
         if flags & OFlags::RWMODE != OFlags::RDONLY {
-            // Whoever cannot be acted for cannot write: better to hear of it now than when a mapping is written back.
+            // If the thread cannot act for the user, no write can succeed. The open fails instead of a later writeback.
             by.change()?;
             self.await_close_of_handed_over(node);
             let slot = self.in_use.slot_for_file()?;
@@ -31,7 +31,7 @@ impl Files for Shared {
             let fd = (Arc::new(fd), access, slot);
             return Ok(self.opened(by, node, &source, fd, flags));
         }
-        // On a read-only clone of the mount all do.
+        // On a read-only clone all descriptions leave access times alone.
         let asked = match source.is_read_only() {
             true => OFlags::empty(),
             false => flags & OFlags::NOATIME,
@@ -67,7 +67,7 @@ impl Files for Shared {
             mapping.close_writer(writer);
         }
         drop(open);
-        // With the last open, what is known of the kernel's cache is remembered with the node.
+        // At the last close the node table gets the state of the kernel's cache.
         self.in_use.close(&node.life(), mapping, |mapping| {
             let closed = |belief: &mut _| mapping.cache().closed(belief);
             self.nodes.believe_of(&node, closed);
@@ -76,9 +76,9 @@ impl Files for Shared {
 }
 
 impl Shared {
-    /// A file that the kernel serves by itself is written without the privilege of leaving suid and sgid alone, from when it was
-    /// handed over until it is closed. Of a close the kernel tells when its client has gone on. So a file that has become suid
-    /// or sgid since then is waited for a moment; clients may keep it open.
+    /// With passthrough, the kernel writes without the privilege to keep suid and sgid, until the file is closed. Its RELEASE
+    /// comes after close(2) has returned. So if the file has got suid or sgid since, this waits a moment for that close.
+    /// Clients may keep the file open.
     fn await_close_of_handed_over(&self, node: &Node) {
         let is_open = || {
             let mapping = self.in_use.mapping(&node.life());
@@ -91,13 +91,13 @@ impl Shared {
         }
     }
 
-    /// Opens O_RDWR even for O_WRONLY, since the region needs it; with less where the source allows no more.
+    /// Opens O_RDWR also for O_WRONLY, because the region needs it. O_WRONLY if the source allows no more.
     fn open_writer(&self, node: &Node, flags: OFlags) -> Result<(OwnedFd, OFlags)> {
         let (append, asked) = (flags & OFlags::APPEND, flags & OFlags::NOATIME);
         let write_only = flags & OFlags::RWMODE == OFlags::WRONLY;
         let open = |flags| quietly(flags | asked, |flags| self.open_inode(node, flags));
         let less = match open(OFlags::RDWR) {
-            // An append-only file insists on O_APPEND.
+            // An append-only file requires O_APPEND.
             Err(Errno::PERM) if !append.is_empty() => OFlags::WRONLY | append,
             Err(Errno::ACCESS) if write_only => OFlags::WRONLY,
             outcome => return Ok((outcome?, OFlags::RDWR)),
@@ -105,7 +105,7 @@ impl Shared {
         Ok((open(less)?, less))
     }
 
-    /// Makes an open with `flags` of a description that `by` has just opened with some access, and O_APPEND perhaps.
+    /// One open with `flags`, of a description that `by` has just opened with `access`, and perhaps O_APPEND.
     pub(super) fn opened(
         &self,
         by: &Actor,

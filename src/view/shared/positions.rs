@@ -1,8 +1,8 @@
-//! Positions in directories, as clients are told them: they fit into 31 bits, the most that a 32-bit program without large files can hold.
+//! Positions in directories, as clients see them. They fit into 31 bits: a 32-bit program without large files holds no more.
 //!
-//! A position of the source that is small enough is shown as it is. Others, such as the hashes of ext4, are numbered. All streams of
-//! a directory use one numbering, since the kernel shows one stream what another has listed; it is kept after the last one is closed, for
-//! the kernel may go on showing that.
+//! Small positions of the source are shown unchanged. Others, such as the hashes of ext4, are numbered. All streams of a
+//! directory use the same numbers, because the kernel may answer one stream from the listing of another. For the same reason
+//! the numbers are kept after the last stream is closed.
 
 use super::node::Life;
 use parking_lot::{Mutex, MutexGuard};
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Shown positions from here on are numbers.
 const NUMBERS: u64 = 1 << 30;
 
-/// Positions from here on are too large.
+/// Positions from here on need more than 31 bits.
 const TOO_LARGE: u64 = 1 << 31;
 
-/// So many positions of one directory are numbered. Further ones are shown as they are.
+/// How many positions of one directory are numbered. Further ones are shown unchanged.
 const MAX_NUMBERED: usize = 1 << 20;
 
-/// Positions of directories that nobody has open that are kept, 8 bytes each.
+/// How many positions of closed directories are kept, 8 bytes each.
 const MAX_KEPT: usize = 1 << 20;
 
-/// What a directory without positions takes, in positions.
+/// The size of a directory without positions, counted in positions.
 const DIRECTORY: usize = 24;
 
 /// The positions of one directory.
@@ -34,19 +34,19 @@ pub struct Positions {
 
 #[derive(Debug, Default)]
 struct Numbered {
-    /// By number, positions of the source.
+    /// The source's positions, by number.
     positions: Vec<u64>,
-    /// So many of them are in ascending order, as the source has them when it is read once.
+    /// How many of these are in the order in which the source lists them when read once.
     in_order: usize,
     /// The numbers of the others.
     others: HashMap<u64, usize>,
 }
 
-/// Shows positions in the order in which the source has them.
+/// Converts positions to shown ones, in the source's order.
 #[derive(Debug)]
 pub struct Showing<'a> {
     numbered: MutexGuard<'a, Numbered>,
-    /// The number that comes next if the directory was read like this before.
+    /// The next number, if the directory was read in this order before.
     next: usize,
 }
 
@@ -56,26 +56,26 @@ impl Positions {
         Arc::new(Positions { id, numbered })
     }
 
-    /// Shows positions of the source.
+    /// Begins converting positions of the source.
     pub fn showing(&self) -> Showing<'_> {
         let numbered = self.numbered.lock();
         let next = numbered.positions.len();
         Showing { numbered, next }
     }
 
-    /// The position of the source that is shown so.
+    /// The source's position for a shown one.
     pub fn of_source(&self, shown: u64) -> u64 {
         match shown {
             NUMBERS..TOO_LARGE => {
                 let number = (shown - NUMBERS) as usize;
-                // A client may seek to what it was never told.
+                // A client may seek to any offset.
                 *self.numbered.lock().positions.get(number).unwrap_or(&shown)
             }
             _ => shown,
         }
     }
 
-    /// Tells listings with these numbers from others; 0 where none is used.
+    /// A value that differs between listings with other numbers. 0 if no position is numbered.
     pub fn mark(&self) -> u64 {
         match self.len() {
             0 => 0,
@@ -89,7 +89,7 @@ impl Positions {
 }
 
 impl Showing<'_> {
-    /// What `position` is shown as.
+    /// The shown position for `position`.
     pub fn shown(&mut self, position: u64) -> u64 {
         if position < NUMBERS {
             return position;
@@ -133,7 +133,7 @@ impl Numbered {
     }
 }
 
-/// The positions of all directories that are open, and of some that were.
+/// The positions of all open directories, and of some closed ones.
 #[derive(Debug, Default)]
 pub struct PositionTables {
     kept: Mutex<Kept>,
@@ -143,20 +143,20 @@ pub struct PositionTables {
 #[derive(Debug, Default)]
 struct Kept {
     directories: HashMap<Life, Directory>,
-    /// Those that were closed, the longest ago first.
+    /// Closed directories, the earliest first.
     closed: VecDeque<Life>,
-    /// What those take that were closed, in positions.
+    /// The size of the closed ones, in positions.
     size: usize,
 }
 
 #[derive(Debug)]
 struct Directory {
     positions: Arc<Positions>,
-    /// What of `size` is this one's, while it is in `closed`.
+    /// Its share of `Kept::size`, while it is in `closed`.
     size: usize,
 }
 
-/// One open of a directory is over when this is dropped.
+/// Ends one open of a directory when dropped.
 #[derive(Debug)]
 pub struct Closing {
     tables: Arc<PositionTables>,
@@ -170,7 +170,7 @@ impl Drop for Closing {
 }
 
 impl PositionTables {
-    /// The positions of a directory that is opened. They have to be dropped before the other one.
+    /// The positions of a directory that is opened. They have to be dropped before the `Closing`.
     pub fn open(self: &Arc<Self>, life: Life) -> (Arc<Positions>, Closing) {
         let new = || Directory {
             positions: Positions::new(self.next_id.fetch_add(1, Relaxed) + 1),
@@ -183,12 +183,12 @@ impl PositionTables {
         (positions, Closing { tables, life })
     }
 
-    /// The kernel has forgotten a directory, and with it what was listed.
+    /// The kernel has forgotten a directory, and its cached listing.
     pub fn forget(&self, life: &Life) {
         self.kept.lock().remove(life);
     }
 
-    /// Gives the memory of what is gone back.
+    /// Returns memory of removed entries to the system.
     pub fn trim(&self) {
         let mut kept = self.kept.lock();
         let Kept {
@@ -231,7 +231,7 @@ impl Kept {
         }
     }
 
-    /// Removes a directory that nobody has open; false where somebody has.
+    /// Removes a directory that is not open. False if it is open.
     fn remove(&mut self, life: &Life) -> bool {
         if self.directories.get(life).is_some_and(Directory::is_open) {
             return false;
@@ -242,7 +242,7 @@ impl Kept {
         true
     }
 
-    /// It is counted again when it is closed.
+    /// Subtracts a directory's size, because it is open again.
     fn uncount(&mut self, life: &Life) {
         if let Some(directory) = self.directories.get_mut(life) {
             self.size -= std::mem::take(&mut directory.size);

@@ -1,4 +1,4 @@
-//! Whether the directory that a view shows was removed from the source.
+//! Whether the view's root directory was removed from the source.
 
 use crate::pool::Pool;
 use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -8,21 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-/// How long the source is waited for. Whoever asks is an event loop.
+/// How long to wait for the source. The caller is an event loop.
 const MAX_WAIT: Duration = Duration::from_millis(20);
 
-/// Asks the source on a thread of its own, one question at a time: it need not answer.
+/// Asks the source on a thread of its own, one question at a time, because it may never answer.
 #[derive(Debug)]
 pub struct Removed {
-    /// None where nothing can be told: some filesystems count no links, and other machines are not asked.
+    /// `None` if the answer is unknown: some filesystems count no links, and network filesystems are not asked.
     root: Option<Arc<OwnedFd>>,
-    /// What was found last.
+    /// The last answer.
     found: Arc<AtomicBool>,
     asking: Arc<Pool>,
 }
 
 impl Removed {
-    /// For a view that shows `root`.
+    /// For a view with this root.
     pub fn new(root: Option<Arc<OwnedFd>>) -> Self {
         Removed {
             root: root.filter(|root| links(root).is_some_and(|links| links > 0)),
@@ -31,7 +31,7 @@ impl Removed {
         }
     }
 
-    /// Whether it was removed, as far as the source says so in time.
+    /// Whether the root was removed: the answer that came within `MAX_WAIT`, or the one before.
     pub fn get(&self) -> bool {
         let Some(root) = self.root.clone() else {
             return false;
@@ -39,7 +39,8 @@ impl Removed {
         let (found, (tell, heard)) = (self.found.clone(), sync_channel(1));
         let ask = move || {
             found.store(links(&root) == Some(0), SeqCst);
-            let _ = tell.send(()); // Nobody may be waiting any more.
+            // The receiver may have given up.
+            let _ = tell.send(());
         };
         if self.asking.try_run(Box::new(ask)).is_ok() {
             let _ = heard.recv_timeout(MAX_WAIT);
@@ -48,7 +49,7 @@ impl Removed {
     }
 }
 
-/// How many names an inode has.
+/// The link count of an inode.
 fn links(fd: &OwnedFd) -> Option<u32> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let status = statx(fd, c"", flags, StatxFlags::NLINK);

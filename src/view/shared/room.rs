@@ -1,5 +1,5 @@
-//! Space that is about to be freed: that of inodes without a name which are held until the kernel says that it has forgotten
-//! them, or closed their files. It says so some moments after the client has gone on.
+//! Space that is about to be freed. mmfs holds removed inodes until the kernel forgets them or closes their files. The kernel's
+//! request for that comes moments after the client has gone on.
 
 use super::in_use::InUse;
 use super::node::Life;
@@ -9,53 +9,53 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// How long the kernel is waited for: 100 ms were too short where a machine is very busy.
+/// How long to wait for the kernel. 100 ms were too short on a very busy machine.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long is waited while an inode is being freed, which takes the source long where it is large.
+/// How long to wait while the source frees an inode, which takes long for large files.
 const PATIENCE_WITH_SOURCE: Duration = Duration::from_secs(10);
 
-/// How often is looked whether something has gone.
+/// How often to check whether an inode has gone.
 const LOOK_INTERVAL: Duration = Duration::from_micros(500);
 
-/// After this time it is looked for inodes that others than the mount have removed.
+/// How often to check for inodes removed behind the mount.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// What is known of space that may be freed.
+/// State to decide whether to wait for space.
 #[derive(Debug)]
 pub struct Room {
     made: Instant,
     /// How many inodes were removed through the mount, or may be about to be closed.
     changes: AtomicU64,
-    /// By what was wanted.
+    /// By `Wanted`.
     settled: [Settled; 2],
-    /// How often somebody has waited.
+    /// How many waits have ended.
     waits: AtomicU64,
-    /// Held while somebody waits.
+    /// Held during a wait.
     kept: Mutex<Kept>,
     any_kept: AtomicBool,
 }
 
-/// When there was nothing to wait for.
+/// The last time that there was nothing to wait for.
 #[derive(Debug, Default)]
 struct Settled {
-    /// How many `Room::changes` there were then.
+    /// The value of `Room::changes` then.
     changes: AtomicU64,
-    /// In milliseconds.
+    /// In milliseconds since `Room::made`.
     at: AtomicU64,
 }
 
-/// Inodes without a name that are not waited for.
+/// Removed inodes that are not waited for.
 #[derive(Debug, Default)]
 struct Kept {
-    /// They were, in vain: clients keep them open.
+    /// An earlier wait for them was in vain: clients keep them open.
     in_vain: HashSet<Life>,
-    /// They had no blocks, which were wanted. Clients may make and remove empty files all the time.
+    /// They have no blocks, and blocks are wanted. Clients may create and remove empty files all the time.
     empty: HashSet<Life>,
 }
 
 impl Room {
-    /// Nothing was removed yet.
+    /// The state before any inode was removed.
     pub fn new() -> Self {
         Room {
             made: Instant::now(),
@@ -67,14 +67,14 @@ impl Room {
         }
     }
 
-    /// An inode was removed through the mount, and is held until the kernel forgets it.
+    /// An inode was removed through the mount. mmfs holds it until the kernel forgets it.
     pub fn removed(&self) {
         self.changes.fetch_add(1, SeqCst);
     }
 
     /// A client may be about to close the inode.
     pub fn closing(&self, life: &Life) {
-        // Nobody waits for long: this would be waited for in vain, too.
+        // If the lock is held, a wait is going on. The inode then counts as changed.
         if self.any_kept.load(SeqCst)
             && self
                 .kept
@@ -94,13 +94,14 @@ impl Room {
             || self.now() >= again
     }
 
-    /// Closes what can be opened again, and waits until an inode that was removed is free. False when there is none to wait
-    /// for any more.
+    /// Closes descriptors that can be opened again, and waits until a removed inode is freed. False if there is none left to
+    /// wait for.
     pub fn make(&self, in_use: &InUse, wanted: Wanted) -> bool {
         let waits = self.waits.load(SeqCst);
         let mut kept = self.kept.lock();
         if self.waits.load(SeqCst) != waits {
-            return true; // somebody has just waited
+            // Another thread has waited meanwhile.
+            return true;
         }
         let changes = self.changes.load(SeqCst);
         in_use.close_idle();
@@ -121,7 +122,7 @@ impl Room {
         };
         removed.retain(|life| in_use.holds(life));
         if !freed {
-            // One was waited for, and none came.
+            // The wait was in vain.
             kept.in_vain.extend(&removed);
             let settled = self.settled(wanted);
             settled.at.store(self.now(), SeqCst);
@@ -142,7 +143,7 @@ impl Room {
     }
 }
 
-/// Waits until one of the inodes is held no longer, or one is freed that is being freed already.
+/// Waits until mmfs no longer holds one of the inodes, or until one that is being freed is freed.
 fn wait_for_one(in_use: &InUse, removed: &HashSet<Life>) -> bool {
     let since = Instant::now();
     let mut frees = in_use.freeing() > 0;

@@ -1,5 +1,5 @@
-//! Directory streams of the source. Offsets are the source's own (`d_off`), shown as [`Positions`] says: stable, and good for
-//! seeking at any later time.
+//! Directory streams of the source. Offsets are the source's own (`d_off`), shown as [`Positions`] converts them. They are
+//! stable, so a client may seek to them at any later time.
 
 use super::positions::{Closing, Positions};
 use crate::descriptors::Slot;
@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-/// How much one getdents64(2) asks for, in bytes.
+/// The buffer of one getdents64(2), in bytes.
 const BUFFER: usize = 32 << 10;
 
 /// One open of a directory.
@@ -28,16 +28,16 @@ pub struct OpenDir {
     _slots: [Option<Slot>; 2],
 }
 
-/// What one open of a directory holds.
+/// What one open of a directory keeps open.
 #[derive(Debug)]
 pub(super) enum Held {
-    /// A mount of mmfs's own, which is shown empty.
+    /// mmfs's own mount, which is shown empty.
     OwnMount,
     /// The directory being read.
     Stream(Stream),
-    /// Nothing. There are too few descriptors, so it is opened with `flags` each time it is read.
+    /// Nothing, because descriptors are scarce. The directory is opened with `flags` at each read.
     Nothing {
-        /// Keep what offsets mean. Dropped in this order.
+        /// Keeps the meaning of offsets. Dropped in this order.
         _positions: (Arc<Positions>, Closing),
         moves_atime: bool,
         flags: OFlags,
@@ -48,28 +48,28 @@ pub(super) enum Held {
 #[derive(Debug)]
 pub(super) struct Stream {
     fd: OwnedFd,
-    /// The directory itself where `fd` lies in a clone of its mount, in which filesystems mounted below are missing. It
-    /// keeps the mount busy, too, which `fd` does not.
+    /// The directory itself, if `fd` lies in a clone of its mount: a clone lacks what is mounted below. It also keeps the mount
+    /// busy, which `fd` does not.
     place: Option<Arc<OwnedFd>>,
     source: Arc<SourceDir>,
-    /// The directory's stamp when it was opened.
+    /// The directory's change stamp when it was opened.
     stamp: u64,
     /// Whether reading it moves its access time.
     moves_atime: bool,
-    /// One reader at a time; held while entries are looked up.
+    /// For one reader at a time. Held while entries are looked up.
     ahead: Mutex<Ahead>,
-    /// How offsets are shown.
+    /// Converts offsets.
     positions: Arc<Positions>,
-    /// Comes after `positions`, so that it is dropped after it.
+    /// Behind `positions`, so that it is dropped later.
     _closing: Closing,
 }
 
-/// Entries read from the source that did not fit into a reply yet.
+/// Entries read from the source that did not fit into a reply.
 #[derive(Debug, Default)]
 struct Ahead {
     entries: Vec<Raw>,
     names: Vec<u8>,
-    /// The first entry not handed out, and the offset it is found at.
+    /// The first of them, and its offset.
     next: usize,
     offset: u64,
 }
@@ -78,7 +78,7 @@ struct Ahead {
 struct Raw {
     ino: u64,
     kind: FileType,
-    /// Where the entry after this one is found.
+    /// The offset of the next entry.
     offset: u64,
     name: (usize, usize),
 }
@@ -100,7 +100,7 @@ impl OpenDir {
         &self.held
     }
 
-    /// The stream; EBADF for a mount of mmfs's own, ENFILE where there are too few descriptors.
+    /// The stream. EBADF for mmfs's own mount, ENFILE if descriptors are scarce.
     pub(super) fn stream(&self) -> Result<&Stream> {
         match &self.held {
             Held::Stream(stream) => Ok(stream),
@@ -113,7 +113,7 @@ impl OpenDir {
 impl Listing for OpenDir {
     fn stamp(&self) -> Option<u64> {
         match &self.held {
-            // A listing with numbers that are no longer kept must not be shown again.
+            // The stamp depends on the numbers of positions: a listing with other numbers must not be shown again.
             Held::Stream(stream) => Some(stream.stamp ^ stream.positions.mark()),
             Held::Nothing { .. } | Held::OwnMount => None,
         }
@@ -163,8 +163,7 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// The stream of a directory found as `place` and opened as `fd`, which lies on `source`. `quiet`: reading it moves no
-    /// access time.
+    /// The stream of a directory found as `place`, and opened as `fd` on `source`. `quiet`: reading it moves no access time.
     ///
     /// # Errors
     /// Those of statx(2).
@@ -193,7 +192,7 @@ impl Stream {
         self.place.as_deref().unwrap_or(&self.fd).as_fd()
     }
 
-    /// Closes it, to be opened again with `flags`.
+    /// Closes it. It will be opened again with `flags`.
     pub fn let_go(self, flags: OFlags) -> Held {
         Held::Nothing {
             _positions: (self.positions, self._closing),
@@ -207,11 +206,11 @@ impl Stream {
         &self.source
     }
 
-    /// Hands entries from `offset` on to `take`, with the source's own numbers, until it says that there is no room for
-    /// the one offered. True when the end was reached.
+    /// Calls `take` with each entry from `offset` on, with the source's inode numbers, until it returns that there is no room
+    /// for the entry. True at the end of the directory.
     ///
     /// # Errors
-    /// Those of getdents64(2), when nothing was handed out before.
+    /// Those of getdents64(2), before the first entry.
     pub fn read(&self, offset: u64, mut take: impl FnMut(&DirEntry<'_>) -> bool) -> Result<bool> {
         let mut ahead = self.ahead.lock();
         if ahead.offset != offset || offset == 0 {
@@ -262,7 +261,7 @@ impl Ahead {
             let start = self.names.len();
             self.names.extend_from_slice(entry.file_name().to_bytes());
             let name = (start, self.names.len());
-            // Not locked while the source is read, which may take its time.
+            // Not locked during getdents64(2), which may take long.
             let showing = showing.get_or_insert_with(|| positions.showing());
             let offset = showing.shown(entry.next_entry_cookie());
             let (ino, kind) = (entry.ino(), entry.file_type());

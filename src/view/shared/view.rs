@@ -1,4 +1,4 @@
-//! The view's parts, put together.
+//! The view, put together from its parts.
 
 use super::content::OpenFile;
 use super::in_use::InUse;
@@ -34,7 +34,7 @@ pub struct Shared {
     pub(super) cache: Arc<KernelCache>,
     pub(super) context: Arc<Context>,
     descriptors: Arc<Descriptors>,
-    /// Whether inodes of the root's filesystem are found again by exported handles.
+    /// Whether inodes of the root's filesystem are found by exported handles.
     by_handle: bool,
     /// Device and inode number of the root.
     root: (u64, u64),
@@ -42,8 +42,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Opens the source, which reports its changes to `reporter`. Returns it with the table of the nodes that the
-    /// kernel knows: the root alone.
+    /// Opens the source. The view reports its changes to `reporter`. Also returns the node table, which has the root only.
     ///
     /// # Errors
     /// Those of opening the source, and of installing the SIGBUS handler.
@@ -85,7 +84,7 @@ impl Shared {
         Ok((shared, nodes))
     }
 
-    /// Notes that an own operation moved the change stamp of an inode that nobody has open.
+    /// Records that mmfs moved the change stamp of an inode that is not open.
     pub(super) fn moved_by_us(&self, node: &Node, before: u64, after: u64) {
         self.nodes
             .believe_of(node, |belief| belief.moved_by_us(before, after));

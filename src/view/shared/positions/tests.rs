@@ -5,7 +5,7 @@ use crate::source::Kind;
 use crate::view::shared::node::Key;
 use rustix::fs::FileType;
 
-/// A position that is too large, as ext4 has them.
+/// A large position, as ext4 has them.
 const HASH: u64 = 0x1234_5678_9abc_def0;
 
 fn life(ino: u64) -> Life {
@@ -40,7 +40,7 @@ fn large_positions_are_numbered_once_and_found_again_in_any_order() {
     let first: Vec<u64> = (0..1000).map(|n| HASH + 3 * n).collect();
     let numbers = shown(&positions, &first);
     assert!(numbers.iter().all(|n| (NUMBERS..TOO_LARGE).contains(n)));
-    // More are found between them, as in a directory that changes, and the end comes before the beginning.
+    // More positions lie between them, as in a directory that changes. They are listed in descending order.
     let more: Vec<u64> = (0..1500).rev().map(|n| HASH + 2 * n).collect();
     let more_numbers = shown(&positions, &more);
     for (p, n) in first
