@@ -33,8 +33,8 @@ impl ReadOnlyClone {
     pub fn of(original: BorrowedFd<'_>, path: &Path) -> Option<Arc<Self>> {
         let clone = Self::new(original, path).inspect_err(|errno| {
             log::warn!(
-                "the source's mount cannot be cloned ({errno}): mmfs alone refuses changes, and reading \
-                 may move access times of symbolic links and of what belongs to others"
+                "the source's mount cannot be cloned ({errno}): mmfs itself refuses changes, and reading may move access \
+                 times of symbolic links and of other users' files and directories"
             );
         });
         clone.ok().map(Arc::new)
@@ -117,8 +117,8 @@ impl ReadOnlyClone {
 pub(super) fn warn_of_no_clone(fd: BorrowedFd<'_>, errno: Errno) {
     let path = path_of(fd).unwrap_or_default();
     log::warn!(
-        "{} is opened without a read-only clone of its mount ({errno}): mmfs alone refuses changes there, and \
-         reading may move access times of symbolic links and of what belongs to others",
+        "{} is opened without a read-only clone of its mount ({errno}): mmfs itself refuses changes there, and \
+         reading may move access times of symbolic links and of other users' files and directories",
         path.display()
     );
 }
