@@ -38,7 +38,7 @@ impl Actor {
     /// Makes this thread act as the caller in whatever suid and sgid bits do not depend on. Where the caller's ids cannot be
     /// had, it acts as the daemon itself: looking and removing make nothing that would be the daemon's.
     pub fn begin(&self) {
-        identity::act_for_or_as_ourselves(self.caller);
+        identity::act_for_or_as_daemon(self.caller);
     }
 
     /// Makes this thread act as the caller where suid and sgid bits are the source kernel's to strip: chown, truncate,

@@ -18,33 +18,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// For standard streams, log, pipes, the source's root.
-const ITSELF: usize = 32;
+const DAEMON_RESERVE: usize = 32;
 
 /// For a thread: its /dev/fuse, and the descriptors of the request it serves.
-const PER_THREAD: usize = 4;
+const THREAD_RESERVE: usize = 4;
 
 /// Threads that may wait for a source that does not answer.
-const SPARES: usize = 64;
+const WAITING_THREADS: usize = 64;
 
 /// The reserve is at most 1/3 of the limit, but no less than the minimum that threads need.
-const MAX_RESERVE: usize = 3;
+const MAX_RESERVE_DIVISOR: usize = 3;
 
 /// The minimum for the daemon; and for a thread: its /dev/fuse, and a directory to look up a name in.
-const LEAST_ITSELF: usize = 16;
-const LEAST_PER_THREAD: usize = 2;
+const MIN_DAEMON_RESERVE: usize = 16;
+const MIN_THREAD_RESERVE: usize = 2;
 
 /// The minimum of files that clients can open.
-const LEAST_FILES: usize = 8;
+const MIN_OPEN_FILES: usize = 8;
 
-/// 1/16 of the rest is for listings alone, `OWN_LISTINGS` at most.
-const LISTINGS: usize = 16;
-const OWN_LISTINGS: usize = 256;
+/// 1/16 of the rest is for listings alone, `MAX_OWN_LISTINGS` at most.
+const OWN_LISTINGS_DIVISOR: usize = 16;
+const MAX_OWN_LISTINGS: usize = 256;
 
 /// Listings may take at most 1/4 of the rest.
-const MAX_LISTINGS: usize = 4;
+const MAX_LISTINGS_DIVISOR: usize = 4;
 
 /// Directories are kept open in at most 1/4 of the limit, and in no more than `MAX_KEPT` descriptors.
-const KEPT: usize = 4;
+const KEPT_DIVISOR: usize = 4;
 const MAX_KEPT: usize = 1 << 14;
 
 /// The descriptors of this process.
@@ -85,14 +85,15 @@ pub struct Slot {
 impl Descriptors {
     /// The shares for `threads` threads under a limit of `limit`.
     pub fn new(limit: usize, threads: usize) -> Arc<Self> {
-        let most = (limit / MAX_RESERVE).max(least_reserve(threads));
-        let reserve = (ITSELF + PER_THREAD * event_loops(threads) + SPARES).min(most);
+        let most = (limit / MAX_RESERVE_DIVISOR).max(least_reserve(threads));
+        let reserve =
+            (DAEMON_RESERVE + THREAD_RESERVE * event_loops(threads) + WAITING_THREADS).min(most);
         let total = limit.saturating_sub(reserve);
         Arc::new(Descriptors {
             total,
-            files: total - (total / LISTINGS).min(OWN_LISTINGS),
-            listings: total / MAX_LISTINGS,
-            kept: (limit / KEPT).min(MAX_KEPT),
+            files: total - (total / OWN_LISTINGS_DIVISOR).min(MAX_OWN_LISTINGS),
+            listings: total / MAX_LISTINGS_DIVISOR,
+            kept: (limit / KEPT_DIVISOR).min(MAX_KEPT),
             taken: Mutex::default(),
             shown: Default::default(),
         })
@@ -137,7 +138,7 @@ impl Descriptors {
     }
 
     /// The maximum number of descriptors kept to save work.
-    pub fn kept_at_most(&self) -> usize {
+    pub fn max_kept(&self) -> usize {
         self.kept
     }
 
@@ -148,7 +149,7 @@ impl Descriptors {
     }
 
     /// Whether fewer than the maximum may be kept.
-    pub fn is_tight(&self) -> bool {
+    pub fn is_scarce(&self) -> bool {
         self.room() < self.kept
     }
 }
@@ -175,18 +176,18 @@ fn event_loops(threads: usize) -> usize {
 }
 
 fn least_reserve(threads: usize) -> usize {
-    LEAST_ITSELF + LEAST_PER_THREAD * event_loops(threads)
+    MIN_DAEMON_RESERVE + MIN_THREAD_RESERVE * event_loops(threads)
 }
 
 /// The least limit under which `threads` threads can serve requests, and clients can open some files.
 pub fn least_limit(threads: usize) -> usize {
-    least_reserve(threads) + LEAST_FILES
+    least_reserve(threads) + MIN_OPEN_FILES
 }
 
 /// The greatest number of threads that leaves clients a third of `limit` descriptors. At least 1.
 pub fn most_threads(limit: usize) -> usize {
-    let for_threads = limit / MAX_RESERVE * 2;
-    (for_threads.saturating_sub(LEAST_ITSELF) / LEAST_PER_THREAD).max(1)
+    let for_threads = limit / MAX_RESERVE_DIVISOR * 2;
+    (for_threads.saturating_sub(MIN_DAEMON_RESERVE) / MIN_THREAD_RESERVE).max(1)
 }
 
 /// Raises the soft limit of open files to the hard one and returns it.
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_have_what_they_cannot_do_without() {
+    fn threads_have_their_minimum() {
         for threads in [1, 5, 16, 256] {
             let limit = least_limit(threads);
             let files = take_all(&Descriptors::new(limit, threads)).len();
@@ -244,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn what_saves_work_gives_way() {
+    fn descriptors_kept_to_save_work_are_closed_first() {
         let descriptors = Descriptors::new(1024, 5);
-        assert_eq!((descriptors.room(), descriptors.is_tight()), (256, false));
+        assert_eq!((descriptors.room(), descriptors.is_scarce()), (256, false));
         let files = take_all(&descriptors);
-        assert!(descriptors.is_tight());
+        assert!(descriptors.is_scarce());
         assert_eq!(descriptors.room() + files.len(), 1024 - 116);
     }
 }

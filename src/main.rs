@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), StartError> {
     // Only the background needs the list: without /proc, help is printed all the same.
     let inherited = Inherited::list();
-    process::expect_children();
+    process::reset_sigchld();
     let options = match cli::Request::read(std::env::args_os())? {
         cli::Request::Mount(options) => options,
         cli::Request::Check(mount_point) => return check(&mount_point),

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_are_told_by_their_mark() {
+    fn mounts_of_mmfs_are_recognised_by_their_mark() {
         let number = u32::from_be_bytes(*b"mmfs");
         assert_eq!(MARK, format!("max_read={number}"));
         let mark = format!("user_id=0,{MARK},allow_other");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_is_left_out() {
+    fn malformed_lines_are_left_out() {
         for line in [
             &b""[..],
             b"42 27 0:39",

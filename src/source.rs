@@ -38,7 +38,7 @@ pub struct SourceDir {
     /// The clone of the source's mount through which inodes are opened on a read-only view.
     read_only: Option<Arc<ReadOnlyClone>>,
     /// Whether the log already says that inodes are opened without such a clone.
-    told: AtomicBool,
+    has_warned: AtomicBool,
     /// Its device number.
     pub dev: u64,
     /// Its type and its filesystem id.
@@ -58,7 +58,7 @@ pub struct SourceDir {
     /// When reading moves access times.
     pub atime: AtimeRule,
     /// Whether the birth time of an inode never changes.
-    born_once: bool,
+    has_fixed_btime: bool,
     /// How many exported handles in a row did not contain the inode number.
     without_number: AtomicU32,
 }
@@ -105,7 +105,7 @@ impl Inode {
             // overlayfs changes the birth time on copy-up, although the inode is the same. For a symbolic link that does no
             // harm: it has no open descriptors, and the kernel caches its target.
             (None, Some(born))
-                if self.source.born_once || self.attr.kind() == FileType::Symlink =>
+                if self.source.has_fixed_btime || self.attr.kind() == FileType::Symlink =>
             {
                 let low = (born.sec as u32).rotate_left(16) ^ born.nsec;
                 u64::from(born.nsec) << 32 | u64::from(low)
@@ -309,7 +309,7 @@ impl SourceDir {
         SourceDir {
             root,
             read_only,
-            told: AtomicBool::new(false),
+            has_warned: AtomicBool::new(false),
             dev: attr.dev,
             identity,
             rules: rules(fd),
@@ -319,7 +319,7 @@ impl SourceDir {
             stacked: STACKED.contains(&kind),
             faults_allocate: IN_MEMORY.contains(&kind) || STACKED.contains(&kind),
             atime: AtimeRule::of(fd),
-            born_once: kind != OVERLAY,
+            has_fixed_btime: kind != OVERLAY,
             without_number: AtomicU32::new(0),
         }
     }
@@ -417,7 +417,7 @@ impl SourceDir {
         let without = |errno| {
             // With index 0 the reason may be a single file that was just removed.
             let is_mount = self.index != 0 && !matches!(errno, Errno::MFILE | Errno::NFILE);
-            if is_mount && !self.told.swap(true, Relaxed) {
+            if is_mount && !self.has_warned.swap(true, Relaxed) {
                 warn_of_no_clone(fd, errno);
             }
         };

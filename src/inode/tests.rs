@@ -123,7 +123,7 @@ fn many_forgotten_inodes_are_worth_a_trim() {
 }
 
 #[test]
-fn what_was_only_looked_at_replaces_no_other_life() {
+fn an_inode_that_is_not_held_replaces_no_other_life() {
     let table = table();
     assert_eq!(remember(&table, FIRST, Seen::Recognized), None, "forgotten");
     assert_eq!(remember(&table, FIRST, Seen::Glimpsed), Some(7));

@@ -133,7 +133,7 @@ pub fn leave_terminal(source: &Path, mount_point: &Path) {
 /// use when that fails. The file's filesystem may not answer, so whoever must hear signals leaves this to another thread.
 pub fn reopen() {
     let Some(log) = FILE.get() else { return };
-    match identity::create_for_ourselves(|| append(&log.path)) {
+    match identity::create_for_daemon(|| append(&log.path)) {
         // Whoever holds it for longer is writing to a file that does not take it.
         Ok(fresh) => {
             if let Some(mut file) = log.file.try_lock_for(LOCK_TIMEOUT) {

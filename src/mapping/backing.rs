@@ -65,13 +65,13 @@ impl Backing {
     }
 
     /// Whether the description of an open for writing is closed.
-    pub fn is_given_up(&self) -> bool {
+    pub fn has_closed_writer(&self) -> bool {
         self.opens > self.writers
     }
 
     /// Whether a writer's description is closed and none is in reserve.
     pub fn lacks_spare(&self) -> bool {
-        self.is_given_up() && self.spare.is_none()
+        self.has_closed_writer() && self.spare.is_none()
     }
 
     /// Keeps a description in reserve.
@@ -88,7 +88,7 @@ impl Backing {
     pub fn add_writer(&mut self, fd: &Arc<OwnedFd>, access: OFlags) -> bool {
         self.writers += 1;
         self.anchor = None;
-        if self.reader_slot.is_none() && !self.is_given_up() {
+        if self.reader_slot.is_none() && !self.has_closed_writer() {
             self.reader = None;
         }
         if access != OFlags::RDWR {
@@ -101,14 +101,17 @@ impl Backing {
     }
 
     /// Uncounts a writer, unless it is the last one. Returns whether it did.
-    pub fn leave_others(&mut self) -> bool {
+    pub fn uncount_writer_unless_last(&mut self) -> bool {
         let others = self.writers > 1;
         self.writers -= usize::from(others);
         others
     }
 
     /// Uncounts the last writer, and returns the descriptions for writing. `anchor`, opened O_PATH, keeps the inode instead.
-    pub fn leave_alone(&mut self, anchor: Option<Arc<OwnedFd>>) -> [Option<Arc<OwnedFd>>; 2] {
+    pub fn uncount_last_writer(
+        &mut self,
+        anchor: Option<Arc<OwnedFd>>,
+    ) -> [Option<Arc<OwnedFd>>; 2] {
         self.writers = 0;
         self.anchor = anchor;
         [self.writer.take(), self.write_only.take()]

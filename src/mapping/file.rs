@@ -36,12 +36,12 @@ pub struct Context {
     /// Takes files whose times wait to be applied.
     pub chores: Chores,
     /// Counts of errors.
-    pub mishaps: Mishaps,
+    pub error_counts: ErrorCounts,
 }
 
 /// How often each kind of error happened.
 #[derive(Debug, Default)]
-pub struct Mishaps {
+pub struct ErrorCounts {
     /// Guarded copies from or to a window that faulted.
     pub faults: AtomicU64,
     /// Reads that faulted, and whose pread(2) then failed, too.
@@ -78,7 +78,7 @@ pub struct Mapping {
     /// Whether `without_length` was determined.
     pub(super) length_looked_for: AtomicBool,
     /// Whether the file was created through the view, so that it holds the bytes written.
-    pub(super) made_here: AtomicBool,
+    pub(super) created_here: AtomicBool,
     /// The attributes before and after a read, when they were equal. `None` before, and once they differ. Nothing else is taken
     /// with it locked.
     pub(super) settled: Mutex<Option<Attr>>,
@@ -112,7 +112,7 @@ impl PendingTimes for Mapping {
         };
         // An error leaves the modification time milliseconds behind, and has no other effect.
         let apply = || self.times.apply(fd.as_fd(), &self.source);
-        let (_, _) = self.restamping(fd.as_fd(), apply);
+        let (_, _) = self.with_own_change(fd.as_fd(), apply);
         true
     }
 }
@@ -136,7 +136,7 @@ impl Mapping {
             unmappable: AtomicBool::new(false),
             without_length: AtomicBool::new(false),
             length_looked_for: AtomicBool::new(false),
-            made_here: AtomicBool::new(false),
+            created_here: AtomicBool::new(false),
             settled: Mutex::default(),
             length: AtomicU64::new(0),
             declined: AtomicU64::new(0),
@@ -172,7 +172,7 @@ impl Mapping {
     }
 
     /// Whether reads must not move the access time.
-    pub fn is_never_accessed(&self) -> bool {
+    pub fn never_moves_atime(&self) -> bool {
         self.context.no_atime
     }
 
@@ -253,7 +253,7 @@ impl Mapping {
         let Some(fd) = self.descriptor() else {
             return truncate();
         };
-        let (outcome, grown) = self.restamping(fd.as_fd(), || {
+        let (outcome, grown) = self.with_own_change(fd.as_fd(), || {
             truncate()?;
             self.windows.resize(len);
             Ok(())
@@ -283,13 +283,13 @@ impl Mapping {
         let Some(fd) = self.descriptor() else {
             return change();
         };
-        let (outcome, grown) = self.restamping(fd.as_fd(), change);
+        let (outcome, grown) = self.with_own_change(fd.as_fd(), change);
         self.cache.show_zeros(grown.start..grown.end.min(offset));
         outcome
     }
 
     /// Runs a change made by mmfs. Also returns the range by which the file has grown.
-    fn restamping<T>(
+    fn with_own_change<T>(
         &self,
         fd: BorrowedFd<'_>,
         change: impl FnOnce() -> Result<T>,
@@ -372,7 +372,7 @@ impl Mapping {
             let _ = self.look(fd.as_fd());
             // A description has to be open before a loss happens if it is to report the loss. The kernel begins to write back
             // seconds after a write (vm.dirty_expire_centisecs).
-            if self.backing.lock().is_given_up() {
+            if self.backing.lock().has_closed_writer() {
                 let _ = self.shared();
             }
         }
@@ -401,8 +401,8 @@ impl Mapping {
     }
 
     /// Notes that the file was just created. It is empty, so its length can be trusted.
-    pub fn made(&self) {
-        self.made_here.store(true, Relaxed);
+    pub fn mark_created(&self) {
+        self.created_here.store(true, Relaxed);
     }
 
     /// Whether the length in the file's attributes says nothing about the bytes a read returns, as on procfs. Known after the

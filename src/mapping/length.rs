@@ -12,7 +12,7 @@ impl Mapping {
     /// Determines whether the length in `attr` can be trusted. A file with length and blocks needs no system call.
     pub(super) fn look_for_length(&self, fd: BorrowedFd<'_>, attr: &Attr) {
         let is_doubtful = attr.size == 0 || attr.blocks == 0;
-        let is_doubtful = is_doubtful && !self.made_here.load(Relaxed);
+        let is_doubtful = is_doubtful && !self.created_here.load(Relaxed);
         if is_doubtful && !self.is_without_length() && self.has_no_length(fd, attr) {
             self.unmappable.store(true, Relaxed);
             self.without_length.store(true, Relaxed);

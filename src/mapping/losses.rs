@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_is_told_to_those_who_do_not_know_it() {
+    fn a_loss_is_reported_until_it_is_counted() {
         let losses = Losses::default();
         let known = losses.count();
         assert_eq!(losses.since(known), Ok(()));

@@ -24,7 +24,7 @@ pub mod windows;
 mod write;
 mod writer;
 
-pub use file::{Context, Mapping, Mishaps};
+pub use file::{Context, ErrorCounts, Mapping};
 pub use readahead::ReadPattern;
 pub use write::WritePattern;
 pub use writer::Writer;

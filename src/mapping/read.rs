@@ -219,7 +219,7 @@ impl Mapping {
     fn copy(&self, loan: &Loan, buffer: &mut [u8]) -> bool {
         let copied = loan.read(buffer).is_ok();
         if !copied {
-            self.context.mishaps.faults.fetch_add(1, Relaxed);
+            self.context.error_counts.faults.fetch_add(1, Relaxed);
         }
         copied
     }
@@ -241,7 +241,7 @@ impl Mapping {
                 false => pread_all(fd, buffer, offset),
             };
             if loan.is_some() && !copied && read == Err(Errno::IO) {
-                self.context.mishaps.faults_eio.fetch_add(1, Relaxed);
+                self.context.error_counts.faults_eio.fetch_add(1, Relaxed);
             }
             let sure = read.and_then(|count| {
                 let now = self.source.stat(fd)?;

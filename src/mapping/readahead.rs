@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_address_space_is_no_trap() {
+    fn offsets_near_the_maximum_do_not_overflow() {
         let pattern = ReadPattern::default();
         assert!(
             pattern

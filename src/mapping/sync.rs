@@ -16,20 +16,20 @@ impl Mapping {
     pub(super) fn sync(&self, fd: &OwnedFd, data_only: bool) -> Result<()> {
         let synced = self.make_durable(fd, data_only);
         if let Err(errno) = synced {
-            self.tell_others(errno);
+            self.count_for_others(errno);
         }
         synced
     }
 
     /// Counts the loss, once, for writers whose description is closed.
-    fn tell_others(&self, errno: Errno) {
-        let (reader, is_given_up) = {
+    fn count_for_others(&self, errno: Errno) {
+        let (reader, has_closed_writer) = {
             let backing = self.backing.lock();
-            (backing.reader(), backing.is_given_up())
+            (backing.reader(), backing.has_closed_writer())
         };
         match reader {
             Some(_) => self.ask_for_losses(),
-            None if is_given_up => {
+            None if has_closed_writer => {
                 self.lose(errno);
                 // From now on the shared description reports losses. It was opened after this one.
                 let _ = self.shared();
@@ -65,7 +65,7 @@ impl Mapping {
 
     fn lose(&self, errno: Errno) {
         self.losses.add(errno);
-        self.context.mishaps.lost_writes.fetch_add(1, Relaxed);
+        self.context.error_counts.lost_writes.fetch_add(1, Relaxed);
     }
 
     /// Whether a write was lost after the first `known` losses. Asking does not take the report from any open.

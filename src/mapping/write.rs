@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 const MAX_REGION_WRITE: usize = 64 << 10;
 
 /// A write that begins farther than this from the last one is a jump. In bytes.
-const MAX_NEAR: u64 = 1 << 20;
+const MIN_JUMP: u64 = 1 << 20;
 
 /// Above this score a writer counts as jumping. A jump adds `JUMP_WEIGHT` to the score, any other write takes off 1.
 const MAX_JUMPS: u32 = 8;
@@ -42,7 +42,7 @@ impl WritePattern {
     /// KiB into 64 MiB wrote 21 MB to the device, where pwrite(2) wrote 0.25 MB (ext4, Linux 6.18). It costs nothing if the
     /// neighbours are written, too.
     fn jumps(&self, offset: u64) -> bool {
-        let far = self.last.swap(offset, Relaxed).abs_diff(offset) > MAX_NEAR;
+        let far = self.last.swap(offset, Relaxed).abs_diff(offset) > MIN_JUMP;
         let before = self.jumps.load(Relaxed);
         let now = match far {
             true => (before + JUMP_WEIGHT).min(2 * MAX_JUMPS),
@@ -67,8 +67,8 @@ impl Mapping {
         request: &Write<'_>,
     ) -> Result<usize> {
         let fd = match request.from_mapping {
-            true => self.lend_for_writeback(writer, by)?,
-            false => self.take_up(writer, by)?,
+            true => self.description_for_writeback(writer, by)?,
+            false => self.reopen_writer(writer, by)?,
         };
         let fd = &*fd;
         let _open = self.gate.read();
@@ -247,7 +247,7 @@ impl Mapping {
             None => (0, false),
         };
         if faulted {
-            self.context.mishaps.faults.fetch_add(1, Relaxed);
+            self.context.error_counts.faults.fetch_add(1, Relaxed);
         }
         if stored < data.len() {
             let (mut rest, offset) = (&data[stored..], offset + stored as u64);
@@ -260,7 +260,7 @@ impl Mapping {
             }
             let written = pwrite_all(fd.as_fd(), rest, offset);
             if faulted && written == Err(Errno::IO) {
-                self.context.mishaps.faults_eio.fetch_add(1, Relaxed);
+                self.context.error_counts.faults_eio.fetch_add(1, Relaxed);
             }
             return match written {
                 Err(errno) if stored == 0 => Err(errno),
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn after_some_jumps_a_writer_takes_pwrite_until_it_writes_in_order_again() {
         let pattern = WritePattern::default();
-        let far = |n: u64| n * 16 * MAX_NEAR;
+        let far = |n: u64| n * 16 * MIN_JUMP;
         assert!(
             (0..4).all(|n| !pattern.jumps(far(n))),
             "some jumps are fine"

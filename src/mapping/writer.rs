@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const MAX_WAIT: Duration = Duration::from_millis(100);
 
 /// How often to check whether other threads still use a descriptor.
-const MOMENT: Duration = Duration::from_micros(20);
+const POLL_INTERVAL: Duration = Duration::from_micros(20);
 
 /// One open for writing.
 #[derive(Debug)]
@@ -85,14 +85,14 @@ impl Mapping {
     ///
     /// # Errors
     /// Those of open(2): ETXTBSY if the file is being executed, EACCES if its mode now forbids writing.
-    pub fn take_up(&self, writer: &Writer, by: &Actor) -> io::Result<Arc<OwnedFd>> {
+    pub fn reopen_writer(&self, writer: &Writer, by: &Actor) -> io::Result<Arc<OwnedFd>> {
         let mut state = writer.state.lock();
         if let Some(fd) = &state.fd {
             return Ok(fd.clone());
         }
         let fd = self.open_again(writer, by)?;
         // The new description reports losses that no description has reported yet.
-        self.learn(&mut state, Ok(()));
+        self.record_losses(&mut state, Ok(()));
         self.add_writer(&fd, writer.flags);
         state.fd = Some(fd.clone());
         Ok(fd)
@@ -103,7 +103,7 @@ impl Mapping {
     ///
     /// # Errors
     /// EIO if it cannot be opened. The bytes are then a lost write, which the kernel reports to all who have the file open.
-    pub(super) fn lend_for_writeback(
+    pub(super) fn description_for_writeback(
         &self,
         writer: &Writer,
         by: &Actor,
@@ -115,7 +115,7 @@ impl Mapping {
         let fd = self.open_again(writer, by).map_err(|_| Errno::IO)?;
         match self.is_privileged(&fd) {
             // Only a store through the region keeps the bits that pwrite(2) removes.
-            true => self.take_up(writer, by).map_err(|_| Errno::IO),
+            true => self.reopen_writer(writer, by).map_err(|_| Errno::IO),
             false => Ok(fd),
         }
     }
@@ -135,7 +135,7 @@ impl Mapping {
 
     /// To be called before chmod(2) or chown(2). The daemon of an ordinary user may then no longer be permitted to open the
     /// file. So if a writer's description is closed, this opens one in reserve.
-    pub fn before_permissions_go(&self) {
+    pub fn before_permission_change(&self) {
         if identity::privileged() {
             return;
         }
@@ -161,11 +161,11 @@ impl Mapping {
         };
         let mut state = writer.state.lock();
         let asked = state.fd.as_ref().map_or(Ok(()), writeback_error);
-        self.learn(&mut state, synced.and(asked));
+        self.record_losses(&mut state, synced.and(asked));
         state.fd = match state.fd.take() {
             // In a file without a length, a write may belong to the writes before it.
-            Some(fd) if !self.is_without_length() && self.may_be_had_again(&fd) => {
-                self.leave(fd, Some(MAX_WAIT)).err()
+            Some(fd) if !self.is_without_length() && self.can_be_opened_again(&fd) => {
+                self.end_writer(fd, Some(MAX_WAIT)).err()
             }
             kept => kept,
         };
@@ -179,7 +179,7 @@ impl Mapping {
     pub fn sync_writer(&self, writer: &Writer, data_only: bool) -> io::Result<()> {
         let synced = self.sync_through(writer, data_only);
         let mut state = writer.state.lock();
-        self.learn(&mut state, synced);
+        self.record_losses(&mut state, synced);
         state.lost.take().map_or(Ok(()), Err)
     }
 
@@ -195,12 +195,12 @@ impl Mapping {
         self.backing.lock().uncount_open();
         if let Some(fd) = writer.state.lock().fd.take() {
             // No time limit, so no error.
-            let _ = self.leave(fd, None);
+            let _ = self.end_writer(fd, None);
         }
     }
 
     /// Records losses that its description reported, and those counted while the description was closed.
-    fn learn(&self, state: &mut State, told: io::Result<()>) {
+    fn record_losses(&self, state: &mut State, told: io::Result<()>) {
         let counted = match state.fd {
             Some(_) => Ok(()),
             None => self.lost_since(state.known),
@@ -213,7 +213,7 @@ impl Mapping {
 
     /// Whether the file can be opened for writing again. An ordinary user's file may have been made read-only, and a network
     /// filesystem's server decides by itself.
-    fn may_be_had_again(&self, fd: &OwnedFd) -> bool {
+    fn can_be_opened_again(&self, fd: &OwnedFd) -> bool {
         let access = Access::READ_OK | Access::WRITE_OK;
         (identity::privileged() && !self.is_remote())
             || accessat(CWD, proc_path(fd), access, AtFlags::EACCESS).is_ok()
@@ -224,8 +224,8 @@ impl Mapping {
     ///
     /// # Errors
     /// `fd`, if windows were in use for `max_wait`, or if no other descriptor could be opened to keep the inode.
-    fn leave(&self, fd: Arc<OwnedFd>, max_wait: Option<Duration>) -> Result<(), Arc<OwnedFd>> {
-        if self.backing.lock().leave_others() {
+    fn end_writer(&self, fd: Arc<OwnedFd>, max_wait: Option<Duration>) -> Result<(), Arc<OwnedFd>> {
+        if self.backing.lock().uncount_writer_unless_last() {
             return Ok(());
         }
         let closed = match max_wait {
@@ -237,7 +237,7 @@ impl Mapping {
         }
         self.apply_times();
         let mut backing = self.backing.lock();
-        if backing.leave_others() {
+        if backing.uncount_writer_unless_last() {
             return Ok(());
         }
         let reader = backing.reader();
@@ -250,21 +250,21 @@ impl Mapping {
         }
         self.windows.protect();
         self.windows.clear();
-        let others = backing.leave_alone(anchor);
+        let others = backing.uncount_last_writer(anchor);
         drop((backing, closed));
         let other = |other: &Arc<OwnedFd>| !Arc::ptr_eq(other, &fd);
         let others = others.into_iter().flatten().filter(other);
-        others.for_each(close_at_once);
-        close_at_once(fd);
+        others.for_each(close_when_unused);
+        close_when_unused(fd);
         Ok(())
     }
 }
 
 /// Closes a descriptor that no new code can get. Other threads may still use it. If they read attributes, this waits for them.
 /// It does not wait for an fsync(2).
-fn close_at_once(fd: Arc<OwnedFd>) {
+fn close_when_unused(fd: Arc<OwnedFd>) {
     let deadline = Instant::now() + MAX_WAIT;
     while Arc::strong_count(&fd) > 1 && Instant::now() < deadline {
-        std::thread::sleep(MOMENT);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }

@@ -59,26 +59,26 @@ pub fn act_for(caller: Caller, keeps_setid: bool) -> Result<()> {
     if now.caller == caller && now.keeps_setid == keeps_setid {
         return Ok(());
     }
-    become_other(now, caller, keeps_setid)
+    set_identity(now, caller, keeps_setid)
 }
 
 /// As `act_for`, where suid and sgid bits do not matter. After an error the thread acts as the daemon itself.
-pub fn act_for_or_as_ourselves(caller: Caller) {
+pub fn act_for_or_as_daemon(caller: Caller) {
     if !privileged() {
         return;
     }
     let now = current();
-    if now.caller == caller || become_other(now, caller, true).is_ok() {
+    if now.caller == caller || set_identity(now, caller, true).is_ok() {
         return;
     }
-    let (now, ourselves) = (current(), ourselves());
-    if now.caller != ourselves {
+    let (now, daemon_ids) = (current(), daemon_ids());
+    if now.caller != daemon_ids {
         // It cannot fail: these ids exist, and a thread that had others may set ids.
-        let _ = become_other(now, ourselves, true);
+        let _ = set_identity(now, daemon_ids, true);
     }
 }
 
-fn become_other(now: Current, caller: Caller, keeps_setid: bool) -> Result<()> {
+fn set_identity(now: Current, caller: Caller, keeps_setid: bool) -> Result<()> {
     CURRENT.set(None); // Unknown until all is set.
     let ids = match now.caller == caller {
         true => Ok(()),
@@ -105,7 +105,7 @@ fn current() -> Current {
     // mmfs root may use reserved blocks, too.
     let _ = raise_capabilities(true);
     let now = Current {
-        caller: filesystem_ids().unwrap_or_else(|_| ourselves()),
+        caller: filesystem_ids().unwrap_or_else(|_| daemon_ids()),
         keeps_setid: true,
     };
     CURRENT.set(Some(now));
@@ -113,7 +113,7 @@ fn current() -> Current {
 }
 
 /// The user that the daemon runs as.
-fn ourselves() -> Caller {
+fn daemon_ids() -> Caller {
     static OURSELVES: OnceLock<Caller> = OnceLock::new();
     *OURSELVES.get_or_init(|| Caller {
         uid: rustix::process::geteuid().as_raw(),
@@ -203,7 +203,7 @@ pub fn create_under<T>(umask: u32, create: impl FnOnce() -> Result<T>) -> Result
 }
 
 /// Runs `create`, which makes a file for the daemon itself, under the umask that the daemon was started with.
-pub fn create_for_ourselves<T>(create: impl FnOnce() -> T) -> T {
+pub fn create_for_daemon<T>(create: impl FnOnce() -> T) -> T {
     let first = SHARED.read().first;
     match first {
         Some(first) => under_shared(first, create),

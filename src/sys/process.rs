@@ -122,7 +122,7 @@ pub fn leave_namespaces() -> Result<(), Errno> {
 
 /// Sets SIGCHLD to its default. A parent may have left it ignored. The kernel would then discard the exit status of children
 /// (waitpid: ECHILD).
-pub fn expect_children() {
+pub fn reset_sigchld() {
     // SAFETY: SIG_DFL is a disposition every signal accepts. No handler of ours is replaced: `main` calls this before it
     // sets any. It fails only for numbers that are no signals.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };

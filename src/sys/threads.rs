@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_started_is_an_error() {
+    fn a_thread_that_cannot_be_started_is_an_error() {
         assert!(start(1 << 46, || ()).is_err());
     }
 }

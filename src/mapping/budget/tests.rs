@@ -42,7 +42,7 @@ impl Evict for Leases {
 }
 
 #[test]
-fn the_queue_follows_the_last_use_whoever_holds_the_windows() {
+fn the_queue_follows_the_last_use_over_all_holders() {
     let geometry = Geometry::new(W, O, 4 * W);
     let space = AddressSpace::with_limits(3, 100, geometry);
     let holder = Arc::new_cyclic(|this| Leases {
@@ -82,7 +82,7 @@ fn a_random_load_of_four_threads_stays_within_the_budget() {
             for thread in 1..=4u64 {
                 let (space, sets) = (&space, &sets);
                 scope.spawn(move || {
-                    random_pins(space, sets, seed.wrapping_mul(thread) | 1, clearing)
+                    random_loans(space, sets, seed.wrapping_mul(thread) | 1, clearing)
                 });
             }
         });
@@ -95,7 +95,7 @@ fn a_random_load_of_four_threads_stays_within_the_budget() {
 
 /// Borrows at random places. While another thread clears sets, the room may be taken by windows about to be unmapped. Only then
 /// is ENOMEM allowed: each of the four threads holds at most two of eight windows.
-fn random_pins(space: &AddressSpace, sets: &[Arc<WindowSet>; 2], mut seed: u64, clearing: bool) {
+fn random_loans(space: &AddressSpace, sets: &[Arc<WindowSet>; 2], mut seed: u64, clearing: bool) {
     let file = sparse(1 << 40);
     for round in 0..5_000u64 {
         seed ^= seed << 13; // xorshift64

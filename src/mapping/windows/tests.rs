@@ -153,7 +153,7 @@ fn writes_reach_the_file_and_need_a_writable_descriptor() {
 }
 
 #[test]
-fn a_file_truncated_behind_a_pin_is_a_fault() {
+fn a_file_truncated_behind_a_loan_is_a_fault() {
     let (file, set) = (patterned(2 * PAGE), new_set(&space(4)));
     let loan = set
         .borrow(file.as_fd(), 0, 2 * PAGE as usize, 2 * PAGE)
@@ -251,7 +251,7 @@ fn a_file_growing_by_small_appends_is_remapped_seldom() {
 }
 
 #[test]
-fn a_short_window_that_is_pinned_is_replaced() {
+fn a_short_window_that_is_borrowed_is_replaced() {
     let (file, space) = (sparse(PAGE), space(4));
     let set = new_set(&space);
     let old = set.borrow(file.as_fd(), 0, 1, PAGE).unwrap();
@@ -268,7 +268,7 @@ fn a_short_window_that_is_pinned_is_replaced() {
 }
 
 #[test]
-fn the_least_recently_used_goes_first_and_pins_stay() {
+fn the_least_recently_used_goes_first_and_borrowed_ones_stay() {
     let (file, other, space) = (patterned(8 * W), sparse(8 * W), space(4));
     let (set, second) = (new_set(&space), new_set(&space));
     let loan = |index: u64| set.borrow(file.as_fd(), index * W, 1, 8 * W);
@@ -310,7 +310,7 @@ fn a_borrowed_window_does_not_hide_the_ones_behind_it() {
 }
 
 #[test]
-fn a_pin_outlives_its_window_in_the_table() {
+fn a_loan_outlives_its_window_in_the_table() {
     let (file, space) = (patterned(W), space(4));
     let set = new_set(&space);
     let loan = set.borrow(file.as_fd(), 3, 1, W).unwrap();

@@ -56,7 +56,7 @@ impl Attributes for Shared {
                 by.manage()?;
                 if let (Some(mapping), true) = (&inode.mapping, mode & OWNER_WRITES != OWNER_WRITES)
                 {
-                    mapping.before_permissions_go();
+                    mapping.before_permission_change();
                 }
                 sys::chmod(proc_path(&inode), Mode::from_raw_mode(mode & 0o7777))?;
             }

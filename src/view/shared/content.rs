@@ -99,7 +99,7 @@ impl OpenFile {
     /// The description for writing, truncating and allocating. EBADF if it is open for reading only.
     pub(super) fn writable(&self) -> Result<Arc<OwnedFd>> {
         let writer = self.writer().ok_or(Errno::BADF)?;
-        self.mapping.take_up(writer, &self.opener)
+        self.mapping.reopen_writer(writer, &self.opener)
     }
 
     /// Any descriptor on the file, which may be O_PATH. EBADF if the mapping has none, which cannot be while it is open.
@@ -264,7 +264,7 @@ impl Content for OpenFile {
             // With passthrough the kernel applies the atime rule of the reader's mount.
             let moves_atime = AtimeRule::of(reader.as_fd()) != AtimeRule::Never;
             // A client's page fault in a hole would allocate its block.
-            if mapping.is_never_accessed() && (moves_atime || mapping.faults_allocate()) {
+            if mapping.never_moves_atime() && (moves_atime || mapping.faults_allocate()) {
                 return None;
             }
             by.without_setid().ok()?;

@@ -132,7 +132,7 @@ impl InUse {
     }
 
     fn give_way(&self) {
-        if self.descriptors.is_tight() {
+        if self.descriptors.is_scarce() {
             let room = self.descriptors.room();
             self.budget.keep(room, |life| self.give_up(&life));
         }

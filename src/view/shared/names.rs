@@ -91,7 +91,7 @@ impl Names for Shared {
         let node = found.place.clone();
         made(found);
         let open = self.opened(by, &node, &source, (fd, access, slot), flags);
-        open.mapping().made();
+        open.mapping().mark_created();
         Ok(open)
     }
 

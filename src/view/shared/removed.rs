@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_is_removed_is_told() {
+    fn a_removed_directory_is_reported() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("root");
         std::fs::create_dir(&path).unwrap();

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::descriptors::{Descriptors, raise_limit};
 use crate::inode::{NodeTable, Numbers, ROOT};
 use crate::mapping::budget::{AddressSpace, default_budget};
-use crate::mapping::{Context, Mishaps, guard};
+use crate::mapping::{Context, ErrorCounts, guard};
 use crate::report::{Share, ViewReport, ViewUsage};
 use crate::request::MAX_REQUEST;
 use crate::source::{Kind, Sources};
@@ -55,7 +55,7 @@ impl Shared {
             write_path: config.write_path,
             no_atime: config.flags.no_atime || config.flags.read_only,
             chores: reporter.chores,
-            mishaps: Mishaps::default(),
+            error_counts: ErrorCounts::default(),
         };
         let (sources, root) = Sources::open(&config.source, config.flags.read_only)?;
         let root_ino = root.attr.ino;
@@ -146,7 +146,7 @@ impl Tree for Shared {
     fn report(&self) -> ViewReport {
         let [(bytes, budget), (windows, max_windows)] = self.context.space.figures();
         let [files, listings] = self.descriptors.taken();
-        let mishaps = &self.context.mishaps;
+        let error_counts = &self.context.error_counts;
         let usage = ViewUsage {
             windows: Share {
                 used: windows,
@@ -158,10 +158,10 @@ impl Tree for Shared {
             },
             file_descriptors: Share::new(files.0, files.1),
             listing_descriptors: Share::new(listings.0, listings.1),
-            kept_descriptors: Share::new(self.in_use.kept(), self.descriptors.kept_at_most()),
-            faults: mishaps.faults.load(Relaxed),
-            faults_eio: mishaps.faults_eio.load(Relaxed),
-            lost_writes: mishaps.lost_writes.load(Relaxed),
+            kept_descriptors: Share::new(self.in_use.kept(), self.descriptors.max_kept()),
+            faults: error_counts.faults.load(Relaxed),
+            faults_eio: error_counts.faults_eio.load(Relaxed),
+            lost_writes: error_counts.lost_writes.load(Relaxed),
         };
         ViewReport {
             usage,

@@ -51,7 +51,7 @@ impl Xattrs for Shared {
             true => {
                 by.set_acl(sys::fstat(&inode).map_or(u32::MAX, |s| s.st_gid))?;
                 if let Some(mapping) = &inode.mapping {
-                    mapping.before_permissions_go();
+                    mapping.before_permission_change();
                 }
             }
             false => by.manage()?,

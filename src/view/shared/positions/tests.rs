@@ -108,7 +108,7 @@ fn of_directories_without_large_positions_nothing_is_kept() {
 }
 
 #[test]
-fn what_is_kept_is_bounded() {
+fn the_number_of_kept_positions_is_bounded() {
     let tables = Arc::new(PositionTables::default());
     let (open, still_open) = tables.open(life(0));
     shown(&open, &[HASH]);
