@@ -13,7 +13,7 @@ pub enum Chore {
     /// Many inodes were forgotten: return their memory to the system.
     Trim,
     /// An inode is held for a moment: release it after that.
-    LetGo,
+    ReleaseHeld,
 }
 
 /// A file that may have times waiting to be applied.

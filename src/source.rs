@@ -8,7 +8,7 @@ mod name;
 mod read_only;
 
 pub use again::{hold, proc_path, reopen};
-pub use atime::{AtimeRule, quietly};
+pub use atime::{AtimeRule, open_noatime};
 pub use name::check_name;
 
 use identity::{Identity, Rules, identity, rules};
@@ -329,7 +329,7 @@ impl SourceDir {
     ///
     /// # Errors
     /// Those of statx(2), ENOENT among them.
-    pub fn glimpse(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Attr>> {
+    pub fn stat_name(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Attr>> {
         let quick = self.by_handle
             && !self.remote
             && self.without_number.load(Relaxed) < MAX_WITHOUT_NUMBER;
@@ -345,10 +345,10 @@ impl SourceDir {
         }
     }
 
-    /// Adds the exported handle to the attributes that `glimpse` returned for `name`. `None` if there is none, or if the name
-    /// may have got another inode in between. If that happens `MAX_WITHOUT_NUMBER` times in a row, `glimpse` returns `None`
+    /// Adds the exported handle to the attributes that `stat_name` returned for `name`. `None` if there is none, or if the name
+    /// may have got another inode in between. If that happens `MAX_WITHOUT_NUMBER` times in a row, `stat_name` returns `None`
     /// from then on.
-    pub fn confirm(
+    pub fn add_handle(
         self: &Arc<Self>,
         dir: BorrowedFd<'_>,
         name: &OsStr,

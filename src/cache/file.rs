@@ -8,10 +8,10 @@
 //! `fuse_reverse_inval_inode` makes the kernel ignore attributes in replies that are under way, so it would go on with the old
 //! length.
 
-use super::belief::Belief;
+use super::cache_state::CacheState;
 use super::kernel_cache::KernelCache;
 use super::notifier::Waiting;
-use super::unsettled::REPLY_TAKEN;
+use super::unsettled::MAX_REPLY_TIME;
 use parking_lot::Mutex;
 use rustix::param::page_size;
 use std::ops::Range;
@@ -32,7 +32,7 @@ pub struct FileCache {
     /// How often an open took a new stamp.
     renewed: AtomicU64,
     /// How often the kernel's cache was found stale. `dropped` is the greatest of these numbers for which it was dropped.
-    doubts: AtomicU64,
+    stale_marks: AtomicU64,
     dropped: AtomicU64,
     /// When an open last had the kernel drop its pages, by the cache's clock. 0: never.
     reopened: AtomicU32,
@@ -43,7 +43,7 @@ pub struct FileCache {
     /// Whether the file is being changed behind the mount.
     contended: AtomicBool,
     /// Whether the stamp that a change by mmfs has set may include a change behind the mount.
-    mixed: AtomicBool,
+    may_hide_change: AtomicBool,
     /// Whether the kernel has read into its cache since the last write that bypassed it.
     filled: AtomicBool,
     /// The length that the kernel knows.
@@ -53,7 +53,7 @@ pub struct FileCache {
     /// The last length known to be the same at the source and in the kernel.
     agreed: AtomicU64,
     /// Whether passthrough is in use: the kernel then has no cache of the file for the mount.
-    handed_over: AtomicBool,
+    passed_through: AtomicBool,
 }
 
 /// Which parts of the cache of a file the kernel may keep at an open.
@@ -72,7 +72,7 @@ const UNSET: u64 = u64::MAX;
 const UNKNOWN: u64 = u64::MAX - 1;
 
 /// A change behind the mount may have come during a change by mmfs that takes longer than this.
-const MAX_ALONE: Duration = Duration::from_millis(2);
+const MAX_OWN_CHANGE: Duration = Duration::from_millis(2);
 
 /// A change by mmfs that is under way.
 #[derive(Debug)]
@@ -89,8 +89,8 @@ impl Changing<'_> {
     pub fn led_to(&self, stamp: u64) {
         let file = self.file;
         let has_opened = file.renewed.load(SeqCst) != self.changes.renewed;
-        if has_opened || file.contended.load(SeqCst) || self.since.elapsed() > MAX_ALONE {
-            file.mixed.store(true, SeqCst);
+        if has_opened || file.contended.load(SeqCst) || self.since.elapsed() > MAX_OWN_CHANGE {
+            file.may_hide_change.store(true, SeqCst);
         }
         file.stamp.store(stamp, SeqCst);
     }
@@ -112,7 +112,7 @@ pub struct Changes {
 /// The count of changes taken before the file's length is read. `None` while a change by mmfs is under way: the length then
 /// says nothing about changes behind the mount.
 #[derive(Debug, Clone, Copy)]
-pub struct Looking(Option<u64>);
+pub struct LengthCheck(Option<u64>);
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
@@ -121,37 +121,37 @@ impl Drop for Changing<'_> {
 }
 
 impl Waiting for FileCache {
-    fn dropped(&self, doubts: u64) {
-        self.dropped.fetch_max(doubts, SeqCst);
+    fn dropped(&self, stale_marks: u64) {
+        self.dropped.fetch_max(stale_marks, SeqCst);
     }
 
-    fn is_waiting(&self, doubts: u64) -> bool {
-        self.dropped.load(SeqCst) < doubts
+    fn is_waiting(&self, stale_marks: u64) -> bool {
+        self.dropped.load(SeqCst) < stale_marks
     }
 }
 
 impl FileCache {
-    /// The cache of `node`, in the state `belief`.
-    pub fn new(node: u64, belief: Belief, kernel: Arc<KernelCache>) -> Arc<Self> {
+    /// The cache of `node`, in the state `cache_state`.
+    pub fn new(node: u64, cache_state: CacheState, kernel: Arc<KernelCache>) -> Arc<Self> {
         Arc::new_cyclic(|this| FileCache {
             this: this.clone(),
             node,
             kernel,
-            stamp: AtomicU64::new(belief.stamp()),
+            stamp: AtomicU64::new(cache_state.stamp()),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             renewed: AtomicU64::new(0),
-            doubts: AtomicU64::new(0),
+            stale_marks: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             reopened: AtomicU32::new(0),
             opening: Mutex::new(()),
             contended: AtomicBool::new(false),
-            mixed: AtomicBool::new(false),
+            may_hide_change: AtomicBool::new(false),
             filled: AtomicBool::new(false),
             end: AtomicU64::new(0),
-            reach: AtomicU64::new(belief.reach()),
+            reach: AtomicU64::new(cache_state.reach()),
             agreed: AtomicU64::new(UNSET),
-            handed_over: AtomicBool::new(false),
+            passed_through: AtomicBool::new(false),
         })
     }
 
@@ -161,14 +161,14 @@ impl FileCache {
     }
 
     /// Stores the state that is kept after the file is closed.
-    pub fn closed(&self, belief: &mut Belief) {
-        belief.closed(self.stamp(), self.reach.load(SeqCst));
+    pub fn closed(&self, cache_state: &mut CacheState) {
+        cache_state.closed(self.stamp(), self.reach.load(SeqCst));
     }
 
     /// The stamp for which the kernel's cache is valid, or 0 while it may be stale. With passthrough it is the stamp of the
     /// last open: the kernel has no pages then.
     fn stamp(&self) -> u64 {
-        if self.in_doubt() || self.mixed.load(SeqCst) {
+        if self.is_stale() || self.may_hide_change.load(SeqCst) {
             0
         } else {
             self.stamp.load(SeqCst)
@@ -177,7 +177,7 @@ impl FileCache {
 
     /// Returns which parts of its cache the kernel may keep at an open that `found` this stamp and this `size`. The stamp
     /// becomes the current one. The kernel may keep all if the stamp is the old one and the cache is not stale. It keeps no
-    /// pages if the first read `has_to_reach_us`.
+    /// pages if the first read `must_reach_mmfs`.
     ///
     /// Otherwise this drops the kernel's attributes, because the reply to OPEN carries none. The kernel asks for attributes
     /// after that, and ignores those of older replies. A later open may already have dropped them, and its client may be
@@ -185,12 +185,12 @@ impl FileCache {
     pub fn before_open(
         &self,
         (found, size): (u64, u64),
-        has_to_reach_us: bool,
+        must_reach_mmfs: bool,
         look_again: impl FnOnce() -> Option<u64>,
     ) -> MayKeep {
         // The client has just got the attributes, by the LOOKUP before.
         let _ = self.end.compare_exchange(0, size, SeqCst, SeqCst);
-        let kept = self.kept_by_open(found, has_to_reach_us, look_again);
+        let kept = self.kept_by_open(found, must_reach_mmfs, look_again);
         if kept != MayKeep::All {
             self.reach.store(0, SeqCst);
         }
@@ -206,7 +206,7 @@ impl FileCache {
     fn kept_by_open(
         &self,
         found: u64,
-        has_to_reach_us: bool,
+        must_reach_mmfs: bool,
         look_again: impl FnOnce() -> Option<u64>,
     ) -> MayKeep {
         if !self.is_valid_as_of(found) {
@@ -215,18 +215,18 @@ impl FileCache {
             let is_new = !self.is_valid_as_of(found);
             let now = is_new.then(look_again).flatten().unwrap_or(found);
             if !self.is_valid_as_of(now) {
-                let doubts = self.doubts.load(SeqCst);
+                let stale_marks = self.stale_marks.load(SeqCst);
                 self.kernel.reopened(self.node);
                 self.reopened.store(self.kernel.now(), SeqCst);
-                self.mixed.store(false, SeqCst);
-                self.dropped.fetch_max(doubts, SeqCst);
+                self.may_hide_change.store(false, SeqCst);
+                self.dropped.fetch_max(stale_marks, SeqCst);
                 // Other opens may use the stamp from here on, so this comes last.
                 self.stamp.store(now, SeqCst);
                 self.renewed.fetch_add(1, SeqCst);
                 return MayKeep::Nothing;
             }
         }
-        match has_to_reach_us || self.are_pages_going() {
+        match must_reach_mmfs || self.is_drop_under_way() {
             true => MayKeep::Attributes,
             false => MayKeep::All,
         }
@@ -234,14 +234,14 @@ impl FileCache {
 
     fn is_valid_as_of(&self, now: u64) -> bool {
         // The order matters: see `compare`.
-        self.stamp.load(SeqCst) == now && !self.mixed.load(SeqCst) && !self.in_doubt()
+        self.stamp.load(SeqCst) == now && !self.may_hide_change.load(SeqCst) && !self.is_stale()
     }
 
     /// Whether the reply to an open that drops the kernel's pages may still be on its way. The kernel drops them when it has
     /// the reply.
-    fn are_pages_going(&self) -> bool {
+    fn is_drop_under_way(&self) -> bool {
         let since = self.reopened.load(SeqCst);
-        since != 0 && self.kernel.now().wrapping_sub(since) < REPLY_TAKEN.as_millis() as u32
+        since != 0 && self.kernel.now().wrapping_sub(since) < MAX_REPLY_TIME.as_millis() as u32
     }
 
     /// Whether a write by a descriptor with O_APPEND to a file of `len` bytes is an append. The kernel sends an append to the
@@ -301,29 +301,30 @@ impl FileCache {
         self.seen(stamp, changes);
         let now = self.changes();
         if is_shorter && now == changes {
-            self.looked_at();
+            self.drop_if_stale();
         } else if is_shorter && now.own == changes.own {
             // An open has taken the new stamp, but the bytes of the read may reach the kernel after the open.
-            self.distrust();
+            self.mark_stale();
         }
     }
 
     /// The check of open files, once a second: drops the kernel's pages if they are stale.
-    pub fn looked_at(&self) {
-        if self.in_doubt() {
+    pub fn drop_if_stale(&self) {
+        if self.is_stale() {
             self.drop_pages();
         }
     }
 
     /// Marks the kernel's cache as stale and has it dropped. Until that is done no open may keep it.
-    pub fn distrust(&self) {
-        self.doubts.fetch_add(1, SeqCst);
+    pub fn mark_stale(&self) {
+        self.stale_marks.fetch_add(1, SeqCst);
         self.drop_pages();
     }
 
     fn drop_pages(&self) {
-        let (this, doubts): (Weak<FileCache>, _) = (self.this.clone(), self.doubts.load(SeqCst));
-        self.kernel.pages_changed(self.node, this, doubts);
+        let (this, stale_marks): (Weak<FileCache>, _) =
+            (self.this.clone(), self.stale_marks.load(SeqCst));
+        self.kernel.pages_changed(self.node, this, stale_marks);
     }
 
     /// The kernel is about to get bytes up to `end`, for its cache unless `direct`. A page fault may look direct.
@@ -348,19 +349,26 @@ impl FileCache {
         }
     }
 
-    /// To be called before reading the length for a reply. [`Self::telling`] needs the result.
-    pub fn looking(&self) -> Looking {
+    /// To be called before reading the length for a reply. [`Self::end_length_check`] needs the result.
+    pub fn begin_length_check(&self) -> LengthCheck {
         let begun = self.begun.load(SeqCst);
-        Looking((self.ended.load(SeqCst) == begun).then_some(begun))
+        LengthCheck((self.ended.load(SeqCst) == begun).then_some(begun))
     }
 
     /// The kernel is about to be sent the length `size`. If the file has grown behind the mount, and a client may have stored
     /// behind the old end, the kernel first gets the bytes that `read` returns from the source.
-    pub fn telling(&self, looking: Looking, size: u64, read: impl FnOnce(Range<u64>) -> Vec<u8>) {
+    pub fn end_length_check(
+        &self,
+        check: LengthCheck,
+        size: u64,
+        read: impl FnOnce(Range<u64>) -> Vec<u8>,
+    ) {
         let known = self.end.load(SeqCst);
         // The length may be the result of a change by mmfs.
-        let Some(begun) = looking.0 else { return };
-        if known == size || begun != self.begun.load(SeqCst) || self.is_handed_over() {
+        let Some(begun) = check.0 else {
+            return;
+        };
+        if known == size || begun != self.begun.load(SeqCst) || self.is_passed_through() {
             return;
         }
         let exposed = self.exposed(&(known..size));
@@ -389,7 +397,7 @@ impl FileCache {
     fn exposed(&self, grown: &Range<u64>) -> Range<u64> {
         let (page, start) = (page_size() as u64, grown.start);
         let has_page = self.reach.load(SeqCst) > start - start % page;
-        match has_page && !self.is_handed_over() {
+        match has_page && !self.is_passed_through() {
             true => start..start.next_multiple_of(page).min(grown.end),
             false => start..start,
         }
@@ -406,7 +414,7 @@ impl FileCache {
     /// when such a write begins, but after an asynchronous one not again (Linux 6.18).
     pub fn bypassed(&self) {
         if self.filled.swap(false, SeqCst) {
-            self.distrust();
+            self.mark_stale();
         }
     }
 
@@ -421,16 +429,16 @@ impl FileCache {
     }
 
     /// From now on the kernel serves the file by passthrough.
-    pub fn handed_over(&self) {
-        self.handed_over.store(true, SeqCst);
+    pub fn passed_through(&self) {
+        self.passed_through.store(true, SeqCst);
     }
 
-    fn is_handed_over(&self) -> bool {
-        self.handed_over.load(SeqCst)
+    fn is_passed_through(&self) -> bool {
+        self.passed_through.load(SeqCst)
     }
 
-    fn in_doubt(&self) -> bool {
-        self.dropped.load(SeqCst) < self.doubts.load(SeqCst)
+    fn is_stale(&self) -> bool {
+        self.dropped.load(SeqCst) < self.stale_marks.load(SeqCst)
     }
 
     /// Notices whether the file was changed behind the mount. `now` was read from the source after `changes` was taken. If so,
@@ -439,7 +447,7 @@ impl FileCache {
     fn compare(&self, now: u64, changes: Changes, own: u64) {
         let (begun, known) = (self.begun.load(SeqCst), self.stamp.load(SeqCst));
         if known == now
-            || self.is_handed_over()
+            || self.is_passed_through()
             || begun - self.ended.load(SeqCst).min(begun) != own
             || changes != self.changes()
         {
@@ -449,7 +457,7 @@ impl FileCache {
             self.agreed.store(UNKNOWN, SeqCst);
             self.contended.store(true, SeqCst);
             // Before the stamp is taken, so that no open uses the stale cache.
-            self.doubts.fetch_add(1, SeqCst);
+            self.stale_marks.fetch_add(1, SeqCst);
         }
         // If the stamp is another one by now, another thread has noticed.
         let _ = self.stamp.compare_exchange(known, now, SeqCst, SeqCst);

@@ -1,6 +1,6 @@
 //! The kernel's cache of one mount.
 
-use super::belief::Belief;
+use super::cache_state::CacheState;
 use super::notifier::{Kernel, Notifier, Waiting};
 use super::stores::{Stores, Storing};
 use super::unsettled::{Asking, Unsettled};
@@ -94,9 +94,9 @@ impl KernelCache {
         self.unsettled.is_settled(node, asking)
     }
 
-    /// Has the pages of `node` dropped, and reports that to `file`, with its number of `doubts`.
-    pub(super) fn pages_changed(&self, node: u64, file: Weak<dyn Waiting>, doubts: u64) {
-        self.notifier.drop_pages(node, (file, doubts));
+    /// Has the pages of `node` dropped, and reports that to `file`, with its count of stale marks.
+    pub(super) fn pages_changed(&self, node: u64, file: Weak<dyn Waiting>, stale_marks: u64) {
+        self.notifier.drop_pages(node, (file, stale_marks));
     }
 
     pub(super) fn replace(&self, node: u64, offset: u64, bytes: Vec<u8>) -> bool {
@@ -124,13 +124,13 @@ impl KernelCache {
 
     /// Whether the kernel may use its cached listing of a directory that has `stamp` now. A listing is not kept longer than its
     /// entries: the kernel would look each of them up again, one by one.
-    pub fn is_listing_valid(&self, belief: &Belief, stamp: u64) -> bool {
-        belief.is_listing_valid(stamp, self.now(), self.timeouts.shorter())
+    pub fn is_listing_valid(&self, cache_state: &CacheState, stamp: u64) -> bool {
+        cache_state.is_listing_valid(stamp, self.now(), self.timeouts.shorter())
     }
 
     /// A directory was listed to its end. It had `stamp` when it was opened.
-    pub fn listed(&self, belief: &mut Belief, stamp: u64) {
-        belief.listed(stamp, self.now());
+    pub fn listed(&self, cache_state: &mut CacheState, stamp: u64) {
+        cache_state.listed(stamp, self.now());
     }
 
     /// Milliseconds since the cache was made, from 1.

@@ -4,15 +4,15 @@
 //! Views report each change to a [`FileCache`] (an open file) or the [`KernelCache`] (everything else). All notifications to
 //! the kernel are sent from here.
 
-mod belief;
+mod cache_state;
 mod file;
 mod kernel_cache;
 mod notifier;
 mod stores;
 mod unsettled;
 
-pub use belief::Belief;
-pub use file::{Changing, FileCache, Looking, MayKeep};
+pub use cache_state::CacheState;
+pub use file::{Changing, FileCache, LengthCheck, MayKeep};
 pub use kernel_cache::{KernelCache, Timeouts};
 pub use notifier::Kernel;
 pub use stores::Storing;

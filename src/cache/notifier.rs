@@ -37,13 +37,13 @@ pub trait Kernel: Send + Sync + 'static {
 
 /// A file that waits until its pages are dropped.
 pub trait Waiting: Send + Sync {
-    /// The kernel has dropped its pages. The request for it had this number of doubts.
-    fn dropped(&self, doubts: u64);
-    /// Whether this number of doubts is still open. An open may have ended them.
-    fn is_waiting(&self, doubts: u64) -> bool;
+    /// The kernel has dropped its pages. `stale_marks` was the file's count at the request.
+    fn dropped(&self, stale_marks: u64);
+    /// Whether a request with this count is still needed. An open may have dropped the cache since.
+    fn is_waiting(&self, stale_marks: u64) -> bool;
 }
 
-/// A waiting file, with its number of doubts.
+/// A waiting file, with its count of stale marks.
 type Waiter = (Weak<dyn Waiting>, u64);
 
 /// A node whose pages are stale, and the file that waits.
@@ -173,18 +173,18 @@ impl Dropping {
 
     fn work(&self, node: u64) {
         while let Some(due) = self.due(node) {
-            let is_waiting = |(file, doubts): &Waiter| {
+            let is_waiting = |(file, stale_marks): &Waiter| {
                 let file = file.upgrade();
-                file.is_none_or(|file| file.is_waiting(*doubts))
+                file.is_none_or(|file| file.is_waiting(*stale_marks))
             };
-            // An open since may have ended the doubts. Its client may be about to read the length, and the kernel would ignore
-            // attributes it asks for while pages are dropped.
+            // If an open has dropped the cache since, its client may be about to read the length. The kernel would ignore
+            // attributes that it asks for while pages are dropped.
             if due.iter().any(is_waiting) {
                 self.kernel.drop_pages(node);
             }
-            for (file, doubts) in due {
+            for (file, stale_marks) in due {
                 if let Some(file) = file.upgrade() {
-                    file.dropped(doubts);
+                    file.dropped(stale_marks);
                 }
             }
         }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_hangs_holds_up_no_other() {
+    fn a_node_that_does_not_answer_delays_no_other() {
         let (gate, closed) = channel::<()>();
         let (dropped, heard) = channel();
         let gate_of_one = Mutex::new(closed);

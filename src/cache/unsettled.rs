@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// The longest time for the kernel to process a reply. It does not say when it has.
-pub const REPLY_TAKEN: Duration = Duration::from_secs(1);
+pub const MAX_REPLY_TIME: Duration = Duration::from_secs(1);
 
-/// From this number of nodes on, entries older than `LONG` are dropped: the clients have long got new attributes.
-const MANY: usize = 1024;
-const LONG: Duration = Duration::from_secs(10);
+/// From this number of nodes on, entries older than `PRUNE_AGE` are dropped: the clients have long got new attributes.
+const PRUNE_FROM: usize = 1024;
+const PRUNE_AGE: Duration = Duration::from_secs(10);
 
 /// The nodes of one mount whose attributes are not settled.
 #[derive(Debug, Default)]
@@ -55,11 +55,11 @@ impl Unsettled {
     pub fn forgets(&self, node: u64) {
         let mut nodes = self.nodes.lock();
         let now = Instant::now();
-        if nodes.by_id.len() >= MANY.max(2 * nodes.pruned) {
+        if nodes.by_id.len() >= PRUNE_FROM.max(2 * nodes.pruned) {
             nodes
                 .by_id
-                .retain(|_, one| now.duration_since(one.at) < LONG);
-            nodes.by_id.shrink_to(MANY);
+                .retain(|_, one| now.duration_since(one.at) < PRUNE_AGE);
+            nodes.by_id.shrink_to(PRUNE_FROM);
             nodes.pruned = nodes.by_id.len();
         }
         let forgotten = Forgotten {
@@ -99,7 +99,7 @@ impl Unsettled {
             return false;
         }
         let told = *forgotten.told.get_or_insert_with(Instant::now);
-        let is_settled = told.elapsed() >= REPLY_TAKEN;
+        let is_settled = told.elapsed() >= MAX_REPLY_TIME;
         if is_settled {
             nodes.remove(node);
             self.len.store(nodes.by_id.len(), SeqCst);
@@ -134,7 +134,7 @@ mod tests {
         assert!(unsettled.is_settled(8, found), "another one");
         assert!(!unsettled.is_settled(7, found), "the first answer");
         assert!(!unsettled.is_settled(7, found), "too early");
-        let long_ago = Instant::now().checked_sub(REPLY_TAKEN);
+        let long_ago = Instant::now().checked_sub(MAX_REPLY_TIME);
         unsettled.nodes.lock().by_id.get_mut(&7).unwrap().told = long_ago;
         assert!(!unsettled.is_settled(7, before), "found before");
         assert!(unsettled.is_settled(7, found));
@@ -142,20 +142,20 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_is_dropped_when_there_is_much_of_it() {
+    fn old_entries_are_dropped_from_a_large_table() {
         let unsettled = Unsettled::default();
-        (0..MANY as u64).for_each(|node| unsettled.forgets(node));
+        (0..PRUNE_FROM as u64).for_each(|node| unsettled.forgets(node));
         let mut nodes = unsettled.nodes.lock();
-        let old = Instant::now().checked_sub(LONG).unwrap();
+        let old = Instant::now().checked_sub(PRUNE_AGE).unwrap();
         nodes
             .by_id
             .values_mut()
             .skip(10)
             .for_each(|node| node.at = old);
         drop(nodes);
-        unsettled.forgets(MANY as u64);
+        unsettled.forgets(PRUNE_FROM as u64);
         assert_eq!(unsettled.len.load(SeqCst), 11);
-        unsettled.remove(MANY as u64);
+        unsettled.remove(PRUNE_FROM as u64);
         assert_eq!(unsettled.len.load(SeqCst), 10);
     }
 }

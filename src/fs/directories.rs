@@ -44,10 +44,10 @@ impl<T: Tree> Fs<T> {
     pub fn opendir(&self, node: u64, flags: OFlags) -> Result<(u64, bool)> {
         let listing = self.tree.open_dir(&self.nodes.get(node)?, flags)?;
         let valid = |stamp| {
-            let belief = self.nodes.belief(node);
-            belief.is_some_and(|belief| self.cache.is_listing_valid(&belief, stamp))
+            let cache_state = self.nodes.cache_state(node);
+            cache_state.is_some_and(|cache_state| self.cache.is_listing_valid(&cache_state, stamp))
         };
-        let keep = listing.may_be_remembered() && listing.stamp().is_some_and(valid);
+        let keep = listing.may_be_cached() && listing.stamp().is_some_and(valid);
         Ok((
             self.dirs.insert(Arc::new(DirHandle { node, listing })),
             keep,
@@ -126,8 +126,8 @@ impl<T: Tree> Fs<T> {
             .tree
             .list(listing, offset, |entry| take(listing, entry))?;
         if let Some(stamp) = listing.stamp().filter(|_| complete) {
-            let listed = |belief: &mut _| self.cache.listed(belief, stamp);
-            self.nodes.believe(handle.node, listed);
+            let listed = |cache_state: &mut _| self.cache.listed(cache_state, stamp);
+            self.nodes.update_cache_state(handle.node, listed);
         }
         Ok(())
     }

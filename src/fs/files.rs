@@ -20,7 +20,7 @@ pub struct Opened<O> {
     /// Bypass the kernel's cache, unless the kernel serves the file by itself.
     pub direct_io: bool,
     /// The kernel may serve the file by itself.
-    pub may_hand_over: bool,
+    pub may_pass_through: bool,
     /// What the kernel has cached of the file is still true.
     pub keep_cache: bool,
     /// Closing it needs no word: nothing can have been written.
@@ -87,13 +87,13 @@ impl<T: Tree> Fs<T> {
         keep_cache: bool,
     ) -> Opened<T::Open> {
         let read_only = !open.is_writable();
-        let may_hand_over = !self.settings.direct_io && open.is_cacheable();
+        let may_pass_through = !self.settings.direct_io && open.is_cacheable();
         // An O_DIRECT read that comes short goes on in the kernel's cache otherwise (`generic_file_read_iter`), which fills a page
         // up with zeros: they would be read where a file has just been truncated behind the mount.
         let direct = flags.contains(OFlags::DIRECT);
         // The kernel cuts a cached append at a page that it has not read (Linux 6.18).
         let append = !read_only && flags.contains(OFlags::APPEND) && self.mixes_direct.load(SeqCst);
-        let direct_io = !may_hand_over || direct || append;
+        let direct_io = !may_pass_through || direct || append;
         let may_store = flags & OFlags::RWMODE == OFlags::RDWR;
         let file = FileHandle {
             open: open.clone(),
@@ -108,7 +108,7 @@ impl<T: Tree> Fs<T> {
         Opened {
             fh,
             direct_io,
-            may_hand_over,
+            may_pass_through,
             keep_cache,
             read_only,
             open,

@@ -52,7 +52,7 @@ struct House<T: Tree> {
     apply_at: Option<Instant>,
     watch_at: Option<Instant>,
     trim_at: Option<Instant>,
-    let_go_at: Option<Instant>,
+    release_at: Option<Instant>,
 }
 
 impl<T: Tree> House<T> {
@@ -65,7 +65,7 @@ impl<T: Tree> House<T> {
             apply_at: None,
             watch_at: None,
             trim_at: None,
-            let_go_at: None,
+            release_at: None,
         }
     }
 
@@ -78,7 +78,7 @@ impl<T: Tree> House<T> {
                 }
                 Ok(Chore::Watch) => due_in(&mut self.watch_at, WATCH_INTERVAL),
                 Ok(Chore::Trim) => due_in(&mut self.trim_at, TRIM_AFTER),
-                Ok(Chore::LetGo) => due_in(&mut self.let_go_at, HOLD_TIME),
+                Ok(Chore::ReleaseHeld) => due_in(&mut self.release_at, HOLD_TIME),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -92,14 +92,14 @@ impl<T: Tree> House<T> {
             if self.trim_at.is_some_and(|at| at <= now) {
                 self.trim();
             }
-            if self.let_go_at.is_some_and(|at| at <= now) {
-                self.let_go();
+            if self.release_at.is_some_and(|at| at <= now) {
+                self.release_held();
             }
         }
     }
 
     fn next(&self) -> Result<Chore, RecvTimeoutError> {
-        let due = [self.apply_at, self.watch_at, self.trim_at, self.let_go_at];
+        let due = [self.apply_at, self.watch_at, self.trim_at, self.release_at];
         match due.into_iter().flatten().min() {
             Some(at) => self
                 .chores
@@ -129,11 +129,11 @@ impl<T: Tree> House<T> {
         }
     }
 
-    fn let_go(&mut self) {
-        self.let_go_at = None;
+    fn release_held(&mut self) {
+        self.release_at = None;
         let Some(fs) = self.fs.upgrade() else { return };
-        if fs.tree.let_go() | fs.retries.expire() {
-            due_in(&mut self.let_go_at, HOLD_TIME);
+        if fs.tree.release_held() | fs.retries.expire() {
+            due_in(&mut self.release_at, HOLD_TIME);
         }
     }
 

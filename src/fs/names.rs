@@ -42,7 +42,7 @@ impl<T: Tree> Fs<T> {
     fn remember_and_hold(&self, found: Found<T::Node>) -> Option<Entry> {
         let entry = self.remember(found.clone(), Asking::default())?;
         if self.tree.hold(&found) {
-            self.chores.add(Chore::LetGo);
+            self.chores.add(Chore::ReleaseHeld);
         }
         Some(entry)
     }
@@ -154,7 +154,7 @@ impl<T: Tree> Fs<T> {
                 Ok(_) if is_second => std::thread::sleep(Duration::from_micros(500)),
                 Ok(found) => {
                     self.retries.begin_to(by.pid, parent, name, found);
-                    self.chores.add(Chore::LetGo);
+                    self.chores.add(Chore::ReleaseHeld);
                     return Err(Errno::STALE);
                 }
                 Err(Errno::NOENT) => std::thread::sleep(out_of_step(tries)),

@@ -115,12 +115,12 @@ impl Passthrough {
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Option<&'a BackingId> {
         let content = opened.content();
-        let may_begin = self.enabled.load(Relaxed) && opened.may_hand_over;
+        let may_begin = self.enabled.load(Relaxed) && opened.may_pass_through;
         // Of a file that the kernel serves already, it takes no other open (EIO).
-        if !may_begin && !content.is_handed_over() {
+        if !may_begin && !content.is_passed_through() {
             return None;
         }
-        content.hand_over(by, |fd| {
+        content.pass_through(by, |fd| {
             register(fd).inspect_err(|error| self.refused(error)).ok()
         })
     }

@@ -7,7 +7,7 @@ mod numbers;
 use numbers::is_alias;
 pub use numbers::{ALIAS_PREFIX, ENCODED, LOW_BITS, Numbers};
 
-use crate::cache::Belief;
+use crate::cache::CacheState;
 use crate::sys::memory;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::{Errno, Result};
@@ -47,7 +47,7 @@ pub enum Seen {
     /// It is held open, so its number means no other inode.
     Held,
     /// By statx(2) alone, so it may have gone since.
-    Glimpsed,
+    NotHeld,
     /// It was recognised as an inode in the table.
     Recognized,
 }
@@ -56,14 +56,14 @@ pub enum Seen {
 struct Known<P> {
     place: P,
     lookups: u64,
-    belief: Belief,
+    cache_state: CacheState,
 }
 
 impl<P: Place> Known<P> {
     /// Counts a lookup.
     fn found_again(&mut self, place: P, seen: Seen, stamp: u64) {
         self.lookups += 1;
-        self.belief.told(stamp);
+        self.cache_state.told(stamp);
         if seen != Seen::Recognized {
             self.place.found_again(place);
         }
@@ -110,7 +110,7 @@ impl<P: Place> NodeTable<P> {
         let root = Known {
             place: root,
             lookups: 1,
-            belief: Belief::default(),
+            cache_state: CacheState::default(),
         };
         table.shard(ROOT).insert(ROOT, Box::new(root));
         table
@@ -210,7 +210,7 @@ impl<P: Place> NodeTable<P> {
                     let known = Known {
                         place,
                         lookups: 1,
-                        belief: Belief::of_new(stamp),
+                        cache_state: CacheState::of_new(stamp),
                     };
                     shard.insert(id, Box::new(known));
                     self.known.fetch_add(1, Relaxed);
@@ -291,31 +291,32 @@ impl<P: Place> NodeTable<P> {
     }
 
     /// The state of the kernel's cache of a node. `None` if there is no entry.
-    pub fn belief(&self, id: u64) -> Option<Belief> {
-        self.shard(id).get(&id).map(|known| known.belief)
+    pub fn cache_state(&self, id: u64) -> Option<CacheState> {
+        self.shard(id).get(&id).map(|known| known.cache_state)
     }
 
     /// The state of the kernel's cache of an inode in this life.
-    pub fn belief_of(&self, place: &P) -> Belief {
+    pub fn cache_state_of(&self, place: &P) -> CacheState {
         let known = self.known(place);
-        let belief = known.and_then(|(id, shard)| shard.get(&id).map(|known| known.belief));
-        belief.unwrap_or_default()
+        let cache_state =
+            known.and_then(|(id, shard)| shard.get(&id).map(|known| known.cache_state));
+        cache_state.unwrap_or_default()
     }
 
     /// Changes the state of the kernel's cache of a node.
-    pub fn believe(&self, id: u64, change: impl FnOnce(&mut Belief)) {
+    pub fn update_cache_state(&self, id: u64, change: impl FnOnce(&mut CacheState)) {
         if let Some(known) = self.shard(id).get_mut(&id) {
-            change(&mut known.belief);
+            change(&mut known.cache_state);
         }
     }
 
-    /// As `believe`, for an inode in this life.
-    pub fn believe_of(&self, place: &P, change: impl FnOnce(&mut Belief)) {
+    /// As `update_cache_state`, for an inode in this life.
+    pub fn update_cache_state_of(&self, place: &P, change: impl FnOnce(&mut CacheState)) {
         let Some((id, mut shard)) = self.known(place) else {
             return;
         };
         if let Some(known) = shard.get_mut(&id) {
-            change(&mut known.belief);
+            change(&mut known.cache_state);
         }
     }
 

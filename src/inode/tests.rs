@@ -53,19 +53,19 @@ fn an_inode_is_forgotten_with_its_last_lookup() {
 fn another_life_of_a_number_that_is_known_has_a_node_of_its_own() {
     let table = table();
     remember(&table, FIRST, Seen::Held);
-    table.believe(7, |belief| belief.closed(5, 0));
+    table.update_cache_state(7, |cache_state| cache_state.closed(5, 0));
     let second = remember(&table, SECOND, Seen::Held).expect("it is held");
     assert_ne!(second, 7);
     assert_eq!((table.get(7), table.get(second)), (Ok(FIRST), Ok(SECOND)));
     assert_eq!((table.number(7), table.shown_number(second)), (second, 7));
     assert_eq!(table.listed_number(7), 7);
-    assert_eq!(table.belief_of(&SECOND).stamp(), 0);
+    assert_eq!(table.cache_state_of(&SECOND).stamp(), 0);
     assert_eq!(table.remembered(&SECOND), Some(SECOND));
-    assert_eq!(remember(&table, SECOND, Seen::Glimpsed), Some(second));
+    assert_eq!(remember(&table, SECOND, Seen::NotHeld), Some(second));
     assert!(table.forget(7, 1).is_some(), "the first life");
-    assert_eq!(remember(&table, SECOND, Seen::Glimpsed), Some(second));
+    assert_eq!(remember(&table, SECOND, Seen::NotHeld), Some(second));
     assert!(table.forget(second, 3).is_some());
-    assert_eq!(remember(&table, SECOND, Seen::Glimpsed), Some(7));
+    assert_eq!(remember(&table, SECOND, Seen::NotHeld), Some(7));
 }
 
 /// The first may be found again after the second: a thread that found it before it lost its last name holds it open.
@@ -80,9 +80,12 @@ fn an_inode_keeps_its_node_when_its_number_means_another() {
         (table.number_of(&FIRST), table.number_of(&SECOND)),
         (7, second)
     );
-    table.believe_of(&FIRST, |belief| belief.closed(5, 0));
-    assert_eq!(table.belief(7).map(|belief| belief.stamp()), Some(5));
-    assert_eq!(table.belief_of(&FIRST).stamp(), 5);
+    table.update_cache_state_of(&FIRST, |cache_state| cache_state.closed(5, 0));
+    assert_eq!(
+        table.cache_state(7).map(|cache_state| cache_state.stamp()),
+        Some(5)
+    );
+    assert_eq!(table.cache_state_of(&FIRST).stamp(), 5);
     assert!(table.forget(7, 1).is_none(), "found twice");
     assert_eq!(table.remembered(&FIRST), Some(FIRST));
     assert!(table.forget(7, 1).is_some());
@@ -96,11 +99,11 @@ fn a_life_that_is_over_changes_nothing() {
     let table = table();
     remember(&table, SECOND, Seen::Held);
     table.update(&FIRST, |place| place.life = 9);
-    table.believe_of(&FIRST, |belief| belief.closed(5, 0));
+    table.update_cache_state_of(&FIRST, |cache_state| cache_state.closed(5, 0));
     assert_eq!(table.get(7), Ok(SECOND));
-    assert_eq!(table.belief_of(&SECOND).stamp(), 0);
-    table.believe_of(&SECOND, |belief| belief.closed(5, 0));
-    assert_eq!(table.belief_of(&SECOND).stamp(), 5);
+    assert_eq!(table.cache_state_of(&SECOND).stamp(), 0);
+    table.update_cache_state_of(&SECOND, |cache_state| cache_state.closed(5, 0));
+    assert_eq!(table.cache_state_of(&SECOND).stamp(), 5);
 }
 
 #[test]
@@ -126,8 +129,8 @@ fn many_forgotten_inodes_are_worth_a_trim() {
 fn an_inode_that_is_not_held_replaces_no_other_life() {
     let table = table();
     assert_eq!(remember(&table, FIRST, Seen::Recognized), None, "forgotten");
-    assert_eq!(remember(&table, FIRST, Seen::Glimpsed), Some(7));
-    assert_eq!(remember(&table, SECOND, Seen::Glimpsed), None);
+    assert_eq!(remember(&table, FIRST, Seen::NotHeld), Some(7));
+    assert_eq!(remember(&table, SECOND, Seen::NotHeld), None);
     assert_eq!(remember(&table, SECOND, Seen::Recognized), None);
     assert_eq!(table.remembered(&FIRST), Some(FIRST));
     assert_eq!(table.remembered(&SECOND), None);

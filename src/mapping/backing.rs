@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Readers' windows are mapped from a description opened O_RDONLY. A window mapped from O_RDWR would keep the file ETXTBSY. One
-/// mapped from O_RDONLY cannot be made writable. All descriptions are O_NOATIME where that is allowed (`source::quietly`).
+/// mapped from O_RDONLY cannot be made writable. All descriptions are O_NOATIME where that is allowed (`source::open_noatime`).
 #[derive(Debug, Default)]
 pub struct Backing {
     reader: Option<Arc<OwnedFd>>,

@@ -12,7 +12,7 @@ use crate::cache::{FileCache, MayKeep};
 use crate::chores::{Chore, Chores, PendingTimes};
 use crate::config::WritePath;
 use crate::descriptors::Slot;
-use crate::source::{SourceDir, quietly, reopen};
+use crate::source::{SourceDir, open_noatime, reopen};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
@@ -89,15 +89,15 @@ pub struct Mapping {
     /// Keeps the file's mount busy. Its descriptions do not where they lie in a clone of the mount.
     place: OnceLock<(Arc<OwnedFd>, Slot)>,
     /// The backing file that the kernel uses for passthrough, once that is decided.
-    handed_over: OnceLock<Option<Handover>>,
+    passed_through: OnceLock<Option<Passthrough>>,
 }
 
 /// The backing file of a passthrough, of any type.
-struct Handover(Box<dyn Any + Send + Sync>);
+struct Passthrough(Box<dyn Any + Send + Sync>);
 
-impl std::fmt::Debug for Handover {
+impl std::fmt::Debug for Passthrough {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Handover")
+        f.write_str("Passthrough")
     }
 }
 
@@ -141,7 +141,7 @@ impl Mapping {
             length: AtomicU64::new(0),
             declined: AtomicU64::new(0),
             place: OnceLock::new(),
-            handed_over: OnceLock::new(),
+            passed_through: OnceLock::new(),
             context,
         })
     }
@@ -211,7 +211,7 @@ impl Mapping {
             return Ok(reader);
         }
         let held = backing.any().ok_or(Errno::BADF)?;
-        let fd = quietly(OFlags::RDONLY, |flags| reopen(&*held, flags))?;
+        let fd = open_noatime(OFlags::RDONLY, |flags| reopen(&*held, flags))?;
         let fd = Arc::new(fd);
         backing.open_reader(fd.clone(), None);
         Ok(fd)
@@ -219,13 +219,16 @@ impl Mapping {
 
     /// The backing file for passthrough. `make` makes it at the first call; it is kept until the file is closed. If `make`
     /// returns `None`, so does every later call.
-    pub fn hand_over<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Option<T>) -> Option<&T> {
+    pub fn pass_through<T: Any + Send + Sync>(
+        &self,
+        make: impl FnOnce() -> Option<T>,
+    ) -> Option<&T> {
         let decide = || {
             let hold = make()?;
-            self.cache.handed_over();
-            Some(Handover(Box::new(hold)))
+            self.cache.passed_through();
+            Some(Passthrough(Box::new(hold)))
         };
-        self.handed_over
+        self.passed_through
             .get_or_init(decide)
             .as_ref()?
             .0
@@ -233,8 +236,8 @@ impl Mapping {
     }
 
     /// Whether the kernel reads and writes the file itself (passthrough).
-    pub fn is_handed_over(&self) -> bool {
-        matches!(self.handed_over.get(), Some(Some(_)))
+    pub fn is_passed_through(&self) -> bool {
+        matches!(self.passed_through.get(), Some(Some(_)))
     }
 
     /// Whether the file has the suid or the sgid bit. False if statx(2) fails.
@@ -337,10 +340,10 @@ impl Mapping {
     /// # Errors
     /// Those of statx(2).
     pub fn attr(&self, fd: BorrowedFd<'_>) -> Result<Attr> {
-        let looking = self.cache.looking();
+        let check = self.cache.begin_length_check();
         let attr = self.look(fd)?;
         let read = |range| self.bytes(range);
-        self.cache.telling(looking, attr.size, read);
+        self.cache.end_length_check(check, attr.size, read);
         Ok(attr)
     }
 
@@ -376,7 +379,7 @@ impl Mapping {
                 let _ = self.shared();
             }
         }
-        self.cache.looked_at();
+        self.cache.drop_if_stale();
     }
 
     /// Which parts of its cache the kernel may keep at this open. If the first read of the open `moves_atime`, and the access
@@ -388,11 +391,11 @@ impl Mapping {
         let fd = self.descriptor().ok_or(Errno::BADF)?;
         let attr = self.source.stat(fd.as_fd())?;
         self.look_for_length(fd.as_fd(), &attr);
-        let has_to_reach_us = moves_atime && self.is_access_time_due(&attr);
+        let must_reach_mmfs = moves_atime && self.is_access_time_due(&attr);
         let found = (attr.stamp(), attr.size);
         let look_again = || Some(self.source.stat(fd.as_fd()).ok()?.stamp());
         let cache = &self.cache;
-        Ok(cache.before_open(found, has_to_reach_us, look_again))
+        Ok(cache.before_open(found, must_reach_mmfs, look_again))
     }
 
     /// Whether the source is a network filesystem, whose server may never answer.

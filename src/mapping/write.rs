@@ -113,7 +113,7 @@ impl Mapping {
                 .map_or(before.size, |&n| request.offset + n as u64);
             if append && after.size != end {
                 // The kernel has cached these bytes at the end as it knew it.
-                self.cache.distrust();
+                self.cache.mark_stale();
             }
             if !request.from_mapping && written.is_ok() {
                 self.cache.wrote(append, end, (before.size, after.size));

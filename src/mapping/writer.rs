@@ -9,7 +9,7 @@ use super::file::Mapping;
 use crate::actor::Actor;
 use crate::chores::PendingTimes;
 use crate::descriptors::Slot;
-use crate::source::{hold, proc_path, quietly, reopen};
+use crate::source::{hold, open_noatime, proc_path, reopen};
 use crate::sys::identity;
 use crate::sys::writeback::writeback_error;
 use parking_lot::Mutex;
@@ -127,7 +127,7 @@ impl Mapping {
         };
         by.begin();
         let open = |flags| reopen(&*held, flags);
-        match (quietly(writer.flags, open), spare) {
+        match (open_noatime(writer.flags, open), spare) {
             (Err(Errno::ACCESS), Some(spare)) => Ok(spare),
             (opened, _) => opened.map(Arc::new),
         }
@@ -142,7 +142,7 @@ impl Mapping {
         let mut backing = self.backing.lock();
         let held = backing.any().filter(|_| backing.lacks_spare());
         // After an error the writers could not have opened the file before, either.
-        let open = |held: Arc<OwnedFd>| quietly(OFlags::RDWR, |flags| reopen(&*held, flags));
+        let open = |held: Arc<OwnedFd>| open_noatime(OFlags::RDWR, |flags| reopen(&*held, flags));
         if let Some(Ok(fd)) = held.map(open) {
             backing.keep_spare(fd);
         }

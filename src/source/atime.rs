@@ -49,7 +49,7 @@ impl AtimeRule {
 ///
 /// # Errors
 /// Those of `open`; EPERM if `flags` have O_NOATIME and it is not permitted.
-pub fn quietly<T>(flags: OFlags, open: impl Fn(OFlags) -> Result<T>) -> Result<T> {
+pub fn open_noatime<T>(flags: OFlags, open: impl Fn(OFlags) -> Result<T>) -> Result<T> {
     match open(flags | OFlags::NOATIME) {
         Err(Errno::PERM) if !flags.contains(OFlags::NOATIME) => open(flags),
         outcome => outcome,

@@ -96,14 +96,14 @@ pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
     /// Many inodes were forgotten: returns memory to the system.
     fn trim(&self) {}
 
-    /// Keeps an inode reachable until `let_go` was called twice, even if its last name is removed. Returns whether it is the
+    /// Keeps an inode reachable until `release_held` was called twice, even if its last name is removed. Returns whether it is the
     /// only such inode.
     fn hold(&self, _found: &Found<Self::Node>) -> bool {
         false
     }
 
     /// Releases the inodes that `hold` has kept since before the previous call. Returns whether any are left.
-    fn let_go(&self) -> bool {
+    fn release_held(&self) -> bool {
         false
     }
 
@@ -335,7 +335,7 @@ pub trait Listing: HasFlags + Send + Sync {
     fn stamp(&self) -> Option<u64>;
 
     /// Whether the kernel may use its cached listing. Not if this listing has to move the directory's access time.
-    fn may_be_remembered(&self) -> bool {
+    fn may_be_cached(&self) -> bool {
         true
     }
 
@@ -421,7 +421,7 @@ pub trait Content: HasFlags + Send + Sync {
 
     /// Starts passthrough: `register` gives the kernel the file. The first open decides for all opens until the last one is
     /// closed. `None` if the view serves the file.
-    fn hand_over<H: Any + Send + Sync>(
+    fn pass_through<H: Any + Send + Sync>(
         &self,
         _by: &Actor,
         _register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
@@ -430,7 +430,7 @@ pub trait Content: HasFlags + Send + Sync {
     }
 
     /// Whether the kernel serves the file by passthrough.
-    fn is_handed_over(&self) -> bool {
+    fn is_passed_through(&self) -> bool {
         false
     }
 }

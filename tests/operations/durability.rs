@@ -166,7 +166,10 @@ fn an_open_with_o_direct_goes_past_the_cache() {
         let served = serve_with(|config| config.flags.sync = sync);
         let opened = served.open(&USER, served.file("a", b""), flags).unwrap();
         assert_eq!(opened.direct_io, expected, "{flags:?} {sync}");
-        assert!(opened.may_hand_over, "the kernel may serve it all the same");
+        assert!(
+            opened.may_pass_through,
+            "the kernel may serve it all the same"
+        );
     }
 }
 

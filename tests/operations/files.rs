@@ -113,15 +113,15 @@ fn the_content_of_an_open_is_the_file_that_was_opened() {
 }
 
 #[test]
-fn a_file_is_handed_over_by_its_first_open_for_all() {
+fn a_file_is_passed_through_by_its_first_open_for_all() {
     let served = serve();
     let node = served.file("a", b"");
     let first = served.opened(node, OFlags::RDONLY);
-    assert!(!first.content().is_handed_over());
-    assert_eq!(first.content().hand_over(&USER, |_| Some(7)), Some(&7));
+    assert!(!first.content().is_passed_through());
+    assert_eq!(first.content().pass_through(&USER, |_| Some(7)), Some(&7));
     let second = served.opened(node, OFlags::RDWR);
-    assert!(second.content().is_handed_over());
-    assert_eq!(second.content().hand_over(&USER, |_| Some(8)), Some(&7));
+    assert!(second.content().is_passed_through());
+    assert_eq!(second.content().pass_through(&USER, |_| Some(8)), Some(&7));
 }
 
 #[test]

@@ -6,42 +6,42 @@ use crate::cache::kernel_cache::Timeouts;
 /// A cache that is valid for stamp 1.
 fn cache() -> Arc<FileCache> {
     let (attr, entry) = (Duration::ZERO, Duration::ZERO);
-    let mut belief = Belief::default();
-    belief.closed(1, 0);
-    FileCache::new(7, belief, KernelCache::new(Timeouts { attr, entry }))
+    let mut cache_state = CacheState::default();
+    cache_state.closed(1, 0);
+    FileCache::new(7, cache_state, KernelCache::new(Timeouts { attr, entry }))
 }
 
-fn doubts(file: &FileCache) -> u64 {
-    file.doubts.load(SeqCst)
+fn stale_marks(file: &FileCache) -> u64 {
+    file.stale_marks.load(SeqCst)
 }
 
 #[test]
-fn a_foreign_change_is_noticed_once() {
+fn a_change_behind_the_mount_is_noticed_once() {
     let file = cache();
     file.seen(1, file.changes());
-    assert_eq!(doubts(&file), 0);
+    assert_eq!(stale_marks(&file), 0);
     file.seen(2, file.changes());
     file.seen(2, file.changes());
-    assert_eq!(doubts(&file), 1);
+    assert_eq!(stale_marks(&file), 1);
 }
 
 #[test]
-fn a_change_of_our_own_is_none() {
+fn a_change_by_mmfs_is_not_taken_for_one_behind_the_mount() {
     let file = cache();
     let changing = file.change();
     file.seen(2, file.changes());
-    assert_eq!(doubts(&file), 0, "nothing can be told meanwhile");
+    assert_eq!(stale_marks(&file), 0, "nothing can be told meanwhile");
     changing.led_to(2);
     drop(changing);
     file.seen(2, file.changes());
-    assert_eq!(doubts(&file), 0);
+    assert_eq!(stale_marks(&file), 0);
     assert_eq!(file.before_open((2, 0), false, || None), MayKeep::All);
     assert_eq!(file.before_open((2, 0), true, || None), MayKeep::Attributes);
     assert_eq!(file.before_open((3, 0), true, || None), MayKeep::Nothing);
 }
 
 #[test]
-fn where_others_write_too_our_own_changes_are_not_trusted() {
+fn a_change_by_mmfs_is_not_trusted_where_others_write() {
     let file = cache();
     file.seen(2, file.changes());
     file.dropped(1);
@@ -52,10 +52,10 @@ fn where_others_write_too_our_own_changes_are_not_trusted() {
 }
 
 #[test]
-fn nothing_is_kept_while_it_is_in_doubt() {
+fn nothing_is_kept_while_it_is_stale() {
     let file = cache();
-    file.distrust();
-    file.distrust();
+    file.mark_stale();
+    file.mark_stale();
     file.dropped(1);
     assert_eq!(file.stamp(), 0);
     file.dropped(2);
@@ -65,10 +65,10 @@ fn nothing_is_kept_while_it_is_in_doubt() {
 }
 
 #[test]
-fn an_open_ends_every_doubt() {
+fn an_open_ends_all_stale_marks() {
     let file = cache();
     file.seen(2, file.changes());
-    file.distrust();
+    file.mark_stale();
     assert_eq!(file.before_open((2, 0), false, || None), MayKeep::Nothing);
     assert_eq!(file.stamp(), 2);
     file.dropped(2);
@@ -78,7 +78,7 @@ fn an_open_ends_every_doubt() {
 }
 
 #[test]
-fn who_opens_a_file_while_its_pages_go_keeps_none_but_asks_for_attributes_no_more() {
+fn an_open_while_pages_are_dropped_keeps_attributes_only() {
     let file = cache();
     assert_eq!(file.before_open((2, 0), false, || None), MayKeep::Nothing);
     assert_eq!(
@@ -91,40 +91,40 @@ fn who_opens_a_file_while_its_pages_go_keeps_none_but_asks_for_attributes_no_mor
 }
 
 #[test]
-fn a_write_past_the_cache_finds_what_was_filled_before_it_once() {
+fn a_write_that_bypasses_the_cache_marks_it_stale_once() {
     let file = cache();
     file.bypassed();
-    assert_eq!(doubts(&file), 0);
+    assert_eq!(stale_marks(&file), 0);
     file.reading(1, true);
     file.bypassed();
-    assert_eq!(doubts(&file), 0);
+    assert_eq!(stale_marks(&file), 0);
     file.reading(1, false);
     file.bypassed();
     file.bypassed();
-    assert_eq!(doubts(&file), 1);
+    assert_eq!(stale_marks(&file), 1);
 }
 
 #[test]
-fn a_foreign_change_before_our_own_is_seen_from_within() {
+fn a_change_behind_the_mount_before_one_by_mmfs_is_noticed() {
     let file = cache();
     file.change().began_at(2);
-    assert_eq!(doubts(&file), 1);
+    assert_eq!(stale_marks(&file), 1);
 }
 
 #[test]
-fn what_the_kernel_serves_itself_is_looked_at_when_it_is_opened_only() {
+fn a_passed_through_file_is_checked_at_open_only() {
     let file = cache();
-    file.handed_over();
+    file.passed_through();
     file.seen(2, file.changes());
-    assert_eq!((doubts(&file), file.stamp()), (0, 1));
+    assert_eq!((stale_marks(&file), file.stamp()), (0, 1));
     assert_eq!(file.before_open((2, 0), false, || None), MayKeep::Nothing);
     assert_eq!(file.stamp(), 2);
 }
 
 /// The range that is read from the source when the kernel is sent the length `size`.
-fn shown(file: &FileCache, looking: Looking, size: u64) -> Option<Range<u64>> {
+fn shown(file: &FileCache, check: LengthCheck, size: u64) -> Option<Range<u64>> {
     let mut shown = None;
-    file.telling(looking, size, |range| {
+    file.end_length_check(check, size, |range| {
         shown = Some(range);
         Vec::new()
     });
@@ -148,32 +148,36 @@ fn growth_exposes_the_rest_of_a_page_that_the_kernel_may_have() {
 }
 
 #[test]
-fn of_growth_behind_the_mount_the_kernel_is_told_once() {
+fn growth_behind_the_mount_is_shown_once() {
     let file = cache();
     assert_eq!(file.before_open((2, 100), false, || None), MayKeep::Nothing);
     file.reading(page_size() as u64, false);
-    assert_eq!(shown(&file, file.looking(), 150), None, "nobody can store");
+    assert_eq!(
+        shown(&file, file.begin_length_check(), 150),
+        None,
+        "nobody can store"
+    );
     let _storing = file.kernel.opened_to_store(7);
-    assert_eq!(shown(&file, file.looking(), 200), Some(150..200));
-    assert_eq!(shown(&file, file.looking(), 200), None);
-    assert_eq!(shown(&file, file.looking(), 50), None);
-    assert_eq!(shown(&file, file.looking(), 60), Some(50..60));
+    assert_eq!(shown(&file, file.begin_length_check(), 200), Some(150..200));
+    assert_eq!(shown(&file, file.begin_length_check(), 200), None);
+    assert_eq!(shown(&file, file.begin_length_check(), 50), None);
+    assert_eq!(shown(&file, file.begin_length_check(), 60), Some(50..60));
 }
 
 #[test]
-fn growth_of_our_own_is_not_taken_for_growth_behind_the_mount() {
+fn growth_by_mmfs_is_not_taken_for_growth_behind_the_mount() {
     let file = cache();
     file.before_open((1, 100), false, || None);
     file.reading(page_size() as u64, false);
     let _storing = file.kernel.opened_to_store(7);
-    let before = file.looking();
+    let before = file.begin_length_check();
     let changing = file.change();
-    let meanwhile = file.looking();
+    let meanwhile = file.begin_length_check();
     file.resized(100, 200);
     drop(changing);
     assert_eq!(shown(&file, before, 150), None);
     assert_eq!(shown(&file, meanwhile, 150), None);
-    assert_eq!(shown(&file, file.looking(), 200), None);
+    assert_eq!(shown(&file, file.begin_length_check(), 200), None);
 }
 
 #[test]
@@ -202,7 +206,7 @@ fn a_write_is_known_to_be_no_append_while_nobody_else_changes_the_length() {
 
 /// Dropping the attributes again would make the kernel ignore those that the client of the later open asks for.
 #[test]
-fn an_open_that_looked_earlier_leaves_what_a_later_one_has_found() {
+fn an_open_with_an_older_stamp_keeps_that_of_a_later_one() {
     let file = cache();
     let changes = file.changes();
     assert_eq!(file.before_open((3, 0), false, || None), MayKeep::Nothing);
@@ -210,32 +214,32 @@ fn an_open_that_looked_earlier_leaves_what_a_later_one_has_found() {
     assert_eq!(file.before_open((2, 0), false, later), MayKeep::Attributes);
     assert_eq!(file.stamp(), 3);
     file.seen(2, changes);
-    assert_eq!((doubts(&file), file.stamp()), (0, 3));
+    assert_eq!((stale_marks(&file), file.stamp()), (0, 3));
 }
 
 #[test]
-fn a_change_of_our_own_that_ends_before_it_is_told_what_was_seen_is_none() {
+fn a_stamp_seen_before_a_change_by_mmfs_is_ignored_after_it() {
     let file = cache();
     let changing = file.change();
     let changes = file.changes(); // A read begins, and finds the old stamp.
     changing.led_to(2);
     drop(changing);
     file.seen(1, changes);
-    assert_eq!((doubts(&file), file.stamp()), (0, 2));
+    assert_eq!((stale_marks(&file), file.stamp()), (0, 2));
 }
 
 /// The reply to the read may reach the kernel after the open had its page dropped.
 #[test]
-fn a_file_found_shorter_has_its_pages_dropped_though_an_open_has_looked_since() {
+fn a_shorter_file_has_its_pages_dropped_after_an_open_too() {
     let file = cache();
     let changes = file.changes();
     file.before_open((3, 0), false, || None);
     file.seen_before(2, changes, true);
-    assert_eq!(doubts(&file), 1);
+    assert_eq!(stale_marks(&file), 1);
 }
 
 #[test]
-fn a_change_during_which_an_open_has_looked_is_not_trusted_to_be_alone() {
+fn a_change_by_mmfs_during_an_open_is_not_trusted() {
     let file = cache();
     let changing = file.change();
     file.before_open((3, 0), false, || None);
@@ -246,12 +250,12 @@ fn a_change_during_which_an_open_has_looked_is_not_trusted_to_be_alone() {
 }
 
 #[test]
-fn an_open_settles_what_its_pages_were_to_be_dropped_for() {
+fn an_open_ends_the_request_to_drop_pages() {
     let file = cache();
     file.seen(2, file.changes());
     assert!(file.is_waiting(1));
     file.before_open((2, 0), false, || None);
     assert!(!file.is_waiting(1));
-    file.distrust();
+    file.mark_stale();
     assert!(file.is_waiting(2));
 }

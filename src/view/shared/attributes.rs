@@ -129,7 +129,7 @@ impl Shared {
         let outcome = change()?;
         // After an error the kernel's cache is dropped at the next open. The change itself has succeeded.
         if let Ok(after) = inode.source.stat(inode.as_fd()) {
-            self.moved_by_us(node, before, after.stamp());
+            self.stamp_moved(node, before, after.stamp());
         }
         Ok(outcome)
     }

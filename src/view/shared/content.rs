@@ -40,7 +40,7 @@ pub struct OpenFile {
     access: Access,
     opener: Actor,
     /// Whether it was opened with O_NOATIME.
-    quiet: bool,
+    noatime: bool,
     /// The pattern of its reads.
     read: ReadPattern,
     /// The pattern of its writes.
@@ -61,7 +61,7 @@ impl OpenFile {
             mapping,
             access,
             opener: *by,
-            quiet: flags.contains(OFlags::NOATIME),
+            noatime: flags.contains(OFlags::NOATIME),
             read: ReadPattern::default(),
             written: WritePattern::default(),
         }
@@ -116,8 +116,8 @@ impl OpenFile {
 
     /// With passthrough, clients map the source's own pages. Their stores change times that the mount's kernel does not learn
     /// of, so its attributes are dropped.
-    pub(super) fn doubt_times(&self) {
-        if self.writer().is_some() && self.mapping.is_handed_over() {
+    pub(super) fn expire_times(&self) {
+        if self.writer().is_some() && self.mapping.is_passed_through() {
             self.mapping.cache().attributes_changed();
         }
     }
@@ -179,7 +179,7 @@ impl Content for OpenFile {
     fn flush(&self, sync: bool) -> Result<()> {
         self.opener.begin();
         self.mapping.apply_times();
-        self.doubt_times();
+        self.expire_times();
         match self.writer() {
             Some(writer) => self.mapping.flush(writer, sync),
             None => Ok(()),
@@ -218,7 +218,7 @@ impl Content for OpenFile {
     ) -> Result<usize> {
         let (input, output) = (from.described()?, self.writable()?);
         // Descriptions are O_NOATIME, for all readers. The source decides whether a copy moves the access time.
-        let plain = (!from.quiet).then(|| reopen(&input, OFlags::RDONLY).ok());
+        let plain = (!from.noatime).then(|| reopen(&input, OFlags::RDONLY).ok());
         let input = plain.flatten().map_or(input, Arc::new);
         by.change()?;
         self.mapping.altering_from(offset, || {
@@ -242,13 +242,13 @@ impl Content for OpenFile {
 
     /// The kernel reads and writes as the user who registers. So that is the opener, without the privilege to keep suid and
     /// sgid. A file with such a bit is not passed through.
-    fn hand_over<H: Any + Send + Sync>(
+    fn pass_through<H: Any + Send + Sync>(
         &self,
         by: &Actor,
         register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
     ) -> Option<&H> {
         let mapping = &self.mapping;
-        mapping.hand_over(|| {
+        mapping.pass_through(|| {
             // The server would be asked in the name of the first opener.
             if mapping.is_remote() {
                 return None;
@@ -272,8 +272,8 @@ impl Content for OpenFile {
         })
     }
 
-    fn is_handed_over(&self) -> bool {
-        self.mapping.is_handed_over()
+    fn is_passed_through(&self) -> bool {
+        self.mapping.is_passed_through()
     }
 }
 

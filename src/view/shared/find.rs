@@ -50,7 +50,7 @@ impl Shared {
             return Err(own_mount);
         }
         let source = self.source_of(node)?;
-        let (fd, mapping) = self.in_use.take_up(&node.life());
+        let (fd, mapping) = self.in_use.touch(&node.life());
         // Called without the lock of `in_use`: the mapping may wait for its file with its own lock held.
         let held = fd.or_else(|| mapping.as_ref().and_then(|m| m.descriptor()));
         let fd = match held {
@@ -87,7 +87,7 @@ impl Shared {
                 let open = || source.open_exported(handle, flags);
                 self.in_use
                     .with_room(open)
-                    .inspect_err(|&errno| self.doubt_if_stale(node, errno))
+                    .inspect_err(|&errno| self.unconfirm_if_stale(node, errno))
             }
             _ => self.open_again(node, &self.locate(node)?, flags),
         }
@@ -110,9 +110,9 @@ impl Shared {
 
     /// An exported handle did not lead to its inode. The node may have been taken for another inode's, so the kernel's next
     /// lookup checks it.
-    fn doubt_if_stale(&self, node: &Node, errno: Errno) {
+    fn unconfirm_if_stale(&self, node: &Node, errno: Errno) {
         if errno == Errno::STALE {
-            self.nodes.update(node, Node::doubt);
+            self.nodes.update(node, Node::unconfirm);
         }
     }
 
@@ -121,7 +121,7 @@ impl Shared {
             // An exported handle opens its inode in that life, or fails.
             Locator::Exported(handle) => {
                 let fd = self.in_use.with_room(|| source.find_exported(handle));
-                Arc::new(fd.inspect_err(|&errno| self.doubt_if_stale(node, errno))?)
+                Arc::new(fd.inspect_err(|&errno| self.unconfirm_if_stale(node, errno))?)
             }
             Locator::Named { parent, name } => self.find_by_name(*parent, name, node.life())?,
         };

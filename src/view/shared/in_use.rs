@@ -115,14 +115,14 @@ impl InUse {
     /// ENFILE if open files have taken their share.
     pub fn slot_for_file(&self) -> Result<Slot> {
         let slot = self.descriptors.for_file()?;
-        self.give_way();
+        self.close_surplus();
         Ok(slot)
     }
 
     /// A slot for a directory that is about to be listed. `None` if there is none left.
     pub fn slot_for_listing(&self) -> Option<Slot> {
         let slot = self.descriptors.for_listing()?;
-        self.give_way();
+        self.close_surplus();
         Some(slot)
     }
 
@@ -131,15 +131,15 @@ impl InUse {
         self.budget.count()
     }
 
-    fn give_way(&self) {
+    fn close_surplus(&self) {
         if self.descriptors.is_scarce() {
             let room = self.descriptors.room();
-            self.budget.keep(room, |life| self.give_up(&life));
+            self.budget.keep(room, |life| self.close_unless_used(&life));
         }
     }
 
     /// The descriptor and the mapping of an inode that is about to be used.
-    pub fn take_up(&self, life: &Life) -> (Option<Arc<OwnedFd>>, Option<Arc<Mapping>>) {
+    pub fn touch(&self, life: &Life) -> (Option<Arc<OwnedFd>>, Option<Arc<Mapping>>) {
         match self.shard(life).get_mut(life) {
             Some(held) => {
                 held.used = true;
@@ -172,7 +172,8 @@ impl InUse {
             held.descriptor = Some(fd);
             drop(shard);
             let room = self.descriptors.room();
-            self.budget.insert(life, room, |life| self.give_up(&life));
+            self.budget
+                .insert(life, room, |life| self.close_unless_used(&life));
         }
     }
 
@@ -189,7 +190,8 @@ impl InUse {
         held.moment = Some(Moment::New);
         drop(shard);
         let room = self.descriptors.room();
-        self.budget.insert(life, room, |life| self.give_up(&life));
+        self.budget
+            .insert(life, room, |life| self.close_unless_used(&life));
         let mut moments = self.moments.lock();
         moments.insert(life) && moments.len() == 1
     }
@@ -197,14 +199,17 @@ impl InUse {
     /// Closes the descriptors whose moment began before the previous call. Returns whether others are left.
     pub fn end_moments(&self) -> bool {
         let before = std::mem::take(&mut *self.moments.lock());
-        let lasting: Vec<_> = before.into_iter().filter(|life| self.lasts(life)).collect();
+        let lasting: Vec<_> = before
+            .into_iter()
+            .filter(|life| self.is_recent(life))
+            .collect();
         let mut moments = self.moments.lock();
         moments.extend(lasting);
         !moments.is_empty()
     }
 
     /// Whether the moment of an inode began after the previous call of `end_moments`. If not, closes its descriptor.
-    fn lasts(&self, life: &Life) -> bool {
+    fn is_recent(&self, life: &Life) -> bool {
         let mut shard = self.shard(life);
         let Some(held) = shard.get_mut(life) else {
             return false;
@@ -225,7 +230,7 @@ impl InUse {
 
     /// Keeps `fd`, or the descriptor that the inode is open by, until the inode is forgotten. If there are too many of these,
     /// requests for an inode that is not open fail with ESTALE.
-    pub fn keep_for_good(&self, life: Life, fd: Arc<OwnedFd>) {
+    pub fn keep_until_forgotten(&self, life: Life, fd: Arc<OwnedFd>) {
         let mut shard = self.shard(&life);
         let held = shard.entry(life).or_default();
         held.only_way = true;
@@ -298,7 +303,7 @@ impl InUse {
 
     /// Closes all descriptors that can be opened again.
     pub fn close_idle(&self) {
-        self.budget.clear(|life| self.give_up(&life));
+        self.budget.clear(|life| self.close_unless_used(&life));
     }
 
     /// Inodes that are held although they have no name, and whether each has blocks.
@@ -349,14 +354,14 @@ impl InUse {
         loop {
             match call() {
                 Err(Errno::MFILE | Errno::NFILE)
-                    if self.budget.shrink(|life| self.give_up(&life)) => {}
+                    if self.budget.shrink(|life| self.close_unless_used(&life)) => {}
                 outcome => return outcome,
             }
         }
     }
 
     /// Closes the descriptor of an inode, unless it was used since the last call.
-    fn give_up(&self, life: &Life) -> Verdict {
+    fn close_unless_used(&self, life: &Life) -> Verdict {
         let mut shard = self.shard(life);
         let Some(held) = shard.get_mut(life) else {
             return Verdict::Gone;
@@ -389,7 +394,7 @@ mod tests {
     use std::fs::File;
 
     #[test]
-    fn a_moment_that_began_anew_lasts_as_long_as_any() {
+    fn a_moment_that_begins_again_lasts_its_full_time() {
         let in_use = InUse::new(Descriptors::new(1024, 1));
         let key = Key { source: 0, ino: 7 };
         let (life, kind) = (1, Kind::Source(FileType::RegularFile));
@@ -404,14 +409,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_for_good_has_no_moment() {
+    fn a_descriptor_kept_until_forgotten_has_no_moment() {
         let in_use = InUse::new(Descriptors::new(1024, 1));
         let key = Key { source: 0, ino: 7 };
         let (life, kind) = (1, Kind::Source(FileType::RegularFile));
         let life = Life { key, life, kind };
         let fd = Arc::new(OwnedFd::from(File::open("/").expect("open")));
         in_use.keep_for_a_moment(life, fd.clone());
-        in_use.keep_for_good(life, fd);
+        in_use.keep_until_forgotten(life, fd);
         in_use.end_moments();
         assert!(!in_use.end_moments() && in_use.holds(&life));
         in_use.close_idle();

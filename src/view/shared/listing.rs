@@ -4,7 +4,7 @@ use super::node::{Key, Node};
 use super::stream::{Held, OpenDir, Stream};
 use super::view::Shared;
 use crate::inode::ROOT;
-use crate::source::{Kind, SourceDir, quietly, reopen};
+use crate::source::{Kind, SourceDir, open_noatime, reopen};
 use crate::view::{DirEntry, Directories, Found};
 use rustix::fs::{self as sys, OFlags};
 use rustix::io::Result;
@@ -20,7 +20,7 @@ impl Directories for Shared {
         let lacks = slots.iter().any(|slot| matches!(slot, Some(None)));
         let held = match own_mount {
             true => Held::OwnMount,
-            false if lacks => self.open_stream(node, flags)?.let_go(flags),
+            false if lacks => self.open_stream(node, flags)?.close(flags),
             false => Held::Stream(self.open_stream(node, flags)?),
         };
         let slots = slots.map(Option::flatten);
@@ -79,13 +79,13 @@ impl Shared {
         let flags = flags & OFlags::NOATIME | OFlags::RDONLY | OFlags::DIRECTORY;
         // By descriptor, because opening "." requires search permission.
         let open = |flags| self.open_again(node, &dir, flags);
-        let quiet = self.context.no_atime || flags.contains(OFlags::NOATIME);
+        let noatime = self.context.no_atime || flags.contains(OFlags::NOATIME);
         let fd = match self.context.no_atime {
-            true => quietly(flags, open)?,
+            true => open_noatime(flags, open)?,
             false => open(flags)?,
         };
         let positions = self.positions.open(node.life());
-        Stream::new(fd, dir.source, dir.fd, quiet, positions)
+        Stream::new(fd, dir.source, dir.fd, noatime, positions)
     }
 
     /// The inode number of an entry. The root's parent lies outside of the view, and is shown as the root.

@@ -25,16 +25,16 @@ impl Shared {
         parent: u64,
         name: &OsStr,
     ) -> Result<Found<Node>> {
-        if let Some(attr) = source.glimpse(dir, name)? {
+        if let Some(attr) = source.stat_name(dir, name)? {
             if let Some(place) = self.recognize(source, &attr) {
                 return Ok(self.with_times(Found::seen(place, attr, Seen::Recognized)));
             }
             // The inode is not held. If the table has another inode with its number, it is looked up again and held.
-            let seen = source.confirm(dir, name, attr);
+            let seen = source.add_handle(dir, name, attr);
             if let Some(inode) = seen {
                 let place = Node::new(&inode, parent, name);
-                if !self.contradicts(&place) {
-                    return Ok(self.with_times(Found::seen(place, attr, Seen::Glimpsed)));
+                if !self.is_other_inode(&place) {
+                    return Ok(self.with_times(Found::seen(place, attr, Seen::NotHeld)));
                 }
             }
         }
@@ -72,7 +72,7 @@ impl Shared {
     }
 
     /// Whether the table has another inode with this number.
-    fn contradicts(&self, place: &Node) -> bool {
+    fn is_other_inode(&self, place: &Node) -> bool {
         let id = self.nodes.number(place.life().key);
         self.nodes.with(id, |known| known != place).unwrap_or(false)
     }
@@ -82,7 +82,7 @@ impl Shared {
         let place = Node::new(&inode, parent, name);
         let attr = inode.attr;
         let Some(fd) = inode.fd else {
-            return Found::seen(place, attr, Seen::Glimpsed);
+            return Found::seen(place, attr, Seen::NotHeld);
         };
         // A descriptor on another filesystem would keep that one from being unmounted.
         if place.is_dir() && inode.source.index == 0 {

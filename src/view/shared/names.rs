@@ -175,7 +175,7 @@ impl Shared {
             return;
         };
         if inode.attr.nlink <= 1 || inode.attr.is_dir() {
-            self.in_use.keep_for_good(known.life(), fd);
+            self.in_use.keep_until_forgotten(known.life(), fd);
             self.room.removed();
             // The kernel may have forgotten it meanwhile. It does not send FORGET again.
             self.forget(&known);

@@ -127,7 +127,7 @@ impl Node {
     }
 
     /// Its exported handle failed, so the next lookup reads the handle again.
-    pub(super) fn doubt(&mut self) {
+    pub(super) fn unconfirm(&mut self) {
         self.confirmed = 0;
     }
 

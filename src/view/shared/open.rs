@@ -7,7 +7,7 @@ use crate::actor::Actor;
 use crate::cache::FileCache;
 use crate::descriptors::Slot;
 use crate::mapping::Mapping;
-use crate::source::{SourceDir, quietly};
+use crate::source::{SourceDir, open_noatime};
 use crate::view::Files;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, Result};
@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long an open waits for a close, and how often it checks.
-const CLOSING: Duration = Duration::from_millis(20);
-const LOOK_INTERVAL: Duration = Duration::from_micros(200);
+const MAX_CLOSE_WAIT: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 impl Files for Shared {
     fn open(&self, by: &Actor, node: &Node, flags: OFlags) -> Result<OpenFile> {
@@ -25,7 +25,7 @@ impl Files for Shared {
         if flags & OFlags::RWMODE != OFlags::RDONLY {
             // If the thread cannot act for the user, no write can succeed. The open fails instead of a later writeback.
             by.change()?;
-            self.await_close_of_handed_over(node);
+            self.await_close_of_passed_through(node);
             let slot = self.in_use.slot_for_file()?;
             let (fd, access) = self.open_writer(node, flags)?;
             let fd = (Arc::new(fd), access, slot);
@@ -40,7 +40,7 @@ impl Files for Shared {
         let serves = |mapping: &Arc<Mapping>| {
             let reader = mapping.reader().filter(|_| mapping.is_read());
             mapping.shares_descriptions()
-                && reader.is_some_and(|reader| asked.is_empty() || is_quiet(&reader))
+                && reader.is_some_and(|reader| asked.is_empty() || is_noatime(&reader))
         };
         if let Some(mapping) = open.filter(serves) {
             return Ok(OpenFile::new(by, node, mapping, Access::Shared, flags));
@@ -50,7 +50,7 @@ impl Files for Shared {
             true => Some((self.locate(node)?.fd, self.in_use.slot_for_file()?)),
             false => None,
         };
-        let fd = quietly(OFlags::RDONLY | asked, |flags| self.open_inode(node, flags))?;
+        let fd = open_noatime(OFlags::RDONLY | asked, |flags| self.open_inode(node, flags))?;
         let fd = (Arc::new(fd), OFlags::RDONLY, slot);
         let open = self.opened(by, node, &source, fd, flags);
         if let Some((place, slot)) = place {
@@ -61,7 +61,7 @@ impl Files for Shared {
 
     fn close(&self, open: Arc<OpenFile>) {
         open.opener().begin();
-        open.doubt_times();
+        open.expire_times();
         let (node, mapping) = (open.node().clone(), open.mapping().clone());
         if let Some(writer) = open.writer() {
             mapping.close_writer(writer);
@@ -69,8 +69,8 @@ impl Files for Shared {
         drop(open);
         // At the last close the node table gets the state of the kernel's cache.
         self.in_use.close(&node.life(), mapping, |mapping| {
-            let closed = |belief: &mut _| mapping.cache().closed(belief);
-            self.nodes.believe_of(&node, closed);
+            let closed = |cache_state: &mut _| mapping.cache().closed(cache_state);
+            self.nodes.update_cache_state_of(&node, closed);
         });
     }
 }
@@ -79,15 +79,15 @@ impl Shared {
     /// With passthrough, the kernel writes without the privilege to keep suid and sgid, until the file is closed. Its RELEASE
     /// comes after close(2) has returned. So if the file has got suid or sgid since, this waits a moment for that close.
     /// Clients may keep the file open.
-    fn await_close_of_handed_over(&self, node: &Node) {
+    fn await_close_of_passed_through(&self, node: &Node) {
         let is_open = || {
             let mapping = self.in_use.mapping(&node.life());
-            let mapping = mapping.filter(|mapping| mapping.is_handed_over());
+            let mapping = mapping.filter(|mapping| mapping.is_passed_through());
             mapping.is_some_and(|mapping| mapping.has_setid())
         };
         let since = Instant::now();
-        while is_open() && since.elapsed() < CLOSING {
-            std::thread::sleep(LOOK_INTERVAL);
+        while is_open() && since.elapsed() < MAX_CLOSE_WAIT {
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -95,7 +95,7 @@ impl Shared {
     fn open_writer(&self, node: &Node, flags: OFlags) -> Result<(OwnedFd, OFlags)> {
         let (append, asked) = (flags & OFlags::APPEND, flags & OFlags::NOATIME);
         let write_only = flags & OFlags::RWMODE == OFlags::WRONLY;
-        let open = |flags| quietly(flags | asked, |flags| self.open_inode(node, flags));
+        let open = |flags| open_noatime(flags | asked, |flags| self.open_inode(node, flags));
         let less = match open(OFlags::RDWR) {
             // An append-only file requires O_APPEND.
             Err(Errno::PERM) if !append.is_empty() => OFlags::WRONLY | append,
@@ -115,9 +115,9 @@ impl Shared {
         flags: OFlags,
     ) -> OpenFile {
         let mapping = self.in_use.open(&node.life(), || {
-            let belief = self.nodes.belief_of(node);
+            let cache_state = self.nodes.cache_state_of(node);
             let id = self.nodes.number_of(node);
-            let cache = FileCache::new(id, belief, self.cache.clone());
+            let cache = FileCache::new(id, cache_state, self.cache.clone());
             Mapping::new(source.clone(), cache, self.context.clone())
         });
         if access == OFlags::RDONLY {
@@ -130,6 +130,6 @@ impl Shared {
 }
 
 /// Whether reading and mapping through a descriptor leave the access time alone.
-fn is_quiet(fd: &OwnedFd) -> bool {
+fn is_noatime(fd: &OwnedFd) -> bool {
     fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::NOATIME))
 }

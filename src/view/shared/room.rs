@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// How long to wait for the kernel. 100 ms were too short on a very busy machine.
-const PATIENCE: Duration = Duration::from_millis(500);
+const MAX_WAIT_FOR_KERNEL: Duration = Duration::from_millis(500);
 
 /// How long to wait while the source frees an inode, which takes long for large files.
-const PATIENCE_WITH_SOURCE: Duration = Duration::from_secs(10);
+const MAX_WAIT_FOR_SOURCE: Duration = Duration::from_secs(10);
 
 /// How often to check whether an inode has gone.
-const LOOK_INTERVAL: Duration = Duration::from_micros(500);
+const POLL_INTERVAL: Duration = Duration::from_micros(500);
 
 /// How often to check for inodes removed behind the mount.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State to decide whether to wait for space.
 #[derive(Debug)]
@@ -86,9 +86,9 @@ impl Room {
     }
 
     /// Whether there may be anything to wait for.
-    pub fn may_come(&self, in_use: &InUse, wanted: Wanted) -> bool {
+    pub fn may_help(&self, in_use: &InUse, wanted: Wanted) -> bool {
         let settled = self.settled(wanted);
-        let again = settled.at.load(SeqCst) + LOOK_AGAIN_AFTER.as_millis() as u64;
+        let again = settled.at.load(SeqCst) + RECHECK_INTERVAL.as_millis() as u64;
         self.changes.load(SeqCst) != settled.changes.load(SeqCst)
             || in_use.freeing() > 0
             || self.now() >= again
@@ -154,13 +154,13 @@ fn wait_for_one(in_use: &InUse, removed: &HashSet<Life>) -> bool {
             return true;
         }
         frees |= freeing;
-        let patience = match freeing {
-            true => PATIENCE_WITH_SOURCE,
-            false => PATIENCE,
+        let max_wait = match freeing {
+            true => MAX_WAIT_FOR_SOURCE,
+            false => MAX_WAIT_FOR_KERNEL,
         };
-        if since.elapsed() > patience {
+        if since.elapsed() > max_wait {
             return false;
         }
-        std::thread::sleep(LOOK_INTERVAL);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }

@@ -119,7 +119,7 @@ impl Listing for OpenDir {
         }
     }
 
-    fn may_be_remembered(&self) -> bool {
+    fn may_be_cached(&self) -> bool {
         match &self.held {
             Held::Stream(Stream { moves_atime, .. }) | Held::Nothing { moves_atime, .. } => {
                 !moves_atime
@@ -163,7 +163,7 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// The stream of a directory found as `place`, and opened as `fd` on `source`. `quiet`: reading it moves no access time.
+    /// The stream of a directory found as `place`, and opened as `fd` on `source`. `noatime`: reading it moves no access time.
     ///
     /// # Errors
     /// Those of statx(2).
@@ -171,13 +171,13 @@ impl Stream {
         fd: OwnedFd,
         source: Arc<SourceDir>,
         place: Arc<OwnedFd>,
-        quiet: bool,
+        noatime: bool,
         (positions, _closing): (Arc<Positions>, Closing),
     ) -> Result<Self> {
         let attr = source.stat(fd.as_fd())?;
         Ok(Stream {
             place: source.is_read_only().then_some(place),
-            moves_atime: !quiet && source.atime.is_due(&attr),
+            moves_atime: !noatime && source.atime.is_due(&attr),
             fd,
             source,
             stamp: attr.stamp(),
@@ -193,7 +193,7 @@ impl Stream {
     }
 
     /// Closes it. It will be opened again with `flags`.
-    pub fn let_go(self, flags: OFlags) -> Held {
+    pub fn close(self, flags: OFlags) -> Held {
         Held::Nothing {
             _positions: (self.positions, self._closing),
             moves_atime: self.moves_atime,

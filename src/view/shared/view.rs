@@ -65,7 +65,7 @@ impl Shared {
         let in_use = InUse::new(descriptors.clone());
         let removed = Removed::new(root.fd.clone().filter(|_| !root.source.remote));
         if let Some(fd) = root.fd {
-            in_use.keep_for_good(node.life(), fd);
+            in_use.keep_until_forgotten(node.life(), fd);
         }
         let nodes = Arc::new(NodeTable::new(node, numbers));
         let shared = Shared {
@@ -85,9 +85,9 @@ impl Shared {
     }
 
     /// Records that mmfs moved the change stamp of an inode that is not open.
-    pub(super) fn moved_by_us(&self, node: &Node, before: u64, after: u64) {
+    pub(super) fn stamp_moved(&self, node: &Node, before: u64, after: u64) {
         self.nodes
-            .believe_of(node, |belief| belief.moved_by_us(before, after));
+            .update_cache_state_of(node, |cache_state| cache_state.stamp_moved(before, after));
     }
 }
 
@@ -117,12 +117,12 @@ impl Tree for Shared {
         fd.is_some_and(|fd| self.in_use.keep_for_a_moment(found.place.life(), fd))
     }
 
-    fn let_go(&self) -> bool {
+    fn release_held(&self) -> bool {
         self.in_use.end_moments()
     }
 
     fn may_make_room(&self, wanted: Wanted) -> bool {
-        self.room.may_come(&self.in_use, wanted)
+        self.room.may_help(&self.in_use, wanted)
     }
 
     fn make_room(&self, wanted: Wanted) -> bool {

@@ -50,8 +50,9 @@ impl Files for Memory {
         if contents.inodes.release(open.ino) {
             contents.open.remove(&open.ino);
             // With the last open, what is known of the kernel's cache is remembered with the node.
-            let closed = |belief: &mut mmfs::cache::Belief| open.shared.cache.closed(belief);
-            self.0.nodes.believe_of(&open.ino, closed);
+            let closed =
+                |cache_state: &mut mmfs::cache::CacheState| open.shared.cache.closed(cache_state);
+            self.0.nodes.update_cache_state_of(&open.ino, closed);
         }
     }
 }
@@ -65,11 +66,11 @@ impl Memory {
     ) -> Result<MemoryFile> {
         contents.inodes.hold(ino)?;
         let make = || {
-            let belief = self.0.nodes.belief_of(&ino);
+            let cache_state = self.0.nodes.cache_state_of(&ino);
             let node = self.0.nodes.number(ino.number);
             Arc::new(OpenInode {
-                cache: FileCache::new(node, belief, self.0.kernel.clone()),
-                handed_over: OnceLock::new(),
+                cache: FileCache::new(node, cache_state, self.0.kernel.clone()),
+                passed_through: OnceLock::new(),
             })
         };
         let shared = contents.open.entry(ino).or_insert_with(make).clone();
@@ -232,7 +233,7 @@ impl Content for MemoryFile {
         self.view.note(format!("settle {}", self.ino));
     }
 
-    fn hand_over<H: Any + Send + Sync>(
+    fn pass_through<H: Any + Send + Sync>(
         &self,
         _by: &Actor,
         register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
@@ -240,15 +241,15 @@ impl Content for MemoryFile {
         let decide = || -> Option<Box<dyn Any + Send + Sync>> {
             let nothing = File::open("/dev/null").expect("it is always there");
             let hold = register(nothing.as_fd())?;
-            self.shared.cache.handed_over();
+            self.shared.cache.passed_through();
             Some(Box::new(hold))
         };
-        let decided = self.shared.handed_over.get_or_init(decide);
+        let decided = self.shared.passed_through.get_or_init(decide);
         decided.as_ref()?.downcast_ref()
     }
 
-    fn is_handed_over(&self) -> bool {
-        matches!(self.shared.handed_over.get(), Some(Some(_)))
+    fn is_passed_through(&self) -> bool {
+        matches!(self.shared.passed_through.get(), Some(Some(_)))
     }
 }
 

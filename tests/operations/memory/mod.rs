@@ -73,7 +73,7 @@ struct Flags {
 /// What all opens of one file share.
 struct OpenInode {
     cache: Arc<FileCache>,
-    handed_over: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
+    passed_through: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
 }
 
 impl Place for Ino {
@@ -117,7 +117,7 @@ impl Tree for Memory {
         let contents = self.contents();
         for (ino, open) in &contents.open {
             open.cache.seen(contents.stamp(*ino), open.cache.changes());
-            open.cache.looked_at();
+            open.cache.drop_if_stale();
         }
     }
 
@@ -189,8 +189,10 @@ impl Memory {
             let outcome = change(&mut contents);
             if keeps_bytes {
                 let (before, after) = (before.stamp(), contents.stamp(ino));
-                let moved = |belief: &mut mmfs::cache::Belief| belief.moved_by_us(before, after);
-                self.0.nodes.believe_of(&ino, moved);
+                let moved = |cache_state: &mut mmfs::cache::CacheState| {
+                    cache_state.stamp_moved(before, after)
+                };
+                self.0.nodes.update_cache_state_of(&ino, moved);
             }
             return outcome;
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The state of the kernel's cache of one node. The node table keeps one for each node.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Belief {
+pub struct CacheState {
     /// The change stamp for which the kernel's pages and attributes of a file, or its listing of a directory, are valid. 0:
     /// they are not valid. Attributes that were sent later may be newer.
     stamp: u64,
@@ -15,13 +15,13 @@ pub struct Belief {
     listed: u32,
 }
 
-impl Belief {
+impl CacheState {
     /// The state of a node that the kernel learns of now. `stamp` is the file's, or 0 for other inodes. The kernel has no pages
     /// of it yet, so its pages are valid for any stamp.
     pub fn of_new(stamp: u64) -> Self {
-        Belief {
+        CacheState {
             stamp,
-            ..Belief::default()
+            ..CacheState::default()
         }
     }
 
@@ -52,7 +52,7 @@ impl Belief {
     }
 
     /// mmfs changed a file that is not open, but not its bytes. The change moved the stamp.
-    pub fn moved_by_us(&mut self, before: u64, after: u64) {
+    pub fn stamp_moved(&mut self, before: u64, after: u64) {
         if self.stamp == before {
             self.stamp = after;
         }
@@ -74,41 +74,45 @@ mod tests {
 
     #[test]
     fn a_listing_is_valid_for_a_while_and_as_long_as_nothing_changes() {
-        let mut belief = Belief::default();
-        belief.listed(7, 1000);
+        let mut cache_state = CacheState::default();
+        cache_state.listed(7, 1000);
         let second = Duration::from_secs(1);
-        assert!(belief.is_listing_valid(7, 1999, second));
-        assert!(!belief.is_listing_valid(7, 2000, second), "too old");
-        assert!(!belief.is_listing_valid(8, 1500, second), "changed");
+        assert!(cache_state.is_listing_valid(7, 1999, second));
+        assert!(!cache_state.is_listing_valid(7, 2000, second), "too old");
+        assert!(!cache_state.is_listing_valid(8, 1500, second), "changed");
     }
 
     #[test]
     fn pages_count_whole() {
-        let mut belief = Belief::default();
-        belief.closed(1, page_size() as u64 + 1);
-        assert_eq!(belief.reach(), 2 * page_size() as u64);
+        let mut cache_state = CacheState::default();
+        cache_state.closed(1, page_size() as u64 + 1);
+        assert_eq!(cache_state.reach(), 2 * page_size() as u64);
     }
 
     #[test]
-    fn what_was_told_differently_is_not_known() {
-        let mut belief = Belief::of_new(7);
-        belief.told(7);
-        assert_eq!(belief.stamp(), 7);
-        belief.told(8);
-        assert_eq!(belief.stamp(), 0);
-        let mut directory = Belief::of_new(0);
+    fn attributes_sent_with_two_stamps_make_the_state_unknown() {
+        let mut cache_state = CacheState::of_new(7);
+        cache_state.told(7);
+        assert_eq!(cache_state.stamp(), 7);
+        cache_state.told(8);
+        assert_eq!(cache_state.stamp(), 0);
+        let mut directory = CacheState::of_new(0);
         directory.listed(7, 1000);
         directory.told(0);
         assert_eq!(directory.stamp(), 7, "its listing");
     }
 
     #[test]
-    fn only_our_own_change_moves_a_valid_stamp() {
-        let mut belief = Belief::default();
-        belief.closed(1, 0);
-        belief.moved_by_us(1, 2);
-        assert_eq!(belief.stamp(), 2);
-        belief.moved_by_us(1, 3);
-        assert_eq!(belief.stamp(), 2, "somebody else has changed it before");
+    fn only_a_change_by_mmfs_moves_a_valid_stamp() {
+        let mut cache_state = CacheState::default();
+        cache_state.closed(1, 0);
+        cache_state.stamp_moved(1, 2);
+        assert_eq!(cache_state.stamp(), 2);
+        cache_state.stamp_moved(1, 3);
+        assert_eq!(
+            cache_state.stamp(),
+            2,
+            "somebody else has changed it before"
+        );
     }
 }
