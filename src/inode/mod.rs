@@ -21,7 +21,7 @@ pub const ROOT: u64 = 1;
 
 const SHARDS: usize = 32;
 
-/// So many forgotten inodes are some megabytes, which a trim returns to the system.
+/// How many inodes are forgotten before a trim, which then returns some megabytes to the system.
 const TRIM_AFTER: usize = 16 << 10;
 
 /// Plain data by which a view finds an inode again, without descriptors. Equal places are the same inode in the same life.

@@ -1,4 +1,4 @@
-//! The shared view: the source itself. What is changed through it is changed in the source.
+//! The shared view: the source itself. A change made through it changes the source.
 
 mod attributes;
 mod content;
