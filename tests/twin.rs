@@ -19,8 +19,7 @@ fn play(options: &[&str]) {
     let plain = mount.scratch().join("plain");
     std::fs::create_dir(&plain).unwrap();
     let mut stage = Stage::new(mount.mnt(), mount.src(), Against::Plain(plain));
-    let why =
-        "root's writes take suid from a file that was given it while it was open (docs/semantics.md, Limits)";
+    let why = "root's writes take suid from a file that was given it while it was open (docs/semantics.md, Limits)";
     let special_bits = !is_in_mode("--passthrough", why);
     mount.within(LIMIT, || {
         stage.run(
