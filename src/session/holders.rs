@@ -1,6 +1,7 @@
 //! Which processes keep a mount busy, and which serve it. The mount is sent no request: it may be dead, or hung.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, DirEntry};
 use std::os::fd::OwnedFd;
@@ -9,8 +10,9 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::{device, top_mount};
 use crate::mount_table::Mount;
@@ -91,7 +93,9 @@ pub fn servers_of(mount: &Mount) -> Vec<Server> {
                 continue;
             }
             match device::device_in(&info_of(&place, &session)) {
-                Some(device) if device == mount.device => known.extend(describe(&place)),
+                Some(device) if device == mount.device && !has_ended(&place, &session) => {
+                    known.extend(describe(&place));
+                }
                 None if is_guessed => guessed.push(place.clone()),
                 _ => {}
             }
@@ -107,6 +111,28 @@ pub fn servers_of(mount: &Mount) -> Vec<Server> {
         known.extend(describe(place));
     }
     known.into_iter().filter_map(Server::new).collect()
+}
+
+/// Whether the connection of a process's open /dev/fuse is known to have ended. A daemon that is stopped keeps it open, and the
+/// device number of its former mount may be that of another mount by now. Not known (pidfd_getfd(2) takes the right to
+/// trace the process) is no.
+fn has_ended(place: &Path, session: &DirEntry) -> bool {
+    let number = |name: &OsStr| name.to_str()?.parse().ok();
+    let held = || {
+        let pid = Pid::from_raw(number(place.file_name()?)?)?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        pidfd_getfd(
+            process,
+            number(&session.file_name())?,
+            PidfdGetfdFlags::empty(),
+        )
+        .ok()
+    };
+    held().is_some_and(|session| {
+        let mut asked = [PollFd::new(&session, PollFlags::empty())];
+        let now = Timespec::default();
+        poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().contains(PollFlags::ERR)
+    })
 }
 
 /// The directories of all processes in /proc. We may have been started with a descriptor of the mount ourselves.

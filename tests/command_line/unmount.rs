@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -301,6 +301,36 @@ fn who_is_about_to_mount_is_not_taken_for_the_daemon() {
     let (code, text) = said(&unmount(&place, "mount"));
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("no daemon of it was found here"), "{text}");
+}
+
+/// The kernel gives the device number of a mount that is gone to the next one. A daemon that has been stopped still has its
+/// /dev/fuse open then.
+/// (proves: S29)
+#[test]
+fn the_daemon_of_a_mount_that_is_gone_is_not_taken_for_another_one() {
+    let (gone, place) = (Place::new(), Place::new());
+    let device = |place: &Place| fs::metadata(place.mount()).unwrap().dev();
+    for _ in 0..20 {
+        gone.start(&[]);
+        let (stopped, number) = (gone.daemon(), device(&gone));
+        kill_process(stopped, Signal::STOP).unwrap();
+        assert!(gone.sh("umount -l $M").status.success());
+        place.start(&[]);
+        // Another test may have been given it.
+        let same = device(&place) == number;
+        let daemon = place.daemon();
+        kill_process(daemon, Signal::KILL).unwrap();
+        eventually("the daemon ends", || place.processes().is_empty());
+        let (code, text) = said(&unmount(&place, "mount"));
+        kill_process(stopped, Signal::CONT).unwrap();
+        eventually("the other daemon ends", || gone.is_quiet());
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("no daemon of it was found here"), "{text}");
+        if same {
+            return;
+        }
+    }
+    panic!("the number was never given again");
 }
 
 fn tells_of_its_mount(daemon: Pid) -> bool {

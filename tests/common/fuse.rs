@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -82,7 +83,8 @@ fn unescape(field: &str) -> PathBuf {
 }
 
 /// Cuts the connection of the FUSE mount, so that every request waiting on it ends with an error: through
-/// fusectl where that is mounted, by a forced unmount where we may, and by killing the daemon in any case.
+/// fusectl where that is mounted, by a forced unmount where we may, and by killing the daemon in any case. Who may not force it
+/// detaches it.
 pub fn abort(point: &Path, daemon: Option<u32>) {
     if let Some(mount) = mount_at(point).filter(|mount| mount.fs_type.starts_with("fuse")) {
         // Missing without fusectl, refused without privilege: the next two ways remain.
@@ -90,10 +92,12 @@ pub fn abort(point: &Path, daemon: Option<u32>) {
             format!("/sys/fs/fuse/connections/{}/abort", mount.minor),
             "1",
         );
-        let _ = unmount(
-            point,
-            UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
-        );
+        let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        if unmount(point, flags).is_err() {
+            let mut detach = Command::new("fusermount3");
+            let detach = detach.arg("-uzq").arg(point).stdin(Stdio::null());
+            let _ = detach.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
     }
     if let Some(pid) = daemon {
         kill(pid, Signal::KILL);

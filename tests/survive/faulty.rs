@@ -58,9 +58,9 @@ impl Faulty {
         fuse::kill(self.child.id(), rustix::process::Signal::STOP);
     }
 
-    /// All requests it owes are answered with an error.
+    /// All requests it owes are answered with an error: that takes its end where fusectl is not mounted and we are not root.
     pub fn cut(&self) {
-        fuse::abort(self.point.path(), None);
+        fuse::abort(self.point.path(), Some(self.child.id()));
     }
 }
 
