@@ -62,7 +62,7 @@ impl Directory {
         }
     }
 
-    fn path(&self, place: &Place) -> PathBuf {
+    pub fn path(&self, place: &Place) -> PathBuf {
         self.root.join(OsStr::from_bytes(&place.0))
     }
 
