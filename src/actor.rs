@@ -1,48 +1,48 @@
-//! Who a request acts as. The kernel has checked the caller against the mount; what is left to decide here is as whom
-//! this thread acts on a source, and whether suid and sgid bits survive what it does.
+//! The user as whom a thread acts on the source. The kernel has already checked the caller's permissions on the mount. This
+//! module sets the thread's filesystem ids, and decides whether suid and sgid bits survive a change.
 //!
-//! A thread stays who it was after a request, so nothing is done on a source before it is said as whom:
-//! - A request that has a caller begins as the caller (`begin`). What makes something, or may take suid and sgid bits, insists
-//!   on it: `create`, `change` and the like.
-//! - WRITE, FLUSH, FSYNC and RELEASE may be the kernel's own. They act as the opener of their handle.
-//! - READ, FORGET and RELEASEDIR act on descriptors only, which carry their opener; a READ that asks another machine acts as the
-//!   opener, too.
-//! - Threads that serve no requests are the daemon itself.
+//! The ids stay set after a request. So each request sets them before its first operation on the source:
+//! - A request with a caller begins as the caller (`begin`). Operations that create an inode or may strip suid and sgid bits
+//!   fail if the thread cannot act as the caller: `create`, `change` and the other methods that return a `Result`.
+//! - WRITE, FLUSH, FSYNC and RELEASE may come from the kernel itself. They act as the opener of their handle.
+//! - READ, FORGET and RELEASEDIR use descriptors only, which carry the credentials of their opener. A READ of a file on a
+//!   network filesystem sets the opener's ids, too.
+//! - Threads that serve no requests act as the daemon.
 
 use crate::sys::identity::{self, Caller};
 use rustix::io::Result;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// Who asked, as the kernel says.
+/// The caller of a request, from the request's header.
 #[derive(Debug, Clone, Copy)]
 pub struct Actor {
     /// Filesystem ids of the caller.
     pub caller: Caller,
-    /// Its process, 0 when it is in a namespace of its own.
+    /// Process id of the caller. 0 if the caller is in a pid namespace that the daemon does not see.
     pub pid: u32,
 }
 
 impl Actor {
-    /// Whether the caller is root, who keeps suid and sgid bits and sees all extended attributes. The kernel tells
-    /// of CAP_FSETID for writes only; for the rest this is as good as it can be known from here.
+    /// Whether the caller is root. Root keeps suid and sgid bits and sees all extended attributes. The kernel reports
+    /// CAP_FSETID for writes only, so other requests use the user id instead.
     pub fn is_root(&self) -> bool {
         self.caller.uid == 0
     }
 
-    /// Whether the caller owns what belongs to `uid`, or is root.
+    /// Whether the caller is `uid` or root.
     pub fn owns(&self, uid: u32) -> bool {
         self.is_root() || self.caller.uid == uid
     }
 
-    /// Makes this thread act as the caller in whatever suid and sgid bits do not depend on. Where the caller's ids cannot be
-    /// had, it acts as the daemon itself: looking and removing make nothing that would be the daemon's.
+    /// Makes this thread act as the caller, for operations that do not affect suid and sgid bits. If the caller's ids cannot be
+    /// set, the thread acts as the daemon. Lookups and removals create no inode that the daemon would then own.
     pub fn begin(&self) {
         identity::act_for_or_as_daemon(self.caller);
     }
 
-    /// Makes this thread act as the caller where suid and sgid bits are the source kernel's to strip: chown, truncate,
-    /// fallocate, copying.
+    /// Makes this thread act as the caller, for operations on which the source's filesystem strips suid and sgid bits: chown,
+    /// truncate, fallocate, copy_file_range.
     ///
     /// # Errors
     /// EOVERFLOW when the caller's ids do not exist in the daemon's user namespace; those of capset(2).
@@ -50,7 +50,7 @@ impl Actor {
         identity::act_for(self.caller, self.is_root())
     }
 
-    /// Makes this thread act as the caller in what strips no bits natively: chmod, extended attributes.
+    /// Makes this thread act as the caller, for operations that strip no suid and sgid bits: chmod, extended attributes.
     ///
     /// # Errors
     /// As [`Actor::change`].
@@ -58,7 +58,7 @@ impl Actor {
         identity::act_for(self.caller, true)
     }
 
-    /// Runs `create`, which makes something, as the caller would, under `umask`.
+    /// Runs `create`, which creates an inode, as the caller and with `umask`.
     ///
     /// # Errors
     /// As [`Actor::change`], and those of `create`.
@@ -67,7 +67,7 @@ impl Actor {
         identity::create_under(umask, create)
     }
 
-    /// Makes this thread write as the caller; the kernel says of each write whether suid and sgid bits go.
+    /// Makes this thread write as the caller. The WRITE request says whether suid and sgid bits are kept.
     ///
     /// # Errors
     /// As [`Actor::change`].
@@ -75,7 +75,7 @@ impl Actor {
         identity::act_for(self.caller, keeps_setid)
     }
 
-    /// Makes this thread act as the caller without any privilege over suid and sgid bits.
+    /// Makes this thread act as the caller without CAP_FSETID.
     ///
     /// # Errors
     /// As [`Actor::change`].
@@ -83,8 +83,8 @@ impl Actor {
         identity::act_for(self.caller, false)
     }
 
-    /// Makes this thread set an ACL of a file of group `group`: the sgid bit survives for root and for members of the
-    /// group.
+    /// Makes this thread act as the caller, to set an ACL on a file of group `group`. The sgid bit is kept if the caller is root
+    /// or a member of the group.
     ///
     /// # Errors
     /// As [`Actor::change`].
@@ -96,7 +96,7 @@ impl Actor {
     }
 }
 
-/// The groups of a process as proc_pid_status(5) lists them; none when it is gone or hidden.
+/// The supplementary groups of a process, from proc_pid_status(5). Empty if the process has ended or is hidden.
 fn supplementary_groups(pid: u32) -> Vec<u32> {
     let status = std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
     status

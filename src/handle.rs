@@ -1,4 +1,4 @@
-//! The handle table: `fh` numbers to what is open.
+//! The handle tables: open files and open directories by their `fh`.
 
 use crate::cache::Storing;
 use crate::request::Durability;
@@ -11,41 +11,41 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 /// One open of a file.
 #[derive(Debug)]
 pub struct FileHandle<O> {
-    /// What is read and written.
+    /// The open file of the view.
     pub open: Arc<O>,
     /// Whether the kernel bypasses its cache.
     pub direct_io: bool,
-    /// What it was opened with asks for this before a change is answered of which the kernel does not say more.
+    /// The durability that the flags of open(2) ask for. It applies to requests that carry no flags, for example fallocate(2).
     pub durability: Durability,
-    /// Where it was opened so that a client may store through a mapping: says so as long as it is open.
+    /// Present if a client may store through a shared mapping of this open.
     pub storing: Option<Storing>,
 }
 
 /// One open of a directory.
 #[derive(Debug)]
 pub struct DirHandle<L> {
-    /// Its node id.
+    /// Node id of the directory.
     pub node: u64,
-    /// What is read from it.
+    /// The open directory of the view.
     pub listing: L,
 }
 
-/// Handles of one kind by number. Numbers are never used twice, and no file has a directory's.
+/// Handles of one kind by number. No number is used twice. Files and directories share no numbers.
 #[derive(Debug)]
 pub struct HandleTable<T> {
     open: RwLock<HashMap<u64, Arc<T>>>,
     next: AtomicU64,
-    /// How many are open, readable without a lock.
+    /// Number of open handles, readable without a lock.
     count: AtomicUsize,
 }
 
 impl<T> HandleTable<T> {
-    /// Handles of files, which have even numbers.
+    /// A table of files, which have even numbers.
     pub fn of_files() -> Self {
         HandleTable::from(2)
     }
 
-    /// Handles of directories, which have odd numbers.
+    /// A table of directories, which have odd numbers.
     pub fn of_directories() -> Self {
         HandleTable::from(1)
     }
@@ -58,7 +58,7 @@ impl<T> HandleTable<T> {
         }
     }
 
-    /// Adds a handle.
+    /// Adds a handle and returns its number.
     pub fn insert(&self, handle: Arc<T>) -> u64 {
         let fh = self.next.fetch_add(2, Relaxed);
         self.open.write().insert(fh, handle);
@@ -84,17 +84,17 @@ impl<T> HandleTable<T> {
         Ok(removed)
     }
 
-    /// All handles, as they are now.
+    /// All handles at this moment.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.open.read().values().cloned().collect()
     }
 
-    /// How many are open. Takes no lock.
+    /// Number of open handles. Takes no lock.
     pub fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
 
-    /// Whether nothing is open.
+    /// Whether no handle is open.
     pub fn is_empty(&self) -> bool {
         self.open.read().is_empty()
     }

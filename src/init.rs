@@ -1,5 +1,4 @@
-//! Process 1 of a container: passes signals on to the mmfs that it starts, and reaps every other process that becomes
-//! its child.
+//! Process 1 of a container. It starts the daemon as its child, forwards signals to it, and reaps the orphans of the container.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,13 +10,14 @@ use signal_hook::iterator::Signals;
 
 use crate::sys::process;
 
-/// Whether we are process 1 of our container.
+/// Whether this is process 1 of its pid namespace.
 pub fn is_first() -> bool {
     getpid().is_init()
 }
 
-/// Forks. Returns in the child, which is to serve; the parent supervises it and exits with its code. The kernel
-/// delivers no signal without a handler to process 1 and makes it the parent of every orphan. No thread may exist yet.
+/// Forks and returns in the child, which becomes the daemon. The parent supervises it and exits with its code. The kernel
+/// delivers a signal to process 1 only if it has a handler, and makes process 1 the parent of every orphan. No thread may
+/// exist yet.
 ///
 /// # Errors
 /// Those of fork(2) and of signal handling.
@@ -29,7 +29,7 @@ pub fn fork_and_supervise() -> io::Result<()> {
 }
 
 fn supervise(child: Pid) -> io::Result<Infallible> {
-    // A terminal's Ctrl-C then reaches only us, and is passed on once. EACCES and ESRCH: the child has ended already.
+    // Ctrl-C on a terminal then reaches the parent only, which forwards it once. EACCES and ESRCH: the child has ended already.
     let _ = setpgid(Some(child), None);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGCHLD])?;
     loop {
@@ -38,14 +38,14 @@ fn supervise(child: Pid) -> io::Result<Infallible> {
         }
         for signal in signals.wait() {
             if let Some(signal) = Signal::from_named_raw(signal).filter(|s| *s != Signal::CHILD) {
-                // A child that has just ended is reaped next.
+                // An error means that the child has just ended. The loop reaps it next.
                 let _ = kill_process(child, signal);
             }
         }
     }
 }
 
-/// Reaps every child that has ended. Returns the status of `child`, if it is one of them.
+/// Reaps all children that have ended. Returns the status of `child` if it has ended.
 fn reap(child: Pid) -> Result<Option<WaitStatus>, Errno> {
     loop {
         match wait(WaitOptions::NOHANG) {
@@ -57,7 +57,7 @@ fn reap(child: Pid) -> Result<Option<WaitStatus>, Errno> {
     }
 }
 
-/// The exit code by a shell's rule: 128 and the signal's number for a child killed by a signal.
+/// The exit code as a shell reports it: 128 plus the signal's number for a child that was killed by a signal.
 fn exit_code(status: WaitStatus) -> i32 {
     let signal = status.terminating_signal().unwrap_or_default();
     status.exit_status().unwrap_or(128 + signal)

@@ -1,4 +1,4 @@
-//! What requests ask for, in plain types.
+//! The contents of requests, in plain types.
 
 use crate::attr::Time;
 use rustix::fs::FileType;
@@ -10,13 +10,13 @@ pub const MAX_REQUEST: u32 = 1 << 20;
 /// A time to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetTime {
-    /// The present, which whoever may write may set.
+    /// The current time. Every user who may write the file may set it.
     Now,
-    /// Any other, which is the owner's to set.
+    /// Another time. Only the owner may set it.
     To(Time),
 }
 
-/// What a SETATTR asks for; `None` leaves alone.
+/// The attributes to set by a SETATTR. `None` leaves an attribute unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits.
@@ -34,33 +34,33 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    /// Whether nothing is to be changed.
+    /// Whether no attribute is set.
     pub fn is_nothing(&self) -> bool {
         *self == SetAttr::default()
     }
 }
 
-/// What is to be made under a new name.
+/// An inode to create.
 #[derive(Debug, Clone, Copy)]
 pub enum New<'a> {
     /// A directory.
     Directory(Permissions),
     /// A symbolic link to this target.
     Symlink(&'a Path),
-    /// An inode of any other type, with the device number of a device node.
+    /// An inode of any other type. The number is that of a device file.
     Other(FileType, Permissions, u64),
 }
 
-/// The permission bits of what is made.
+/// The permission bits of an inode to create.
 #[derive(Debug, Clone, Copy)]
 pub struct Permissions {
-    /// As asked for, in the lower 12 bits.
+    /// The requested bits, in the lower 12 bits.
     pub mode: u32,
-    /// Bits that the caller leaves out, where no default ACL says otherwise.
+    /// The caller's umask. A default ACL of the directory overrides it.
     pub umask: u32,
 }
 
-/// What may be removed under a name.
+/// The type of inode that a removal expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
     /// Anything but a directory, as unlink(2).
@@ -69,10 +69,10 @@ pub enum Removal {
     Directory,
 }
 
-/// How far a write must have got before it is answered.
+/// Where the bytes of a write must be before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Into the page cache.
+    /// In the page cache.
     Cached,
     /// The bytes on the device (O_DSYNC).
     Data,
@@ -83,30 +83,30 @@ pub enum Durability {
 /// One write.
 #[derive(Debug, Clone, Copy)]
 pub struct Write<'a> {
-    /// Where; of an append, where the kernel believes the end to be.
+    /// Offset of the first byte. For an append, the end of the file as the kernel has it in its cache.
     pub offset: u64,
-    /// What.
+    /// The bytes.
     pub data: &'a [u8],
-    /// By a descriptor with O_APPEND: at the file's real end, if it is no write with RWF_NOAPPEND.
+    /// The descriptor has O_APPEND. The bytes go to the file's real end, unless the write has RWF_NOAPPEND.
     pub append: bool,
-    /// The kernel writes back a client's mapping: never beyond the end, no privilege is dropped.
+    /// The kernel writes back pages of a client's mapping. Such a write never extends the file and strips no suid or sgid bits.
     pub from_mapping: bool,
-    /// It goes past the kernel's cache (O_DIRECT).
+    /// The write bypasses the kernel's cache (O_DIRECT).
     pub direct: bool,
     /// Whether suid and sgid bits stay, as they do for root.
     pub keeps_setid: bool,
-    /// How durable before the answer.
+    /// Durability before the answer.
     pub durability: Durability,
 }
 
-/// The extended inode flags: `struct fsxattr` of linux/fs.h, which is passed on as it is (ioctl_xfs_fsgetxattr(2)).
+/// The extended inode flags: `struct fsxattr` of linux/fs.h, passed through unchanged (ioctl_xfs_fsgetxattr(2)).
 pub type ExtendedFlags = [u8; 28];
 
-/// Where data or a hole is looked for, as lseek(2) does, in bytes from the beginning.
+/// Where lseek(2) searches for data or a hole, in bytes from the beginning of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
     /// The first data at or after this offset.
     Data(u64),
-    /// The first hole at or after this offset; the end of the file is one.
+    /// The first hole at or after this offset. The end of the file counts as a hole.
     Hole(u64),
 }

@@ -1,4 +1,4 @@
-//! How long requests take: counts by duration, four buckets to each power of two. A quantile is 12 % off at most.
+//! Counts of requests by duration. Each power of two has four buckets. A quantile is at most 12 % off.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -27,8 +27,7 @@ impl Histogram {
     }
 }
 
-/// The bucket of a duration in microseconds: 0, 1, 2 and 3 have one each, the numbers from each power of two to the next
-/// have four.
+/// The bucket of a duration in microseconds. 0, 1, 2 and 3 have one bucket each. From 4 on, each power of two has four.
 fn bucket(microseconds: u64) -> usize {
     if microseconds < 4 {
         return microseconds as usize;
@@ -46,7 +45,8 @@ fn start(bucket: usize) -> u64 {
     }
 }
 
-/// The duration, in microseconds, that so many of a thousand do not exceed: the middle of its bucket. 0 without any.
+/// A quantile in microseconds: `per_mille` of 1,000 requests take no longer. The result is the middle of a bucket. 0 if nothing
+/// was counted.
 pub fn quantile(counts: &[u64; BUCKETS], per_mille: u64) -> u64 {
     let all: u64 = counts.iter().sum();
     let wanted = (all * per_mille).div_ceil(1000).max(1);

@@ -13,7 +13,7 @@ macro_rules! kinds {
             /// All kinds, in the order of their numbers.
             pub const ALL: &[Kind] = &[$(Kind::$kind,)*];
 
-            /// Its name in answers: lower case, without `FUSE_`.
+            /// The name in answers of the control channel: lower case, without `FUSE_`.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Kind::$kind => $name,)*
@@ -64,19 +64,19 @@ kinds! {
     Control "control",
 }
 
-/// What a request is about.
+/// The kind and the byte range of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct What {
-    /// Its kind.
+    /// The kind of the request.
     pub kind: Kind,
-    /// The offset it names, or 0.
+    /// The offset in the request, or 0.
     pub offset: u64,
-    /// The bytes it is about, or 0.
+    /// The length in the request, in bytes, or 0.
     pub length: u64,
 }
 
 impl Kind {
-    /// A request of this kind about `length` bytes from `offset` on.
+    /// A request of this kind for `length` bytes at `offset`.
     pub fn at(self, offset: u64, length: u64) -> What {
         What {
             kind: self,

@@ -1,5 +1,5 @@
-//! What was asked of the mount and how long it took. Everything here is written while requests are served, by relaxed
-//! atomics of the thread's own and without a lock, and read without one.
+//! Counts and durations of the mount's requests. Threads that serve requests write relaxed atomics of their own, without a
+//! lock. Readers take no lock either.
 
 mod histogram;
 mod kind;
@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-/// Threads that count for themselves. Further ones share with those.
+/// Number of sets of counters. The first 32 threads have one each, further threads share them.
 const SHARES: usize = 32;
 
 thread_local! {
@@ -34,11 +34,11 @@ pub struct Requests {
     waiting: waiting::Table,
 }
 
-/// What one thread has counted, by kind. Made when the first request of its kind comes.
+/// The counters of one thread, by kind. A counter is allocated at the first request of its kind.
 #[derive(Debug)]
 struct Share([OnceLock<Box<Counter>>; Kind::ALL.len()]);
 
-// Counters of other threads lie on other lines of the processor's cache.
+// Aligned to a cache line, so that threads do not write to the same line.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Counter {
@@ -49,37 +49,37 @@ struct Counter {
     durations: Histogram,
 }
 
-/// What is known of all requests of a kind.
+/// Figures of all requests of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
     /// Requests that came.
     pub count: u64,
-    /// Those that were answered.
+    /// Requests that were answered.
     pub answered: u64,
-    /// Those that were answered with an error.
+    /// Requests that were answered with an error.
     pub errors: u64,
-    /// How long all took together, in microseconds.
+    /// Sum of all durations, in microseconds.
     pub total_us: u64,
-    /// How long half of them took at most, in microseconds.
+    /// Median of the durations, in microseconds.
     pub p50_us: u64,
-    /// How long 99 of 100 took at most.
+    /// 99th percentile of the durations, in microseconds.
     pub p99_us: u64,
-    /// How long the longest took.
+    /// Longest duration, in microseconds.
     pub max_us: u64,
 }
 
-/// A request that is being served. It is answered when this is dropped.
+/// A request that is being served. Dropping this value counts it as answered.
 #[derive(Debug)]
 pub struct Served {
     requests: &'static Requests,
     waiting: Waiting,
     place: Option<usize>,
-    /// What it is answered with; `None` as long as nothing is said, and of a reply that is dropped.
+    /// The errno of the answer. `None` until it is known, and if the reply is dropped without an answer.
     errno: Option<i32>,
 }
 
 impl Requests {
-    /// Nothing was asked yet. A process serves one mount, so this is never given back.
+    /// New counters, all zero. A process serves one mount, so they are never freed.
     pub fn new() -> &'static Self {
         Box::leak(Box::new(Requests {
             began: Instant::now(),
@@ -90,7 +90,7 @@ impl Requests {
         }))
     }
 
-    /// A request has come.
+    /// Counts a request that has arrived.
     pub fn begin(&'static self, what: What, node: u64) -> Served {
         let waiting = Waiting {
             what,
@@ -106,12 +106,12 @@ impl Requests {
         }
     }
 
-    /// Nanoseconds since the mount was started.
+    /// Nanoseconds since the start of the mount.
     pub fn now(&self) -> u64 {
         self.began.elapsed().as_nanos() as u64
     }
 
-    /// What is known of a kind.
+    /// Figures of all requests of `kind`.
     pub fn summary(&self, kind: Kind) -> Summary {
         let (mut counts, mut sum) = ([0; BUCKETS], [0; 3]);
         let mut longest = 0;
@@ -174,7 +174,8 @@ impl Default for Counter {
 }
 
 impl Served {
-    /// It is about to be answered with this errno, 0 for success. Counted before its client can go on.
+    /// Notes the errno of the answer, 0 for success. Called before the reply is sent, so that a client that has its reply finds
+    /// the error counted.
     pub fn answers(&mut self, errno: i32) {
         self.errno = Some(errno);
         if errno != 0 {
@@ -201,7 +202,7 @@ impl std::fmt::Display for Served {
 impl Drop for Served {
     fn drop(&mut self) {
         if self.errno.is_none() {
-            // The FUSE library makes this of a reply that is dropped.
+            // The FUSE library answers EIO for a reply that is dropped.
             self.answers(libc::EIO);
         }
         let Waiting { what, node, began } = self.waiting;
@@ -215,8 +216,8 @@ impl Drop for Served {
         if let Some(place) = self.place {
             self.requests.waiting.take(place);
         }
-        // Who follows the last requests asks for them again and again. When the kernel gives memory back, it forgets inodes by the
-        // thousand, and nobody waits for that.
+        // `mmfs trace --follow` would mostly show its own questions. The kernel forgets thousands of inodes at once when it reclaims
+        // memory, and no client waits for that.
         if !matches!(what.kind, Kind::Control | Kind::Forget) {
             self.requests.recent.add(&Answered {
                 what,

@@ -1,4 +1,4 @@
-//! The last requests, in a ring that is written and read without a lock.
+//! The last requests, in a ring buffer that is written and read without a lock.
 
 use super::kind::{Kind, What};
 use std::sync::atomic::{
@@ -7,22 +7,23 @@ use std::sync::atomic::{
     fence,
 };
 
-/// Requests that are kept.
+/// Number of requests that the ring buffer keeps.
 pub const KEPT: u64 = 4096;
 
-/// Requests that may still be being written while later ones are read.
+/// A reader stops at a slot that is still being written, and reads it next time, if it is one of the newest 256. It skips
+/// older ones.
 const MAX_UNFINISHED: u64 = 256;
 
 /// A request that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answered {
-    /// What it was about.
+    /// Kind and byte range.
     pub what: What,
-    /// Its node, or the directory of its name.
+    /// The request's node id. For a request with a name, that of the directory.
     pub node: u64,
-    /// When it came, in nanoseconds from the start of the mount.
+    /// Arrival, in nanoseconds from the start of the mount.
     pub began: u64,
-    /// How long it took, in nanoseconds.
+    /// Duration, in nanoseconds.
     pub took: u64,
     /// 0 for success.
     pub errno: i32,
@@ -30,7 +31,7 @@ pub struct Answered {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// Twice the number of the request, plus 2, once the rest is written; plus 1 while it is being written. 0: never used.
+    /// 0: never used. 2 * number + 1: the request with this number is being written. 2 * number + 2: it is complete.
     state: AtomicU64,
     began: AtomicU64,
     took: AtomicU64,
@@ -59,7 +60,8 @@ impl Recent {
         let slot = &self.slots[(number % KEPT) as usize];
         let before = slot.state.load(Relaxed);
         let free = before % 2 == 0 && before < finished(number);
-        // A thread that stopped in the middle of this for 4,096 requests keeps the slot; what was to be written is lost.
+        // A thread was suspended while it wrote this slot, for 4,096 requests or longer. It keeps the slot. The new request is
+        // not recorded.
         if !free
             || slot
                 .state
@@ -79,12 +81,12 @@ impl Recent {
         slot.state.store(finished(number), Release);
     }
 
-    /// Hands the requests from the number `from` on to `take`, in order, with their numbers. It returns whether it has
-    /// room for one, and then takes the next. Returns the number to go on with.
+    /// Calls `take` for the requests from number `from` on, in order, with their numbers. `take` returns false if it has no
+    /// room for the request. Returns the number to continue with.
     pub fn read(&self, from: u64, mut take: impl FnMut(u64, Answered) -> bool) -> u64 {
         let end = self.next.load(Acquire);
         let first = end.saturating_sub(KEPT);
-        // A number that is not reached yet was made up, or belongs to an earlier mount.
+        // A number that is not reached yet is invalid, or belongs to an earlier mount.
         let from = if from > end { first } else { from.max(first) };
         for number in from..end {
             match self.slot(number) {

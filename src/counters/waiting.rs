@@ -1,5 +1,5 @@
-//! The requests that are not answered yet. A thread that takes a request puts it here, and the one that answers it takes it
-//! out, both without a lock.
+//! The requests that are not answered yet. The thread that receives a request adds it, the thread that answers removes it.
+//! Neither takes a lock.
 
 use super::kind::{Kind, What};
 use std::cell::Cell;
@@ -9,34 +9,35 @@ use std::sync::atomic::{
     fence,
 };
 
-/// Requests that there is room for: the kernel's limit of those in the background, and as many of clients that wait.
+/// Size of the table: 1,024 for the kernel's limit of background requests, and 1,024 for requests of clients.
 const PLACES: usize = 2048;
 
-/// Places that are tried for a request. It is not shown where all are taken.
+/// Places that are tried for a request. If all of them are taken, the request is not shown as waiting.
 const MAX_TRIES: usize = 256;
 
 const FREE: u64 = 0;
 const BEING_WRITTEN: u64 = 1;
 
 thread_local! {
-    /// Where this thread has found a free place last. Requests that never end are passed over once.
+    /// The place that this thread found free last. The search starts there, so requests that are never answered are skipped
+    /// only once.
     static LAST: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 /// A request that is not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiting {
-    /// What it is about.
+    /// Kind and byte range.
     pub what: What,
-    /// Its node, or the directory of its name.
+    /// The request's node id. For a request with a name, that of the directory.
     pub node: u64,
-    /// When it came, in nanoseconds from the start of the mount.
+    /// Arrival, in nanoseconds from the start of the mount.
     pub began: u64,
 }
 
 #[derive(Debug, Default)]
 struct Place {
-    /// `FREE`, `BEING_WRITTEN`, or when the request began, plus 2.
+    /// `FREE`, `BEING_WRITTEN`, or the request's `began` plus 2.
     state: AtomicU64,
     node: AtomicU64,
     offset: AtomicU64,
@@ -58,11 +59,11 @@ impl Table {
         }
     }
 
-    /// Puts a request in, and returns its place.
+    /// Adds a request and returns its place.
     pub fn put(&self, one: &Waiting) -> Option<usize> {
         let mut at = LAST.get();
         if at == usize::MAX {
-            // Threads begin apart, so that they do not write to the same lines of the processor's cache.
+            // Threads start at different places, so that they do not write to the same cache lines.
             at = self.threads.fetch_add(1, Relaxed) * 16 % PLACES;
         }
         for _ in 0..MAX_TRIES {
@@ -88,12 +89,12 @@ impl Table {
         None
     }
 
-    /// Takes out the request at this place.
+    /// Removes the request at this place.
     pub fn take(&self, at: usize) {
         self.places[at].state.store(FREE, Release);
     }
 
-    /// The requests that wait, in no order.
+    /// The requests that wait, in no particular order.
     pub fn all(&self) -> impl Iterator<Item = Waiting> + '_ {
         self.places.iter().filter_map(|place| {
             let state = place.state.load(Acquire);
@@ -134,7 +135,7 @@ mod tests {
             assert_eq!(table.all().count(), PLACES);
             assert_eq!(table.put(&one(8)), None);
             table.take(place);
-            // The next one looks on from where it had stopped, at most twice round.
+            // The next search continues where this one stopped. Two rounds over the table are enough.
             let again = (0..2 * PLACES / MAX_TRIES).find_map(|_| table.put(&one(9)));
             table.take(again.expect("one is free"));
         }

@@ -12,35 +12,35 @@ type Job<T> = Box<dyn FnOnce(&Arc<T>) + Send>;
 
 const SHARDS: usize = 16;
 
-/// The lanes of all inodes that have jobs.
+/// The lanes of all inodes with jobs.
 pub struct Lanes<T> {
     serves: Arc<T>,
     spares: Arc<Spares>,
     listeners: Arc<Listeners>,
-    /// Slots of each lane.
+    /// Slots per lane.
     slots: usize,
     last_loop: LastLoop,
-    /// By node. A lane is here while one of its slots is taken.
+    /// By node. A lane exists while at least one of its slots is taken.
     lanes: [Mutex<HashMap<u64, Lane<T>>>; SHARDS],
 }
 
-/// Where the last free event loop leaves a job, so that it can read the next request.
+/// Where the last free event loop puts a job, so that it can read the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastLoop {
-    /// In the lane's queue, where another thread works on the same inode. With another thread otherwise. So a file
-    /// that does not answer takes one spare thread and not several.
+    /// If another thread works on the same inode, into the lane's queue. Otherwise a spare thread runs it. So a file that does
+    /// not answer occupies one spare thread only.
     Queues,
-    /// With another thread.
+    /// A spare thread runs it.
     UsesSpare,
 }
 
-/// The jobs of one inode: those that run take a slot each, the others wait.
+/// The jobs of one inode. Each running job takes a slot, the others wait.
 struct Lane<T> {
     taken: usize,
     waiting: VecDeque<Job<T>>,
 }
 
-/// A slot of a lane. When dropped, first runs the jobs that wait for it.
+/// A slot of a lane. Dropping it first runs the jobs that wait in the lane.
 struct Slot<'a, T> {
     lanes: &'a Lanes<T>,
     node: u64,
@@ -54,7 +54,7 @@ impl<T> Drop for Slot<'_, T> {
 
 /// An event loop that may work on an inode, until dropped.
 struct Turn<'a, T> {
-    // Dropped in this order: an event loop may stop listening only after it has run what waits for its slot.
+    // Dropped in this order: an event loop runs the waiting jobs of its slot before it may stop listening.
     _slot: Slot<'a, T>,
     _busy: Busy<'a>,
     _serving: Serving<'a>,
@@ -70,7 +70,7 @@ impl<T> std::fmt::Debug for Lanes<T> {
 }
 
 impl<T: Send + Sync + 'static> Lanes<T> {
-    /// Lanes for `loops` event loops. Jobs get `serves`.
+    /// Lanes for `loops` event loops. Each job gets `serves`.
     pub fn new(
         serves: Arc<T>,
         loops: usize,
@@ -88,7 +88,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         })
     }
 
-    /// Runs `job` here, or leaves it to another thread.
+    /// Runs `job` on this thread or on another one.
     pub fn run(self: &Arc<Self>, node: u64, job: impl FnOnce(&Arc<T>) + Send + 'static) {
         let _serving = self.listeners.begin();
         let Some(job) = self.enter_or_queue(node, job) else {
@@ -103,7 +103,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         }
     }
 
-    /// As `run`, for a job that needs `bytes`. They are copied only where the job does not run here at once.
+    /// As `run`, for a job that needs `bytes`. They are copied only if the job does not run here immediately.
     pub fn run_with(
         self: &Arc<Self>,
         node: u64,
@@ -138,7 +138,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         })
     }
 
-    /// Takes a slot and gives the job back, or queues the job.
+    /// Takes a slot and returns the job. If all slots are taken, queues the job.
     fn enter_or_queue<J: FnOnce(&Arc<T>) + Send + 'static>(&self, node: u64, job: J) -> Option<J> {
         let mut lanes = self.shard(node).lock();
         let lane = lanes.entry(node).or_default();
@@ -151,8 +151,8 @@ impl<T: Send + Sync + 'static> Lanes<T> {
         None
     }
 
-    /// Gives up the slot taken for the job and queues the job. Gives it back where it would be run by nobody, or where
-    /// it must not wait.
+    /// Gives up the slot that was taken for the job, and queues the job. Returns the job if no thread would run it, or if it must
+    /// not wait in the queue.
     fn queue_instead(&self, node: u64, job: Job<T>) -> Option<Job<T>> {
         let mut lanes = self.shard(node).lock();
         match lanes.get_mut(&node) {
@@ -180,7 +180,7 @@ impl<T: Send + Sync + 'static> Lanes<T> {
 }
 
 impl<T> Lanes<T> {
-    /// Runs the jobs that wait, then gives the slot back.
+    /// Runs the jobs that wait, then gives up the slot.
     fn leave(&self, node: u64) {
         while let Some(job) = self.next_or_leave(node) {
             job(&self.serves);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_borrowed_where_the_job_runs_at_once_and_kept_where_it_waits() {
+    fn bytes_are_borrowed_if_the_job_runs_at_once_and_copied_if_it_waits() {
         let lanes = lanes();
         let bytes = b"bytes".to_vec();
         let given = bytes.as_ptr() as usize;

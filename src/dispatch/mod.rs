@@ -1,12 +1,12 @@
-//! Which thread serves which request, so that a file whose source does not answer delays no other file's clients.
+//! Chooses the thread for each request. A file whose source does not answer delays no client of another file.
 //!
 //! An event loop is a thread that reads requests from the kernel. It runs the job of a request itself unless
 //! one of these modules decides otherwise:
 //! - `lanes` limits how many threads work on one inode. Further jobs of that inode wait in a queue.
-//! - `spares` keeps one event loop free to read requests. A job that would occupy the last one is left to another thread.
-//! - `listeners` chooses how many event loops read requests: all or few, whichever answers more of them per second.
+//! - `spares` keeps one event loop free to read requests. Another thread runs a job that would occupy the last one.
+//! - `listeners` chooses how many event loops read requests: all or few. It measures which answers more requests per second.
 //!
-//! A job is a closure and an inode is a number here. Nothing in this module knows what a job does.
+//! A job is a closure here, and an inode is a number.
 
 mod lanes;
 mod listeners;
@@ -18,24 +18,24 @@ use parking_lot::Mutex;
 use spares::Spares;
 use std::sync::Arc;
 
-/// How many event loops it takes for `threads` worker threads: one reads requests whatever the others wait for. With a
-/// single worker two event loops take turns, and spare threads take no requests of clients.
+/// The number of event loops for `threads` worker threads. With one worker thread there are two event loops, which take turns:
+/// one works, the other reads requests. Spare threads then run no requests of clients.
 pub fn event_loops(threads: usize) -> usize {
     threads.max(2)
 }
 
-/// What the threads do at the moment.
+/// How busy the threads are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// Spare threads that work.
+    /// Spare threads that run a job.
     pub busy_spares: usize,
-    /// Spare threads that there may be.
+    /// Maximum number of spare threads.
     pub max_spares: usize,
-    /// Jobs that no thread has taken yet: those that were handed over, and those behind others of their inode.
+    /// Jobs that no thread has taken yet: those in the queue of `spares` and in the queues of `lanes`.
     pub queued: usize,
 }
 
-/// Distributes the jobs of requests over the event loops and the spare threads. A job gets a `T`, which answers it.
+/// Distributes the jobs of requests over event loops and spare threads. Each job gets the `T`.
 #[derive(Debug)]
 pub struct Dispatch<T> {
     serves: Arc<T>,
@@ -45,12 +45,12 @@ pub struct Dispatch<T> {
     listeners: Arc<Listeners>,
 }
 
-/// Tells how busy the threads are.
+/// Measures the load of a [`Dispatch`].
 #[derive(Debug)]
 pub struct Gauge(Arc<Spares>);
 
 impl Gauge {
-    /// What the threads do at the moment. Takes no lock.
+    /// The load at this moment. Takes no lock.
     pub fn load(&self) -> Load {
         Load {
             busy_spares: self.0.busy_threads(),
@@ -61,7 +61,7 @@ impl Gauge {
 }
 
 impl<T: Send + Sync + 'static> Dispatch<T> {
-    /// For `threads` worker threads, whose jobs get `serves`. There are [`event_loops`] of as many.
+    /// A dispatch for `threads` worker threads, that is, for [`event_loops`] of them. Each job gets `serves`.
     pub fn new(serves: Arc<T>, threads: usize) -> Self {
         let loops = event_loops(threads);
         let spares = Spares::new(loops, threads > 1);
@@ -80,14 +80,14 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         }
     }
 
-    /// Runs a job that reads or changes the bytes of `node`, or that waits for other jobs which do.
+    /// Runs a job that reads or changes the bytes of `node`, or that waits for such jobs.
     ///
     /// `job` runs before this returns, or later on another thread.
     pub fn content(&self, node: u64, job: impl FnOnce(&Arc<T>) + Send + 'static) {
         self.content.run(node, job);
     }
 
-    /// As [`Self::content`], for a job that needs `bytes`. They are copied only where the job has to wait.
+    /// As [`Self::content`], for a job that needs `bytes`. They are copied only if the job has to wait.
     pub fn content_with(
         &self,
         node: u64,
@@ -97,7 +97,7 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         self.content.run_with(node, bytes, job);
     }
 
-    /// Runs a job that concerns `node` but not its bytes: its attributes, or the names in it.
+    /// Runs a job that concerns the attributes of `node` or the names in it, but not its bytes.
     ///
     /// `job` runs before this returns, or later on another thread. It never waits in a queue behind a job of
     /// [`Self::content`].
@@ -105,9 +105,9 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         self.tree.run(node, job);
     }
 
-    /// As [`Self::tree`], for a job before which `wait` waits until the kernel's own requests of `node` are served: both
-    /// run on a spare thread, since every event loop may be needed for those requests. Where there is no spare thread,
-    /// nothing is waited for.
+    /// As [`Self::tree`], for a job that must run after `wait`. `wait` blocks until writes that the kernel sends for `node` are
+    /// served. Those writes may need every event loop, so both closures run on a spare thread. If no spare thread is free, `job`
+    /// runs without `wait`.
     pub fn tree_after(
         &self,
         node: u64,
@@ -127,12 +127,13 @@ impl<T: Send + Sync + 'static> Dispatch<T> {
         }
     }
 
-    /// What tells how busy the threads are.
+    /// Measures how busy the threads are.
     pub fn gauge(&self) -> Gauge {
         Gauge(self.spares.clone())
     }
 
-    /// Runs a job that concerns no inode, and rarely takes long. It may: what it closes last the source may have to free.
+    /// Runs a job that waits in no queue of an inode, such as FORGET. It rarely takes long. It can, if it closes the last
+    /// descriptor of a removed file and the source frees its blocks.
     ///
     /// `job` runs before this returns, or later on another thread.
     pub fn any(&self, job: impl FnOnce(&Arc<T>) + Send + 'static) {

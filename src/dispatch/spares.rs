@@ -1,12 +1,12 @@
-//! Keeps one event loop free to read requests. An event loop that finds all others busy hands its job over: to a spare
-//! thread, or to a queue where all of those are busy. So files that do not answer occupy spare threads, the rest of the tree
-//! is served, and requests are read whatever the others wait for.
+//! Keeps one event loop free to read requests. If all other event loops are busy, an event loop hands its job over to a spare
+//! thread. If all spare threads are busy, too, the job goes into a queue. So files that do not answer occupy spare threads,
+//! and the rest of the tree is served.
 //!
-//! A job in the queue is taken by a spare thread that has ended one, or by an event loop that has ended one and is not the
-//! last that is free.
+//! Two kinds of threads take jobs from the queue: a spare thread that has ended a job, and an event loop that has ended a job
+//! and is not the last free one.
 //!
-//! An event loop that waits while few listen (see `listeners`) counts as free: it listens again within two milliseconds
-//! when one of the few is held up.
+//! An event loop that waits during a trial of `listeners` counts as free. It listens again within 2 ms when one of the
+//! few listening event loops is blocked.
 
 use crate::pool::{Job, Pool};
 use parking_lot::Mutex;
@@ -19,32 +19,32 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-/// Requests that may wait on spare threads for sources that do not answer. Further ones are queued.
+/// Maximum number of spare threads. Further jobs are queued.
 pub const MAX_SPARE_THREADS: usize = 64;
 
 thread_local! {
-    /// The number of this event loop, from its first request on.
+    /// The number of this event loop. It is set at the first request.
     static LOOP: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// Which event loops are busy, and the spare threads.
 #[derive(Debug)]
 pub struct Spares {
-    /// By event loop: whether it is busy.
+    /// For each event loop, whether it is busy.
     busy: Box<[AtomicBool]>,
-    /// Event loops that have a number.
+    /// Number of event loops that have a number.
     numbered: AtomicUsize,
     pool: Arc<Pool>,
-    /// Whether jobs that were handed over may run on spare threads.
+    /// Whether spare threads may run jobs that were handed over.
     uses_pool: bool,
     handed_over: Mutex<HandedOver>,
-    /// Jobs in that queue. An event loop that ends a job looks here without a lock.
+    /// Length of `handed_over`, readable without a lock.
     queued: AtomicUsize,
-    /// Jobs in the queues of lanes.
+    /// Number of jobs in the queues of lanes.
     in_lanes: AtomicUsize,
 }
 
-/// Jobs that no thread has taken yet.
+/// Jobs that were handed over and that no thread has taken yet.
 #[derive(Default)]
 struct HandedOver(VecDeque<Job>);
 
@@ -54,7 +54,7 @@ impl std::fmt::Debug for HandedOver {
     }
 }
 
-/// A busy event loop, until dropped. Then it runs jobs that were handed over, unless it is the last that is free.
+/// Marks an event loop as busy until it is dropped. Dropping it runs queued jobs, as [`Spares::help`] does.
 #[derive(Debug)]
 pub struct Busy<'a> {
     spares: &'a Spares,
@@ -62,7 +62,7 @@ pub struct Busy<'a> {
 }
 
 impl Busy<'_> {
-    /// Ends it. The caller is to call [`Spares::help`] soon.
+    /// Removes the mark without running queued jobs. The caller must call [`Spares::help`] soon.
     pub fn end_without_help(mut self) {
         self.mark = None;
         std::mem::forget(self);
@@ -78,7 +78,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// The mark of a busy event loop, until dropped.
+/// The mark of a busy event loop. Dropping it removes the mark.
 #[derive(Debug)]
 struct Mark<'a>(&'a AtomicBool);
 
@@ -89,7 +89,7 @@ impl Drop for Mark<'_> {
 }
 
 impl Spares {
-    /// For `loops` event loops, two at least. Without `uses_pool`, jobs that were handed over wait for an event loop.
+    /// For `loops` event loops, at least 2. Without `uses_pool`, jobs that were handed over wait for an event loop.
     pub fn new(loops: usize, uses_pool: bool) -> Arc<Self> {
         Arc::new(Spares {
             busy: (0..loops).map(|_| AtomicBool::new(false)).collect(),
@@ -102,8 +102,8 @@ impl Spares {
         })
     }
 
-    /// Marks the calling event loop as busy, unless all others are. Where they are, another one may have taken this one for
-    /// busy meanwhile, and left a job to it: [`Self::help`] must follow.
+    /// Marks the calling event loop as busy, unless all others are busy. If this returns `None`, the caller must call
+    /// [`Self::help`]: the mark was set for a moment, and another event loop may have queued a job because of it.
     pub fn begin_unless_last(&self) -> Option<Busy<'_>> {
         let own = self.mark();
         (!self.is_last(&own)).then(|| Busy {
@@ -129,25 +129,25 @@ impl Spares {
         Mark(own)
     }
 
-    /// Has a spare thread do the job.
+    /// Runs the job on a spare thread.
     ///
     /// # Errors
-    /// The job, when all spare threads are busy and no more can be started.
+    /// Returns the job if all spare threads are busy and no more can be started.
     pub fn run(&self, job: Job) -> Result<(), Job> {
         self.pool.try_run(job)
     }
 
-    /// Has another thread do the job, now or later. The calling event loop is not marked as busy. It runs the job itself
-    /// where it is not the last free one any more.
+    /// Hands the job over to another thread, which runs it now or later. The calling event loop must not be marked as busy. It
+    /// runs the job itself if meanwhile another event loop has become free.
     pub fn hand_over(self: &Arc<Self>, job: Job) {
-        // Counted before it is looked who is busy: an event loop that is, looks here when it has ended.
+        // Counted before the busy marks are read: a busy event loop reads this count when it ends its job.
         self.queued.fetch_add(1, SeqCst);
         self.handed_over.lock().0.push_back(job);
         if self.uses_pool {
             let spares = self.clone();
             let take = move || {
                 while let Some(job) = spares.take() {
-                    // Nobody else might take the jobs behind one that panics.
+                    // This thread must go on after a panic: the next jobs in the queue may have no other thread.
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {
                         log::error!("a job has panicked");
                     }
@@ -160,39 +160,39 @@ impl Spares {
         self.help();
     }
 
-    /// Jobs that were handed over and that no thread has taken yet.
+    /// Number of jobs that were handed over and that no thread has taken yet.
     pub fn queued(&self) -> usize {
         self.queued.load(SeqCst)
     }
 
-    /// A job waits in the queue of a lane.
+    /// Counts a job that was added to the queue of a lane.
     pub fn lane_has_queued(&self) {
         self.in_lanes.fetch_add(1, Relaxed);
     }
 
-    /// It does not any more.
+    /// Counts a job that was taken from the queue of a lane.
     pub fn lane_has_taken(&self) {
         self.in_lanes.fetch_sub(1, Relaxed);
     }
 
-    /// Jobs that wait in the queues of lanes.
+    /// Number of jobs in the queues of lanes.
     pub fn in_lanes(&self) -> usize {
         self.in_lanes.load(Relaxed)
     }
 
-    /// Spare threads that work.
+    /// Number of spare threads that run a job.
     pub fn busy_threads(&self) -> usize {
         self.pool.busy()
     }
 
-    /// Takes a job, on a spare thread.
+    /// Takes a job from the queue, on a spare thread.
     fn take(&self) -> Option<Job> {
         let job = self.handed_over.lock().0.pop_front()?;
         self.queued.fetch_sub(1, SeqCst);
         Some(job)
     }
 
-    /// Runs jobs that were handed over, on an event loop, as long as it is not the last that is free.
+    /// Runs queued jobs on the calling event loop, as long as another event loop is free.
     pub fn help(&self) {
         while self.queued() > 0 {
             let Some((job, _mark)) = self.take_unless_last() else {
@@ -202,10 +202,11 @@ impl Spares {
         }
     }
 
-    /// One event loop at a time decides: if two did, each would take the other for busy, and the job would stay.
+    /// Takes a job if another event loop is free. The lock makes event loops decide one after another. Without it, two could set
+    /// their marks at once, see each other as busy, and leave the job in the queue.
     fn take_unless_last(&self) -> Option<(Job, Mark<'_>)> {
         let mut jobs = self.handed_over.lock();
-        // Declared after the lock, so dropped before it.
+        // Declared after the lock, so it is dropped before the lock.
         let own = self.mark();
         if self.is_last(&own) {
             return None;
@@ -294,7 +295,7 @@ mod tests {
         let spares = Spares::new(2, true);
         let gate = Arc::new(Mutex::new(()));
         let closed = gate.lock();
-        // All spare threads are busy with this, and what comes then waits behind it.
+        // These occupy all spare threads. Later jobs wait in the queue.
         for _ in 0..MAX_SPARE_THREADS {
             let gate = gate.clone();
             let job = Box::new(move || {
@@ -304,7 +305,7 @@ mod tests {
             spares.hand_over(job);
         }
         let (done, heard) = channel();
-        // The other loop is not free, so this one takes none of the jobs itself.
+        // The other event loop is busy, so this one takes no job.
         spares.busy[1].store(true, SeqCst);
         for _ in 0..8 {
             let done = done.clone();
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_that_take_each_other_for_busy_leave_no_job_behind() {
+    fn event_loops_that_see_each_other_as_busy_leave_no_job_behind() {
         let spares = Spares::new(2, false);
         let (done, heard) = channel();
         let loops: Vec<_> = (0..2)

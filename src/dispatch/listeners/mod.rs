@@ -1,15 +1,16 @@
-//! How many event loops listen, that is, read requests from the kernel: all of them, or few, while the others wait.
+//! Chooses how many event loops listen, that is, read requests from the kernel: all of them, or few while the others wait.
 //!
-//! The kernel wakes one listener for each request, the one that has waited longest. That is best for a client that
-//! waits for every answer, and for sources that are slow to answer. Where requests come faster than they are answered,
-//! each one wakes a further thread, which takes the CPU from another thread; with few listeners, a listener finds the
-//! next request without sleeping. Which of the two is faster is measured, in phases that alternate:
+//! For each request, the kernel wakes the listener that has waited longest. With all event loops listening, this is fastest for
+//! a client that waits for every answer, and for a source that answers slowly. If requests come faster than they are answered,
+//! each of them wakes one more thread, which takes the CPU from another one. With few listeners, a listener finds the next
+//! request without sleeping. Two alternating phases measure which is faster:
 //!
-//! - a *pause*: all listen.
-//! - a *trial*: few listen, and the requests answered per second are counted. It fails when one of the few sleeps often
+//! - a *pause*: all event loops listen.
+//! - a *trial*: few listen, and the requests answered per second are counted. The trial fails if one of the few sleeps often
 //!   or does not finish a request.
 //!
-//! The pause after a trial is measured, too. Trials get longer while few are faster, pauses while they are not.
+//! The pause after a trial is measured, too. Trials get longer while few listeners are faster. Pauses get longer while they
+//! are not.
 
 mod schedule;
 #[cfg(test)]
@@ -26,18 +27,18 @@ use std::sync::atomic::{
 };
 use std::time::{Duration, Instant};
 
-/// Requests after which an event loop may begin a trial.
+/// Requests of one event loop that make a round. After a fast round it may begin a trial.
 const REQUESTS_PER_ROUND: u32 = 16;
 
-/// Time in which they must have been answered. With fewer requests than that, the number of listeners does not matter.
+/// A round that takes longer is not fast. At a lower rate the number of listeners does not matter.
 const MAX_ROUND_TIME: Duration = Duration::from_millis(20);
 
-/// Requests after which one of the few checks how often it slept.
+/// Requests after which one of the few counts how often it slept.
 const REQUESTS_PER_SAMPLE: u32 = 32;
 
-/// Sleeps in a sample above which a trial fails, whether the thread waited for requests or within one.
-/// Measured where few are faster: a client reading ahead 3, four readers 1, ripgrep 11.
-/// Measured where few are slower: one client that waits for every answer 28.
+/// A trial fails if a thread sleeps more often than this in one sample, for requests or within one.
+/// Measured where few listeners are faster: a client that reads ahead 3, four readers 1, ripgrep 11.
+/// Measured where few listeners are slower: one client that waits for every answer 28.
 const MAX_SLEEPS_PER_SAMPLE: i64 = 21;
 
 /// How often the few are checked during a trial.
@@ -50,18 +51,18 @@ thread_local! {
     static OWN: Cell<Own> = const { Cell::new(Own { phase: 0, index: 0, requests: 0, since: None, switches: 0 }) };
 }
 
-/// What an event loop remembers of itself.
+/// State of one event loop.
 #[derive(Clone, Copy)]
 struct Own {
-    /// The trial in which it was one of the few.
+    /// The last trial in which it was one of the few.
     phase: u64,
-    /// Its index among them.
+    /// Its index among the few.
     index: usize,
     /// Requests in this round or sample.
     requests: u32,
-    /// When the round began, unless it is the first.
+    /// Start of the round. `None` in the first round.
     since: Option<Instant>,
-    /// Sleeps of the thread before this sample.
+    /// Voluntary context switches of the thread before this sample.
     switches: i64,
 }
 
@@ -71,9 +72,9 @@ pub struct Listeners {
     loops: usize,
     /// The number of the phase. Even: a pause. Odd: a trial.
     phase: AtomicU64,
-    /// Requests answered.
+    /// Requests answered, of all event loops.
     answered: AtomicU64,
-    /// For each of the few: twice the requests it has answered in this trial, plus one while it works on one.
+    /// For each of the few: twice the number of requests it has answered in this trial, plus 1 while it serves one.
     progress: Box<[AtomicU64]>,
     state: Mutex<State>,
     phase_changed: Condvar,
@@ -81,14 +82,14 @@ pub struct Listeners {
 
 #[derive(Debug)]
 struct State {
-    /// How many of the few are chosen.
+    /// How many of the few have been chosen in this trial.
     chosen: usize,
-    /// The trial that a waiting event loop watches.
+    /// The last trial for which a waiting event loop runs `watch`.
     watched: u64,
     schedule: Schedule,
 }
 
-/// An event loop that serves a request. When dropped, the event loop may wait until all are to listen.
+/// A request that an event loop serves. Dropping it may block the event loop until the trial ends.
 #[derive(Debug)]
 pub struct Serving<'a>(&'a Listeners);
 
@@ -102,7 +103,7 @@ impl Drop for Serving<'_> {
 }
 
 impl Listeners {
-    /// For `loops` event loops on a machine with `processors` CPUs. The few are half as many as the CPUs.
+    /// For `loops` event loops on a machine with `processors` CPUs. The few are half as many as the CPUs, at least one.
     pub fn new(loops: usize, processors: usize) -> Arc<Self> {
         let few = (processors / 2).max(1);
         Arc::new(Listeners {
@@ -119,7 +120,7 @@ impl Listeners {
         })
     }
 
-    /// The calling event loop serves a request from now on.
+    /// Marks the start of a request on the calling event loop.
     pub fn begin(&self) -> Serving<'_> {
         let own = OWN.get();
         if own.phase == self.phase.load(SeqCst) && is_trial(own.phase) {
@@ -128,7 +129,7 @@ impl Listeners {
         Serving(self)
     }
 
-    /// The request is answered. The event loop may have to wait before it listens again.
+    /// Counts an answered request. May block the event loop until the trial ends.
     fn finish(&self) {
         self.answered.fetch_add(1, Relaxed);
         let (phase, mut own) = (self.phase.load(SeqCst), OWN.get());
@@ -142,7 +143,7 @@ impl Listeners {
         OWN.set(own);
     }
 
-    /// The event loop ends in a panic: nobody may wait for it.
+    /// Ends the trial if this event loop, which is panicking, is one of the few.
     fn abandon(&self) {
         let phase = self.phase.load(SeqCst);
         if is_trial(phase) && OWN.get().phase == phase {
@@ -150,7 +151,7 @@ impl Listeners {
         }
     }
 
-    /// All listen. After a fast round, this event loop may begin a trial.
+    /// Counts a request in a pause. After a fast round, this event loop may begin a trial.
     fn count_in_pause(&self, own: &mut Own) {
         own.requests += 1;
         if own.requests < REQUESTS_PER_ROUND {
@@ -171,7 +172,7 @@ impl Listeners {
         }
     }
 
-    /// One of the few: ends the trial when it sleeps too often.
+    /// Counts a request of one of the few. Ends the trial if this event loop sleeps too often.
     fn count_in_trial(&self, phase: u64, own: &mut Own) {
         let progress = &self.progress[own.index];
         progress.store((progress.load(Relaxed) | 1) + 1, Relaxed);
@@ -186,7 +187,7 @@ impl Listeners {
         (own.requests, own.switches) = (0, switches);
     }
 
-    /// Becomes one of the few if some are still to be chosen. Waits for the end of the trial otherwise.
+    /// Makes this event loop one of the few if not all of them are chosen. Otherwise waits for the end of the trial.
     fn join_or_wait(&self, phase: u64, own: &mut Own) {
         let mut state = self.state.lock();
         if self.phase.load(SeqCst) != phase {
@@ -205,7 +206,7 @@ impl Listeners {
         }
     }
 
-    /// Becomes one of the few.
+    /// Makes this event loop one of the few.
     fn join(&self, state: &mut State, phase: u64, own: &mut Own) {
         self.progress[state.chosen].store(0, Relaxed);
         *own = Own {
@@ -218,8 +219,8 @@ impl Listeners {
         state.chosen += 1;
     }
 
-    /// Waits for the end of the trial, and ends it when one of the few does not finish its request, when no requests
-    /// come, or when its time is over.
+    /// Waits for the end of the trial. Ends it if one of the few does not finish its request, if no requests come, or if its time
+    /// is over.
     fn watch(&self, mut state: MutexGuard<'_, State>, phase: u64) {
         let mut before = self.read_progress();
         let mut idle_intervals = 0;
@@ -246,7 +247,7 @@ impl Listeners {
         self.progress.iter().map(|one| one.load(Relaxed)).collect()
     }
 
-    /// Ends the trial of this number, unless it has ended already: all listen again.
+    /// Ends the trial numbered `phase`, unless it has ended already. All event loops listen again.
     fn end_trial(&self, state: &mut State, phase: u64, why: TrialEnd) {
         if self.phase.load(SeqCst) != phase {
             return;

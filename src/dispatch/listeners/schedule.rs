@@ -1,25 +1,25 @@
-//! How long trials and the pauses between them last.
+//! The lengths of trials and of the pauses between them.
 
 use std::time::{Duration, Instant};
 
-/// The first trial. Each further one is four times as long while few are faster.
+/// Length of the first trial. Each further trial is four times as long while few listeners are faster, up to `MAX_TRIAL`.
 pub(super) const MIN_TRIAL: Duration = Duration::from_millis(16);
 pub(super) const MAX_TRIAL: Duration = Duration::from_millis(256);
 
-/// The first pause. Each trial that fails doubles it.
+/// Length of the first pause. Each failed trial doubles it, up to `MAX_PAUSE`.
 pub(super) const MIN_PAUSE: Duration = Duration::from_millis(8);
 pub(super) const MAX_PAUSE: Duration = Duration::from_millis(512);
 
-/// How many times as many requests as few all must answer in a second to count as faster: a single pause is a rough
-/// measurement.
+/// All listeners count as faster if they answer at least this many times the requests per second of few. The margin is large
+/// because one pause is a rough measurement.
 const MIN_SPEEDUP_OF_ALL: f64 = 1.25;
 
 /// Why a trial ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TrialEnd {
-    /// Its time is over. The pause that follows is compared with it.
+    /// It has lasted its full length. The next pause is compared with it.
     TimeOver,
-    /// Few are too slow.
+    /// Few listeners are too slow.
     Failed,
     /// No requests come.
     Idle,
@@ -28,20 +28,20 @@ pub(super) enum TrialEnd {
 /// Length and outcome of the phases.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    /// When the phase began.
+    /// Start of the phase.
     began: Instant,
-    /// How many requests had been answered then.
+    /// Requests that had been answered at its start.
     answered_before: u64,
-    /// How long a trial lasts.
+    /// Length of a trial.
     pub(super) trial: Duration,
-    /// How long a pause lasts at least.
+    /// Minimum length of a pause.
     pub(super) pause: Duration,
-    /// Requests per second in the trial before this pause, unless it ended early.
+    /// Requests per second in the trial before this pause. `None` if it ended early.
     pub(super) rate_of_few: Option<f64>,
 }
 
 impl Schedule {
-    /// The first pause begins now.
+    /// Starts the first pause.
     pub fn new(now: Instant) -> Self {
         Schedule {
             began: now,
@@ -52,7 +52,7 @@ impl Schedule {
         }
     }
 
-    /// Begins a trial if the pause is over and all were no faster in it than few were before.
+    /// Begins a trial if the pause is over and all listeners were not faster in it than few were in the trial before.
     pub fn begin_trial(&mut self, now: Instant, answered: u64) -> bool {
         let begins =
             now.duration_since(self.began) >= self.pause && self.few_may_be_faster(now, answered);
@@ -77,7 +77,7 @@ impl Schedule {
         (self.began, self.answered_before) = (now, answered);
     }
 
-    /// Compares this pause with the trial before it, once.
+    /// Compares this pause with the trial before it. Only the first call after a trial compares.
     fn few_may_be_faster(&mut self, now: Instant, answered: u64) -> bool {
         let Some(rate_of_few) = self.rate_of_few.take() else {
             return true;

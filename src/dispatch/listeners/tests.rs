@@ -23,7 +23,7 @@ fn alone() -> Arc<Listeners> {
     listeners
 }
 
-/// Has a second event loop serve a request, then calls `meanwhile` until that event loop listens again. Returns how long
+/// Lets a second event loop serve a request, then calls `meanwhile` until that event loop listens again. Returns how long
 /// that took, and why the trial ended.
 fn until_another_listens(
     listeners: &Arc<Listeners>,
@@ -51,7 +51,7 @@ fn until_another_listens(
     (began.elapsed(), why)
 }
 
-/// Repeats `attempt` until it succeeds: a busy machine may keep a thread from its CPU for long.
+/// Repeats `attempt` until it succeeds, because a thread may wait long for a CPU on a busy machine.
 fn eventually(what: &str, attempt: impl Fn() -> bool) {
     let end = Instant::now() + LONG;
     while !attempt() {
@@ -147,7 +147,7 @@ fn the_next_trial_after_a_failed_one_begins_later() {
 }
 
 #[test]
-fn no_trial_begins_where_all_are_few() {
+fn no_trial_begins_if_there_are_no_more_event_loops_than_few() {
     let listeners = Listeners::new(2, 4);
     answer(&listeners, 3 * REQUESTS_PER_ROUND);
     assert!(!few_listen(&listeners));
