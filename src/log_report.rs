@@ -1,7 +1,7 @@
-//! What the daemon writes of itself to its log: everything when SIGUSR1 asks for it, and what waits when something does not answer
-//! for ten seconds. No verbosity but `-qq` hides these lines.
+//! Reports of the daemon in its log. At SIGUSR1 it writes its status and requests. If a file does not answer for ten seconds,
+//! it writes the requests that wait. Only `-qq` hides these lines.
 //!
-//! Nothing here takes a lock that a request may hold, or asks the source: this is for when something hangs.
+//! These reports are needed when something hangs. So nothing here takes a lock that a request may hold, or accesses the source.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -13,44 +13,44 @@ use crate::show;
 use crate::sys::threads;
 use crate::view::Tree;
 
-/// How often is looked for requests that are not answered.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// How often the thread checks for files that do not answer.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Between two times that something is written about what does not answer. Clients can have files that do not as often as they like.
-const LEAST_PAUSE: Duration = Duration::from_secs(60);
+/// Minimum time between two reports about files that do not answer. A client can cause such files at any rate.
+const MIN_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many of the last requests are written when something does not answer.
-const LAST: usize = 256;
+/// How many of the last requests such a report has.
+const LAST_REQUESTS: usize = 256;
 
-/// For a line at a time.
+/// Stack of the thread, in bytes. It writes one line at a time.
 const STACK_SIZE: usize = 256 << 10;
 
-/// Writes all that the mount says of itself: its status, the last requests, and those that are not answered.
+/// Writes the mount's status, its last requests, and those that are not answered yet.
 pub fn all<T: Tree>(channel: &Channel<T>) {
     write("status", &show::describe(&channel.status()));
     requests(channel, usize::MAX);
 }
 
-/// Starts a thread that writes the requests that wait and the last ones, whenever something does not answer that did before.
+/// Starts a thread that writes the waiting and the last requests when another file does not answer any more.
 ///
 /// # Errors
 /// Those of pthread_create(3).
 pub fn watch<T: Tree>(channel: Channel<T>) -> std::io::Result<()> {
     threads::start(STACK_SIZE, move || {
-        let mut told = Told::default();
+        let mut reported = Reported::default();
         loop {
-            std::thread::sleep(INTERVAL);
-            match told.look(channel.silent(), Instant::now()) {
-                Some(News::Silent) => {
-                    let waits = channel.waits();
+            std::thread::sleep(CHECK_INTERVAL);
+            match reported.update(channel.not_answering(), Instant::now()) {
+                Some(Event::NotAnswering) => {
+                    let waiting = channel.waiting_summary();
                     log::warn!(
                         "something does not answer: {} requests wait, the oldest for {} s",
-                        waits.requests,
-                        waits.oldest_us / 1_000_000
+                        waiting.requests,
+                        waiting.oldest_us / 1_000_000
                     );
-                    requests(&channel, LAST);
+                    requests(&channel, LAST_REQUESTS);
                 }
-                Some(News::Answered) => {
+                Some(Event::AllAnswered) => {
                     log::info!(target: REPORT, "everything has answered that did not for {NOT_ANSWERING:?}");
                 }
                 None => {}
@@ -59,46 +59,45 @@ pub fn watch<T: Tree>(channel: Channel<T>) -> std::io::Result<()> {
     })
 }
 
-/// What is to be written.
+/// An event to report.
 #[derive(Debug, PartialEq, Eq)]
-enum News {
-    Silent,
-    Answered,
+enum Event {
+    NotAnswering,
+    AllAnswered,
 }
 
-/// What the log has of inodes that do not answer.
+/// The inodes that the log has reported as not answering.
 #[derive(Debug, Default)]
-struct Told {
-    /// Those that it has.
+struct Reported {
     nodes: HashSet<u64>,
-    /// Whether it has not yet that all have answered.
+    /// Whether `AllAnswered` is still to be reported.
     is_open: bool,
-    /// When it was told of some last.
+    /// Time of the last report.
     last: Option<Instant>,
 }
 
-impl Told {
-    fn look(&mut self, silent: HashSet<u64>, now: Instant) -> Option<News> {
-        self.nodes.retain(|node| silent.contains(node));
-        if silent.is_empty() {
-            return std::mem::take(&mut self.is_open).then_some(News::Answered);
+impl Reported {
+    fn update(&mut self, not_answering: HashSet<u64>, now: Instant) -> Option<Event> {
+        self.nodes.retain(|node| not_answering.contains(node));
+        if not_answering.is_empty() {
+            return std::mem::take(&mut self.is_open).then_some(Event::AllAnswered);
         }
-        let last = self.last.map(|last| now.duration_since(last));
-        let is_soon = last.is_some_and(|pause| pause < LEAST_PAUSE);
-        // Those that come too soon are written later, if they are silent still.
-        if is_soon || silent.is_subset(&self.nodes) {
+        let pause = self.last.map(|last| now.duration_since(last));
+        let is_soon = pause.is_some_and(|pause| pause < MIN_PAUSE);
+        // An inode that comes too soon is reported later, if it still does not answer.
+        if is_soon || not_answering.is_subset(&self.nodes) {
             return None;
         }
-        *self = Told {
-            nodes: silent,
+        *self = Reported {
+            nodes: not_answering,
             is_open: true,
             last: Some(now),
         };
-        Some(News::Silent)
+        Some(Event::NotAnswering)
     }
 }
 
-/// Writes the last requests, as many as `most`, and all that are not answered.
+/// Writes the last requests, at most `most`, and all that are not answered yet.
 fn requests<T: Tree>(channel: &Channel<T>, most: usize) {
     let answered = last(channel);
     let first = answered.len().saturating_sub(most);
@@ -110,7 +109,7 @@ fn requests<T: Tree>(channel: &Channel<T>, most: usize) {
     }
 }
 
-/// The requests that are remembered, in the order of their answers.
+/// The requests that the mount keeps, in the order of their answers.
 fn last<T: Tree>(channel: &Channel<T>) -> Vec<Request> {
     let mut all = Vec::new();
     let mut page = channel.trace(0, MAX_ANSWER);
@@ -136,27 +135,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_file_that_does_not_answer_is_told_once_and_not_too_often() {
-        let mut told = Told::default();
+    fn each_file_that_does_not_answer_is_reported_once_and_not_too_often() {
+        let mut reported = Reported::default();
         let start = Instant::now();
-        let mut look = |silent: &[u64], seconds| {
+        let mut update = |nodes: &[u64], seconds| {
             let now = start + Duration::from_secs(seconds);
-            told.look(silent.iter().copied().collect(), now)
+            reported.update(nodes.iter().copied().collect(), now)
         };
-        assert_eq!(look(&[], 0), None);
-        assert_eq!(look(&[1], 2), Some(News::Silent));
-        assert_eq!(look(&[1], 100), None, "once");
+        assert_eq!(update(&[], 0), None);
+        assert_eq!(update(&[1], 2), Some(Event::NotAnswering));
+        assert_eq!(update(&[1], 100), None, "once");
         assert_eq!(
-            look(&[1, 2], 102),
-            Some(News::Silent),
-            "while the first is silent"
+            update(&[1, 2], 102),
+            Some(Event::NotAnswering),
+            "while the first does not answer"
         );
-        assert_eq!(look(&[1, 2, 3], 104), None, "too soon");
-        assert_eq!(look(&[3], 162), Some(News::Silent), "still silent");
-        assert_eq!(look(&[], 164), Some(News::Answered));
-        assert_eq!(look(&[], 166), None);
-        assert_eq!(look(&[1], 230), Some(News::Silent), "again");
-        assert_eq!(look(&[2], 232), None, "too soon");
-        assert_eq!(look(&[], 234), Some(News::Answered), "all the same");
+        assert_eq!(update(&[1, 2, 3], 104), None, "too soon");
+        assert_eq!(update(&[3], 162), Some(Event::NotAnswering), "later");
+        assert_eq!(update(&[], 164), Some(Event::AllAnswered));
+        assert_eq!(update(&[], 166), None);
+        assert_eq!(update(&[1], 230), Some(Event::NotAnswering), "again");
+        assert_eq!(update(&[2], 232), None, "too soon");
+        assert_eq!(update(&[], 234), Some(Event::AllAnswered));
     }
 }

@@ -1,4 +1,4 @@
-//! Attributes: showing and changing them.
+//! Reads and changes attributes.
 
 use super::Fs;
 use crate::actor::Actor;
@@ -11,16 +11,16 @@ use rustix::io::Result;
 use std::ops::Deref;
 use std::time::Duration;
 
-/// Attributes as the kernel is told them, `ino` being the number to show.
+/// Attributes for a reply. `ino` is the inode number that stat(2) shows.
 #[derive(Debug, Clone, Copy)]
 pub struct Shown {
     attr: Attr,
-    /// Otherwise the kernel is to ask again before it uses them.
+    /// Whether the kernel may cache the attributes.
     is_settled: bool,
 }
 
 impl Shown {
-    /// How long the kernel may believe them, which believes what it is told for as long as `timeouts` say.
+    /// How long the kernel may cache these attributes. `timeouts` are those of the mount.
     pub fn timeout(&self, timeouts: Timeouts) -> Duration {
         match self.is_settled {
             true => timeouts.attr,
@@ -38,10 +38,10 @@ impl Deref for Shown {
 }
 
 impl<T: Tree> Fs<T> {
-    /// The attributes of an inode, through the handle it is open by if there is one.
+    /// The attributes of an inode, read through the handle `fh` if there is one.
     ///
     /// # Errors
-    /// ESTALE when the inode is gone; those of statx(2).
+    /// ESTALE if the inode no longer exists. Those of statx(2).
     pub fn getattr(&self, node: u64, fh: Option<u64>) -> Result<Shown> {
         let asking = self.cache.asking();
         let attr = match fh.and_then(|fh| self.files.get(fh).ok()) {
@@ -55,13 +55,14 @@ impl<T: Tree> Fs<T> {
         })
     }
 
-    /// Whether clients may have stored into the kernel's pages of an inode what moves its times when it is written back.
+    /// Whether the kernel may hold dirty pages of an inode, which clients have stored through mappings. Writing them back would
+    /// move the inode's times.
     pub fn may_hold_stores(&self, node: u64) -> bool {
         self.cache.may_hold_stores(node)
     }
 
-    /// Has written back what clients have stored through mappings of an inode, so that it moves no time that is set from
-    /// now on. The caller must not be needed to serve the writes that this takes.
+    /// Waits until the kernel has written back dirty pages of an inode, so that they do not move times that are set later. The
+    /// kernel sends WRITE requests for them, so the calling thread must not be one that serves those.
     pub fn write_back(&self, node: u64) {
         self.cache.write_back(node);
     }
@@ -76,15 +77,15 @@ impl<T: Tree> Fs<T> {
         let open = file.as_ref().map(|file| &*file.open);
         self.tree.set_attr(by, &self.nodes.get(node)?, open, set)?;
         let shown = self.getattr(node, fh)?;
-        // The kernel takes the attributes that come with this reply, however old they are (`fuse_do_setattr`, Linux 6.18).
-        // A file may have grown behind the mount meanwhile, and somebody may have opened it.
+        // The kernel uses the attributes of this reply even if it has newer ones (`fuse_do_setattr`, Linux 6.18).
+        // Meanwhile a file may have grown behind the mount, and another client may have opened it.
         Ok(Shown {
             is_settled: shown.is_settled && !shown.is_file(),
             ..shown
         })
     }
 
-    /// Usage of the filesystem an inode lives on.
+    /// Usage of the filesystem that holds an inode.
     ///
     /// # Errors
     /// Those of fstatvfs(3).

@@ -1,4 +1,4 @@
-//! Directories being listed.
+//! Opens, lists and closes directories.
 
 use super::{Entry, Fs};
 use crate::handle::DirHandle;
@@ -9,18 +9,18 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-/// An entry as it is listed.
+/// An entry of a listing.
 #[derive(Debug)]
 pub struct Listed<'a> {
-    /// The number it is shown with.
+    /// The inode number to show.
     pub ino: u64,
-    /// Where the next one is found.
+    /// Offset of the next entry.
     pub offset: u64,
-    /// Its type, as far as the directory knows.
+    /// The type, or `Unknown` if the directory does not store it.
     pub kind: FileType,
-    /// Its name.
+    /// The name.
     pub name: &'a OsStr,
-    /// With attributes asked for: the inode, one lookup counted, where it could be looked at.
+    /// For READDIRPLUS, the inode with one lookup counted. `None` if the lookup failed, and for READDIR.
     pub entry: Option<Entry>,
 }
 
@@ -37,7 +37,7 @@ impl<'a> Listed<'a> {
 }
 
 impl<T: Tree> Fs<T> {
-    /// Opens a directory for listing with these `flags`; also says whether the kernel's memory of its last listing is true.
+    /// Opens a directory for listing. Returns its handle, and whether the listing that the kernel has cached is still valid.
     ///
     /// # Errors
     /// Those of open(2).
@@ -54,10 +54,10 @@ impl<T: Tree> Fs<T> {
         ))
     }
 
-    /// Hands entries from `offset` on to `take` until it says that there is no room for the one offered.
+    /// Calls `take` for the entries from `offset` on, until it returns false because it has no room for the entry.
     ///
     /// # Errors
-    /// Those of getdents64(2), when nothing was handed out before.
+    /// Those of getdents64(2), if `take` has not been called.
     pub fn readdir(
         &self,
         fh: u64,
@@ -67,7 +67,7 @@ impl<T: Tree> Fs<T> {
         self.list(fh, offset, |_, entry| take(&Listed::new(entry)))
     }
 
-    /// As `readdir`, each entry looked up and its lookup counted if `take` accepts it.
+    /// As `readdir`, but looks up each entry. The lookup is counted if `take` returns true.
     ///
     /// # Errors
     /// Those of `readdir`.
@@ -84,7 +84,7 @@ impl<T: Tree> Fs<T> {
             }
             match self.found(|| self.tree.lookup_listed(listing, entry.name)) {
                 Ok(entry) if entry.ask_again => {
-                    // Listed with attributes, it would be listed with its node id.
+                    // With attributes, the kernel would show its node id instead of its inode number.
                     self.forget(entry.attr.ino, 1);
                     let taken = take(&listed);
                     if taken {
@@ -101,7 +101,7 @@ impl<T: Tree> Fs<T> {
                     }
                     taken
                 }
-                // Removed since the directory was read.
+                // The name was removed after the directory was read.
                 Err(Errno::NOENT) => true,
                 Err(_) => {
                     let taken = take(&listed);
@@ -142,10 +142,10 @@ impl<T: Tree> Fs<T> {
             .with_open(&handle.listing, |open| open.sync(data_only))
     }
 
-    /// Ends a listing.
+    /// Closes a directory.
     ///
     /// # Errors
-    /// EBADF when there is no such handle.
+    /// EBADF if there is no such handle.
     pub fn releasedir(&self, fh: u64) -> Result<()> {
         self.dirs.remove(fh).map(drop)
     }

@@ -12,18 +12,18 @@ use rustix::io::{Errno, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// What the kernel is told of a new handle.
+/// A new handle, for the reply to OPEN or CREATE.
 #[derive(Debug)]
 pub struct Opened<O> {
     /// The handle's number.
     pub fh: u64,
-    /// Bypass the kernel's cache, unless the kernel serves the file by itself.
+    /// Whether to bypass the kernel's cache, unless the kernel serves the file by itself.
     pub direct_io: bool,
-    /// The kernel may serve the file by itself.
+    /// Whether the kernel may serve the file by itself (`--passthrough`).
     pub may_pass_through: bool,
-    /// What the kernel has cached of the file is still true.
+    /// Whether the pages that the kernel has cached of the file are still valid.
     pub keep_cache: bool,
-    /// Closing it needs no word: nothing can have been written.
+    /// Whether the kernel need not send FLUSH, because nothing can be written.
     pub read_only: bool,
     open: Arc<O>,
 }
@@ -38,14 +38,14 @@ impl<O> Opened<O> {
 /// O_DSYNC of open(2). The constant of that name in rustix 1.1 is O_SYNC, which has one bit more.
 const DSYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC as u32);
 
-/// What the kernel says of a write.
+/// The flags of a WRITE request.
 #[derive(Debug, Clone, Copy)]
 pub struct Writing {
-    /// The flags its descriptor has now.
+    /// The flags that the descriptor has at this moment.
     pub flags: OFlags,
-    /// It writes back a client's mapping; who that was nobody knows.
+    /// The kernel writes back pages of a shared mapping. The request does not name the client.
     pub from_mapping: bool,
-    /// suid and sgid bits must go.
+    /// suid and sgid bits must be stripped.
     pub drop_setid: bool,
 }
 
@@ -63,7 +63,7 @@ impl<T: Tree> Fs<T> {
             .nodes
             .get(node)
             .and_then(|node| self.tree.open(by, &node, flags));
-        // Without a descriptor it may be done again.
+        // After these errors the open may be tried again (`with_descriptor`).
         if !matches!(open, Err(Errno::MFILE | Errno::NFILE)) {
             self.retries.end(by.pid);
         }
@@ -78,7 +78,7 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Gives an open of `node`, made with these `flags`, its number.
+    /// Adds an open file of `node`, opened with `flags`, to the handle table.
     pub(super) fn register(
         &self,
         node: u64,
@@ -88,10 +88,10 @@ impl<T: Tree> Fs<T> {
     ) -> Opened<T::Open> {
         let read_only = !open.is_writable();
         let may_pass_through = !self.settings.direct_io && open.is_cacheable();
-        // An O_DIRECT read that comes short goes on in the kernel's cache otherwise (`generic_file_read_iter`), which fills a page
-        // up with zeros: they would be read where a file has just been truncated behind the mount.
+        // Without direct I/O, an O_DIRECT read that comes short continues in the kernel's cache (`generic_file_read_iter`). The
+        // cache pads a page with zeros. A client would read them after the file has been truncated behind the mount.
         let direct = flags.contains(OFlags::DIRECT);
-        // The kernel cuts a cached append at a page that it has not read (Linux 6.18).
+        // Linux 6.18 splits a cached append at a page that it has not read.
         let append = !read_only && flags.contains(OFlags::APPEND) && self.mixes_direct.load(SeqCst);
         let direct_io = !may_pass_through || direct || append;
         let may_store = flags & OFlags::RWMODE == OFlags::RDWR;
@@ -115,7 +115,7 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Lends `lend` up to `size` bytes of a file, open with these `flags`.
+    /// Reads up to `size` bytes and lends them to `lend`. `flags` are those of the descriptor.
     pub fn read<R>(
         &self,
         fh: u64,
@@ -147,10 +147,10 @@ impl<T: Tree> Fs<T> {
         })
     }
 
-    /// What a write through a handle asks for before it is answered. The kernel itself sends an FSYNC after a
-    /// synchronous write through its cache (`generic_write_sync`), and none after one that bypasses it or is
-    /// asynchronous, as one with O_DIRECT may be. Each is to flush the device once: hence the handles that are opened
-    /// with both flags bypass the cache.
+    /// The durability that a write needs before it is answered. The kernel sends an FSYNC after a synchronous write through its
+    /// cache (`generic_write_sync`). It sends none after a write that bypasses the cache or is asynchronous, which a write with
+    /// O_DIRECT may be. Each write must flush the device once. So handles that are opened with both O_DIRECT and O_DSYNC bypass
+    /// the cache.
     fn durability(&self, direct_io: bool, how: Writing) -> Durability {
         let flags = how.flags;
         let synced_after = !direct_io && flags & (OFlags::DIRECT | DSYNC) == DSYNC;
@@ -160,7 +160,7 @@ impl<T: Tree> Fs<T> {
         self.asked_for(flags)
     }
 
-    /// What these flags of a descriptor ask for before a write through it is answered.
+    /// The durability that the flags of a descriptor and of the mount ask for.
     fn asked_for(&self, flags: OFlags) -> Durability {
         if self.settings.flags.sync || flags.contains(OFlags::SYNC) {
             Durability::Full
@@ -171,10 +171,10 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// A descriptor of the file was closed, perhaps not the last one.
+    /// Serves FLUSH, which the kernel sends at each close(2) of a descriptor. Other descriptors of the handle may stay open.
     ///
     /// # Errors
-    /// A write that was lost since the handle was opened or last synced, however often it is asked; with
+    /// The error of a write that was lost since the handle was opened or last synced. Each FLUSH reports it. With
     /// `--sync-on-close` those of fsync(2).
     pub fn flush(&self, fh: u64) -> Result<()> {
         self.closes.fetch_add(1, SeqCst);
@@ -183,18 +183,18 @@ impl<T: Tree> Fs<T> {
         file.open.flush(self.settings.sync_on_close)
     }
 
-    /// Makes a file's bytes durable, and with them its attributes unless `data_only`.
+    /// Makes a file's bytes durable, and its attributes unless `data_only`.
     ///
     /// # Errors
-    /// Those of fsync(2): a lost write is reported to each handle that was open for writing, once.
+    /// Those of fsync(2). A lost write is reported once to each handle that was open for writing.
     pub fn fsync(&self, fh: u64, data_only: bool) -> Result<()> {
         self.files.get(fh)?.open.sync(data_only)
     }
 
-    /// Ends a handle.
+    /// Closes a handle.
     ///
     /// # Errors
-    /// EBADF when there is no such handle.
+    /// EBADF if there is no such handle.
     pub fn release(&self, fh: u64) -> Result<()> {
         let open = self.files.remove(fh)?.open.clone();
         self.tree.close(open);
@@ -218,13 +218,13 @@ impl<T: Tree> Fs<T> {
         let mode = FallocateFlags::from_bits_retain(mode);
         let file = self.files.get(fh)?;
         file.open.allocate(by, mode, offset, length)?;
-        made_durable(&file)
+        make_durable(&file)
     }
 
     /// Finds data or a hole.
     ///
     /// # Errors
-    /// ENXIO when there is none from there on; EINVAL for other kinds of seeking, which are the kernel's own.
+    /// ENXIO if there is none at or after `offset`. EINVAL for any other `whence`: the kernel serves those by itself.
     pub fn lseek(&self, fh: u64, offset: u64, whence: i32) -> Result<u64> {
         let file = self.files.get(fh)?;
         let open = &file.open;
@@ -235,7 +235,7 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Copies between two open files of the view; returns the bytes copied, perhaps fewer than asked for.
+    /// Copies between two open files. Returns the number of bytes copied, which may be less than `len`.
     ///
     /// # Errors
     /// Those of copy_file_range(2).
@@ -246,7 +246,7 @@ impl<T: Tree> Fs<T> {
         to: (u64, u64),
         len: u64,
     ) -> Result<usize> {
-        // What fits into the reply, and keeps the request short enough to be waited for.
+        // The reply has 32 bits for the length. A limit also keeps the request short.
         const MAX_COPY: usize = 1 << 30;
         self.changing()?;
         let (input, output) = (self.files.get(from.0)?, self.files.get(to.0)?);
@@ -254,19 +254,19 @@ impl<T: Tree> Fs<T> {
         let copied = output
             .open
             .copy_from(by, (&input.open, from.1), to.1, len)?;
-        made_durable(&output)?;
+        make_durable(&output)?;
         Ok(copied)
     }
 
     /// The inode flags that lsattr(1) shows.
     ///
     /// # Errors
-    /// ENOTTY where the view has none; EBADF for an unknown handle.
+    /// ENOTTY if the source's filesystem has no flags. EBADF for an unknown handle.
     pub fn inode_flags(&self, fh: u64) -> Result<IFlags> {
         self.with_flags(fh, HasFlags::flags, HasFlags::flags)
     }
 
-    /// As `inode_flags`, in the extended form.
+    /// As `inode_flags`, in the form of FS_IOC_FSGETXATTR.
     ///
     /// # Errors
     /// Those of `inode_flags`.
@@ -274,19 +274,19 @@ impl<T: Tree> Fs<T> {
         self.with_flags(fh, HasFlags::extended_flags, HasFlags::extended_flags)
     }
 
-    /// Sets the inode flags; the kernel has checked that the caller may.
+    /// Sets the inode flags. The kernel has already checked the caller's permission.
     ///
     /// # Errors
     /// Those of ioctl_iflags(2).
     pub fn set_inode_flags(&self, node: u64, fh: u64, flags: IFlags) -> Result<()> {
         self.changing()?;
         let outcome = self.with_flags(fh, |f| f.set_flags(flags), |d| d.set_flags(flags));
-        // The kernel does not expect an ioctl to move the ctime.
+        // The kernel does not drop cached attributes after an ioctl, which moves the ctime.
         self.cache.attributes_changed(node);
         outcome
     }
 
-    /// As `set_inode_flags`, in the extended form.
+    /// As `set_inode_flags`, in the form of FS_IOC_FSSETXATTR.
     ///
     /// # Errors
     /// Those of `set_inode_flags`.
@@ -301,7 +301,7 @@ impl<T: Tree> Fs<T> {
         outcome
     }
 
-    /// Handles of files and of directories have numbers of their own kinds; a file is looked for first.
+    /// Calls `file` or `dir` with the open file or directory of a handle. Files and directories share no numbers.
     fn with_flags<R>(
         &self,
         fh: u64,
@@ -315,8 +315,8 @@ impl<T: Tree> Fs<T> {
     }
 }
 
-/// Before a change through `file` is answered that is no write.
-fn made_durable<O: Content>(file: &FileHandle<O>) -> Result<()> {
+/// Makes a change durable that is no write, if the flags of open(2) or of the mount ask for it.
+fn make_durable<O: Content>(file: &FileHandle<O>) -> Result<()> {
     match file.durability {
         Durability::Cached => Ok(()),
         Durability::Data => file.open.sync(true),

@@ -1,5 +1,5 @@
-//! What has to be done without anybody asking: times that wait are applied, open files are watched for changes behind
-//! the mount, memory is given back. Asleep while nothing is open.
+//! The housekeeping thread does work that no request asks for: it applies recorded times, checks open files for changes behind
+//! the mount, and frees memory. It sleeps while there is no chore.
 
 use super::Fs;
 use crate::chores::{Chore, PendingTimes};
@@ -12,39 +12,40 @@ use std::sync::{Arc, Weak};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-/// How long a recorded time waits when nobody asks for attributes.
+/// After this time a recorded modification time is applied, if no request has needed it before.
 const APPLY_TIMES_AFTER: Duration = Duration::from_millis(100);
 
-/// Files at most whose times are being applied.
+/// Maximum number of files whose times are applied at once.
 const MAX_APPLYING: usize = 16;
 
-/// How often open files are looked at.
+/// How often open files are checked for changes behind the mount.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long is held what was found for a caller that is about to use it: as long as callers may take on two processors.
+/// How long an inode is held for a caller whose next request needs it. On a busy machine with 2 CPUs, a caller may take
+/// that long.
 const HOLD_TIME: Duration = Duration::from_secs(1);
 
-/// How long to wait for the kernel to have forgotten more, before memory is given back.
+/// Delay before memory is freed, so that the kernel can forget more inodes first.
 const TRIM_AFTER: Duration = Duration::from_millis(200);
 
 impl<T: Tree> Fs<T> {
     /// Starts the thread.
     ///
     /// # Errors
-    /// Those of starting a thread.
-    pub(super) fn keep_house(self: &Arc<Self>) -> io::Result<()> {
-        let Some(undone) = self.undone.lock().take() else {
+    /// Those of pthread_create(3).
+    pub(super) fn start_housekeeping(self: &Arc<Self>) -> io::Result<()> {
+        let Some(receiver) = self.chore_receiver.lock().take() else {
             return Ok(());
         };
         let fs = Arc::downgrade(self);
         Builder::new()
             .name("housekeeping".into())
-            .spawn(move || House::new(fs, undone).keep())?;
+            .spawn(move || Housekeeping::new(fs, receiver).run())?;
         Ok(())
     }
 }
 
-struct House<T: Tree> {
+struct Housekeeping<T: Tree> {
     fs: Weak<Fs<T>>,
     chores: Receiver<Chore>,
     applying: Arc<Pool>,
@@ -55,9 +56,9 @@ struct House<T: Tree> {
     release_at: Option<Instant>,
 }
 
-impl<T: Tree> House<T> {
+impl<T: Tree> Housekeeping<T> {
     fn new(fs: Weak<Fs<T>>, chores: Receiver<Chore>) -> Self {
-        House {
+        Housekeeping {
             fs,
             chores,
             applying: Pool::new("settling", MAX_APPLYING),
@@ -69,7 +70,7 @@ impl<T: Tree> House<T> {
         }
     }
 
-    fn keep(mut self) {
+    fn run(mut self) {
         loop {
             match self.next() {
                 Ok(Chore::ApplyTimes(file)) => {
@@ -114,7 +115,7 @@ impl<T: Tree> House<T> {
     fn apply_times(&mut self) {
         self.apply_at = None;
         for file in self.waiting.drain(..).filter_map(|file| file.upgrade()) {
-            // A source that is frozen or never answers keeps its own times waiting only.
+            // Each file has its own job: a source that is frozen or never answers delays its own times only.
             self.applying.run(Box::new(move || {
                 file.apply_times();
             }));
@@ -141,7 +142,7 @@ impl<T: Tree> House<T> {
         self.watch_at = None;
         let Some(fs) = self.fs.upgrade() else { return };
         fs.tree.check_open_files();
-        // Before looking what is open: whoever opens a file from here on says so.
+        // Cleared before the open files are counted: an open after this adds a chore.
         fs.watched.store(false, SeqCst);
         if !fs.files.is_empty() {
             fs.watched.store(true, SeqCst);
@@ -150,7 +151,7 @@ impl<T: Tree> House<T> {
     }
 }
 
-/// Sets the time for something that has none yet.
+/// Sets `at` to now plus `delay`, unless it is set already.
 fn due_in(at: &mut Option<Instant>, delay: Duration) {
     at.get_or_insert_with(|| Instant::now() + delay);
 }

@@ -1,6 +1,6 @@
-//! The operations of the filesystem in plain types, for any kind of view; they can be tested without a mount.
+//! The operations of the filesystem in plain types, for any kind of view. They can be tested without a mount.
 //!
-//! Who asks and whether the view may be changed are decided here, once. Names, attributes and bytes are the view's.
+//! This module decides as whom a thread acts, and whether the view may be changed. The view has the names, attributes and bytes.
 
 mod attributes;
 mod directories;
@@ -34,24 +34,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// Requests at most that wait for room at a time, and for descriptors.
+/// Maximum number of requests that wait for room at once. As many may wait for descriptors.
 const MAX_WAITING_FOR_ROOM: usize = 16;
 
-/// An inode as the kernel is told of it.
+/// An inode, for a reply that gives the kernel its node id.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// Its attributes, `ino` being the node id.
+    /// Its attributes. `ino` is the node id.
     pub attr: Attr,
-    /// Tells two lives of one node id apart.
+    /// Tells two inodes apart that had the same node id one after the other.
     pub generation: u32,
-    /// The kernel is to ask for name and attributes again before it uses them.
+    /// Whether the kernel must look up the name again before it uses name or attributes.
     pub ask_again: bool,
-    /// Otherwise the kernel is to ask for the attributes again before it uses them.
+    /// Whether the kernel may cache the attributes.
     pub is_settled: bool,
 }
 
 impl Entry {
-    /// How long the kernel may believe it, which believes what it is told for as long as `timeouts` say.
+    /// How long the kernel may cache name and attributes. `timeouts` are those of the mount.
     pub fn timeouts(&self, timeouts: Timeouts) -> Timeouts {
         let unless = |asked: bool, timeout| if asked { Duration::ZERO } else { timeout };
         Timeouts {
@@ -70,23 +70,24 @@ pub struct Fs<T: Tree> {
     cache: Arc<KernelCache>,
     settings: Settings,
     chores: Chores,
-    /// Taken by the thread that does them.
-    undone: Mutex<Option<Receiver<Chore>>>,
-    /// Whether open files are being watched, so that an open need not wake anybody up.
+    /// The housekeeping thread takes it when it starts.
+    chore_receiver: Mutex<Option<Receiver<Chore>>>,
+    /// Whether the housekeeping thread checks open files. If so, an open adds no chore.
     watched: AtomicBool,
-    /// Whether some handles of a file may bypass the kernel's cache.
+    /// Whether some handles of a file may bypass the kernel's cache while others use it.
     mixes_direct: AtomicBool,
     retries: Retries<T::Node>,
     /// Threads for requests that wait for room.
     waiting: Arc<Pool>,
-    /// Waits for descriptors.
+    /// Threads for opens that wait for a descriptor.
     opening: Arc<Pool>,
-    /// How often clients have closed files, and how often they had when an open waited for a descriptor in vain.
+    /// How often clients have closed files.
     closes: AtomicU64,
-    closes_in_vain: AtomicU64,
+    /// The value of `closes` when an open last got no descriptor in time.
+    closes_at_timeout: AtomicU64,
 }
 
-/// What the operations are told at the start.
+/// The settings that the operations need.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     flags: MountFlags,
@@ -103,8 +104,7 @@ impl<T: Tree> std::fmt::Debug for Fs<T> {
 }
 
 impl<T: Tree> Fs<T> {
-    /// Serves the view that `open` opens: given where to report changes, it returns the view and the table of its
-    /// nodes.
+    /// Serves the view that `open` returns, with the table of its nodes. The view reports changes to the `Reporter`.
     ///
     /// # Errors
     /// Those of `open`.
@@ -112,7 +112,7 @@ impl<T: Tree> Fs<T> {
         config: &Config,
         open: impl FnOnce(Reporter) -> io::Result<(T, Arc<NodeTable<T::Node>>)>,
     ) -> io::Result<Arc<Self>> {
-        let (sender, undone) = channel();
+        let (sender, receiver) = channel();
         let chores = Chores::new(sender);
         let cache = KernelCache::new(Timeouts {
             attr: config.attr_timeout,
@@ -134,43 +134,44 @@ impl<T: Tree> Fs<T> {
                 sync_on_close: config.sync_on_close,
             },
             chores,
-            undone: Mutex::new(Some(undone)),
+            chore_receiver: Mutex::new(Some(receiver)),
             watched: AtomicBool::new(false),
             mixes_direct: AtomicBool::new(false),
             retries: Retries::new(),
             waiting: Pool::new("room", MAX_WAITING_FOR_ROOM),
             opening: Pool::new("opening", MAX_WAITING_FOR_ROOM),
             closes: AtomicU64::new(1),
-            closes_in_vain: AtomicU64::new(0),
+            closes_at_timeout: AtomicU64::new(0),
         }))
     }
 
-    /// Tells the device number of our own mount, which is never entered.
+    /// Sets the device number of our own mount. The view never enters it.
     pub fn set_own_device(&self, device: u64) {
         self.tree.set_own_device(device);
     }
 
-    /// Some handles of a file may bypass the kernel's cache while others use it: since Linux 6.6 it drops what a write past its cache
-    /// replaces, and maps such files.
+    /// Allows some handles of a file to bypass the kernel's cache while others use it. Linux 6.6 and later can do that: a write
+    /// that bypasses the cache drops the pages that it replaces, and such files can be mapped.
     pub fn set_mixes_direct(&self) {
         self.mixes_direct.store(true, SeqCst);
     }
 
-    /// The session has begun: `kernel` can be told what it must no longer believe, and chores are done.
+    /// Starts the work that needs a session: notifications about invalid cache contents go to `kernel`, and the housekeeping
+    /// thread starts.
     ///
     /// # Errors
-    /// Those of starting a thread.
+    /// Those of pthread_create(3).
     pub fn begin(self: &Arc<Self>, kernel: impl Kernel) -> io::Result<()> {
         self.cache.connect(kernel)?;
-        self.keep_house()
+        self.start_housekeeping()
     }
 
-    /// How long the kernel may believe what it is told.
+    /// How long the kernel may cache names and attributes.
     pub fn timeouts(&self) -> Timeouts {
         self.cache.timeouts()
     }
 
-    /// What is in use, of which the view uses `view`. Takes no lock.
+    /// Usage of the mount. `view` is the view's part of it. Takes no lock.
     pub fn usage(&self, view: ViewUsage) -> Usage {
         Usage {
             open_files: self.files.count() as u64,
@@ -182,22 +183,22 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// The view, for what it says of itself without asking the source.
+    /// The view, for its report.
     pub fn tree(&self) -> &T {
         &self.tree
     }
 
-    /// Whether the view itself stands on stacked filesystems, or may do so.
+    /// Whether the source may lie on a stacked filesystem.
     pub fn is_stacked(&self) -> bool {
         self.tree.is_stacked()
     }
 
-    /// Applies what waits, before the daemon ends.
+    /// Applies recorded times before the daemon ends.
     pub fn settle(&self) {
         self.files.all().iter().for_each(|file| file.open.settle());
     }
 
-    /// The one place that decides whether the view may be changed.
+    /// Fails with EROFS if the view must not be changed.
     fn changing(&self) -> Result<()> {
         match self.settings.flags.read_only {
             true => Err(Errno::ROFS),
@@ -205,9 +206,8 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Counts one lookup of what `find` finds, of which the kernel is to be told.
+    /// Counts one lookup of the inode that `find` returns. Calls `find` again if the inode number has been reused meanwhile.
     fn found(&self, find: impl Fn() -> Result<Found<T::Node>>) -> Result<Entry> {
-        /// The second look at a number that means another inode by now is a closer one.
         const TRIES: usize = 3;
         for _ in 0..TRIES {
             let asking = self.cache.asking();
@@ -218,7 +218,7 @@ impl<T: Tree> Fs<T> {
         Err(Errno::STALE)
     }
 
-    /// Counts one lookup of what was found since `asking`. `None` where its number may mean another inode by now.
+    /// Counts one lookup of `found`, which was looked up after `asking`. `None` if its inode number may have been reused since.
     fn remember(&self, found: Found<T::Node>, asking: Asking) -> Option<Entry> {
         let Found {
             ref place,
@@ -229,7 +229,7 @@ impl<T: Tree> Fs<T> {
         let generation = place.generation();
         let stamp = if attr.is_file() { attr.stamp() } else { 0 };
         attr.ino = self.nodes.remember(place.clone(), seen, stamp)?;
-        // The number to show is part of GETATTR's answer only.
+        // Only the reply to GETATTR can show an inode number that differs from the node id.
         let ask_again = self.nodes.shown_number(attr.ino) != attr.ino;
         Some(Entry {
             attr,
@@ -239,12 +239,12 @@ impl<T: Tree> Fs<T> {
         })
     }
 
-    /// `by` is about to be told that what it asked for is stale.
-    pub fn told_stale(&self, by: &Actor) {
+    /// Notes that a request of `by` is answered ESTALE, so that the inodes of its next lookups are held (`retries`).
+    pub fn begin_retry(&self, by: &Actor) {
         self.retries.begin(by.pid);
     }
 
-    /// Takes back `count` lookups.
+    /// Subtracts `count` from the lookup count of an inode.
     pub fn forget(&self, node: u64, count: u64) {
         if let Some(forgotten) = self.nodes.forget(node, count) {
             self.cache.forgotten(node);
@@ -255,7 +255,7 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// With `dirsync`, makes a change of the names in a directory durable before it is answered.
+    /// With `dirsync` or `sync`, makes a change of names in a directory durable.
     fn names_changed(&self, dir: &T::Node) -> Result<()> {
         let flags = &self.settings.flags;
         if !flags.dir_sync && !flags.sync {

@@ -1,4 +1,4 @@
-//! Operations on names: finding, making, moving and removing them.
+//! Operations on names: lookup, creation, link, rename, removal.
 
 use super::{Entry, Fs, Opened};
 use crate::actor::Actor;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl<T: Tree> Fs<T> {
-    /// Finds a name and counts one lookup of what it names.
+    /// Looks up a name and counts one lookup of its inode.
     ///
     /// # Errors
-    /// ENOENT when there is none; those of openat(2).
+    /// ENOENT if there is no such name. Those of openat(2).
     pub fn lookup(&self, by: &Actor, parent: u64, name: &OsStr) -> Result<Entry> {
         let dir = self.nodes.get(parent)?;
         if self.retries.is_walking(by.pid) {
@@ -27,10 +27,10 @@ impl<T: Tree> Fs<T> {
         self.found(|| self.tree.lookup(&dir, name))
     }
 
-    /// As `lookup`, for a caller that was told ESTALE: what is found stays reachable until it is used.
+    /// As `lookup`, for a caller that got ESTALE. The inode is held until the caller's next request uses it.
     fn lookup_again(&self, by: &Actor, parent: u64, dir: &T::Node, name: &OsStr) -> Result<Entry> {
         let found = match self.tree.lookup_to_hold(dir, name) {
-            Err(Errno::NOENT) => self.retries.met(by.pid, parent, name)?,
+            Err(Errno::NOENT) => self.retries.existing(by.pid, parent, name)?,
             outcome => outcome?,
         };
         let entry = self.remember_and_hold(found).ok_or(Errno::STALE)?;
@@ -38,7 +38,7 @@ impl<T: Tree> Fs<T> {
         Ok(Entry { ask_again, ..entry })
     }
 
-    /// As `remember`; what was found stays reachable for a moment.
+    /// As `remember`, but holds the inode for a moment.
     fn remember_and_hold(&self, found: Found<T::Node>) -> Option<Entry> {
         let entry = self.remember(found.clone(), Asking::default())?;
         if self.tree.hold(&found) {
@@ -47,7 +47,7 @@ impl<T: Tree> Fs<T> {
         Some(entry)
     }
 
-    /// Counts one lookup of what was found after it was made.
+    /// Counts one lookup of an inode that was just created or linked as `name`.
     fn made(&self, found: Found<T::Node>, dir: &T::Node, name: &OsStr) -> Result<Entry> {
         self.names_changed(dir)?;
         match self.remember(found, Asking::default()) {
@@ -56,7 +56,7 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Makes a node of any type but a directory or symbolic link.
+    /// Creates an inode of any type except directory and symbolic link.
     ///
     /// # Errors
     /// Those of mknodat(2).
@@ -77,7 +77,7 @@ impl<T: Tree> Fs<T> {
         self.make(by, parent, name, new)
     }
 
-    /// Makes a directory.
+    /// Creates a directory.
     ///
     /// # Errors
     /// Those of mkdirat(2).
@@ -97,7 +97,7 @@ impl<T: Tree> Fs<T> {
         )
     }
 
-    /// Makes a symbolic link.
+    /// Creates a symbolic link.
     ///
     /// # Errors
     /// Those of symlinkat(2).
@@ -123,11 +123,11 @@ impl<T: Tree> Fs<T> {
         self.made(found, &dir, name)
     }
 
-    /// Makes a regular file and opens it.
+    /// Creates a regular file and opens it.
     ///
     /// # Errors
-    /// EEXIST when the caller insists on a new one; ESTALE when one has appeared that the kernel must check
-    /// the caller's permissions on first; those of openat(2).
+    /// EEXIST if the file exists and `flags` has O_EXCL. ESTALE if it exists without O_EXCL: the kernel must then look it up and
+    /// check the caller's permissions. Those of openat(2).
     pub fn create(
         &self,
         by: &Actor,
@@ -141,31 +141,32 @@ impl<T: Tree> Fs<T> {
         let permissions = Permissions { mode, umask };
         let dir = self.nodes.get(parent)?;
         let is_second = self.retries.is_walking(by.pid);
-        for tries in 1..TRIES {
+        for tries in 1..MAX_TRIES {
             match self.create_new(by, (&dir, name), permissions, flags) {
                 Err(Errno::STALE) => {}
                 outcome => return outcome,
             }
             match self.tree.lookup_to_hold(&dir, name) {
                 Ok(found) if is_second && may_open(by, &found.attr, flags) => {
-                    return self.open_met(by, found, flags);
+                    return self.open_existing(by, found, flags);
                 }
-                // Only the kernel knows what the caller may do. It does not ask again: the name may be free soon.
+                // Only the kernel could check the caller's permissions, and it does not try a third time. The name may be
+                // removed soon.
                 Ok(_) if is_second => std::thread::sleep(Duration::from_micros(500)),
                 Ok(found) => {
-                    self.retries.begin_to(by.pid, parent, name, found);
+                    self.retries.begin_with(by.pid, parent, name, found);
                     self.chores.add(Chore::ReleaseHeld);
                     return Err(Errno::STALE);
                 }
-                Err(Errno::NOENT) => std::thread::sleep(out_of_step(tries)),
+                Err(Errno::NOENT) => std::thread::sleep(retry_delay(tries)),
                 Err(errno) => return Err(errno),
             }
         }
         self.create_new(by, (&dir, name), permissions, flags)
     }
 
-    /// Opens a file that CREATE has met, and counts one lookup of it.
-    fn open_met(
+    /// Opens a file that already existed when CREATE came, and counts one lookup of it.
+    fn open_existing(
         &self,
         by: &Actor,
         found: Found<T::Node>,
@@ -179,7 +180,7 @@ impl<T: Tree> Fs<T> {
                 size,
                 ..SetAttr::default()
             };
-            // Of a file that it takes for a new one, the kernel does not ask for this.
+            // The kernel treats the file as new, so it sends no SETATTR for O_TRUNC.
             let shown = match flags.contains(OFlags::TRUNC) {
                 true => self.setattr(by, node, fh, &empty),
                 false => self.getattr(node, fh),
@@ -190,7 +191,7 @@ impl<T: Tree> Fs<T> {
             }
         });
         match opened {
-            // The kernel takes the attributes that come with this reply, however old they are.
+            // The kernel uses the attributes of this reply even if it has newer ones.
             Ok((opened, attr)) => {
                 let entry = Entry {
                     attr: Attr { ino: node, ..attr },
@@ -220,20 +221,20 @@ impl<T: Tree> Fs<T> {
             .create(by, (dir, name), permissions, flags, made)
             .and_then(|open| self.created(Arc::new(open), dir));
         match (open, entry) {
-            // The kernel is told of it by this reply, and has nothing yet that it might keep.
+            // The kernel learns of the file by this reply, so it has no cached pages that it could keep.
             (Ok(open), Some(entry)) => {
                 let opened = self.register(entry.attr.ino, open, flags, false);
                 Ok((entry, opened))
             }
             (open, entry) => {
                 let errno = open.map(|open| self.tree.close(open)).err();
-                let errno = errno.unwrap_or(Errno::IO); // a view that told of no file
+                let errno = errno.unwrap_or(Errno::IO); // the view has not called `made`
                 let Some(entry) = entry else {
                     return Err(errno);
                 };
                 self.forget(entry.attr.ino, 1);
                 match errno {
-                    // Done again, it would meet its own file.
+                    // These two would be tried again, and the second try would find the file that this one has created.
                     Errno::MFILE | Errno::NFILE => Err(Errno::IO),
                     other => Err(other),
                 }
@@ -241,7 +242,7 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// What comes after a file was made in `dir` and opened; closes it again where that fails.
+    /// Makes a new name in `dir` durable if the mount asks for it. Closes the file on an error.
     fn created(&self, open: Arc<T::Open>, dir: &T::Node) -> Result<Arc<T::Open>> {
         match self.names_changed(dir) {
             Ok(()) => Ok(open),
@@ -252,7 +253,7 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Removes a name that is no directory.
+    /// Removes a name of an inode that is no directory.
     ///
     /// # Errors
     /// Those of unlinkat(2).
@@ -275,7 +276,7 @@ impl<T: Tree> Fs<T> {
         self.names_changed(&dir)
     }
 
-    /// Moves a name.
+    /// Renames or exchanges names.
     ///
     /// # Errors
     /// Those of renameat2(2).
@@ -295,23 +296,24 @@ impl<T: Tree> Fs<T> {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// EINVAL when it is none.
+    /// EINVAL if the inode is no symbolic link.
     pub fn readlink(&self, node: u64) -> Result<Vec<u8>> {
         self.tree.read_link(&self.nodes.get(node)?)
     }
 }
 
-/// How often CREATE tries, as often as a file is removed just after it was met.
-const TRIES: usize = 64;
+/// How often CREATE tries. It tries again if the file existed, and was removed before it could be looked up.
+const MAX_TRIES: usize = 64;
 
-/// How long CREATE waits before it tries again, as the file that it met has gone. Whoever makes and removes a file in a loop waits
-/// for the directory's lock as CREATE does, and comes to go in step with it: it was there at each of 63 tries and gone after
-/// each (about once a minute beside four clients that do nothing else, Linux 6.18). So no two waits are the same.
-fn out_of_step(tries: usize) -> Duration {
+/// How long CREATE waits before it tries again. All delays differ. Otherwise a client that creates and removes a file in a loop
+/// can get into step with CREATE, because both wait for the directory's lock: the file existed at each of 63 tries and was
+/// gone after each. Measured on Linux 6.18: about once a minute, with four such clients.
+fn retry_delay(tries: usize) -> Duration {
     Duration::from_micros(61 * tries as u64 % 199)
 }
 
-/// Whether the caller certainly may open a file with these attributes: as the owner, for whom neither groups nor ACLs count.
+/// Whether the caller owns a regular file and its mode allows `flags`. Groups and ACLs do not matter to the owner. For other
+/// callers this returns false.
 fn may_open(by: &Actor, attr: &Attr, flags: OFlags) -> bool {
     let wanted = match flags & OFlags::RWMODE {
         OFlags::RDONLY => 0o400,
@@ -328,8 +330,8 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn no_two_waits_of_create_are_the_same() {
-        let waits: HashSet<Duration> = (1..TRIES).map(out_of_step).collect();
-        assert_eq!(waits.len(), TRIES - 1);
+    fn all_retry_delays_differ() {
+        let delays: HashSet<Duration> = (1..MAX_TRIES).map(retry_delay).collect();
+        assert_eq!(delays.len(), MAX_TRIES - 1);
     }
 }

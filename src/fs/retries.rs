@@ -1,11 +1,11 @@
-//! Callers that were told ESTALE, and look every name up once more.
+//! Callers whose request was answered ESTALE. The kernel walks their path a second time.
 //!
-//! The kernel opens a file, or does something to it, in two requests: LOOKUP, then one by node id. Where what LOOKUP found loses
-//! its last name in between, nothing leads to it any more, and the second request is answered ESTALE. The kernel then looks up
-//! every name of the path anew, for the same caller, and hands a second ESTALE on. So what this second walk finds is held for a moment.
+//! A system call on a path takes two requests: LOOKUP, then one by node id. If the inode loses its last name in between, it
+//! cannot be found any more, and the second request is answered ESTALE. The kernel then looks up every name of the path once
+//! more for the same caller. The caller gets a second ESTALE. So mmfs holds the inodes of this second walk for a moment.
 //!
-//! CREATE is answered ESTALE where somebody else has just made the file, for the kernel has to check the caller's permissions on
-//! it. The second walk is to find that file, even where its name has gone again.
+//! CREATE is also answered ESTALE if another process has just created the file, because the kernel must check the caller's
+//! permissions on it. The second walk must find that file, even if its name has been removed again.
 
 use crate::view::Found;
 use parking_lot::Mutex;
@@ -15,18 +15,18 @@ use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// How long after ESTALE a LOOKUP may belong to the second walk. It follows at once, but on a
-/// machine that is busy a walk takes its time.
+/// How long after ESTALE a LOOKUP may belong to the second walk. The walk starts immediately, but is slow on a busy machine.
 const WALK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Callers to remember before those whose time is over are dropped.
-const MANY: usize = 64;
+/// With this many callers, those whose time is over are dropped.
+const MAX_WALKS: usize = 64;
 
-/// The callers that are on their second walk, by process id; 0 stands for all of other process id namespaces.
+/// The callers that are on their second walk, by process id. 0 stands for all callers in pid namespaces that the daemon does
+/// not see.
 #[derive(Debug)]
 pub struct Retries<P> {
-    made: Instant,
-    /// The last of them may be on its way until then, in milliseconds since `made`. 0 until there was one.
+    created: Instant,
+    /// When the last walk times out, in milliseconds since `created`. 0 before the first walk.
     until: AtomicU64,
     walking: Mutex<HashMap<u32, Walk<P>>>,
 }
@@ -34,47 +34,50 @@ pub struct Retries<P> {
 #[derive(Debug)]
 struct Walk<P> {
     until: Instant,
-    /// The file that CREATE met: its directory, its name and itself.
-    met: Option<(u64, OsString, Found<P>)>,
+    /// The file that existed when CREATE came: directory, name, inode.
+    existing: Option<(u64, OsString, Found<P>)>,
 }
 
 impl<P: Clone> Retries<P> {
-    /// None yet.
+    /// No callers.
     pub fn new() -> Self {
         Retries {
-            made: Instant::now(),
+            created: Instant::now(),
             until: AtomicU64::new(0),
             walking: Mutex::default(),
         }
     }
 
-    /// `caller` is about to be told ESTALE.
+    /// Notes that a request of `caller` is answered ESTALE.
     pub fn begin(&self, caller: u32) {
         self.walk(caller, |_| ());
     }
 
-    /// As `begin`, for CREATE has met the file `found`.
-    pub fn begin_to(&self, caller: u32, parent: u64, name: &OsStr, found: Found<P>) {
-        let met = (parent, name.to_owned(), found);
-        self.walk(caller, |walk| walk.met = Some(met));
+    /// As `begin`, for a CREATE of a file that already exists. `found` is that file.
+    pub fn begin_with(&self, caller: u32, parent: u64, name: &OsStr, found: Found<P>) {
+        let existing = (parent, name.to_owned(), found);
+        self.walk(caller, |walk| walk.existing = Some(existing));
     }
 
     fn walk(&self, caller: u32, change: impl FnOnce(&mut Walk<P>)) {
         let until = Instant::now() + WALK_TIMEOUT;
         let mut walking = self.walking.lock();
-        if walking.len() >= MANY {
+        if walking.len() >= MAX_WALKS {
             expire(&mut walking);
         }
-        let walk = walking.entry(caller).or_insert(Walk { until, met: None });
+        let walk = walking.entry(caller).or_insert(Walk {
+            until,
+            existing: None,
+        });
         walk.until = until;
         change(walk);
-        let until = until.duration_since(self.made).as_millis() as u64;
+        let until = until.duration_since(self.created).as_millis() as u64;
         self.until.fetch_max(until, Relaxed);
     }
 
     /// Whether a LOOKUP by `caller` may belong to its second walk.
     pub fn is_walking(&self, caller: u32) -> bool {
-        if self.is_quiet() {
+        if self.all_over() {
             return false;
         }
         let walking = self.walking.lock();
@@ -83,35 +86,36 @@ impl<P: Clone> Retries<P> {
             .is_some_and(|walk| walk.until > Instant::now())
     }
 
-    /// What CREATE has met under a name that LOOKUP does not find any more.
+    /// The file that existed under this name when CREATE came. LOOKUP does not find the name any more.
     ///
     /// # Errors
-    /// ENOENT where it has met none.
-    pub fn met(&self, caller: u32, parent: u64, name: &OsStr) -> Result<Found<P>> {
+    /// ENOENT if there was none.
+    pub fn existing(&self, caller: u32, parent: u64, name: &OsStr) -> Result<Found<P>> {
         let walking = self.walking.lock();
-        let met = walking.get(&caller).and_then(|walk| walk.met.as_ref());
-        let same = met.filter(|(dir, met, _)| *dir == parent && met == name);
+        let existing = walking.get(&caller).and_then(|walk| walk.existing.as_ref());
+        let same = existing.filter(|(dir, known, _)| *dir == parent && known == name);
         same.map(|(_, _, found)| found.clone()).ok_or(Errno::NOENT)
     }
 
-    /// `caller` has opened something: its walk is over.
+    /// Ends the walk of `caller`, which has opened a file.
     pub fn end(&self, caller: u32) {
-        if !self.is_quiet() {
+        if !self.all_over() {
             self.walking.lock().remove(&caller);
         }
     }
 
-    /// Drops the walks that are over. Says whether any is not.
+    /// Drops the walks that are over. Returns whether any are left.
     pub fn expire(&self) -> bool {
         let mut walking = self.walking.lock();
         expire(&mut walking);
         !walking.is_empty()
     }
 
-    fn is_quiet(&self) -> bool {
+    /// Whether all walks are over. Takes no lock.
+    fn all_over(&self) -> bool {
         match self.until.load(Relaxed) {
             0 => true,
-            until => self.made.elapsed().as_millis() as u64 > until,
+            until => self.created.elapsed().as_millis() as u64 > until,
         }
     }
 }
@@ -126,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_walk_is_that_of_who_was_told() {
+    fn only_the_caller_that_got_estale_is_walking() {
         let retries = Retries::<()>::new();
         assert!(!retries.is_walking(7));
         retries.begin(7);
@@ -138,7 +142,7 @@ mod tests {
     #[test]
     fn walks_that_are_over_are_dropped() {
         let retries = Retries::<()>::new();
-        for caller in 0..MANY as u32 {
+        for caller in 0..MAX_WALKS as u32 {
             retries.begin(caller);
         }
         let over = Instant::now() - Duration::from_millis(1);

@@ -1,9 +1,10 @@
-//! Requests for which there is no room on the source, although some is about to be freed.
+//! Tries a request again that found no room on the source's disk, or no free descriptor.
 //!
-//! A removed inode stays open until the kernel says that it has forgotten it, and that it has closed its files. It says so after
-//! the client has gone on. Whoever needs the space at once would hear of a full disk that is not. So such a request is done
-//! again, on a thread that no other request needs, once the view has given back what can be had. So is an open for which
-//! there is no descriptor: those of files that its client has just closed are about to come back.
+//! The kernel sends FORGET and RELEASE after unlink(2) and close(2) have returned to the client. Until then mmfs holds a
+//! removed inode open, and its space is not free. A client that writes immediately would get ENOSPC although the space
+//! is about to be freed. So the request is tried again after the view has closed removed inodes. This runs on a thread that no
+//! other request needs. An open that finds no descriptor is tried again for the same reason: files that a client has just closed
+//! free theirs at RELEASE.
 
 use super::{Fs, Writing};
 use crate::view::{Tree, Wanted};
@@ -13,18 +14,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-/// How long a request is done again and again, while there is room for the others that are.
+/// How long a request is tried again that found no room.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long an open waits for a descriptor while clients close files, and while none has closed any since an open waited in
-/// vain: a client that keeps all there are must not slow down the others, and CREATE holds the kernel's lock of its
-/// directory.
-const CLOSING: Duration = Duration::from_millis(200);
-const NOTHING_CLOSING: Duration = Duration::from_millis(5);
-const CLOSING_INTERVAL: Duration = Duration::from_millis(1);
+/// How long an open waits for a descriptor.
+const DESCRIPTOR_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// As `DESCRIPTOR_TIMEOUT`, if no client has closed a file since an open last timed out. It is short because a client that keeps
+/// all descriptors must not delay the others, and because CREATE holds the kernel's lock of its directory.
+const DESCRIPTOR_TIMEOUT_WITHOUT_CLOSES: Duration = Duration::from_millis(5);
+const DESCRIPTOR_RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 impl<T: Tree> Fs<T> {
-    /// Does `op`, again where there was no room for it, and then `answer`: here, or later on another thread.
+    /// Runs `op` and then `answer`. If there is no room, runs `op` again on another thread, and `answer` there.
     pub fn with_room<O>(
         self: &Arc<Self>,
         op: impl Fn(&Self) -> Result<O> + Send + 'static,
@@ -34,7 +36,7 @@ impl<T: Tree> Fs<T> {
         self.again_with_room(first, op, answer);
     }
 
-    /// `op` was done `first`; as `with_room` from there on.
+    /// As `with_room`, if `op` has run once already with the outcome `first`.
     fn again_with_room<O>(
         self: &Arc<Self>,
         first: Result<O>,
@@ -58,8 +60,8 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// As `with_room`, for `op` that opens a file and changes nothing where there is no descriptor for that: then it waits a
-    /// moment, as long as there is a thread to wait on.
+    /// As `with_room`, for an `op` that opens a file. If there is no descriptor, `op` must have changed nothing. It is then tried
+    /// again for a moment, if a thread is free to wait.
     pub fn with_descriptor<O>(
         self: &Arc<Self>,
         op: impl Fn(&Self) -> Result<O> + Send + 'static,
@@ -85,19 +87,19 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// Does `op` until it has a descriptor, or none has come for too long.
+    /// Runs `op` until it gets a descriptor or the time is over.
     fn until_descriptor<O>(&self, since: Instant, op: impl Fn(&Self) -> Result<O>) -> Result<O> {
         let closes = self.closes.load(SeqCst);
-        let patience = match closes == self.closes_in_vain.load(SeqCst) {
-            true => NOTHING_CLOSING,
-            false => CLOSING,
+        let timeout = match closes == self.closes_at_timeout.load(SeqCst) {
+            true => DESCRIPTOR_TIMEOUT_WITHOUT_CLOSES,
+            false => DESCRIPTOR_TIMEOUT,
         };
         loop {
-            std::thread::sleep(CLOSING_INTERVAL);
+            std::thread::sleep(DESCRIPTOR_RETRY_INTERVAL);
             match op(self) {
                 Err(errno) if is_without_descriptor(errno) => {
-                    if since.elapsed() >= patience {
-                        self.closes_in_vain.store(closes, SeqCst);
+                    if since.elapsed() >= timeout {
+                        self.closes_at_timeout.store(closes, SeqCst);
                         return Err(errno);
                     }
                 }
@@ -106,7 +108,7 @@ impl<T: Tree> Fs<T> {
         }
     }
 
-    /// As `with_room`, for a write. What was written before the disk was full is not written again.
+    /// As `with_room`, for a write. Bytes that were written before the disk was full are not written again.
     pub fn write_with_room(
         self: &Arc<Self>,
         fh: u64,
@@ -117,7 +119,7 @@ impl<T: Tree> Fs<T> {
         let first = self.write(fh, offset, data, how);
         let may_make_room = |errno| self.may_make_room(errno, Wanted::Bytes);
         let done = match first {
-            // Fewer are written where an error comes after them.
+            // A short write means that the disk became full during the write.
             Ok(count) if count < data.len() && may_make_room(Errno::NOSPC) => count,
             Err(errno) if may_make_room(errno) => 0,
             outcome => return answer(outcome),

@@ -1,4 +1,4 @@
-//! Extended attributes, POSIX ACLs among them.
+//! Extended attributes, including POSIX ACLs.
 
 use super::Fs;
 use crate::actor::Actor;
@@ -12,7 +12,7 @@ impl<T: Tree> Fs<T> {
     /// The value of an attribute.
     ///
     /// # Errors
-    /// ENODATA when there is none; ERANGE when it is longer than `room` bytes; those of getxattr(2).
+    /// ENODATA if there is no such attribute. ERANGE if its value is longer than `room` bytes. Those of getxattr(2).
     pub fn getxattr(&self, node: u64, name: &OsStr, room: usize) -> Result<Vec<u8>> {
         let value = self.tree.xattr(&self.nodes.get(node)?, name, room);
         value.map_err(|errno| without_acls(name, errno))
@@ -21,7 +21,7 @@ impl<T: Tree> Fs<T> {
     /// The length of an attribute's value in bytes.
     ///
     /// # Errors
-    /// ENODATA when there is none; those of getxattr(2).
+    /// ENODATA if there is no such attribute. Those of getxattr(2).
     pub fn getxattr_size(&self, node: u64, name: &OsStr) -> Result<usize> {
         let len = self.tree.xattr_len(&self.nodes.get(node)?, name);
         len.map_err(|errno| without_acls(name, errno))
@@ -45,7 +45,7 @@ impl<T: Tree> Fs<T> {
             .set_xattr(by, &self.nodes.get(node)?, name, value, flags)
     }
 
-    /// The names of all attributes the caller may see, each followed by a zero byte.
+    /// The names of all attributes that the caller may see, each followed by a zero byte. Only root sees `trusted.*`.
     ///
     /// # Errors
     /// Those of listxattr(2).
@@ -62,15 +62,15 @@ impl<T: Tree> Fs<T> {
     /// Removes an attribute.
     ///
     /// # Errors
-    /// ENODATA when there is none; those of removexattr(2).
+    /// ENODATA if there is no such attribute. Those of removexattr(2).
     pub fn removexattr(&self, by: &Actor, node: u64, name: &OsStr) -> Result<()> {
         self.changing()?;
         self.tree.remove_xattr(by, &self.nodes.get(node)?, name)
     }
 }
 
-/// The kernel asks for an ACL to check a caller's permissions, and takes any errno but ENODATA for a refusal. A view
-/// without ACLs has none on this file.
+/// ENODATA instead of EOPNOTSUPP for an ACL. The kernel reads ACLs to check a caller's permissions, and treats every errno but
+/// ENODATA as a refusal. EOPNOTSUPP means that the source's filesystem has no ACLs.
 fn without_acls(name: &OsStr, errno: Errno) -> Errno {
     match name.as_bytes().starts_with(b"system.posix_acl_") && errno == Errno::OPNOTSUPP {
         true => Errno::NODATA,

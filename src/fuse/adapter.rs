@@ -1,4 +1,4 @@
-//! The adapter's parts, and how a request's operation is run and answered.
+//! Runs the operation of a request, and answers the request.
 
 use super::convert::actor;
 use super::facts::Facts;
@@ -30,7 +30,7 @@ pub struct Adapter<T: Tree> {
 }
 
 impl<T: Tree> Adapter<T> {
-    /// Serves `fs` as `config` says.
+    /// Serves `fs` with the settings of `config`.
     pub fn new(fs: Arc<Fs<T>>, config: &Config) -> Self {
         Adapter {
             dispatch: Dispatch::new(fs.clone(), config.threads),
@@ -42,29 +42,29 @@ impl<T: Tree> Adapter<T> {
         }
     }
 
-    /// What the mount says of itself.
+    /// The constant part of the mount's status.
     pub fn facts(&self) -> Arc<Facts> {
         self.facts.clone()
     }
 
-    /// Counts a request that has come, until it is answered by the result.
+    /// Counts a request that has arrived. The result answers it.
     pub(super) fn count<R>(&self, what: impl Into<What>, node: INodeNo, reply: R) -> Counted<R> {
         Counted::new(self.requests.begin(what.into(), node.0), reply)
     }
 
-    /// Answers a request that would change an answer of the channel.
-    pub(super) fn refused(&self, node: INodeNo, reply: ReplyEmpty) {
+    /// Refuses to set or remove an attribute of the control channel.
+    pub(super) fn refuse_control(&self, node: INodeNo, reply: ReplyEmpty) {
         let reply = self.count(Kind::Control, node, reply);
         reply.answer(Err(Errno::PERM));
     }
 
-    /// Answers a request that the kernel is not to send again.
-    pub(super) fn unknown(&self, kind: Kind, node: INodeNo, reply: impl FnOnce(fuser::Errno)) {
+    /// Answers ENOSYS, after which the kernel sends no further request of this kind.
+    pub(super) fn unsupported(&self, kind: Kind, node: INodeNo, reply: impl FnOnce(fuser::Errno)) {
         let counted = self.count(kind, node, ());
         counted.send(libc::ENOSYS, |()| reply(fuser::Errno::ENOSYS));
     }
 
-    /// Answers a request of a handle, which may be the kernel's own and acts as the handle's opener.
+    /// Answers a request on a handle. It may come from the kernel itself, and acts as the handle's opener.
     pub(super) fn handle<O>(
         &self,
         what: impl Into<What>,
@@ -118,15 +118,15 @@ impl<T: Tree> Adapter<T> {
         let (by, reply) = (actor(req), (reply, self.timeouts));
         let change = move |fs: &Fs<T>| fs.setattr(&by, node.0, fh, &set);
         match (set.size, set.mtime) {
-            // A resize waits for reads and writes of the file. Until it is answered the kernel writes nothing back.
+            // A resize waits for reads and writes of the file. The kernel writes no pages back until the resize is answered.
             (Some(_), _) => self.content(req, Kind::SetAttr, node, reply, change),
             (None, Some(_)) => self.after_stores(req, Kind::SetAttr, node, reply, change),
             (None, None) => self.tree(req, Kind::SetAttr, node, reply, change),
         }
     }
 
-    /// As `tree`, for a request that sets the modification time of `node`: what clients have stored through mappings before
-    /// is written back before.
+    /// As `tree`, for a request that sets the modification time of `node`. Pages that clients have stored into through mappings
+    /// are written back first.
     pub(super) fn after_stores<O>(
         &self,
         req: &Request,
@@ -144,7 +144,7 @@ impl<T: Tree> Adapter<T> {
         self.dispatch.tree_after(node.0, write_back, job);
     }
 
-    /// Answers a request that makes or finds the inode `name` in the directory `parent`.
+    /// Answers a request that creates or looks up `name` in the directory `parent`.
     pub(super) fn entry(
         &self,
         req: &Request,
@@ -167,11 +167,11 @@ fn answer<T: Tree, O>(
     reply: impl Answer<O>,
     op: impl Fn(&Fs<T>) -> Result<O> + Send + 'static,
 ) {
-    fs.with_room(move |fs| ask(fs, &by, &op), |outcome| reply.answer(outcome));
+    fs.with_room(move |fs| run(fs, &by, &op), |outcome| reply.answer(outcome));
 }
 
-/// Runs a caller's request. Of one that has met something stale, the kernel asks once more.
-pub(super) fn ask<T: Tree, O>(
+/// Runs a caller's request. After ESTALE the kernel tries it once more.
+pub(super) fn run<T: Tree, O>(
     fs: &Fs<T>,
     by: &Actor,
     op: impl FnOnce(&Fs<T>) -> Result<O>,
@@ -179,7 +179,7 @@ pub(super) fn ask<T: Tree, O>(
     by.begin();
     op(fs).inspect_err(|&errno| {
         if errno == Errno::STALE {
-            fs.told_stale(by);
+            fs.begin_retry(by);
         }
     })
 }

@@ -1,7 +1,9 @@
-//! The control channel: questions about the mount, asked as extended attributes of its root ([`crate::report`]), or of any
-//! other file of it, since that may be what is mounted elsewhere (mount(8), `--bind`). They are
-//! answered on the event loop that has read them, from counters and constants: without the source, and without a lock that
-//! another request holds. One event loop always reads ([`crate::dispatch`]), so they are answered whatever the others wait for.
+//! The control channel answers questions about the mount. A question is an extended attribute ([`crate::report`]) of the
+//! mount's root, or of any other file of it, because that file may be the root of a bind mount.
+//!
+//! The event loop that reads a question also answers it, from counters and constants. The answer needs neither the source nor a
+//! lock that another request holds. One event loop always reads requests ([`crate::dispatch`]), so questions are answered even if
+//! all other event loops wait.
 
 use super::adapter::Adapter;
 use super::facts::{Facts, kernel, options};
@@ -21,18 +23,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A file with a request that waits for as long as this does not answer.
+/// A file counts as not answering if one of its requests has waited for this long.
 pub const NOT_ANSWERING: Duration = Duration::from_secs(10);
 
-/// What a request takes in an answer at most, in bytes: eight numbers and their names.
+/// Upper limit for the JSON of one request in an answer, in bytes: eight numbers and their names.
 const REQUEST_SIZE: usize = 300;
 
-/// Whether a name is one of the questions', which belong to no source.
+/// Whether an attribute's name belongs to the control channel. Such names are never looked up in the source.
 pub fn is_question(name: &OsStr) -> bool {
     name.as_bytes().starts_with(PREFIX)
 }
 
-/// Says what the mount does. It stays usable while the adapter serves.
+/// Answers questions about the mount. It can be used while the adapter serves.
 #[derive(Debug)]
 pub struct Channel<T: Tree> {
     fs: Arc<Fs<T>>,
@@ -43,7 +45,7 @@ pub struct Channel<T: Tree> {
 }
 
 impl<T: Tree> Adapter<T> {
-    /// What the mount says of itself.
+    /// A channel to this mount.
     pub fn channel(&self) -> Channel<T> {
         Channel {
             fs: self.fs.clone(),
@@ -79,7 +81,7 @@ impl<T: Tree> Channel<T> {
             size => size.min(MAX_ANSWER),
         };
         let question = Question::parse(name).unwrap_or(Err(Errno::OPNOTSUPP))?;
-        // An empty list would say that there are no more.
+        // An empty list would mean that there are no more requests.
         if question != Question::Status && !has_room(0, room) {
             return Err(Errno::RANGE);
         }
@@ -91,7 +93,7 @@ impl<T: Tree> Channel<T> {
         json.map_err(|_| Errno::IO)
     }
 
-    /// What the mount does.
+    /// The mount's status.
     pub fn status(&self) -> Status {
         let (facts, fs) = (&*self.facts, &*self.fs);
         let view = fs.tree().report();
@@ -114,7 +116,7 @@ impl<T: Tree> Channel<T> {
             options: options(&facts.config),
             kernel: kernel(facts, &self.passthrough, view.by_handle),
             requests: counts(self.requests),
-            waiting: self.waits(),
+            waiting: self.waiting_summary(),
             usage: self.usage(view.usage),
         }
     }
@@ -128,32 +130,33 @@ impl<T: Tree> Channel<T> {
         usage
     }
 
-    /// How many requests are not answered, and for how long.
-    pub fn waits(&self) -> report::Waiting {
+    /// How many requests are not answered yet, and how long the oldest has waited.
+    pub fn waiting_summary(&self) -> report::Waiting {
         let now = self.requests.now();
-        let age = |one: &Waiting| now.saturating_sub(one.began);
+        let ages = self.unanswered().map(|one| now.saturating_sub(one.began));
         report::Waiting {
-            requests: self.others().count() as u64,
-            oldest_us: self.others().map(|one| age(&one)).max().unwrap_or(0) / 1000,
-            files_not_answering: self.silent().len() as u64,
+            requests: self.unanswered().count() as u64,
+            oldest_us: ages.max().unwrap_or(0) / 1000,
+            files_not_answering: self.not_answering().len() as u64,
             queued: self.gauge.load().queued as u64,
         }
     }
 
-    /// The inodes with a request that is not answered for [`NOT_ANSWERING`].
-    pub fn silent(&self) -> HashSet<u64> {
+    /// The inodes with a request that has waited for [`NOT_ANSWERING`] or longer.
+    pub fn not_answering(&self) -> HashSet<u64> {
         let (now, long) = (self.requests.now(), NOT_ANSWERING.as_nanos() as u64);
-        let silent = |one: &Waiting| now.saturating_sub(one.began) >= long;
-        self.others().filter(silent).map(|one| one.node).collect()
+        let waits_long = |one: &Waiting| now.saturating_sub(one.began) >= long;
+        let found = self.unanswered().filter(waits_long);
+        found.map(|one| one.node).collect()
     }
 
-    /// The requests that are not answered, without questions.
-    fn others(&self) -> impl Iterator<Item = Waiting> + '_ {
+    /// The requests that are not answered yet, except questions.
+    fn unanswered(&self) -> impl Iterator<Item = Waiting> + '_ {
         let waiting = self.requests.waiting();
         waiting.filter(|one| one.what.kind != Kind::Control)
     }
 
-    /// Requests that were answered, those with numbers from `from` on, as many as an answer of `room` bytes holds.
+    /// Answered requests from number `from` on, as many as fit into `room` bytes.
     pub fn trace(&self, from: u64, room: usize) -> Trace {
         let mut requests = Vec::new();
         let next = self.requests.recent(from, |number, one| {
@@ -170,10 +173,10 @@ impl<T: Tree> Channel<T> {
         }
     }
 
-    /// Requests that are not answered, the oldest first, as many as an answer of `room` bytes holds.
+    /// Requests that are not answered yet, the oldest first, as many as fit into `room` bytes.
     pub fn waiting(&self, room: usize) -> Trace {
         let now = self.requests.now();
-        let mut waiting: Vec<_> = self.others().collect();
+        let mut waiting: Vec<_> = self.unanswered().collect();
         waiting.sort_by_key(|one| one.began);
         let mut requests = Vec::new();
         for one in waiting {
@@ -199,7 +202,7 @@ impl<T: Tree> Channel<T> {
         }
     }
 
-    /// Microseconds since 1970 of a moment that lies so many nanoseconds after the start, as the clock is set now.
+    /// Converts nanoseconds since the start of the mount into microseconds since 1970, by the current setting of the clock.
     fn time(&self, began: u64) -> u64 {
         let age = Duration::from_nanos(self.requests.now().saturating_sub(began));
         let at = SystemTime::now().checked_sub(age);
@@ -221,7 +224,7 @@ impl<T: Tree> Channel<T> {
     }
 }
 
-/// Whether a further request fits into an answer of `room` bytes.
+/// Whether an answer of `room` bytes has room for another one after `requests` requests.
 fn has_room(requests: usize, room: usize) -> bool {
     (requests + 2) * REQUEST_SIZE <= room
 }
@@ -243,7 +246,7 @@ fn counts(requests: &Requests) -> Vec<report::Requests> {
     Kind::ALL.iter().filter_map(of).collect()
 }
 
-/// Page tables and resident memory of this process, in bytes. Reading /proc/self/status waits for nobody.
+/// Page tables and resident memory of this process, in bytes. Reading /proc/self/status never blocks.
 fn memory_of_process() -> [u64; 2] {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ["VmPTE:", "VmRSS:"].map(|name| {

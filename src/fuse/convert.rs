@@ -1,4 +1,4 @@
-//! Between the FUSE library's types and ours.
+//! Conversions between types of the FUSE library and types of mmfs.
 
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
@@ -23,7 +23,7 @@ pub fn open_flags(flags: i32) -> OFlags {
     OFlags::from_bits_retain(flags as u32)
 }
 
-/// What a WRITE says besides its bytes and their offset.
+/// The flags of a WRITE request.
 pub fn writing(write_flags: WriteFlags, open_flags: OFlags) -> Writing {
     Writing {
         flags: open_flags,
@@ -43,7 +43,7 @@ pub fn fopen_flags<O>(opened: &Opened<O>) -> FopenFlags {
     flags
 }
 
-/// As `fopen_flags`, for a file that the kernel serves by itself. It takes no other flag then.
+/// As `fopen_flags`, for a file that the kernel serves by itself. The kernel accepts no other flag with passthrough.
 pub fn passthrough_flags<O>(opened: &Opened<O>) -> FopenFlags {
     match opened.read_only {
         true => FopenFlags::FOPEN_NOFLUSH,
@@ -51,7 +51,8 @@ pub fn passthrough_flags<O>(opened: &Opened<O>) -> FopenFlags {
     }
 }
 
-/// EMFILE says that the process has too many files open. That is the daemon, not its client: ENFILE to it.
+/// The errno for the reply. EMFILE means that the daemon has too many open files. The client gets ENFILE instead, because its own
+/// limit is not reached.
 pub fn fuse_errno(errno: rustix::io::Errno) -> Errno {
     let errno = match errno {
         rustix::io::Errno::MFILE => rustix::io::Errno::NFILE,
@@ -67,8 +68,8 @@ pub fn set_time(time: TimeOrNow) -> SetTime {
     }
 }
 
-/// The time a request carries. For a time before the epoch, fuser 0.18 subtracts both the seconds and the nanoseconds
-/// from the epoch, although the nanoseconds count forwards. This undoes it.
+/// The time in a request. For a time before the epoch, fuser 0.18 subtracts both the seconds and the nanoseconds from the
+/// epoch, although the nanoseconds must be added. This function undoes that.
 pub fn from_system_time(at: SystemTime) -> Time {
     match at.duration_since(UNIX_EPOCH) {
         Ok(since) => Time {
@@ -122,9 +123,9 @@ pub fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// An entry of which only number and type are known. No file can have the size given here: so the kernel lists the
-/// name and drops the rest. With a possible size it would take generation 0 and these attributes for the inode's own,
-/// and operations on an inode that is open would fail.
+/// Attributes of an entry whose number and type only are known. The size is one that no file can have, so the kernel lists the
+/// name and ignores the attributes. With a possible size the kernel would accept generation 0 and these attributes, and
+/// operations on an open inode would fail.
 pub fn bare_attr(e: &Listed<'_>) -> FileAttr {
     FileAttr {
         ino: INodeNo(e.ino),
@@ -145,7 +146,8 @@ pub fn bare_attr(e: &Listed<'_>) -> FileAttr {
     }
 }
 
-/// A device number as the FUSE protocol has it, in 32 bits: the minor's low 8, the major's 12, the minor's high 12.
+/// A device number in the 32 bits of the FUSE protocol: from the low end 8 bits of the minor, 12 bits of the major, and the
+/// higher 12 bits of the minor.
 pub fn encode_device(device: u64) -> u32 {
     let (major, minor) = (sys::major(device), sys::minor(device));
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12

@@ -1,4 +1,4 @@
-//! What a mount says of itself that does not change while it lives: how it is meant, and what of the kernel is in use.
+//! The constant part of a mount's status: its options, and the kernel features in use.
 
 use super::negotiation;
 use super::passthrough::Passthrough;
@@ -9,22 +9,22 @@ use rustix::time::{ClockId, clock_gettime};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What does not change while a mount lives.
+/// The constant part of a mount's status.
 #[derive(Debug)]
 pub struct Facts {
     pub(super) config: Config,
     pub(super) version: &'static str,
-    /// Whose questions are answered, besides root's.
+    /// The mounting user. Only this user and root get answers.
     pub(super) owner: u32,
     mounted: SystemTime,
-    /// The same, counted from when the machine was started.
+    /// The time of the mount since boot.
     booted: Duration,
     known: OnceLock<InitFlags>,
     features: OnceLock<Vec<Feature>>,
 }
 
 impl Facts {
-    /// For a mount that is told this.
+    /// Facts of a mount with this configuration.
     pub fn new(config: &Config) -> Self {
         Facts {
             config: config.clone(),
@@ -37,30 +37,30 @@ impl Facts {
         }
     }
 
-    /// The kernel and we have agreed on these features.
+    /// Notes the features that the kernel and mmfs have agreed on.
     pub fn negotiated(&self, known: InitFlags) {
         // INIT comes once.
         let _ = self.known.set(known);
     }
 
-    /// What of the kernel the session uses.
+    /// Notes the kernel features that the session uses.
     pub fn begin(&self, features: Vec<Feature>) {
         let _ = self.features.set(features);
     }
 
-    /// When it was mounted, in seconds since 1970 as the clock was set then.
+    /// Time of the mount in seconds since 1970, by the clock's setting at that time.
     pub(super) fn since(&self) -> u64 {
         let since = self.mounted.duration_since(UNIX_EPOCH);
         since.unwrap_or_default().as_secs()
     }
 
-    /// How long ago that is.
+    /// Time since the mount.
     pub(super) fn uptime(&self) -> Duration {
         since_boot().saturating_sub(self.booted)
     }
 }
 
-/// Time that the machine has slept counts.
+/// Time since boot, including time during which the machine was suspended.
 fn since_boot() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }

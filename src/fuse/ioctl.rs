@@ -1,4 +1,4 @@
-//! The ioctl(2) calls of lsattr(1) and chattr(1), in both their forms.
+//! The ioctl(2) calls of lsattr(1) and chattr(1): FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR.
 
 use crate::fs::Fs;
 use crate::sys::inode_flags::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
@@ -6,11 +6,11 @@ use crate::view::Tree;
 use rustix::fs::IFlags;
 use rustix::io::{Errno, Result};
 
-// In 32 bits, as the protocol has them.
+// The FUSE protocol has 32 bits for them.
 const GETFLAGS: u32 = libc::FS_IOC_GETFLAGS as u32;
 const SETFLAGS: u32 = libc::FS_IOC_SETFLAGS as u32;
 
-/// Does what `cmd` asks for of a node and an open handle on it, and returns what it answers with.
+/// Runs the ioctl(2) `cmd` with the argument `given` on an open handle, and returns its result.
 pub fn answer<T: Tree>(
     fs: &Fs<T>,
     (node, fh): (u64, u64),
@@ -33,7 +33,7 @@ pub fn answer<T: Tree>(
     }
 }
 
-/// The argument of an ioctl(2), which the kernel has copied as far as the request's number says.
+/// The argument of an ioctl(2). The kernel has copied as many bytes as the number `cmd` encodes.
 fn argument<const N: usize>(in_data: &[u8]) -> Result<&[u8; N]> {
     in_data.first_chunk().ok_or(Errno::INVAL)
 }

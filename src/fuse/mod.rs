@@ -1,5 +1,5 @@
-//! The FUSE side of a session: requests are decoded, given to `Fs` through `dispatch`, and answered. Types of the FUSE
-//! library end here.
+//! The FUSE side of a session. It decodes requests, passes them to `Fs` through `dispatch`, and answers them. Modules below do
+//! not use types of the FUSE library.
 
 mod adapter;
 mod channel;

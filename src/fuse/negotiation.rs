@@ -1,13 +1,14 @@
-//! What mmfs asks of the kernel when a session begins.
+//! The features that mmfs asks the kernel for when a session begins.
 
 use crate::request::MAX_REQUEST;
 use fuser::{InitFlags, KernelConfig};
 use std::io;
 
-/// Background requests that the kernel may have open at a time. A file that does not answer keeps some of them for good.
+/// Maximum number of background requests that the kernel sends at once. A file that does not answer occupies some of them as
+/// long as it does not.
 const MAX_BACKGROUND: u16 = 1024;
 
-/// What mmfs asks the kernel for. A kernel that does not know one of them works without it.
+/// Optional features. mmfs also works on a kernel that lacks some of them.
 const WANTED: [InitFlags; 12] = [
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_CACHE_SYMLINKS,
@@ -15,21 +16,21 @@ const WANTED: [InitFlags; 12] = [
     InitFlags::FUSE_DONT_MASK,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
-    // Without it, the kernel asks for security.capability before every write(2).
+    // Without it, the kernel reads security.capability before every write(2).
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_MAX_PAGES,
-    // Node id and generation do not suffice to find a forgotten inode again.
+    // A forgotten inode cannot be found by node id and generation alone.
     InitFlags::FUSE_NO_EXPORT_SUPPORT,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_ABORT_ERROR,
     InitFlags::FUSE_BIG_WRITES,
 ];
 
-/// What mmfs does not work without. With ACLs the kernel checks permissions, whatever the mount was made with: whether
-/// that was `default_permissions` cannot be seen of every mount that another program has made.
+/// The feature that mmfs requires. With ACLs the kernel checks permissions even on a mount without `default_permissions`. mmfs
+/// cannot always see the options of a mount that another program has made.
 const REQUIRED: InitFlags = InitFlags::FUSE_POSIX_ACL;
 
-/// Asks for what mmfs wants, and returns what of it the kernel knows.
+/// Asks the kernel for the features, and returns those that it has.
 ///
 /// # Errors
 /// The kernel would not check permissions.
@@ -40,7 +41,7 @@ pub fn negotiate(config: &mut KernelConfig) -> io::Result<InitFlags> {
     Ok(known)
 }
 
-/// `add` says whether the kernel knows a feature, which it uses then.
+/// `add` turns on a feature, and returns whether the kernel has it.
 fn ask(mut add: impl FnMut(InitFlags) -> bool) -> io::Result<InitFlags> {
     if !add(REQUIRED) {
         let why = "it has no ACLs, without which it need not check permissions";
@@ -50,7 +51,7 @@ fn ask(mut add: impl FnMut(InitFlags) -> bool) -> io::Result<InitFlags> {
     Ok(wanted.fold(REQUIRED, InitFlags::union))
 }
 
-/// The names of the features that mmfs asks for: those that `offered` contains, and those that it lacks.
+/// The names of the features that mmfs asks for: those in `offered`, and the others.
 pub fn features(offered: InitFlags) -> (Vec<String>, Vec<String>) {
     let (in_use, missing): (Vec<_>, Vec<_>) = WANTED
         .iter()

@@ -1,6 +1,6 @@
-//! OPEN and CREATE, whose files the kernel may be given to serve by itself.
+//! OPEN and CREATE. The kernel may serve the opened file by itself (`passthrough`).
 
-use super::adapter::{Adapter, ask};
+use super::adapter::{Adapter, run};
 use super::convert::actor;
 use super::reply::sent_errno;
 use crate::counters::Kind;
@@ -15,10 +15,10 @@ impl<T: Tree> Adapter<T> {
     pub(super) fn open_file(&self, req: &Request, node: INodeNo, flags: OFlags, reply: ReplyOpen) {
         let (by, passthrough) = (actor(req), self.passthrough.clone());
         let reply = self.count(Kind::Open, node, reply);
-        // The first open for writing waits for readers, and the source's own open may wait for bytes. Attributes must
-        // not wait with it.
+        // The first open for writing waits for readers, and open(2) on the source may block. Requests for attributes must not
+        // wait behind it.
         self.dispatch.content(node.0, move |fs| {
-            let open = move |fs: &Fs<T>| ask(fs, &by, |fs| fs.open(&by, node.0, flags));
+            let open = move |fs: &Fs<T>| run(fs, &by, |fs| fs.open(&by, node.0, flags));
             fs.with_descriptor(open, move |opened| {
                 reply.send(sent_errno(&opened), |reply| {
                     passthrough.opened(&by, opened, reply)
@@ -40,7 +40,7 @@ impl<T: Tree> Adapter<T> {
         let reply = self.count(Kind::Create, parent, reply);
         self.dispatch.tree(parent.0, move |fs| {
             let create = move |fs: &Fs<T>| {
-                ask(fs, &by, |fs| {
+                run(fs, &by, |fs| {
                     fs.create(&by, parent.0, &name, mode, umask, flags)
                 })
             };

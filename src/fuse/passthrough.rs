@@ -1,6 +1,6 @@
-//! Open files handed over to the kernel (`--passthrough`). The kernel then reads, writes and maps the source by itself
-//! and sends only the other requests. It takes Linux 6.9 and CAP_SYS_ADMIN. Files that cannot be handed over are served
-//! from windows.
+//! Passes open files through to the kernel (`--passthrough`). The kernel then reads, writes and maps the source's file by itself, and
+//! sends only other requests. This needs Linux 6.9 and CAP_SYS_ADMIN. mmfs serves files that cannot be passed through from
+//! windows.
 
 use super::convert::{file_attr, fopen_flags, fuse_errno, passthrough_flags};
 use crate::actor::Actor;
@@ -16,17 +16,17 @@ use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Whether files are handed over to the kernel.
+/// Whether files are passed through.
 #[derive(Debug)]
 pub struct Passthrough {
     enabled: AtomicBool,
-    /// Whether the log says already that a file could not be handed over.
+    /// Whether the log already has a line that a file could not be passed through.
     refusal_logged: AtomicBool,
-    /// Why files are not handed over, once that was decided.
+    /// Why no files are passed through. Empty while passthrough is on.
     why_not: OnceLock<&'static str>,
 }
 
-/// Whether a kernel that offers these features can do passthrough.
+/// Whether these features of a kernel include passthrough.
 pub fn offers_passthrough(offered: InitFlags) -> bool {
     offered.contains(InitFlags::FUSE_PASSTHROUGH)
 }
@@ -45,8 +45,8 @@ impl Passthrough {
         this
     }
 
-    /// Asks the kernel for passthrough, and turns it off if the kernel has none. `stacked` says that the source's
-    /// filesystem is itself stacked on others. It needs one more level then, and nothing can be stacked on the mount.
+    /// Asks the kernel for passthrough, and turns it off if the kernel lacks it. `stacked` means that the source's filesystem is
+    /// itself stacked on others. The mount then needs one more level, and no filesystem can be stacked on it.
     pub fn negotiate(&self, config: &mut KernelConfig, stacked: bool) {
         if !self.enabled.load(Relaxed) {
             return;
@@ -72,7 +72,7 @@ impl Passthrough {
             Some(backing) => reply.opened_passthrough(fh, passthrough_flags(&opened), backing),
             None => {
                 let flags = fopen_flags(&opened);
-                drop(opened); // Its client may close the file at once, and then nothing of ours is to be open.
+                drop(opened); // The client may close the file immediately. mmfs must not keep it open after that.
                 reply.opened(fh, flags);
             }
         }
@@ -106,8 +106,8 @@ impl Passthrough {
         }
     }
 
-    /// What the kernel knows a handed-over file by, for a file that was just opened. `None` where it is served from
-    /// windows. All opens of a file share one: the first open decides for the others.
+    /// The kernel's id for a file that is passed through, for one that was just opened. `None` if mmfs serves it from windows. All
+    /// opens of a file share one id, so the first open decides for the others.
     fn backing<'a, O: Content>(
         &self,
         by: &Actor,
@@ -116,7 +116,7 @@ impl Passthrough {
     ) -> Option<&'a BackingId> {
         let content = opened.content();
         let may_begin = self.enabled.load(Relaxed) && opened.may_pass_through;
-        // Of a file that the kernel serves already, it takes no other open (EIO).
+        // While the kernel serves a file by itself, every further open must be passed through, too. Otherwise it fails with EIO.
         if !may_begin && !content.is_passed_through() {
             return None;
         }
@@ -128,7 +128,7 @@ impl Passthrough {
     fn refused(&self, error: &io::Error) {
         match error.raw_os_error() {
             Some(libc::EPERM) => self.turn_off("passthrough takes CAP_SYS_ADMIN"),
-            // ELOOP, for example: the file's filesystem is stacked higher than the source's root.
+            // For example ELOOP: the file's filesystem is stacked higher than the source's root.
             _ if !self.refusal_logged.swap(true, Relaxed) => {
                 log::warn!(
                     "a file cannot be passed through ({error}): such files are served from maps"
@@ -138,11 +138,11 @@ impl Passthrough {
         }
     }
 
-    /// Whether it is in use, and why not.
+    /// For the status: whether passthrough is in use, or why it is not.
     pub fn feature(&self) -> Feature {
         let in_use = self.enabled.load(Relaxed);
         let note = match (in_use, self.why_not.get()) {
-            (true, _) if self.refusal_logged.load(Relaxed) => "some files cannot be handed over",
+            (true, _) if self.refusal_logged.load(Relaxed) => "some files cannot be passed through",
             (true, _) => "",
             (false, Some(why)) => why,
             (false, None) => "not asked for",

@@ -1,4 +1,4 @@
-//! Outcomes of operations as replies of the FUSE library.
+//! Converts outcomes of operations into replies of the FUSE library.
 
 use super::convert::{bare_attr, file_attr, file_type, fuse_errno};
 use crate::cache::Timeouts;
@@ -12,7 +12,7 @@ use rustix::fs::StatVfs;
 use rustix::io::Result;
 use std::time::Duration;
 
-/// A reply that carries a `T` or an errno. Where the outcome alone is not enough for it, it is a tuple with the rest.
+/// A reply that carries a `T` or an errno. It is a tuple if the reply needs more than the outcome.
 pub trait Answer<T>: Send + 'static {
     /// Sends the reply.
     fn answer(self, outcome: Result<T>);
@@ -23,7 +23,7 @@ pub trait Answer<T>: Send + 'static {
     }
 }
 
-/// The errno of an outcome as it is sent; 0 for success.
+/// The errno in the reply for an outcome; 0 for success.
 pub fn sent_errno<T>(outcome: &Result<T>) -> i32 {
     match outcome {
         Ok(_) => 0,
@@ -73,7 +73,7 @@ impl<B: AsRef<[u8]>> Answer<B> for ReplyData {
     }
 }
 
-/// Bytes written or copied.
+/// The number of bytes written or copied.
 impl Answer<usize> for ReplyWrite {
     fn answer(self, outcome: Result<usize>) {
         match outcome {
@@ -93,7 +93,7 @@ impl Answer<u64> for ReplyLseek {
     }
 }
 
-/// A directory's handle, and whether the listing that the kernel has cached is still true.
+/// A directory's handle, and whether the listing that the kernel has cached is still valid.
 impl Answer<(u64, bool)> for ReplyOpen {
     fn answer(self, outcome: Result<(u64, bool)>) {
         match outcome {
@@ -143,7 +143,7 @@ impl Answer<StatVfs> for ReplyStatfs {
     }
 }
 
-/// A value's length and the value, for a caller with room for so many bytes: 0 asks for the length alone.
+/// A value's length and the value. The `u32` is the size of the caller's buffer. 0 asks for the length only.
 impl Answer<(usize, Vec<u8>)> for (ReplyXattr, u32) {
     fn answer(self, outcome: Result<(usize, Vec<u8>)>) {
         let (reply, room) = self;
@@ -172,12 +172,12 @@ impl Answer<Vec<u8>> for ReplyIoctl {
     }
 }
 
-/// Adds an entry to a listing. False where there is no room for it.
+/// Adds an entry to a listing. Returns false if there is no room for it.
 pub fn list(reply: &mut ReplyDirectory, e: &Listed<'_>) -> bool {
     !reply.add(INodeNo(e.ino), e.offset, file_type(e.kind), e.name)
 }
 
-/// Adds an entry with its attributes to a listing. False where there is no room for it.
+/// Adds an entry with its attributes to a listing. Returns false if there is no room for it.
 pub fn list_plus(reply: &mut ReplyDirectoryPlus, e: &Listed<'_>, timeouts: Timeouts) -> bool {
     let (attr, timeout, generation) = match &e.entry {
         Some(entry) => {

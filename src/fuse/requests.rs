@@ -39,7 +39,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        // What the name leads to may not answer, but its node is not known yet. So the directory's is taken.
+        // The node of the name is not known yet, so the request waits in the queue of the directory.
         let by = actor(req);
         self.entry(req, Kind::Lookup, parent, name, reply, move |fs, name| {
             fs.lookup(&by, parent.0, name)
@@ -349,7 +349,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEmpty,
     ) {
         if is_question(name) {
-            return self.refused(node, reply);
+            return self.refuse_control(node, reply);
         }
         let (by, name, value) = (actor(req), name.to_owned(), value.to_owned());
         self.tree(req, Kind::SetXattr, node, reply, move |fs| {
@@ -385,7 +385,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         if is_question(name) {
-            return self.refused(node, reply);
+            return self.refuse_control(node, reply);
         }
         let (by, name) = (actor(req), name.to_owned());
         self.tree(req, Kind::RemoveXattr, node, reply, move |fs| {
@@ -394,8 +394,8 @@ impl<T: Tree> Filesystem for Adapter<T> {
     }
 
     fn access(&self, _: &Request, node: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        // Under default_permissions the kernel decides and does not ask. If it did, ENOSYS would mean consent.
-        self.unknown(Kind::Access, node, |errno| reply.error(errno));
+        // With default_permissions the kernel checks permissions and sends no ACCESS. To ENOSYS it would allow the access.
+        self.unsupported(Kind::Access, node, |errno| reply.error(errno));
     }
 
     fn fallocate(
@@ -490,11 +490,11 @@ impl<T: Tree> Filesystem for Adapter<T> {
         _: PollFlags,
         reply: ReplyPoll,
     ) {
-        // The kernel does not ask again and answers by itself: regular files are always ready.
-        self.unknown(Kind::Poll, node, |errno| reply.error(errno));
+        // After ENOSYS the kernel answers poll(2) by itself: regular files are always ready.
+        self.unsupported(Kind::Poll, node, |errno| reply.error(errno));
     }
 
     fn bmap(&self, _: &Request, node: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
-        self.unknown(Kind::Bmap, node, |errno| reply.error(errno));
+        self.unsupported(Kind::Bmap, node, |errno| reply.error(errno));
     }
 }

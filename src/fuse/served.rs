@@ -1,10 +1,10 @@
-//! Requests are counted from when they are decoded until their reply is sent, with what they were answered.
+//! Counts a request from its decoding until its reply is sent, with the errno of the reply.
 
 use super::reply::Answer;
 use crate::counters::Served;
 use rustix::io::Result;
 
-/// A reply, and the request that is served by it.
+/// A reply and its request.
 #[derive(Debug)]
 pub struct Counted<R> {
     pub reply: R,
@@ -16,11 +16,11 @@ impl<R> Counted<R> {
         Counted { reply, request }
     }
 
-    /// Has `send` send the reply, whose errno is known: 0 for success.
+    /// Counts the answer `errno`, 0 for success, then sends the reply with `send`.
     pub fn send(mut self, errno: i32, send: impl FnOnce(R)) {
         self.request.answers(errno);
         send(self.reply);
-        // As the FUSE library logs the request itself, so its answer: by `-vvv`.
+        // With `-vvv`. The FUSE library logs the request itself at that verbosity.
         log::trace!("{}", self.request);
     }
 }

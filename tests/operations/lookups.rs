@@ -191,7 +191,7 @@ fn a_file_that_create_has_met_is_found_by_its_caller_even_if_it_has_gone() {
     served.put("a", Body::File(b"bytes".to_vec()));
     let create = || served.create(&USER, ROOT, name("a"), 0o644, 0, OFlags::RDONLY);
     assert_eq!(create().map(drop), Err(Errno::STALE));
-    served.told_stale(&USER);
+    served.begin_retry(&USER);
     served.remove_behind("a");
     let none = served.lookup(&ADMIN, ROOT, name("a"));
     assert_eq!(none.map(drop), Err(Errno::NOENT), "somebody else");
@@ -210,11 +210,11 @@ fn create_on_a_second_walk_opens_the_file_it_meets_if_the_caller_owns_it() {
     let (made, opened) = made.unwrap();
     served.write(opened.fh, 0, b"bytes", PLAIN).unwrap();
     let again = |by: &Actor, flags| served.create(by, ROOT, name("a"), 0o600, 0, flags);
-    served.told_stale(&USER);
+    served.begin_retry(&USER);
     let (entry, _) = again(&USER, OFlags::RDWR | OFlags::TRUNC).unwrap();
     assert_eq!(entry.attr.ino, made.attr.ino);
     assert_eq!(served.getattr(made.attr.ino, None).unwrap().size, 0);
     served.assert_lookups(made.attr.ino, 2);
-    served.told_stale(&ADMIN);
+    served.begin_retry(&ADMIN);
     assert_eq!(again(&ADMIN, OFlags::RDWR).map(drop), Err(Errno::STALE));
 }
