@@ -1,4 +1,4 @@
-//! Asking a mount what it does ([`crate::report`]), from any process that can reach its root.
+//! Asks a mount for its status and its requests ([`crate::report`]). Any process that can reach the mount's root can ask.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsString};
@@ -20,27 +20,27 @@ use crate::report::{MAX_ANSWER, Question, Status, Trace};
 use crate::session::top_mount::{mount_of, open_path, path_of};
 use crate::sys::child::{self, Child};
 
-/// How long an answer may take. The daemon needs no source for it, but a processor.
+/// How long an answer may take. The daemon needs CPU time for it, but does not access the source.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why there is no answer. `Display` is a sentence, without the path.
+/// Why a mount gave no answer. `Display` is a sentence without the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// It is not the root of a mount of mmfs, or of one that is too old.
+    /// The path is not the root of a mount of mmfs, or that mmfs is too old.
     NotOurs,
-    /// Only root and the mounting user are answered.
+    /// The caller is neither root nor the mounting user.
     Forbidden,
-    /// Root is another user there.
+    /// The mount belongs to another user namespace, in which our root is a different user.
     Elsewhere,
     /// The daemon has ended.
     Dead,
-    /// Nothing came in time: the daemon is stopped, or the mount was never served.
+    /// No answer came within [`ANSWER_TIMEOUT`]: the daemon is stopped, or the mount was never served.
     TimedOut,
-    /// It was not asked: an earlier question to it, or several to other mounts of its user, are not answered yet.
+    /// The question was not sent: an earlier one to this mount, or several to other mounts of its user, have no answer yet.
     NotAsked,
-    /// The answer could not be read.
+    /// The answer is not valid.
     Garbled,
-    /// The path cannot be reached, or something else went wrong.
+    /// Another error, for example of open(2).
     Failed(Errno),
 }
 
@@ -82,15 +82,15 @@ impl From<Errno> for NoAnswer {
     }
 }
 
-/// What the mount at this path does.
+/// The status of the mount at this path.
 ///
 /// # Errors
-/// Why it does not say so.
+/// The reason why there is no answer.
 pub fn status(mount_point: &Path) -> Result<Status, NoAnswer> {
     ask(mount_point, Question::Status)
 }
 
-/// The same, to be waited for by and by.
+/// As [`status`], but returns before the answer has come.
 ///
 /// # Errors
 /// No child process can be started.
@@ -101,12 +101,12 @@ pub fn asking_status(mount_point: &Path) -> Result<Asking<Status>, NoAnswer> {
 /// The requests from number `from` on, as many as fit into one answer.
 ///
 /// # Errors
-/// Why it does not say so.
+/// The reason why there is no answer.
 pub fn trace(mount_point: &Path, from: u64) -> Result<Trace, NoAnswer> {
     ask(mount_point, Question::Trace(from))
 }
 
-/// The same, to be waited for by and by.
+/// As [`trace`], but returns before the answer has come.
 ///
 /// # Errors
 /// No child process can be started.
@@ -117,12 +117,12 @@ pub fn asking_trace(mount_point: &Path, from: u64) -> Result<Asking<Trace>, NoAn
 /// The requests that are not answered yet, the oldest first, as many as fit into one answer.
 ///
 /// # Errors
-/// Why it does not say so.
+/// The reason why there is no answer.
 pub fn waiting(mount_point: &Path) -> Result<Trace, NoAnswer> {
     ask(mount_point, Question::Waiting)
 }
 
-/// All mounts of mmfs that this process sees, each once: the topmost at its mount point.
+/// All mounts of mmfs in this mount namespace.
 ///
 /// # Errors
 /// Those of reading /proc/self/mountinfo.
@@ -132,7 +132,8 @@ pub fn mounts() -> std::io::Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-/// A question that a child process asks ([`Child`]): a mount may be served by anybody, who need not answer.
+/// A question that a child process asks ([`Child`]). Any user can serve a mount that never answers, and the kernel does not
+/// end a process that waits for such an answer.
 #[derive(Debug)]
 pub struct Asking<T>(Child, PhantomData<T>);
 
@@ -140,16 +141,16 @@ impl<T: DeserializeOwned> Asking<T> {
     fn start(mount_point: &Path, question: Question) -> Result<Self, NoAnswer> {
         let about = (mount_point.to_owned(), question);
         let child = Child::start(&about, |(path, question)| {
-            mark(path)?;
+            name_process(path)?;
             answer(path, *question)
         });
         Ok(Self(child.map_err(|error| failed(&error))?, PhantomData))
     }
 
-    /// The answer, once. After [`NoAnswer::TimedOut`] it can be waited for again.
+    /// Waits for the answer. It is returned once. After [`NoAnswer::TimedOut`], `wait` can be called again.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is no answer.
     pub fn wait(&mut self, limit: Duration) -> Result<T, NoAnswer> {
         let answer = heard(&mut self.0, limit)?;
         serde_json::from_slice(&answer).map_err(|_| NoAnswer::Garbled)
@@ -172,31 +173,32 @@ fn failed(error: &std::io::Error) -> NoAnswer {
     NoAnswer::Failed(Errno::from_io_error(error).unwrap_or(Errno::IO))
 }
 
-/// By this a process that asks a mount is known, with the minor number of the mount's device.
-const MARK: &str = "mmfs?";
+/// The name of a process that asks a mount. The minor number of the mount's device follows.
+const ASKING_PREFIX: &str = "mmfs?";
 
-/// Names the calling process after the mount that it is about to ask.
-fn mark(mount_point: &Path) -> Result<(), Errno> {
+/// Gives the calling process the name that [`asked_in_vain`] looks for.
+fn name_process(mount_point: &Path) -> Result<(), Errno> {
     let mount = mount_of(&open_path(mount_point)?);
-    let Some(mount) = mount else { return Ok(()) }; // It says itself that it is none of ours.
-    let name = format!("{MARK}{}", rustix::fs::minor(mount.device));
+    // The question itself then fails.
+    let Some(mount) = mount else { return Ok(()) };
+    let name = format!("{ASKING_PREFIX}{}", rustix::fs::minor(mount.device));
     let name = CString::new(name).unwrap_or_default();
     rustix::thread::set_name(&name)
 }
 
-/// The mounts, by the minor numbers of their devices, that other processes wait for longer than an answer may take, and as which
-/// users. A user could name processes like these, which tells something of that user's mounts only.
+/// Mounts that other processes have asked for longer than [`ANSWER_TIMEOUT`]: the minor numbers of their devices, each with the
+/// users of those processes. Any user can give a process such a name. So a caller believes a user only about that user's own mounts.
 pub fn asked_in_vain() -> HashMap<u32, HashSet<u32>> {
     let mut found: HashMap<u32, HashSet<u32>> = HashMap::new();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     for process in processes {
         let read = |name| std::fs::read_to_string(process.path().join(name)).ok();
-        let marked = |comm: String| comm.trim_end().strip_prefix(MARK)?.parse().ok();
-        let Some(device) = read("comm").and_then(marked) else {
+        let minor = |comm: String| comm.trim_end().strip_prefix(ASKING_PREFIX)?.parse().ok();
+        let Some(device) = read("comm").and_then(minor) else {
             continue;
         };
-        let old = read("stat").and_then(|stat| age(&stat));
-        if old.is_some_and(|age| age > ANSWER_TIMEOUT) {
+        let age = read("stat").and_then(|stat| age(&stat));
+        if age.is_some_and(|age| age > ANSWER_TIMEOUT) {
             let user = read("status").and_then(|status| real_user(&status));
             found.entry(device).or_default().extend(user);
         }
@@ -204,7 +206,7 @@ pub fn asked_in_vain() -> HashMap<u32, HashSet<u32>> {
     found
 }
 
-/// How long a process is there, by its `stat` (proc_pid_stat(5)). None of one that has ended, and that nobody has asked how.
+/// The age of a process, from its `stat` file (proc_pid_stat(5)). `None` for a zombie.
 fn age(stat: &str) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
@@ -221,7 +223,7 @@ fn real_user(status: &str) -> Option<u32> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Asks on the calling thread, which waits as long as it takes, and may be another user afterwards.
+/// Asks on the calling thread, without a timeout. The thread may run as another user afterwards.
 ///
 /// # Errors
 /// Those of open(2) and of getxattr(2).
@@ -229,12 +231,12 @@ pub fn answer(mount_point: &Path, question: Question) -> Result<Vec<u8>, Errno> 
     let directory = open_path(mount_point)?;
     let refused = |errno| matches!(errno, Errno::ACCESS | Errno::PERM | Errno::OVERFLOW);
     match get(&directory, question) {
-        // The mount is another user's, or the kernel does not know root there.
+        // The mount belongs to another user, or to a user namespace that does not map root.
         Err(errno) if refused(errno) && rustix::process::geteuid().is_root() => {
             let owner = mount_of(&directory).and_then(|mount| mount.owner());
             become_user(owner.ok_or(errno)?)?;
             get(&directory, question).map_err(|errno| match errno {
-                // Its owner is told as the mount's own user namespace has it.
+                // The mount table shows the owner's number of the mount's own user namespace.
                 Errno::ACCESS | Errno::OVERFLOW => Errno::OVERFLOW,
                 errno => errno,
             })
@@ -243,8 +245,8 @@ pub fn answer(mount_point: &Path, question: Question) -> Result<Vec<u8>, Errno> 
     }
 }
 
-/// Takes on the mounting user, whom the kernel lets in whatever the mount's options are. The directory is open already: that user
-/// need not be able to walk to it.
+/// Makes the calling thread run as the mounting user, whom the kernel admits with every option of the mount. The directory is
+/// open already, because that user may not be allowed to search the directories above it.
 fn become_user((uid, gid): (u32, u32)) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     set_thread_res_gid(gid, gid, gid)?;
@@ -254,7 +256,7 @@ fn become_user((uid, gid): (u32, u32)) -> Result<(), Errno> {
 }
 
 fn get(directory: &OwnedFd, question: Question) -> Result<Vec<u8>, Errno> {
-    // getxattr(2) is refused on descriptors that are O_PATH, not on the way through them.
+    // fgetxattr(2) fails on O_PATH descriptors. getxattr(2) on their path in /proc does not.
     let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let mut answer = vec![0; MAX_ANSWER];
     let length = rustix::fs::getxattr(link, question.name(), &mut answer[..])?;
@@ -262,14 +264,14 @@ fn get(directory: &OwnedFd, question: Question) -> Result<Vec<u8>, Errno> {
     Ok(answer)
 }
 
-/// The absolute path of a mount point as typed, free of symbolic links. Asks no filesystem mounted there.
+/// The absolute path of a mount point, without symbolic links. Sends no request to the filesystem that is mounted there.
 ///
 /// # Errors
 /// Those of open(2) with O_PATH.
 pub fn mount_point(path: &Path) -> Result<PathBuf, NoAnswer> {
     let find =
         |path: &PathBuf| path_of(open_path(path)?).map(|path| path.into_os_string().into_vec());
-    // The way there may lead through a filesystem that does not answer.
+    // The path may lead through a filesystem that does not answer.
     let mut child = Child::start(&path.to_owned(), find).map_err(|error| failed(&error))?;
     let found = heard(&mut child, ANSWER_TIMEOUT)?;
     Ok(OsString::from_vec(found).into())
@@ -281,7 +283,8 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
-    /// As `answer`, but no thread of the tests becomes another user. No child: that takes a process of one thread.
+    /// As `answer`, on a thread of its own, because the thread may change its user. `Child` cannot be used: it forks, which needs
+    /// a process with one thread.
     fn asked(path: &Path) -> Result<Vec<u8>, NoAnswer> {
         let path = path.to_owned();
         let asking = std::thread::spawn(move || answer(&path, Question::Status));
@@ -298,9 +301,9 @@ mod tests {
         assert_eq!(asked(&missing), Err(NoAnswer::NotOurs));
     }
 
-    /// As root: it could not walk there.
+    /// As root, the other user is not allowed to search the parent directory.
     #[test]
-    fn another_user_asks_where_root_has_walked() {
+    fn another_user_asks_through_a_directory_that_root_has_opened() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("inner");
         std::fs::create_dir(&path).unwrap();

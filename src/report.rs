@@ -1,34 +1,34 @@
-//! What a mount says of itself when it is asked: the names of the questions, and the answers as JSON. docs/status.md describes
-//! both for users. Fields are added, and never renamed or removed, as long as [`VERSION`] stays.
+//! Questions to a mount: their names, and their answers as JSON. docs/status.md describes both for users. As long as [`VERSION`]
+//! is the same, fields may be added, but not renamed or removed.
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// What the names of all questions begin with. A question is an extended attribute of the root of a mount.
+/// Prefix of the names of all questions. A question is an extended attribute of a mount's root.
 pub const PREFIX: &[u8] = b"system.mmfs.";
 
 /// Version of the questions and of their answers.
 pub const VERSION: u32 = 1;
 
-/// The longest answer, in bytes: what the kernel takes for a value (XATTR_SIZE_MAX).
+/// The longest answer, in bytes: the kernel's limit for the value of an extended attribute (XATTR_SIZE_MAX).
 pub const MAX_ANSWER: usize = 64 << 10;
 
-/// What can be asked.
+/// A question to a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
     /// `system.mmfs.1.status`: a [`Status`].
     Status,
-    /// `system.mmfs.1.trace.N`: a [`Trace`], of requests from the number N on.
+    /// `system.mmfs.1.trace.N`: a [`Trace`] of answered requests from number N on.
     Trace(u64),
-    /// `system.mmfs.1.waiting`: a [`Trace`] of requests that are not answered, the oldest first.
+    /// `system.mmfs.1.waiting`: a [`Trace`] of requests that are not answered yet, the oldest first.
     Waiting,
 }
 
 impl Question {
-    /// Reads the name of an attribute; `None` if it belongs to no question, of whatever version.
+    /// Parses the name of an attribute. `None` if it does not begin with [`PREFIX`].
     ///
     /// # Errors
-    /// EOPNOTSUPP for another version and for an unknown question, EINVAL for a number that is none.
+    /// EOPNOTSUPP for another version or an unknown question. EINVAL for an invalid number.
     pub fn parse(name: &[u8]) -> Option<Result<Self, Errno>> {
         let rest = name.strip_prefix(PREFIX)?;
         let mut words = rest.split(|&byte| byte == b'.');
@@ -59,7 +59,7 @@ fn number(digits: &[u8]) -> Result<u64, Errno> {
     text.and_then(|text| text.parse().ok()).ok_or(Errno::INVAL)
 }
 
-/// What a mount does.
+/// The status of a mount.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -67,47 +67,48 @@ pub struct Status {
     pub protocol: u32,
     /// Version of the program.
     pub version: String,
-    /// Its process, in its own namespace.
+    /// The daemon's process id in its own pid namespace.
     pub pid: u32,
-    /// The user that has mounted.
+    /// The mounting user.
     pub uid: u32,
-    /// What is served.
+    /// The tree being served.
     pub source: Source,
-    /// Where it was mounted first. Empty where another program has made the mount.
+    /// The mount point given at the start. Empty if another program has made the mount.
     pub mount_point: Path,
     /// The kind of view.
     pub view: String,
-    /// When it was mounted, in seconds since 1970.
+    /// Time of the mount, in seconds since 1970.
     pub since: u64,
-    /// For how long, in microseconds.
+    /// Time since the mount, in microseconds.
     pub uptime_us: u64,
-    /// Options as meant, defaults included.
+    /// The options in effect, including defaults.
     pub options: Options,
-    /// What of the kernel is in use.
+    /// The kernel features in use.
     pub kernel: Kernel,
-    /// Requests by kind, those that have come at all.
+    /// Requests by kind. A kind without requests is left out.
     pub requests: Vec<Requests>,
     /// Requests that are not answered yet.
     pub waiting: Waiting,
-    /// What is in use.
+    /// Resources in use.
     pub usage: Usage,
 }
 
-/// The longest text of a path, in characters. JSON may take six bytes for each, and an answer has several paths of up to 4,095 bytes.
+/// The longest text of a path, in characters. An answer has several paths of up to 4,095 bytes, and JSON may need six bytes for
+/// a character.
 const MAX_TEXT: usize = 1000;
 
-/// A path. Few are not text.
+/// A path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Path {
-    /// For people: what is no UTF-8 is replaced, and what is long is cut.
+    /// For display. Invalid UTF-8 is replaced, and a long path is cut.
     pub text: String,
-    /// The bytes themselves, in hexadecimal.
+    /// All bytes, in hexadecimal.
     pub hex: String,
 }
 
 impl Path {
-    /// Writes down a path.
+    /// Both forms of a path.
     pub fn new(path: &std::path::Path) -> Self {
         let bytes = path.as_os_str().as_encoded_bytes();
         let mut text = String::from_utf8_lossy(bytes).into_owned();
@@ -120,7 +121,7 @@ impl Path {
         }
     }
 
-    /// The path itself; `None` if it cannot be read.
+    /// The path. `None` if `hex` is invalid.
     pub fn path(&self) -> Option<std::path::PathBuf> {
         use std::os::unix::ffi::OsStringExt;
         let byte = |at| u8::from_str_radix(self.hex.get(at..at + 2)?, 16).ok();
@@ -133,17 +134,17 @@ impl Path {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Source {
-    /// Where it was.
+    /// Its path when it was mounted.
     pub path: Path,
-    /// Device and inode number of its root: another directory may be at the path by now.
+    /// Device number of its root. Another directory may have the path now.
     pub device: u64,
-    /// See `device`.
+    /// Inode number of its root.
     pub inode: u64,
-    /// Whether its root is known to have been removed. The source is not asked, so of one on another machine this is not known.
+    /// Whether its root is known to have been removed. False on a network filesystem, because the source is not accessed.
     pub removed: bool,
 }
 
-/// Options as meant.
+/// The options in effect.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
@@ -155,7 +156,7 @@ pub struct Options {
     pub threads: u64,
     /// `--window-size`.
     pub window_size: u64,
-    /// `--map-budget`; null: derived from the machine.
+    /// `--map-budget`. Null: derived from the machine's limits.
     pub map_budget: Option<u64>,
     /// `--write-path`.
     pub write_path: String,
@@ -171,27 +172,27 @@ pub struct Options {
     pub passthrough: bool,
     /// `--auto-unmount`.
     pub auto_unmount: bool,
-    /// Generic options of mount(8) that are set: `noexec`, `nosuid`, `nodev`, `noatime`, `sync`, `dirsync`.
+    /// Generic options of mount(8) that are set, of `noexec`, `nosuid`, `nodev`, `noatime`, `sync`, `dirsync`.
     pub flags: Vec<String>,
     /// `--log`.
     pub log: Option<Path>,
 }
 
-/// What of the kernel is in use.
+/// The kernel features in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Kernel {
-    /// As uname(2) says.
+    /// The release of uname(2).
     pub release: String,
-    /// FUSE features that mmfs asked for and has.
+    /// FUSE features that mmfs has asked for and the kernel has.
     pub in_use: Vec<String>,
-    /// FUSE features that this kernel lacks.
+    /// FUSE features that mmfs has asked for and the kernel lacks.
     pub missing: Vec<String>,
-    /// What mmfs does otherwise where it cannot be had.
+    /// Features that need a privilege, a kernel version or a filesystem.
     pub features: Vec<Feature>,
 }
 
-/// Something that may not be had everywhere.
+/// A feature that is not available everywhere. mmfs works without it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Feature {
@@ -199,12 +200,12 @@ pub struct Feature {
     pub name: String,
     /// Whether it is in use.
     pub in_use: bool,
-    /// What is done instead and why, or how far it is in use.
+    /// Why it is not in use and what mmfs does instead, or which limits it has.
     pub note: String,
 }
 
 impl Feature {
-    /// `note` says what is done instead and why, or how far it is in use.
+    /// A feature. `note` is described at [`Feature::note`].
     pub fn new(name: &str, in_use: bool, note: impl Into<String>) -> Self {
         Feature {
             name: name.into(),
@@ -214,25 +215,26 @@ impl Feature {
     }
 }
 
-/// The requests of a kind.
+/// The requests of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Requests {
-    /// As in linux/fuse.h, in lower case: `read`. `forget` counts inodes, not requests. `control` are questions like this one.
+    /// The name as in linux/fuse.h, in lower case, for example `read`. `forget` counts inodes, not requests. `control` counts
+    /// questions of the control channel.
     pub kind: String,
-    /// Those that came.
+    /// Requests that have arrived.
     pub count: u64,
-    /// Those that were answered. The durations are theirs.
+    /// Requests that were answered. The durations are of these.
     pub answered: u64,
-    /// Those that were answered with an error.
+    /// Requests that were answered with an error.
     pub errors: u64,
-    /// Microseconds from reading the request to having sent its answer: of all together.
+    /// Sum of all durations in microseconds. A duration is the time from reading the request until its answer is sent.
     pub total_us: u64,
-    /// Half took no longer than this.
+    /// Median duration, in microseconds.
     pub p50_us: u64,
-    /// 99 of 100 took no longer than this.
+    /// 99th percentile of the durations, in microseconds.
     pub p99_us: u64,
-    /// The longest.
+    /// Longest duration, in microseconds.
     pub max_us: u64,
 }
 
@@ -240,17 +242,17 @@ pub struct Requests {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Waiting {
-    /// How many there are.
+    /// Number of such requests.
     pub requests: u64,
-    /// For how long the oldest waits, in microseconds.
+    /// How long the oldest has waited, in microseconds.
     pub oldest_us: u64,
-    /// Inodes with a request that waits for ten seconds or longer.
+    /// Inodes with a request that has waited for ten seconds or longer.
     pub files_not_answering: u64,
-    /// Requests that were read and wait for a thread.
+    /// Requests that no thread has taken yet.
     pub queued: u64,
 }
 
-/// What is in use. Of most there is a limit.
+/// Resources in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
@@ -258,35 +260,35 @@ pub struct Usage {
     pub open_files: u64,
     /// Open directories.
     pub open_directories: u64,
-    /// Inodes that the kernel knows.
+    /// Inodes to which the kernel holds references.
     pub known_nodes: u64,
     /// Page tables, in bytes: VmPTE of proc_pid_status(5).
     pub page_tables: u64,
-    /// Memory of the process that is resident, mapped files included, in bytes: VmRSS.
+    /// Resident memory of the process including mapped files, in bytes: VmRSS of proc_pid_status(5).
     pub resident: u64,
-    /// Spare threads that work.
+    /// Spare threads that run a job.
     pub spare_threads: Share,
-    /// Times the kernel was told to forget or to replace what it had cached.
+    /// Notifications to the kernel to drop or replace cached contents.
     pub invalidations: u64,
-    /// What the view uses.
+    /// Resources of the view.
     #[serde(flatten)]
     pub view: ViewUsage,
 }
 
-/// What a view says of itself.
+/// The report of a view.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ViewReport {
-    /// What it uses.
+    /// Resources in use.
     pub usage: ViewUsage,
     /// Device and inode number of its root at the source.
     pub root: (u64, u64),
-    /// Whether inodes are found again by exported handles, and not by their names alone.
+    /// Whether the view finds inodes again by exported handles. Otherwise it finds them by their names only.
     pub by_handle: bool,
     /// Whether the root is known to have been removed.
     pub removed: bool,
 }
 
-/// What a view uses.
+/// Resources that a view uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ViewUsage {
@@ -298,28 +300,28 @@ pub struct ViewUsage {
     pub file_descriptors: Share,
     /// Descriptors of open directories.
     pub listing_descriptors: Share,
-    /// Descriptors kept to save work.
+    /// Descriptors kept open to save later opens.
     pub kept_descriptors: Share,
-    /// Copies from or to a mapping that faulted. The bytes were read or written otherwise, if they could be.
+    /// Copies from or to a mapping that faulted. mmfs then used pread(2) or pwrite(2).
     pub faults: u64,
-    /// Those of them that ended in EIO.
+    /// Faults that ended in EIO.
     pub faults_eio: u64,
-    /// Written bytes that the source has lost after they had been answered, as often as that was found.
+    /// How often mmfs found that the source had lost bytes of an answered write.
     pub lost_writes: u64,
 }
 
-/// How much of what there may be.
+/// Usage of a resource, and its limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Share {
     /// In use.
     pub used: u64,
-    /// The most there may be.
+    /// The maximum.
     pub limit: u64,
 }
 
 impl Share {
-    /// So much of so much.
+    /// `used` of `limit`.
     pub fn new(used: usize, limit: usize) -> Self {
         Share {
             used: used as u64,
@@ -328,13 +330,13 @@ impl Share {
     }
 }
 
-/// Some requests.
+/// A list of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Trace {
     /// [`VERSION`].
     pub protocol: u32,
-    /// The number to go on with.
+    /// The number for the next question.
     pub next: u64,
     /// The requests, in order.
     pub requests: Vec<Request>,
@@ -344,19 +346,20 @@ pub struct Trace {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Request {
-    /// Its number, in the order of the answers. 0 for one that waits.
+    /// Its number, in the order of the answers. 0 if it is not answered yet.
     pub number: u64,
-    /// When it came, in microseconds since 1970.
+    /// Its arrival, in microseconds since 1970.
     pub time_us: u64,
     /// As in [`Requests`].
     pub kind: String,
-    /// Its node, which is the number `ls -i` shows of most inodes, 1 of the root; or the directory of its name.
+    /// Its node id. That is 1 for the root, and for most inodes the number that `ls -i` shows. For a request with a name, that of
+    /// the directory.
     pub node: u64,
-    /// The offset that it names, or 0.
+    /// The offset in the request, or 0.
     pub offset: u64,
-    /// The bytes that it names, or 0.
+    /// The length in the request in bytes, or 0.
     pub length: u64,
-    /// How long it took, or has been waiting.
+    /// Its duration, or how long it has waited, in microseconds.
     pub took_us: u64,
     /// 0 for success.
     pub errno: i32,

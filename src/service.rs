@@ -1,5 +1,6 @@
-//! A service manager such as systemd (sd_notify(3)): it is told when the mount answers, when it ends and, for its
-//! watchdog, that it still answers. Lines for the journal get priorities. Without a service manager, nothing happens.
+//! Notifies a service manager such as systemd (sd_notify(3)) when the mount answers and when it ends. For a watchdog, it notifies
+//! regularly while the mount answers. It also adds priorities to lines for the journal. Without a service manager it does
+//! nothing.
 
 use std::ops::Range;
 use std::os::fd::RawFd;
@@ -9,9 +10,9 @@ use std::{io, thread};
 use log::Level;
 use sd_notify::NotifyState;
 
-/// Says that the mount answers. If there is a watchdog, a thread calls `reach` on the mount's root twice in the time
-/// that the watchdog allows. Where the mount hangs, `reach` does, too, and the service manager restarts mmfs.
-/// `mount_point` is `None` where this process cannot see the mount.
+/// Notifies that the mount answers. With a watchdog, a thread calls `reach` on the mount's root twice per watchdog interval. If
+/// the mount hangs, `reach` hangs, and the service manager restarts mmfs.
+/// `mount_point` is `None` if this process cannot see the mount.
 ///
 /// # Errors
 /// A thread cannot be started.
@@ -34,7 +35,7 @@ pub fn ready(mount_point: Option<&Path>, reach: fn(&Path)) -> io::Result<()> {
     watchdog.spawn(keep_alive).map(drop)
 }
 
-/// Says that the session is ending.
+/// Notifies that the session is ending.
 pub fn stopping() {
     tell(NotifyState::Stopping);
 }
@@ -56,8 +57,7 @@ pub fn passed() -> Range<RawFd> {
     FIRST..FIRST.saturating_add_unsigned(count)
 }
 
-/// What a line that is printed, not logged, begins with: `mmfs: `, or its [`priority`] where the journal reads it, which
-/// adds the name by itself.
+/// The start of a printed line: `mmfs: `. In the journal, which adds the name by itself, it is the [`priority`].
 pub fn prefix(level: Level) -> String {
     if logs_to_journal() {
         priority(level)
@@ -66,7 +66,7 @@ pub fn prefix(level: Level) -> String {
     }
 }
 
-/// Whether standard error is the journal's: JOURNAL_STREAM names its device and inode.
+/// Whether standard error is connected to the journal. JOURNAL_STREAM has the device and inode number of that stream.
 pub fn logs_to_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;
@@ -75,7 +75,7 @@ pub fn logs_to_journal() -> bool {
         .is_ok_and(|status| stream == format!("{}:{}", status.st_dev, status.st_ino))
 }
 
-/// The prefix by which the journal knows a line's priority (sd-daemon(3)).
+/// The prefix that sets a line's priority in the journal (sd-daemon(3)).
 pub fn priority(level: Level) -> String {
     format!("<{}>", severity(level))
 }

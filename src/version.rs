@@ -1,4 +1,4 @@
-//! The text of `--version`, and with `-v` the kernel's features that mmfs uses on this machine.
+//! The text of `--version`. With `-v` it lists the kernel features that mmfs uses on this machine.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::{fuse, session};
 
 pub use crate::VERSION;
 
-/// The version, and below it the features in use, one a line. The process must end soon: see [`session::offered`].
+/// The version, then the kernel features in use. The process must end soon: see [`session::offered`].
 pub fn in_detail() -> String {
     let release = rustix::system::uname();
     let mut text = format!(

@@ -1,4 +1,4 @@
-//! Mounts, and what they have answered.
+//! Asks mounts for their status.
 
 use crate::ask::{self, ANSWER_TIMEOUT, Asking, NoAnswer};
 use crate::mount_table::Mount;
@@ -9,17 +9,17 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// For a long answer to be read, where others have taken all the time.
-const LEAST_WAIT: Duration = Duration::from_millis(20);
+/// Minimum time for reading an answer, if other mounts have taken all of [`ANSWER_TIMEOUT`].
+const MIN_WAIT: Duration = Duration::from_millis(20);
 
-/// A mount, and what it has answered.
+/// A mount and its answer.
 #[derive(Debug)]
 pub struct Asked {
     pub mount_point: PathBuf,
     pub answer: Result<Status, NoAnswer>,
 }
 
-/// Asks one mount, which must answer.
+/// Asks one mount. It is an error if it does not answer.
 pub fn ask_one(path: &Path) -> Result<Asked, StartError> {
     let refused = |why: NoAnswer| StartError::NotAnswered(path.into(), why.to_string());
     Ok(Asked {
@@ -28,25 +28,27 @@ pub fn ask_one(path: &Path) -> Result<Asked, StartError> {
     })
 }
 
-/// Asks all mounts, which need not answer, as often as one likes. A mount that has not answered yet is not asked again, and a user
-/// with many such mounts is not asked any more: each question is a process that may be impossible to end.
+/// Asks all mounts, repeatedly. Some may not answer. Each question is a process that the kernel may be unable to end. So a mount
+/// that has not answered yet is not asked again, and a user with [`MAX_NOT_ANSWERING`] such mounts is not asked any more.
 #[derive(Debug, Default)]
 pub struct All {
-    /// Questions that are not answered yet, by mount.
+    /// Questions without an answer, by mount.
     open: HashMap<Key, Asking<Status>>,
-    /// Those of other processes, as found the first time.
+    /// The result of [`ask::asked_in_vain`] at the first time.
     earlier: Option<HashMap<u32, HashSet<u32>>>,
 }
 
-/// The mount point and the number of a mount.
+/// The mount point and the id of a mount.
 type Key = (PathBuf, u64);
 
-/// Mounts at most that are asked at a time, and that may leave questions of all of a user's unanswered.
-const AT_A_TIME: usize = 64;
-const MOST_SILENT: usize = 8;
+/// Maximum number of mounts that are asked at once.
+const MAX_AT_ONCE: usize = 64;
+
+/// If this many mounts of a user do not answer, no further mount of that user is asked.
+const MAX_NOT_ANSWERING: usize = 8;
 
 impl All {
-    /// What each says within the limit for one.
+    /// The answers of all mounts. Each batch of mounts gets [`ANSWER_TIMEOUT`].
     ///
     /// # Errors
     /// The mount table cannot be read.
@@ -56,17 +58,17 @@ impl All {
         self.earlier.get_or_insert_with(ask::asked_in_vain);
         self.open
             .retain(|key, _| mounts.iter().any(|mount| is_of(mount, key)));
-        let mut silent: HashMap<Option<u32>, usize> = HashMap::new();
+        let mut not_answering: HashMap<Option<u32>, usize> = HashMap::new();
         let mut all = Vec::new();
-        for some in mounts.chunks(AT_A_TIME) {
-            let asked = some.iter().map(|mount| (mount, self.begin(mount, &silent)));
-            let asked: Vec<_> = asked.collect();
+        for some in mounts.chunks(MAX_AT_ONCE) {
+            let begin = |mount| (mount, self.begin(mount, &not_answering));
+            let asked: Vec<_> = some.iter().map(begin).collect();
             let until = Instant::now() + ANSWER_TIMEOUT;
             for (mount, (asking, wait)) in asked {
                 let left = until.saturating_duration_since(Instant::now());
-                let answer = self.end(mount, asking, left.max(LEAST_WAIT).min(wait));
+                let answer = self.end(mount, asking, left.max(MIN_WAIT).min(wait));
                 if matches!(answer, Err(NoAnswer::TimedOut | NoAnswer::NotAsked)) {
-                    *silent.entry(owner(mount)).or_default() += 1;
+                    *not_answering.entry(owner(mount)).or_default() += 1;
                 }
                 let mount_point = mount.mount_point.clone();
                 all.push(Asked {
@@ -78,11 +80,11 @@ impl All {
         Ok(all)
     }
 
-    /// Asks a mount, unless it was asked already; and how long the answer may take.
+    /// Asks a mount unless a question to it is open. Returns the question, and how long its answer may take.
     fn begin(
         &mut self,
         mount: &Mount,
-        silent: &HashMap<Option<u32>, usize>,
+        not_answering: &HashMap<Option<u32>, usize>,
     ) -> (Result<Asking<Status>, NoAnswer>, Duration) {
         if let Some(asking) = self.open.remove(&key(mount)) {
             return (Ok(asking), Duration::ZERO);
@@ -93,7 +95,7 @@ impl All {
             let counts = |user: &u32| *user == 0 || *user == ours || Some(*user) == owner(mount);
             by.is_some_and(|by| by.iter().any(counts))
         });
-        if is_asked || silent.get(&owner(mount)) >= Some(&MOST_SILENT) {
+        if is_asked || not_answering.get(&owner(mount)) >= Some(&MAX_NOT_ANSWERING) {
             return (Err(NoAnswer::NotAsked), Duration::ZERO);
         }
         (ask::asking_status(&mount.mount_point), ANSWER_TIMEOUT)
@@ -126,7 +128,7 @@ fn owner(mount: &Mount) -> Option<u32> {
     mount.owner().map(|(user, _)| user)
 }
 
-/// The mounts that a path leads to, in the order of the table.
+/// For each mount point the mount on top, in the order of the mount table.
 fn on_top(mounts: Vec<Mount>) -> impl Iterator<Item = Mount> {
     let last = mounts
         .iter()

@@ -1,4 +1,4 @@
-//! What `mmfs status` and `mmfs trace` print, made from what mounts say of themselves ([`crate::report`]).
+//! The output of `mmfs status` and `mmfs trace`, made from the answers of mounts ([`crate::report`]).
 
 mod asked;
 mod out;
@@ -19,23 +19,23 @@ use std::fmt::Write;
 use std::path::Path;
 use text::is_command;
 
-/// In which form a status is printed.
+/// The output format of a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// For people.
+    /// Text.
     Text,
-    /// The answer itself.
+    /// The answer in JSON.
     Json,
     /// Prometheus' text format 0.0.4.
     Prometheus,
-    /// For people, anew every second.
+    /// Text, printed again every second.
     Watch,
 }
 
-/// Prints the status of a mount, or of all that are here.
+/// Prints the status of a mount, or of all mounts.
 ///
 /// # Errors
-/// The mount that was named gives no answer, or the text cannot be written.
+/// The mount at `mount_point` gives no answer, or the text cannot be written.
 pub fn status(mount_point: Option<&Path>, form: Form) -> Result<(), StartError> {
     if form == Form::Watch {
         return watch::watch(mount_point);
@@ -57,15 +57,15 @@ pub fn status(mount_point: Option<&Path>, form: Form) -> Result<(), StartError> 
     print(&text).map(drop)
 }
 
-/// All that a mount says, for people.
+/// The status of one mount as text.
 pub fn describe(status: &Status) -> String {
     status::text(status, usize::MAX)
 }
 
 fn json<T: Serialize>(value: &T) -> String {
-    // Fails for maps whose keys are no text, and there are none.
+    // Fails only for maps whose keys are no strings. No answer has such a map.
     let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
-    // JSON may have control characters beyond ASCII in its strings, and a terminal would obey them.
+    // Strings of JSON may contain control characters beyond ASCII, which a terminal would interpret.
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
         if char != '\n' && is_command(char) {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_sends_the_terminal_nothing_and_stays_what_it_is() {
+    fn json_has_no_control_characters_and_keeps_its_value() {
         let hostile = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\n\"\\ä";
         let text = json(&[hostile]);
         assert!(

@@ -4,10 +4,10 @@ use crate::refusal::StartError;
 use rustix::termios::tcgetwinsize;
 use std::io::{ErrorKind, Write, stdout};
 
-/// Prints to standard output. False where nobody reads it any more.
+/// Prints to standard output. Returns false if its reader has closed it.
 ///
 /// # Errors
-/// The text cannot be written, say because a disk is full.
+/// Those of write(2).
 pub fn print(text: &str) -> Result<bool, StartError> {
     let mut out = stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -1,4 +1,4 @@
-//! Prometheus' text format 0.0.4.
+//! The status in Prometheus' text format 0.0.4.
 
 use super::asked::Asked;
 use super::text::is_command;
@@ -8,13 +8,13 @@ use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Metrics are written one after the other, each with its values of all mounts.
+/// The text. Metrics follow one after the other, each with the values of all mounts.
 struct Page<'a> {
     text: String,
     mounts: Vec<(String, &'a Status)>,
 }
 
-/// Metrics of these mounts. Those that do not answer have only `mmfs_up`.
+/// The metrics of these mounts. A mount that does not answer has only `mmfs_up`.
 pub fn text(all: &[Asked]) -> String {
     let mut page = Page {
         text: String::new(),
@@ -49,7 +49,7 @@ impl Page<'_> {
         let _ = writeln!(self.text, "{name}{{{labels}}} {value}");
     }
 
-    /// A metric with one value of each mount.
+    /// A metric with one value per mount.
     fn each<V: std::fmt::Display>(
         &mut self,
         name: &str,
@@ -91,7 +91,7 @@ impl Page<'_> {
                 self.mounts[at].0.clone(),
                 self.mounts[at].1.requests.clone(),
             );
-            // A mount may tell any kinds, and one twice.
+            // The answer is not trusted: it may have unknown kinds, or a kind twice.
             for kind in Kind::ALL.iter().map(|kind| kind.name()) {
                 if let Some(one) = requests.iter().find(|one| one.kind == kind) {
                     write(self, &format!("mount=\"{mount}\",kind=\"{kind}\""), one);
@@ -161,10 +161,10 @@ impl Page<'_> {
             s.usage.resident
         });
         self.shares();
-        self.mishaps();
+        self.events();
     }
 
-    /// What there is a limit of.
+    /// Resources with a limit.
     fn shares(&mut self) {
         let of =
             |name: &str, unit: &str, what: &str, share: fn(&Status) -> Share, page: &mut Self| {
@@ -226,7 +226,7 @@ impl Page<'_> {
         );
     }
 
-    fn mishaps(&mut self) {
+    fn events(&mut self) {
         let help = "How often the kernel was told to forget or to replace something.";
         self.each("mmfs_invalidations_total", "counter", help, |s| {
             s.usage.invalidations
@@ -262,8 +262,8 @@ fn label(path: &Path) -> String {
     shown
 }
 
-/// The value of a label, one for each text. A quote and a newline are written with a backslash. Of a backslash and of what a terminal
-/// would obey the value has `\xNN` for each byte.
+/// The value of a label. Different texts have different values. A quote and a newline are escaped with a backslash. For each byte of
+/// a backslash and of a character that a terminal would interpret, the value has `\xNN`.
 fn escaped(text: &str) -> String {
     let mut shown = String::new();
     for char in text.chars() {
@@ -281,7 +281,7 @@ fn escaped(text: &str) -> String {
 }
 
 fn escape(byte: u8, shown: &mut String) {
-    // The value has one backslash, which is written as two.
+    // A backslash in the value is written as two.
     let _ = write!(shown, "\\\\x{byte:02x}");
 }
 

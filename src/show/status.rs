@@ -1,14 +1,14 @@
-//! `mmfs status` for people.
+//! The status as text.
 
 use super::asked::Asked;
-use super::text::{bytes, clean, long, micros, path, rate, second, told};
+use super::text::{bytes, clean, long, micros, path, rate, reported, second};
 use crate::report::{Feature, Options, Share, Status};
 use std::fmt::Write;
 
-/// What is said of a source that was removed.
+/// The note for a source that was removed.
 const REMOVED: &str = "that directory was removed: unmount and mount again what is at its path now";
 
-/// A line for each mount.
+/// One line per mount.
 pub fn lines(all: &[Asked]) -> String {
     let mut text = String::new();
     for Asked {
@@ -22,7 +22,7 @@ pub fn lines(all: &[Asked]) -> String {
                 text,
                 "{}  shows {}{}, pid {}, for {}, {} requests, {} waiting",
                 path(mount_point),
-                told(&status.source.path),
+                reported(&status.source.path),
                 if status.source.removed {
                     " (removed)"
                 } else {
@@ -39,12 +39,12 @@ pub fn lines(all: &[Asked]) -> String {
     text
 }
 
-/// A mount may tell any numbers.
+/// A sum that does not overflow: the numbers are a mount's, which is not trusted.
 fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
     numbers.fold(0, u64::saturating_add)
 }
 
-/// All that one mount says.
+/// The status of one mount, in lines of at most `columns`.
 pub fn text(status: &Status, columns: usize) -> String {
     let mut text = head(status, columns);
     text.push('\n');
@@ -52,15 +52,15 @@ pub fn text(status: &Status, columns: usize) -> String {
     text
 }
 
-/// Where the values begin.
+/// The column of the values.
 const INDENT: usize = 12;
 
-/// All but the requests, in lines that have no more than `columns`.
+/// The status without the requests, in lines of at most `columns`.
 pub fn head(status: &Status, columns: usize) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| write_line(&mut text, name, &value, columns);
-    line("mount", told(&status.mount_point));
-    line("source", told(&status.source.path));
+    line("mount", reported(&status.mount_point));
+    line("source", reported(&status.source.path));
     if status.source.removed {
         line("", REMOVED.into());
     }
@@ -89,7 +89,7 @@ pub fn head(status: &Status, columns: usize) -> String {
     text
 }
 
-/// Writes a name and its value, which goes on below itself where it is too long. A path is never divided.
+/// Writes a name and its value. A value that is too long is wrapped at spaces, so a path without spaces stays whole.
 fn write_line(text: &mut String, name: &str, value: &str, columns: usize) {
     let _ = write!(text, "{name:<INDENT$}");
     let mut at = INDENT;
@@ -195,11 +195,17 @@ fn options(options: &Options) -> String {
     let set = set.iter().filter(|(is_set, _)| *is_set);
     words.extend(set.map(|(_, name)| (*name).to_owned()));
     words.extend(options.flags.iter().map(|flag| clean(flag)));
-    words.extend(options.log.iter().map(|log| format!("log {}", told(log))));
+    words.extend(
+        options
+            .log
+            .iter()
+            .map(|log| format!("log {}", reported(log))),
+    );
     words.join(", ")
 }
 
-/// The requests by kind, those that came most often first. Rates are those since `before`, or on the average.
+/// A table of the requests by kind, the highest rate first. Rates are those since `before`. Without `before`, they are averages
+/// since the mount.
 pub fn table(status: &Status, before: Option<&Status>, max_lines: usize) -> String {
     let mut text = format!(
         "{:<16}{:>12}{:>9}{:>9}{:>10}{:>10}{:>10}\n",

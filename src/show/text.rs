@@ -1,21 +1,22 @@
-//! Numbers, times and names as people read them.
+//! Formats numbers, times and names.
 
 use jiff::Timestamp;
 use std::path::Path;
 
-/// Whether a terminal would do something other than show it: a control character, or one that turns the direction of what follows.
+/// Whether a terminal would interpret this character instead of showing it: a control character, or one that changes the direction
+/// of text.
 pub fn is_command(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Text of a mount, which may be another user's: what would reach the terminal as a command is replaced.
+/// Replaces characters that a terminal would interpret. The text comes from a mount, which may be another user's.
 pub fn clean(text: &str) -> String {
     let shown = |char: char| if is_command(char) { '\u{fffd}' } else { char };
     text.chars().map(shown).collect()
 }
 
-/// A path, quoted where it is not plain.
+/// A path. It is quoted if it has spaces, quotes, backslashes, or characters that a terminal would interpret.
 pub fn path(path: &Path) -> String {
     let plain =
         |char: char| !is_command(char) && !char.is_whitespace() && !"\"\\\u{fffd}".contains(char);
@@ -25,9 +26,10 @@ pub fn path(path: &Path) -> String {
     }
 }
 
-/// A path that a mount has told.
-pub fn told(told: &crate::report::Path) -> String {
-    told.path().map_or_else(String::new, |found| path(&found))
+/// A path in an answer. Empty if it is invalid.
+pub fn reported(reported: &crate::report::Path) -> String {
+    let found = reported.path();
+    found.map_or_else(String::new, |found| path(&found))
 }
 
 /// A size: `1.5 GiB`.
@@ -73,21 +75,21 @@ pub fn rate(rate: f64) -> String {
     }
 }
 
-/// A moment: `2026-11-27T02:18:51.145909Z`.
+/// A time in microseconds since 1970: `2026-11-27T02:18:51.145909Z`.
 pub fn moment(microseconds: u64) -> String {
     let moment = i64::try_from(microseconds).ok();
     let moment = moment.and_then(|moment| Timestamp::from_microsecond(moment).ok());
     moment.map_or_else(|| "?".into(), |moment| format!("{moment:.6}"))
 }
 
-/// A moment, to the second.
+/// A time in seconds since 1970: `2026-11-27T02:18:51Z`.
 pub fn second(seconds: u64) -> String {
     let moment = i64::try_from(seconds).ok();
     let moment = moment.and_then(|moment| Timestamp::from_second(moment).ok());
     moment.map_or_else(|| "?".into(), |moment| format!("{moment:.0}"))
 }
 
-/// What an errno says. `ok` without one.
+/// The text of an errno. `ok` for 0.
 pub fn errno(errno: i32) -> String {
     if errno == 0 {
         return "ok".into();
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_reaches_the_terminal_as_a_command() {
+    fn names_have_no_characters_that_a_terminal_interprets() {
         assert_eq!(clean("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
         assert_eq!(clean("a\u{9b}\u{202e}b"), "a\u{fffd}\u{fffd}b");
         assert_eq!(path(Path::new("/mnt/view")), "/mnt/view");

@@ -1,4 +1,4 @@
-//! `mmfs trace`: the last requests of a mount, and those that come.
+//! `mmfs trace`: the last requests of a mount, and with `--follow` new ones.
 
 use super::out::print;
 use super::text::{clean, errno, micros, moment};
@@ -10,14 +10,14 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// How often is looked for new requests. Between two looks 4,096 may come before any is lost.
+/// How often new requests are asked for. If more than 4,096 come in between, some are lost.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Prints the requests of a mount that took at least `slow`: the last ones, and then those that are not answered yet; with
-/// `follow` those that come.
+/// Prints the last requests of a mount that took at least `slow`. Then it prints those that are not answered yet. With `follow` it
+/// prints new requests instead, until the mount is gone.
 ///
 /// # Errors
-/// The mount gives no answer at first, or nothing can be written.
+/// The mount gives no answer, or the text cannot be written.
 pub fn trace(mount_point: &Path, follow: bool, slow: Duration) -> Result<(), StartError> {
     let refused = |why: NoAnswer| StartError::NotAnswered(mount_point.into(), why.to_string());
     let least = slow.as_micros() as u64;
@@ -43,21 +43,22 @@ pub fn trace(mount_point: &Path, follow: bool, slow: Duration) -> Result<(), Sta
             false => ask::trace(mount_point, from),
         };
         page = match next {
-            // The mount is gone, and so is what was to be followed.
+            // The mount is gone.
             Err(NoAnswer::Dead | NoAnswer::NotOurs) if follow => return Ok(()),
             next => next.map_err(refused)?,
         };
     }
 }
 
-/// The number after the last request that is remembered when the first page is told: the others are told by then, however many come
-/// meanwhile.
+/// An upper limit for the number after the last request that the mount had when it sent this first page. At this number all
+/// requests of that time have been read, and newer ones are left out.
 pub fn end(first: &Trace) -> u64 {
     let number = first.requests.first().map(|one| one.number);
     number.map_or(first.next, |number| number.saturating_add(KEPT))
 }
 
-/// Waits for as long as it takes. No second question is asked meanwhile: each is a process that may be impossible to end.
+/// Asks for the next page, without a timeout. No second question is asked meanwhile: each question is a process that the kernel may
+/// be unable to end.
 fn next(mount_point: &Path, from: u64) -> Result<Trace, NoAnswer> {
     let mut asking = ask::asking_trace(mount_point, from)?;
     loop {
@@ -74,12 +75,12 @@ fn show(page: &Trace, least: u64, line: impl Fn(&Request) -> String) -> Result<b
     print(&lines)
 }
 
-/// A request that was answered, in a line.
+/// One line for a request that was answered.
 pub fn answered(one: &Request) -> String {
     line(one, &errno(one.errno))
 }
 
-/// A request that was not, in a line.
+/// One line for a request that is not answered yet.
 pub fn unanswered(one: &Request) -> String {
     line(one, "not answered yet")
 }

@@ -1,4 +1,4 @@
-//! `mmfs status --watch`: as top(1), anew every second, until the mount is gone.
+//! `mmfs status --watch`: prints the status every second, as top(1) does, until the mount is gone.
 
 use super::asked::All;
 use super::out::{print, size};
@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The first words of a picture whose mount does not answer.
-const SILENT: &str = "no answer";
+/// The start of the first line if the mount does not answer.
+const NO_ANSWER: &str = "no answer";
 
 const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[31m";
 const PLAIN: &str = "\x1b[0m";
 
-/// The terminal, or what takes its place.
+/// Standard output.
 struct Screen {
     rows: usize,
     columns: usize,
@@ -33,7 +33,7 @@ struct Screen {
 impl Screen {
     fn now() -> Self {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        // A dumb one gets the pictures one below the other.
+        // On a dumb terminal, outputs follow one below the other.
         let is_terminal = stdout().is_terminal() && !is_dumb;
         let size = size();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -45,7 +45,7 @@ impl Screen {
         }
     }
 
-    /// What fits on it, with headings and what waits highlighted.
+    /// Prints the lines that fit. Highlights headings, and lines about requests that wait.
     fn show(&self, text: &str) -> Result<bool, StartError> {
         let mut shown = String::new();
         if self.is_terminal {
@@ -65,7 +65,7 @@ impl Screen {
 
     fn colour_of(&self, line: &str) -> Option<&'static str> {
         let waits = line.starts_with("waiting") && !line.contains("no requests")
-            || line.starts_with(SILENT);
+            || line.starts_with(NO_ANSWER);
         match () {
             () if !self.has_colour => None,
             () if waits => Some(RED),
@@ -75,10 +75,10 @@ impl Screen {
     }
 }
 
-/// Shows a mount, or all, until it is gone or nobody looks any more.
+/// Shows a mount, or all mounts, until the mount is gone or the reader has closed standard output.
 ///
 /// # Errors
-/// The mount gives no answer at first, or nothing can be written.
+/// The mount gives no first answer, or the text cannot be written.
 pub fn watch(mount_point: Option<&Path>) -> Result<(), StartError> {
     let Some(mount_point) = mount_point else {
         return watch_all();
@@ -86,13 +86,13 @@ pub fn watch(mount_point: Option<&Path>) -> Result<(), StartError> {
     let refused = |why: NoAnswer| StartError::NotAnswered(mount_point.into(), why.to_string());
     let mut before: Option<Status> = None;
     let mut now = ask::status(mount_point).map_err(refused)?;
-    let mut heard = Instant::now();
-    // A question that is not answered yet. No other is asked meanwhile.
+    let mut answered = Instant::now();
+    // A question without an answer. No other is asked meanwhile.
     let mut open: Option<Asking<Status>> = None;
     loop {
         let screen = Screen::now();
-        let silent = open.as_ref().map(|_| heard.elapsed());
-        if !screen.show(&picture(&now, before.as_ref(), silent, screen.columns))? {
+        let unanswered = open.as_ref().map(|_| answered.elapsed());
+        if !screen.show(&text(&now, before.as_ref(), unanswered, screen.columns))? {
             return Ok(());
         }
         thread::sleep(INTERVAL);
@@ -104,7 +104,7 @@ pub fn watch(mount_point: Option<&Path>) -> Result<(), StartError> {
             answer
         });
         match answer {
-            // Another mount by now: it counts from 0.
+            // Another mount, whose counts start at 0.
             Ok(next) if (next.pid, next.since) != (now.pid, now.since) => {
                 (before, now) = (None, next)
             }
@@ -116,22 +116,22 @@ pub fn watch(mount_point: Option<&Path>) -> Result<(), StartError> {
             }
             Err(why) => return Err(refused(why)),
         }
-        heard = Instant::now();
+        answered = Instant::now();
     }
 }
 
-/// What is shown of a mount, which may have been silent for a while.
-fn picture(
+/// The text for one mount. `unanswered` is the time since its last answer, if a question is open.
+fn text(
     now: &Status,
     before: Option<&Status>,
-    silent: Option<Duration>,
+    unanswered: Option<Duration>,
     columns: usize,
 ) -> String {
-    let silent = silent.map_or_else(String::new, |silent| {
-        format!("{SILENT} for {}; before that:\n", long(silent.as_secs()))
+    let note = unanswered.map_or_else(String::new, |time| {
+        format!("{NO_ANSWER} for {}; before that:\n", long(time.as_secs()))
     });
     let (head, table) = (head(now, columns), table(now, before, usize::MAX));
-    format!("{silent}{head}\n{table}")
+    format!("{note}{head}\n{table}")
 }
 
 fn watch_all() -> Result<(), StartError> {
@@ -147,12 +147,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_stands_above_what_was_said_before() {
+    fn a_missing_answer_is_noted_above_the_last_status() {
         let status = Status::default();
-        let text = picture(&status, None, Some(Duration::from_secs(7)), 80);
-        let mut lines = text.lines();
+        let shown = text(&status, None, Some(Duration::from_secs(7)), 80);
+        let mut lines = shown.lines();
         assert_eq!(lines.next(), Some("no answer for 7 s; before that:"));
         assert!(lines.next().is_some_and(|line| line.starts_with("mount ")));
-        assert!(picture(&status, None, None, 80).starts_with("mount "));
+        assert!(text(&status, None, None, 80).starts_with("mount "));
     }
 }
