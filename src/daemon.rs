@@ -13,7 +13,7 @@ use crate::session::device;
 use crate::sys::process::{self, Inherited};
 use crate::{init, logging, service};
 
-/// The byte that the child sends once the mount answers. A refusal is sent as its sentence instead.
+/// The byte that the child sends when the mount answers. If the mount fails, the child sends the sentence of the error.
 const MOUNT_ANSWERS: u8 = 0;
 
 /// Tells the parent process, if there is one, that the mount answers.
@@ -23,36 +23,36 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Says that the mount that `config` describes answers. From here on nothing is written to the terminal.
+    /// Tells the parent that the mount of `config` answers. After this, nothing is written to the terminal.
     ///
     /// # Errors
-    /// The parent is gone, so whoever started it takes the mount for failed.
+    /// The parent has ended, so it has reported a failure.
     pub fn announce(&mut self, config: &Config) -> Result<(), StartError> {
         let Some(mut parent) = self.parent.take() else {
             return Ok(());
         };
         logging::leave_terminal(&config.source, &config.mount_point);
-        // Standard input is /dev/null. That is not opened anew, since our own mount may lie over it.
-        let quiet = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
-        quiet.map_err(|errno| StartError::System("leave the terminal", errno.into()))?;
+        // Standard input is /dev/null. It is not opened again, because our own mount may cover /dev/null.
+        let replaced = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
+        replaced.map_err(|errno| StartError::System("leave the terminal", errno.into()))?;
         let gone = |_| StartError::Background("interrupted before the mount answered".into());
         parent.write_all(&[MOUNT_ANSWERS]).map_err(gone)
     }
 }
 
-/// Runs `serve` in the foreground, or in a background process while this one waits for the mount to answer. Of the
-/// descriptors that this process has inherited, the background process keeps those that are meant for it.
+/// Runs `serve` in the foreground, or in a background process while this one waits for the mount to answer. The background
+/// process closes the descriptors that it inherited, except those named by `config` or passed by systemd.
 /// No thread may exist yet.
 ///
 /// # Errors
-/// Those of `serve` in the foreground; what the background process said before its mount answered.
+/// In the foreground those of `serve`. Otherwise the error that the background process sent before its mount answered.
 pub fn start(
     config: &Config,
     inherited: io::Result<Inherited>,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     if init::is_first() {
-        // There is no background to go to: when process 1 ends, so does its container.
+        // Process 1 must stay: when it ends, the kernel ends its container.
         init::fork_and_supervise()
             .map_err(|error| StartError::System("start the daemon", error))?;
     } else if !config.foreground {
@@ -93,14 +93,14 @@ fn wait_for(child: Pid, mut reader: File) -> Result<(), StartError> {
         _ => return Err(StartError::Background(how_it_ended(child))),
     }
     let mut sentence = first.to_vec();
-    // After an error, the part of the sentence that has been read is used.
+    // If the read fails, the part of the sentence that has been read is printed.
     let _ = reader.read_to_end(&mut sentence);
     Err(StartError::Background(
         String::from_utf8_lossy(&sentence).into_owned(),
     ))
 }
 
-/// How a child ended that has sent nothing.
+/// How a child ended that has sent no byte.
 fn how_it_ended(child: Pid) -> String {
     let waited =
         rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(child), WaitOptions::empty()));
@@ -129,15 +129,14 @@ fn run_daemon(
         std::process::exit(ExitCode::Success as i32);
     };
     match ready.parent {
-        // If the parent is gone, nobody reads it.
+        // The write fails if the parent has ended. Then there is no reader.
         Some(mut parent) => drop(parent.write_all(error.to_string().as_bytes())),
         None => log::error!("{error}"),
     }
     std::process::exit(error.exit_code() as i32)
 }
 
-/// Leaves the terminal's session and the working directory. Standard error stays open until the mount
-/// answers.
+/// Starts a new session and leaves the working directory. Standard error stays open until the mount answers.
 fn detach() -> io::Result<()> {
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;

@@ -1,8 +1,8 @@
 //! mmfs shows a directory as a view of memory-mapped files.
 //!
 //! Data flows down: `cli` → `daemon` → `session` → `fuse` → `dispatch` → `fs` → `view` → `mapping` → `source` → `sys`.
-//! docs/internals.md says what each module knows. Types of the FUSE library appear in `session` and `fuse` only, unsafe
-//! code in `mapping::window`, `mapping::guard` and `sys` only.
+//! docs/internals.md describes the modules. Only `session` and `fuse` use types of the FUSE library. Unsafe code is in
+//! `mapping::window`, `mapping::guard` and `sys` only.
 
 pub mod actor;
 pub mod ask;
@@ -37,7 +37,7 @@ pub mod sys;
 pub mod version;
 pub mod view;
 
-/// `0.1.0 (19ee44b871f2)`; without the commit when built from a tarball.
+/// For example `0.1.0 (19ee44b871f2)`. A build from a tarball has no commit.
 pub const VERSION: &str = match env!("MMFS_COMMIT").is_empty() {
     true => env!("CARGO_PKG_VERSION"),
     false => concat!(env!("CARGO_PKG_VERSION"), " (", env!("MMFS_COMMIT"), ")"),

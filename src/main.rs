@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), StartError> {
-    // Only the background needs the list: without /proc, help is printed all the same.
+    // Only a background start needs the list. So without /proc, help is still printed.
     let inherited = Inherited::list();
     process::reset_sigchld();
     let options = match cli::Request::read(std::env::args_os())? {
@@ -56,13 +56,13 @@ fn run() -> Result<(), StartError> {
             ready.announce(&config)
         };
         let outcome = session::serve(&config, adapter, answers, move || log_report::all(&channel));
-        // Event loops may still be waiting for a source that never answers.
+        // `destroy` of the adapter has not run if event loops still wait for a source that does not answer.
         fs.settle();
         outcome
     })
 }
 
 fn check(mount_point: &Path) -> Result<(), StartError> {
-    let told = |path: &Path| ask::status(path).ok()?.source.path.path();
-    session::preflight::check(mount_point, told)
+    let source = |path: &Path| ask::status(path).ok()?.source.path.path();
+    session::preflight::check(mount_point, source)
 }

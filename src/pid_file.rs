@@ -1,4 +1,4 @@
-//! The file of `--pidfile`: it names this process for as long as the process lives.
+//! The file of `--pidfile`. It has the daemon's process id as long as the daemon runs.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -15,34 +15,34 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use crate::sys::process;
 
-/// How many names are tried for the new file, until one is free.
+/// How many temporary names are tried for the new file.
 const MAX_TRIES: u32 = 16;
 
-/// The longest PID file that is replaced: a number of 64 bits and a newline.
+/// The longest PID file that is replaced, in bytes: a number of 64 bits and a newline.
 const MAX_LENGTH: u64 = 21;
 
-/// The name under which this program is started only to remove a PID file.
+/// `argv[0]` of an mmfs that is started to remove a PID file.
 const REMOVER: &str = "mmfs-remove-pid-file";
 
-/// A file that names this process.
+/// The PID file of this process.
 #[derive(Debug)]
 pub struct PidFile {
-    /// Where it lies. The path may lead through our own mount later, and must not be walked then.
+    /// Its directory, held open because its path may later lead through our own mount.
     directory: OwnedFd,
     name: OsString,
-    /// What it is called until it is put in its place.
+    /// Its temporary name, until [`PidFile::put`].
     draft: String,
     content: String,
-    /// Device and inode.
+    /// Device and inode number.
     identity: (u64, u64),
 }
 
 impl PidFile {
-    /// Writes it under another name beside its own, so that what can fail has been done before anything is mounted. What is
-    /// there stays until [`PidFile::put`].
+    /// Writes the file under a temporary name in the same directory. So most errors come before the mount. An existing file stays
+    /// until [`PidFile::put`].
     ///
     /// # Errors
-    /// EISDIR for a path without a last name; a sentence for a file that is no PID file; those of open(2) and write(2).
+    /// EISDIR for a path without a file name. A sentence if the existing file is no PID file. Those of open(2) and write(2).
     pub fn prepare(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(Errno::ISDIR)?.to_owned();
         let place = match path.parent() {
@@ -63,27 +63,27 @@ impl PidFile {
         };
         let written = identity.and_then(|_| file.write_all(draft.content.as_bytes()));
         if written.is_err() {
-            let _ = draft.remove(); // what has failed is told
+            let _ = draft.remove(); // the error of the write is returned
         }
         written.map(|()| draft)
     }
 
-    /// Gives it its name: who reads it meanwhile sees the old one or the new one.
+    /// Renames the file to its name. A reader sees either the old file or the new one.
     ///
     /// # Errors
-    /// Those of rename(2), and of what was put there since.
+    /// Those of rename(2). A sentence if the existing file is no PID file.
     pub fn put(&self) -> io::Result<()> {
         require_replaceable(&self.directory, &self.name)?;
         let directory = &self.directory;
         Ok(renameat(directory, &self.draft, directory, &self.name)?)
     }
 
-    /// Removes it, unless it names another process by now.
+    /// Removes the file, unless another one has replaced it.
     ///
     /// # Errors
     /// Those of unlink(2).
     pub fn remove(&self) -> io::Result<()> {
-        // It is there only where the start has failed.
+        // The temporary file still exists only if the start has failed.
         let _ = unlinkat(&self.directory, &self.draft, AtFlags::empty());
         match self.is_ours() {
             Ok(true) => Ok(unlinkat(&self.directory, &self.name, AtFlags::empty())?),
@@ -91,8 +91,8 @@ impl PidFile {
         }
     }
 
-    /// As `remove`, by another process: a filesystem that has read the request and does not answer would keep this one from ending.
-    /// A program of its own has nothing of ours mapped or open.
+    /// As `remove`, in another process. If the file's filesystem does not answer, the kernel cannot end the process that waits for
+    /// it. After exec, that process has none of the daemon's files open or mapped.
     ///
     /// # Errors
     /// Those of dup(2) and unlink(2).
@@ -109,10 +109,10 @@ impl PidFile {
         ]);
         let (device, inode) = self.identity;
         command.args([device, inode].map(|number| number.to_string()));
-        // Nobody waits for the end of our output on its account.
+        // It must not keep our standard streams open: their reader may wait for the end.
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let Ok(status) = command.stderr(Stdio::piped()).status() else {
-            return self.remove(); // there is no /proc
+            return self.remove(); // /proc is missing
         };
         match status.code() {
             Some(0) => Ok(()),
@@ -128,26 +128,26 @@ impl PidFile {
         let most = ours.len() as u64 + 1;
         let file = File::from(file);
         if identify(&file.metadata()?) != self.identity {
-            return Ok(false); // two containers may have a process of one number
+            return Ok(false); // a process in another container can have the same id
         }
         file.take(most).read_to_end(&mut found)?;
         Ok(found == ours.as_bytes())
     }
 }
 
-/// Where this program was started by [`PidFile::remove_by_another`]: does it, and returns the exit code.
+/// If this process was started by [`PidFile::remove_by_another`], removes the file and returns the exit code.
 pub fn remove_for_another() -> Option<u8> {
     let mut words = std::env::args_os();
     if words.next()? != REMOVER {
         return None;
     }
-    let removed = told(words).and_then(|file| file.remove());
+    let removed = from_arguments(words).and_then(|file| file.remove());
     // Every errno of Linux is below 134.
     let errno = |error: io::Error| error.raw_os_error().and_then(|errno| errno.try_into().ok());
     Some(removed.map_or_else(|error| errno(error).unwrap_or(u8::MAX), |()| 0))
 }
 
-fn told(mut words: impl Iterator<Item = OsString>) -> io::Result<PidFile> {
+fn from_arguments(mut words: impl Iterator<Item = OsString>) -> io::Result<PidFile> {
     let mut next = || words.next().ok_or(Errno::INVAL);
     let text = |word: OsString| word.into_string().map_err(|_| Errno::INVAL);
     let number = |word| text(word)?.parse().map_err(|_| Errno::INVAL);
@@ -165,13 +165,13 @@ fn identify(data: &Metadata) -> (u64, u64) {
     (data.dev(), data.ino())
 }
 
-/// Only a PID file is replaced, or an empty one: the path may be a slip.
+/// Fails unless the existing file is a PID file or empty. The path may be a mistake.
 fn require_replaceable(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
     let status = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),
         status => status?,
     };
-    // Opening a device or a FIFO can do something.
+    // Opening a device or a FIFO can have effects.
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("what is there is no regular file"));
     }
@@ -187,14 +187,14 @@ fn require_replaceable(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
     }
 }
 
-/// A new file of a name that nobody can have known before.
+/// Creates a new file with a name that cannot be predicted.
 fn create_draft(directory: impl AsFd) -> io::Result<(String, File)> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o644);
     for _ in 0..MAX_TRIES {
-        // The standard library keys each of these by chance.
-        let chance = RandomState::new().hash_one(std::process::id());
-        let name = format!(".mmfs-{chance:016x}.pid");
+        // The standard library gives each `RandomState` a random key.
+        let random = RandomState::new().hash_one(std::process::id());
+        let name = format!(".mmfs-{random:016x}.pid");
         match openat(&directory, &name, flags, mode) {
             Err(Errno::EXIST) => {}
             file => return Ok((name, file?.into())),
@@ -238,9 +238,9 @@ mod tests {
         }
     }
 
-    /// A start that fails leaves the file of a daemon that lives.
+    /// A start that fails leaves the PID file of a running daemon.
     #[test]
-    fn one_that_was_never_put_changes_nothing() {
+    fn a_file_that_was_never_put_changes_nothing() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("pid");
         fs::write(&path, "1\n").unwrap();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pid_file_stays() {
+    fn a_file_that_is_no_pid_file_stays() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("pid");
         for text in [
@@ -277,9 +277,9 @@ mod tests {
         assert_eq!(entries(&base), 2);
     }
 
-    /// Whoever may write to the directory could put a FIFO or a link there before.
+    /// A user who may write to the directory could otherwise create a FIFO or a link of that name before.
     #[test]
-    fn nobody_knows_the_name_of_the_new_file_before() {
+    fn the_temporary_name_cannot_be_predicted() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("pid");
         let drafts = [0; 2].map(|_| PidFile::prepare(&path).unwrap());
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_names_another_process_stays() {
+    fn a_file_with_another_process_id_stays() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("pid");
         let file = write(&path).unwrap();
@@ -311,11 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn one_of_a_namesake_stays() {
+    fn another_file_with_the_same_process_id_stays() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("pid");
         let file = write(&path).unwrap();
-        // It lives, so that its inode is not given to the other one.
+        // Kept, so that its inode number is not reused for the new file.
         fs::rename(&path, base.path().join("kept")).unwrap();
         fs::write(&path, content()).unwrap();
         file.remove().unwrap();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_nothing() {
+    fn a_file_that_cannot_be_written_leaves_no_other_file() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("pid");
         fs::create_dir(&path).unwrap();

@@ -1,8 +1,8 @@
-//! The log of the machine, for mounts in the background: the journal, else syslog. One datagram a line; where syslog takes a stream, a
-//! line ends with a NUL.
+//! Sends log lines of background mounts to the machine's log daemon: to journald, or else to a syslog daemon. A line is one
+//! datagram. If the syslog socket is a stream, a line ends with a NUL byte.
 //!
-//! Both protocols are a few lines each. A request must not wait for a log daemon that hangs, which may itself be waiting
-//! for this mount. Libraries for either protocol wait without a limit or do not connect again, so this is our own.
+//! A request must not wait for a log daemon that hangs. The log daemon may itself wait for this mount. Libraries for these
+//! protocols wait without a limit, or do not reconnect, so mmfs uses none.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -33,10 +33,10 @@ const FACILITY: u8 = 3;
 
 const IDENTIFIER: &str = "mmfs";
 
-/// How long one line waits for room. Until a line has got through again, none waits.
-const WAIT: Duration = Duration::from_millis(200);
+/// How long a line waits for room in the socket. After a line was lost, further lines do not wait until one has been sent.
+const SEND_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// A log daemon of the machine.
+/// The machine's log daemon.
 #[derive(Debug)]
 pub struct Collector {
     place: Place,
@@ -44,7 +44,7 @@ pub struct Collector {
     line: Mutex<Line>,
 }
 
-/// Where a log daemon listens. The path may lead through our own mount later, and must not be walked then.
+/// Where a log daemon listens. The directory is held open because its path may later lead through our own mount.
 #[derive(Debug)]
 struct Place {
     directory: OwnedFd,
@@ -53,17 +53,16 @@ struct Place {
 
 #[derive(Debug)]
 enum Protocol {
-    /// With the fields that all lines have.
+    /// With the fields of all lines.
     Journal(Vec<u8>),
     Syslog,
 }
 
-/// The connection. One line at a time is sent: those of a stream must not mix, and others need not wait once one has
-/// waited in vain.
+/// The connection, on which one line at a time is sent: lines of a stream must not mix.
 #[derive(Debug)]
 struct Line {
     socket: Socket,
-    /// Lines for which there was no room, since the last one that got through.
+    /// Number of lines that were lost since the last one that was sent.
     lost: u64,
 }
 
@@ -104,7 +103,7 @@ impl Collector {
         })
     }
 
-    /// Has each line in the journal say that it is about the mount that shows `source` at `mount_point`.
+    /// Adds the fields MMFS_SOURCE and MMFS_MOUNT_POINT to each line in the journal.
     pub fn about(mut self, source: &Path, mount_point: &Path) -> Self {
         if let Protocol::Journal(fields) = &mut self.protocol {
             for (name, path) in [("MMFS_SOURCE", source), ("MMFS_MOUNT_POINT", mount_point)] {
@@ -133,7 +132,7 @@ impl Collector {
         }
     }
 
-    /// A daemon that was restarted has a new socket at the same place.
+    /// Sends one line. Connects again if the log daemon was restarted: it has a new socket under the same path.
     fn send(&self, line: &mut Line, text: &[u8], flags: SendFlags) -> Result<()> {
         match line.socket.send(text, flags) {
             Err(Errno::CONNREFUSED | Errno::CONNRESET | Errno::NOTCONN | Errno::PIPE) => {
@@ -173,7 +172,7 @@ impl Collector {
                 }
                 text
             }
-            // Without the time: every syslog daemon then puts in when it got the line.
+            // Without the time: every syslog daemon then adds the time at which it received the line.
             Protocol::Syslog => {
                 let sentence = record.args().to_string().replace('\n', " ");
                 let (number, pid) = (FACILITY << 3 | priority, std::process::id());
@@ -184,7 +183,7 @@ impl Collector {
 }
 
 impl Socket {
-    /// Waits for nothing. syslog(3), too, tries datagrams first, and then a stream.
+    /// Connects without waiting. Tries a datagram socket first, then a stream, as syslog(3) does.
     fn connect(place: &Place) -> Result<Self> {
         let link = Path::new("/proc/self/fd").join(place.directory.as_raw_fd().to_string());
         let address = SocketAddrUnix::new(link.join(&place.name))?;
@@ -193,7 +192,7 @@ impl Socket {
             let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
             connect(&socket, &address)?;
             ioctl_fionbio(&socket, false)?;
-            set_socket_timeout(&socket, Timeout::Send, Some(WAIT))?;
+            set_socket_timeout(&socket, Timeout::Send, Some(SEND_TIMEOUT))?;
             Ok(socket)
         };
         let (socket, is_stream) = match of_kind(SocketType::DGRAM) {
@@ -203,7 +202,7 @@ impl Socket {
         Ok(Self { socket, is_stream })
     }
 
-    /// All of `text`. EPIPE also where only a part of it found room in a stream: that one is of no use any more.
+    /// Sends all of `text`. If only a part of it fits into a stream, the stream is unusable: the result is EPIPE.
     fn send(&self, text: &[u8], flags: SendFlags) -> Result<()> {
         let end: &[u8] = if self.is_stream { b"\0" } else { b"" };
         let text = [text, end].concat();
@@ -211,7 +210,7 @@ impl Socket {
         match sent == text.len() {
             true => Ok(()),
             false => {
-                // Nothing is sent here again, whether a new connection can be had or not. It has no other errors.
+                // Nothing may be sent on this socket again, even if no new connection succeeds. An error means that it is closed.
                 let _ = shutdown(&self.socket, Shutdown::Both);
                 Err(Errno::PIPE)
             }
@@ -219,7 +218,7 @@ impl Socket {
     }
 }
 
-/// Adds a field to an entry of the journal. A value of several lines has its length before it.
+/// Adds a field to a journal entry. A value with a newline is preceded by its length.
 fn field(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
     // Writing to a Vec does not fail.
     let _ = match value.contains(&b'\n') {
@@ -243,7 +242,7 @@ mod tests {
         collector.log(&record.args(format_args!("{text}")).build());
     }
 
-    /// A socket of our own in the place of journald's or of a syslog daemon's.
+    /// A socket in place of that of journald or of a syslog daemon.
     fn fake(path: &Path) -> UnixDatagram {
         let socket = UnixDatagram::bind(path).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -292,12 +291,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_long_for_a_daemon_that_hangs_and_lost_lines_are_counted() {
+    fn no_line_waits_long_for_a_daemon_that_hangs_and_lost_lines_are_counted() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("log");
         let syslog = fake(&path);
         let collector = Collector::at(&path, Protocol::Syslog).unwrap();
-        // More than any queue holds; with a wait for each line this would take minutes.
+        // More than any queue holds. If each line waited, this would take minutes.
         let began = std::time::Instant::now();
         for number in 0..2000 {
             say(&collector, Level::Warn, &number.to_string());
@@ -341,7 +340,7 @@ mod tests {
         let began = std::time::Instant::now();
         let filler = "x".repeat(1000);
         say(&collector, Level::Warn, "first");
-        // More than the queue of a socket holds. Nobody takes them yet.
+        // More than the queue of a socket holds. The daemon has not accepted the connection yet.
         for _ in 0..2000 {
             say(&collector, Level::Warn, &filler);
         }
@@ -358,7 +357,7 @@ mod tests {
         }
         let mut heard = Vec::new();
         for connection in &mut connections {
-            // It is open still: the error is that nothing more is there.
+            // The connection is still open, so the read ends with EAGAIN.
             let _ = connection.read_to_end(&mut heard);
         }
         say(&collector, Level::Warn, "last");
@@ -375,7 +374,7 @@ mod tests {
             last.ends_with(&format!("<28>mmfs[{pid}]: last\0")),
             "{last}"
         );
-        // Begun anew, the daemon is found again.
+        // The daemon is restarted.
         drop((connections, syslog));
         std::fs::remove_file(&path).unwrap();
         let syslog = UnixListener::bind(&path).unwrap();
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_listens_there_is_none() {
+    fn without_a_listening_socket_there_is_no_collector() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("log");
         assert!(Collector::at(&path, Protocol::Syslog).is_none());

@@ -1,8 +1,8 @@
-//! Log lines: to standard error, to a file that SIGHUP opens anew, or from the background to the journal or syslog. A
-//! flood is cut to a trickle, and a stream that nobody reads is no reason to fail.
+//! Log lines. They go to standard error, to a file that SIGHUP opens again, or from the background to the journal or to syslog.
+//! The number of lines per second is limited. An error of a write is ignored.
 //!
-//! On a terminal, and while a mount in the background starts, a line is `mmfs: sentence`. Where nobody else adds them,
-//! lines have time, level and module.
+//! On a terminal, and while a background mount starts, a line is `mmfs: sentence`. In a file, and on a standard error that is
+//! neither a terminal nor the journal, a line has time, level and module.
 
 mod collector;
 
@@ -31,23 +31,23 @@ use crate::sys::identity;
 const MAX_LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The target of lines that somebody has asked for by a signal: `-q` does not hide them.
+/// The target of the reports of `log_report`. `-q` does not hide them.
 pub const REPORT: &str = "mmfs::report";
 
-/// Where the FUSE library logs each request, with its arguments.
+/// The target under which the FUSE library logs each request with its arguments.
 const REQUESTS: &str = "fuser::request";
 
-/// How long the old log file may be in use before a new one is given up.
+/// How long `reopen` waits until no thread writes to the old log file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 static FAULTED_REPLIES: AtomicU64 = AtomicU64::new(0);
 
 static FILE: OnceLock<LogFile> = OnceLock::new();
 
-/// Found before anything is mounted: later the way to it may lead through our own mount.
+/// The log daemon, opened before the mount, because its path may later lead through our own mount.
 static FOUND: Mutex<Option<Collector>> = Mutex::new(None);
 
-/// Set when the daemon has left the terminal.
+/// The log daemon, set when mmfs leaves the terminal.
 static COLLECTOR: OnceLock<Collector> = OnceLock::new();
 
 struct LogFile {
@@ -83,7 +83,7 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
     }
     if let Some(path) = &config.file {
         let file = append(path).map_err(|error| StartError::Log(path.clone(), error))?;
-        // Set twice only if the program started logging twice; the first file stays then.
+        // Fails only if logging was started twice. Then the first file stays in use.
         let _ = FILE.set(LogFile {
             path: path.clone(),
             file: Mutex::new(file),
@@ -92,36 +92,35 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
     }
     let logger = builder.build();
     log::set_max_level(logger.filter());
-    // Fails only when a logger is set already (in tests): that one does as well.
-    let _ = log::set_boxed_logger(Box::new(Trickle {
+    // Fails only if a logger is set already, in tests. That one stays in use.
+    let _ = log::set_boxed_logger(Box::new(Limited {
         logger,
-        taps: Mutex::default(),
+        modules: Mutex::default(),
     }));
     Ok(())
 }
 
-/// One line of the journal, which has the time already. Further lines would lose the priority.
+/// Writes a line for the journal, which adds the time. Newlines are replaced, because further lines would have no priority.
 fn journal_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let text = record.args().to_string().replace('\n', " ");
     writeln!(out, "{}{text}", service::priority(record.level()))
 }
 
-/// One line for a person.
+/// Writes a line for a terminal.
 fn sentence(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let text = record.args().to_string().replace('\n', " ");
     writeln!(out, "mmfs: {text}")
 }
 
-/// The mount that shows `source` at `mount_point` goes on in the background, where standard error is not its own: lines
-/// go to the log file if there is one, else to the journal, else to syslog. Says so where all of them are missing. A
-/// panic, which is otherwise printed, is logged.
+/// Stops logging to standard error, because the daemon goes to the background. Lines go to the log file if there is one, else to
+/// the journal, else to syslog. If all of them are missing, a last line says so. From here on, a panic is logged, not printed.
 pub fn leave_terminal(source: &Path, mount_point: &Path) {
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     if FILE.get().is_some() {
         return;
     }
     match FOUND.lock().take() {
-        // Set twice only if the program left the terminal twice; the first one stays then.
+        // Fails only if this was called twice. Then the first one stays in use.
         Some(collector) => drop(COLLECTOR.set(collector.about(source, mount_point))),
         None => log::warn!(
             "log lines go nowhere from here on: there is neither a journal nor a syslog here; name a file with --log"
@@ -129,12 +128,12 @@ pub fn leave_terminal(source: &Path, mount_point: &Path) {
     }
 }
 
-/// Opens the log file anew, after it has been renamed by whoever rotates logs. The old one stays in
-/// use when that fails. The file's filesystem may not answer, so whoever must hear signals leaves this to another thread.
+/// Opens the log file again, after logrotate(8) has renamed it. On an error the old file stays in use. The file's filesystem may
+/// not answer, so the thread that handles signals must not call this.
 pub fn reopen() {
     let Some(log) = FILE.get() else { return };
     match identity::create_for_daemon(|| append(&log.path)) {
-        // Whoever holds it for longer is writing to a file that does not take it.
+        // If the lock is held for longer, a thread is blocked in write(2) to the old file.
         Ok(fresh) => {
             if let Some(mut file) = log.file.try_lock_for(LOCK_TIMEOUT) {
                 *file = fresh;
@@ -144,7 +143,7 @@ pub fn reopen() {
     }
 }
 
-/// Nobody is waited for who may never come: lines that a FIFO does not take at once are lost.
+/// Opens the log file for appending, with O_NONBLOCK. Lines that a FIFO has no room for are lost.
 fn append(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.create(true).append(true);
@@ -174,7 +173,7 @@ fn level(verbosity: i8) -> LevelFilter {
     }
 }
 
-/// Writes to the log file as it is at the moment.
+/// Writes to the log file that is open at the moment.
 struct ToFile;
 
 impl Write for ToFile {
@@ -188,35 +187,35 @@ impl Write for ToFile {
     }
 }
 
-/// Lets [`MAX_LINES`] warnings and errors per [`PERIOD`] and module through, and counts the rest.
-struct Trickle {
+/// Logs at most [`MAX_LINES`] warnings and errors per [`PERIOD`] and module, and counts the others.
+struct Limited {
     logger: Logger,
-    taps: Mutex<HashMap<String, Tap>>,
+    modules: Mutex<HashMap<String, Count>>,
 }
 
-/// What one module has said in the period that began at `since`.
-struct Tap {
+/// The lines of one module in the period that began at `since`.
+struct Count {
     since: Instant,
-    said: u32,
+    lines: u32,
 }
 
-impl Tap {
-    /// Whether one more line may be said now, and how many were kept back before it.
+impl Count {
+    /// Counts a line. Returns whether it may be logged, and how many lines were suppressed in the period before.
     fn admit(&mut self, now: Instant) -> (bool, u32) {
-        let mut kept_back = 0;
+        let mut suppressed = 0;
         if now.duration_since(self.since) >= PERIOD {
-            kept_back = self.said.saturating_sub(MAX_LINES);
+            suppressed = self.lines.saturating_sub(MAX_LINES);
             *self = Self {
                 since: now,
-                said: 0,
+                lines: 0,
             };
         }
-        self.said = self.said.saturating_add(1);
-        (self.said <= MAX_LINES, kept_back)
+        self.lines = self.lines.saturating_add(1);
+        (self.lines <= MAX_LINES, suppressed)
     }
 }
 
-impl Trickle {
+impl Limited {
     fn write(&self, record: &Record<'_>) {
         match COLLECTOR.get() {
             Some(collector) => collector.log(record),
@@ -225,7 +224,7 @@ impl Trickle {
     }
 }
 
-impl Log for Trickle {
+impl Log for Limited {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.logger.enabled(metadata)
     }
@@ -244,22 +243,22 @@ impl Log for Trickle {
             return self.write(record);
         }
         let now = Instant::now();
-        let fresh = || Tap {
+        let fresh = || Count {
             since: now,
-            said: 0,
+            lines: 0,
         };
-        let mut taps = self.taps.lock();
-        let (admitted, kept_back) = taps
+        let mut modules = self.modules.lock();
+        let (admitted, suppressed) = modules
             .entry(record.target().into())
             .or_insert_with(fresh)
             .admit(now);
-        drop(taps);
-        if kept_back > 0 {
+        drop(modules);
+        if suppressed > 0 {
             self.write(
                 &Record::builder()
                     .metadata(record.metadata().clone())
                     .args(format_args!(
-                        "{kept_back} more lines like these were kept back"
+                        "{suppressed} more lines like these were kept back"
                     ))
                     .build(),
             );
@@ -274,17 +273,18 @@ impl Log for Trickle {
     }
 }
 
-/// A reply to a request whose caller was killed meanwhile finds nobody (ENOENT), which is no news.
+/// Whether the FUSE library logs ENOENT for a reply. That is normal: the caller was killed before it got the reply.
 fn is_cancelled_request(record: &Record<'_>) -> bool {
     record.target() == "fuser::reply" && record.args().to_string().ends_with("(os error 2)")
 }
 
-/// A reply lent from a mapping that a file no longer reaches: its client gets EIO.
+/// Whether the FUSE library logs EFAULT for a reply. Its bytes were lent from a mapping, and the file has shrunk meanwhile. The
+/// client gets EIO.
 fn is_faulted_reply(record: &Record<'_>) -> bool {
     record.target() == "fuser::reply" && record.args().to_string().ends_with("(os error 14)")
 }
 
-/// How many replies were lent from bytes that had gone, as far as errors are logged: the FUSE library says so in no other way.
+/// How many replies have failed with EFAULT. Not counted with `-qq`: the FUSE library reports the error only in its log.
 pub fn faulted_replies() -> u64 {
     FAULTED_REPLIES.load(Relaxed)
 }
@@ -294,20 +294,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_becomes_a_trickle_with_a_count() {
+    fn lines_of_a_module_are_limited_and_counted() {
         let start = Instant::now();
-        let mut tap = Tap {
+        let mut count = Count {
             since: start,
-            said: 0,
+            lines: 0,
         };
-        let said = (0..100).filter(|_| tap.admit(start).0).count();
-        assert_eq!(said, MAX_LINES as usize);
-        assert_eq!(tap.admit(start + PERIOD), (true, 90));
-        assert_eq!(tap.admit(start + PERIOD * 2), (true, 0));
+        let admitted = (0..100).filter(|_| count.admit(start).0).count();
+        assert_eq!(admitted, MAX_LINES as usize);
+        assert_eq!(count.admit(start + PERIOD), (true, 90));
+        assert_eq!(count.admit(start + PERIOD * 2), (true, 0));
     }
 
     #[test]
-    fn nobody_is_waited_for_who_may_never_read_the_log() {
+    fn a_fifo_that_no_process_reads_blocks_no_writer() {
         let base = tempfile::tempdir().unwrap();
         let fifo = base.path().join("fifo");
         rustix::fs::mknodat(
@@ -323,7 +323,7 @@ mod tests {
         reader.read(true).custom_flags(libc::O_NONBLOCK);
         let _reader = reader.open(&fifo).unwrap();
         let mut log = append(&fifo).unwrap();
-        // More than it takes.
+        // Until the FIFO is full.
         while log.write(&[0; 4096]).is_ok() {}
         assert!(append(base.path()).is_err());
         assert!(append(Path::new("/dev/null")).is_ok());
