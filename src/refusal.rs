@@ -1,4 +1,4 @@
-//! Why mmfs could not mount: one sentence for the person at the terminal, and an exit code.
+//! Errors of the program: one sentence for the terminal, and an exit code.
 
 use std::fmt::{Display, Formatter, Result as Formatted};
 use std::io;
@@ -8,14 +8,14 @@ use rustix::io::Errno;
 
 use crate::service;
 
-/// How the program ends.
+/// The exit code of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCode {
     /// The mount answers (background) or has ended cleanly (foreground).
     Success = 0,
-    /// Refused or failed; one sentence has been printed.
+    /// Refused or failed. One sentence has been printed.
     Failure = 1,
-    /// The command line was not understood.
+    /// The command line is invalid.
     Usage = 2,
 }
 
@@ -25,82 +25,82 @@ impl From<ExitCode> for std::process::ExitCode {
     }
 }
 
-/// Which of the two paths of the command line a sentence is about.
+/// One of the two paths of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The tree being served.
+    /// SRC.
     Source,
-    /// Where it is shown.
+    /// MNT.
     MountPoint,
 }
 
-/// Why mmfs could not mount. `Display` is the one sentence for the person at the terminal.
+/// An error of the program. `Display` is the sentence for the terminal.
 #[derive(Debug)]
 pub enum StartError {
-    /// The command line was not understood, or asked for help.
+    /// The command line is invalid, or asks for help.
     Usage(clap::Error),
     /// A path of the command line cannot be reached.
     Unreachable(Role, PathBuf, Errno),
-    /// A path of the command line leads to a directory that has been removed, or that lies in another mount namespace.
+    /// A path of the command line leads to a directory that was removed, or that is in another mount namespace.
     NoPath(Role, PathBuf),
-    /// The filesystem a path lies on does not answer.
+    /// The filesystem of a path does not answer.
     NoAnswer(Role, PathBuf),
-    /// The source may not be read or searched.
+    /// The user may not read or search the source.
     SourceForbidden(PathBuf),
     /// fusermount3 would refuse this mount point to an ordinary user.
     MountPointForbidden(PathBuf),
-    /// The mount point carries a FUSE mount without a daemon that was not cleared away, and whether mmfs unmount takes it for ours.
+    /// The mount point has a dead FUSE mount, which could not be unmounted. The flag is true if `mmfs unmount` can unmount it.
     DeadMount(PathBuf, bool),
-    /// The mount point carries a mount of mmfs that answers.
+    /// The mount point has a mount of mmfs that answers.
     Occupied(PathBuf),
-    /// A mount does not say what it does, and why.
+    /// A mount gives no answer, and why.
     NotAnswered(PathBuf, String),
-    /// Nothing of FUSE is mounted where `--check` looked.
+    /// `--check` has found no FUSE mount at this path.
     NotMounted(PathBuf),
-    /// The mount that `--check` looked at shows a source that was removed: the source, empty if unknown, the mount point, and whether another
-    /// directory has the source's path by now.
+    /// `--check` has found that the source of a mount was removed. The fields are the source (empty if unknown), the mount point, and
+    /// whether another directory has the source's path now.
     SourceRemoved(PathBuf, PathBuf, bool),
-    /// `/dev/fd/N` was given, and N is not a mounted /dev/fuse.
+    /// The mount point is `/dev/fd/N`, and N is not a mounted /dev/fuse.
     Descriptor(PathBuf, String),
-    /// This process may open too few files for so many threads.
+    /// The limit of open files is too low for this number of threads.
     FewDescriptors {
         /// RLIMIT_NOFILE.
         limit: usize,
-        /// How many threads were to serve requests.
+        /// Worker threads.
         threads: usize,
-        /// The least limit that is enough for them.
+        /// The lowest limit that is enough for them.
         needed: usize,
     },
     /// /dev/fuse cannot be opened.
     Device(Errno),
     /// fusermount3, which mounts for ordinary users, is not installed.
     HelperMissing,
-    /// /etc/fuse.conf keeps ordinary users from admitting others.
+    /// /etc/fuse.conf does not allow ordinary users to use allow_other.
     OthersForbidden,
-    /// fusermount3 refused, in its own words.
+    /// fusermount3 refused, with its message.
     Helper(String),
     /// mount(2) failed.
     Mount(PathBuf, Errno),
-    /// The kernel and fuser did not agree on a protocol after the mount.
+    /// The kernel and mmfs did not agree on a protocol after the mount.
     Handshake(io::Error),
     /// The log file cannot be opened.
     Log(PathBuf, io::Error),
     /// The PID file cannot be written.
     PidFile(PathBuf, io::Error),
-    /// The filesystem over the source cannot be set up.
+    /// The source cannot be opened for serving.
     Filesystem(PathBuf, io::Error),
     /// The background process could not be started, or ended before the mount answered.
     Background(String),
-    /// A system call failed that hardly ever does: what was being done, and its error.
+    /// A system call failed: the action, as in "cannot {action}", and its error.
     System(&'static str, io::Error),
-    /// A verb could not do what it was asked for: its sentence.
+    /// A verb failed: its sentence.
     Verb(String),
     /// The event loops failed after the mount had answered.
     Session(io::Error),
 }
 
 impl StartError {
-    /// The exit code that goes with the sentence.
+    /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(error) if error.exit_code() == 0 => ExitCode::Success,
@@ -109,8 +109,8 @@ impl StartError {
         }
     }
 
-    /// As `exit_code`, after `printed`, the result of `print`: help that could not be written is a failure. Where a stream is
-    /// closed, nobody reads it.
+    /// As `exit_code`, after `print` has returned `printed`. Help that could not be written is a failure, unless the reader has closed
+    /// the stream.
     pub fn exit_code_after(&self, printed: io::Result<()>) -> ExitCode {
         let is_lost = printed.is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe);
         match self.exit_code() {
@@ -119,7 +119,7 @@ impl StartError {
         }
     }
 
-    /// Prints it: help to standard output, everything else to standard error.
+    /// Prints the sentence to standard error, or help to standard output.
     ///
     /// # Errors
     /// Those of write(2).
@@ -134,7 +134,7 @@ impl StartError {
     }
 }
 
-/// Says something on standard error that is no error. Where that is closed, nobody reads it.
+/// Prints a note to standard error. An error of the write is ignored.
 pub fn note(sentence: impl Display) {
     let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("mmfs: {sentence}\n"));
 }

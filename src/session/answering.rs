@@ -1,4 +1,4 @@
-//! What a session offers once the mount answers: its device number, and the way to tell the kernel what to forget.
+//! The result of a successful mount: its device number, and the connection for notifications to the kernel.
 
 use std::io;
 
@@ -7,20 +7,19 @@ use fuser::{INodeNo, Notifier};
 use crate::cache::Kernel;
 use crate::report::Feature;
 
-/// What is known once the kernel and we have agreed, before the first request is read.
+/// A mount after INIT, before its first request is read.
 #[derive(Debug)]
 pub struct Answering {
-    /// `st_dev` of everything in our mount. Unknown only for a mount made by another program, on
-    /// kernels before 6.17.
+    /// `st_dev` of all files in the mount. `None` only for a mount made by another program, before Linux 6.17.
     pub device: Option<u64>,
-    /// The kernel at the other end of the connection.
+    /// The connection for notifications to the kernel.
     pub kernel: Connection,
-    /// What of the kernel is in use, and what is done instead.
+    /// Kernel features that the session uses or lacks.
     pub features: Vec<Feature>,
 }
 
 impl Answering {
-    /// `device` is the mount's `st_dev`, `notifier` speaks to its connection.
+    /// `device` is the mount's `st_dev`, `notifier` sends notifications on its connection.
     pub fn new(device: Option<u64>, notifier: Notifier, features: Vec<Feature>) -> Self {
         Self {
             device,
@@ -51,7 +50,7 @@ impl Kernel for Connection {
 
 fn log_failure(node: u64, outcome: io::Result<()>) {
     match outcome {
-        // ENOENT: the kernel does not remember the node, so it has nothing to drop.
+        // ENOENT: the kernel has forgotten the node, so it has nothing cached of it.
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
             log::warn!("cannot change the kernel's cache of node {node}: {error}");
         }

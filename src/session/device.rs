@@ -1,4 +1,4 @@
-//! /dev/fuse: opened anew, left open for us by another program, or cloned for an event loop.
+//! /dev/fuse: opened for a new mount, passed open by another program, or cloned for an event loop.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::sys::process;
 /// Device number of /dev/fuse: MISC_MAJOR, FUSE_MINOR.
 const FUSE_DEVICE: (u32, u32) = (10, 229);
 
-/// Opens /dev/fuse anew. The descriptor belongs to no connection yet.
+/// Opens /dev/fuse. The descriptor belongs to no connection yet.
 ///
 /// # Errors
 /// Those of open(2).
@@ -20,15 +20,15 @@ pub fn open() -> Result<OwnedFd, Errno> {
     rustix::fs::open(c"/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// The N of a mount point `/dev/fd/N`: the number of a mounted /dev/fuse that was left open for us.
+/// The N of a mount point `/dev/fd/N`: the descriptor of a mounted /dev/fuse that another program has passed to mmfs.
 pub fn passed_number(mount_point: &Path) -> Option<RawFd> {
     mount_point.to_str()?.strip_prefix("/dev/fd/")?.parse().ok()
 }
 
-/// A duplicate of the /dev/fuse that was left open under `number`. `mount_point` is the path that says so.
+/// A duplicate of the passed /dev/fuse with descriptor `number`. `mount_point` is the path on the command line.
 ///
 /// # Errors
-/// [`StartError::Descriptor`] if nothing, or something else, is open under that number.
+/// [`StartError::Descriptor`] if `number` is not open, or is not a /dev/fuse.
 pub fn duplicate(mount_point: &Path, number: RawFd) -> Result<OwnedFd, StartError> {
     let refuse = |why: String| StartError::Descriptor(mount_point.into(), why);
     let device = process::duplicate(number).map_err(|error| refuse(error.to_string()))?;
@@ -42,15 +42,15 @@ pub fn duplicate(mount_point: &Path, number: RawFd) -> Result<OwnedFd, StartErro
     }
 }
 
-/// Whether each event loop can have a /dev/fuse of its own on the connection of `session`. fuser asks for that when it
-/// is too late to do without, so it is tried here.
+/// Whether each event loop can have its own /dev/fuse on the connection of `session`. fuser clones it after the mount, when an
+/// error ends the session. So this function tries it first.
 pub fn can_clone(session: &OwnedFd) -> bool {
     open().is_ok_and(|fresh| process::clone_fuse_device(fresh, session).is_ok())
 }
 
-/// Whether this kernel says which mount an open /dev/fuse belongs to: from Linux 6.17 on. It says nothing of one that
-/// belongs to none yet.
-pub fn mounts_are_told() -> bool {
+/// Whether this kernel shows in /proc/PID/fdinfo to which mount an open /dev/fuse belongs: Linux 6.17 and later. A /dev/fuse
+/// without a mount has no such line.
+pub fn fdinfo_has_mount() -> bool {
     is_at_least(
         &rustix::system::uname().release().to_string_lossy(),
         (6, 17),
@@ -60,16 +60,16 @@ pub fn mounts_are_told() -> bool {
 fn is_at_least(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     let mut next = || numbers.next()?.parse().ok();
-    next().zip(next()).is_some_and(|told| told >= wanted)
+    next().zip(next()).is_some_and(|found| found >= wanted)
 }
 
-/// `st_dev` of the mount whose connection an open /dev/fuse belongs to. `None` on kernels before 6.17.
+/// `st_dev` of the mount to which an open /dev/fuse belongs. `None` before Linux 6.17.
 pub fn mount_device(session: impl AsFd) -> Option<u64> {
     let info = format!("/proc/self/fdinfo/{}", session.as_fd().as_raw_fd());
     device_in(&std::fs::read_to_string(info).ok()?)
 }
 
-/// As `mount_device`, from what /proc/PID/fdinfo says of the descriptor.
+/// As `mount_device`, from the text of /proc/PID/fdinfo/N.
 pub fn device_in(info: &str) -> Option<u64> {
     let number = info
         .lines()

@@ -14,8 +14,8 @@ use crate::sys::passing;
 
 const PROGRAM: &str = "fusermount3";
 
-/// Mounts. The first result is the session's /dev/fuse. The second one is for `--auto-unmount`: a socket. fusermount3
-/// unmounts when it is closed, which the end of this process does in any case.
+/// Mounts. The first result is the session's /dev/fuse. The second result is a socket, with `--auto-unmount`. fusermount3 unmounts
+/// when that socket is closed, at the latest when this process ends.
 ///
 /// # Errors
 /// fusermount3 is missing, or refuses.
@@ -24,22 +24,22 @@ pub fn mount(options: &MountOptions) -> Result<(OwnedFd, Option<OwnedFd>), Start
         io::ErrorKind::NotFound => StartError::HelperMissing,
         _ => StartError::Helper(format!("it cannot be run: {error}")),
     })?;
-    // The /dev/fuse that fusermount3 has mounted. It ends without sending one where it refuses.
+    // The /dev/fuse that fusermount3 has mounted. If fusermount3 refuses, it ends without sending one.
     let Some(device) = passing::receive(&ours) else {
         return Err(refusal(child));
     };
     if options.auto_unmount {
         return Ok((device, Some(ours)));
     }
-    // fusermount3 has nothing more to do. If waiting fails, it has been waited for already.
+    // fusermount3 ends now. An error means that it has been reaped already.
     let _ = child.wait();
     Ok((device, None))
 }
 
-/// Unmounts, detaching a busy mount when `lazy`.
+/// Unmounts. With `lazy`, a busy mount is detached.
 ///
 /// # Errors
-/// fusermount3 cannot be run, or refuses, as it does when the mount is busy.
+/// fusermount3 cannot be run, or refuses, for example because the mount is busy.
 pub fn unmount(mount_point: &Path, lazy: bool) -> io::Result<()> {
     let mut command = Command::new(PROGRAM);
     command
@@ -56,7 +56,7 @@ pub fn unmount(mount_point: &Path, lazy: bool) -> io::Result<()> {
 
 fn start(options: &MountOptions) -> io::Result<(OwnedFd, Child)> {
     let stream = SocketType::STREAM;
-    // `theirs` is to outlive exec, and no other thread exists that could exec something else.
+    // `theirs` has no CLOEXEC, because fusermount3 inherits it. No other thread exists that could run another program.
     let (ours, theirs) = socketpair(AddressFamily::UNIX, stream, SocketFlags::empty(), None)?;
     fcntl_setfd(&ours, FdFlags::CLOEXEC)?;
     let child = Command::new(PROGRAM)
@@ -84,7 +84,7 @@ fn refusal(child: Child) -> StartError {
     }
 }
 
-/// The last line of fusermount3's output, without the program's name before it.
+/// The last line of fusermount3's output, without the program's name.
 fn last_line(output: &[u8]) -> String {
     let output = String::from_utf8_lossy(output);
     let line = output

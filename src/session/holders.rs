@@ -1,4 +1,5 @@
-//! Which processes keep a mount busy, and which serve it. The mount is sent no request: it may be dead, or hung.
+//! Finds the processes that keep a mount busy, and those that serve it. It sends the mount no request, because the mount may be
+//! dead or hang.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,10 +18,10 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use super::{device, top_mount};
 use crate::mount_table::Mount;
 
-/// How long may be looked for processes. The kernel may keep the list of a process's mappings back while the process hangs.
+/// How long the search for processes may take. Reading /proc/PID/maps can block while that process hangs.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A process, by the number and the name that ps(1) shows.
+/// A process: the number and the name that ps(1) shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// Its process id.
@@ -37,9 +38,9 @@ impl Display for Process {
 /// A process that has the /dev/fuse of a mount open.
 #[derive(Debug)]
 pub struct Server {
-    /// As found.
+    /// The process. After its end, another process may get its id.
     pub process: Process,
-    /// Tells of its end. Its number may name another process then.
+    /// A pidfd, which becomes readable when the process ends.
     pub handle: OwnedFd,
 }
 
@@ -51,8 +52,8 @@ impl Server {
     }
 }
 
-/// The processes that keep `mount` busy, as far as this user may look: by an open file, a working or root directory, their program, or
-/// a mapping.
+/// The processes that keep `mount` busy by an open file, a working or root directory, their program, or a mapping. An ordinary
+/// user sees only processes of that user.
 pub fn of(mount: &Mount) -> Vec<Process> {
     let (found, inbox) = channel();
     let mount = mount.clone();
@@ -61,7 +62,7 @@ pub fn of(mount: &Mount) -> Vec<Process> {
         let ways: [fn(&Path, &Mount) -> bool; 2] = [has_it_open, has_it_mapped];
         for looks in ways {
             for place in all.iter().filter(|place| looks(place, &mount)) {
-                // Nothing receives it once the time is over.
+                // Fails after the timeout: then there is no receiver.
                 let _ = found.send(describe(place));
             }
         }
@@ -81,11 +82,11 @@ pub fn of(mount: &Mount) -> Vec<Process> {
     holders.into_values().collect()
 }
 
-/// The processes that have the /dev/fuse of `mount` open: its daemon, usually. Before Linux 6.17 it is the one process with
-/// a /dev/fuse whose command line may name the mount point; none if there are more.
+/// The processes that have the /dev/fuse of `mount` open, usually its daemon. Before Linux 6.17 this is the one process with a
+/// /dev/fuse whose command line may name the mount point. If there are several such processes, the result is empty.
 pub fn servers_of(mount: &Mount) -> Vec<Server> {
     let (mut known, mut guessed) = (Vec::new(), Vec::new());
-    let is_guessed = !device::mounts_are_told();
+    let is_guessed = !device::fdinfo_has_mount();
     let ours = Path::new("/proc").join(std::process::id().to_string());
     for place in processes().into_iter().filter(|place| *place != ours) {
         for session in descriptors(&place) {
@@ -113,9 +114,9 @@ pub fn servers_of(mount: &Mount) -> Vec<Server> {
     known.into_iter().filter_map(Server::new).collect()
 }
 
-/// Whether the connection of a process's open /dev/fuse is known to have ended. A daemon that is stopped keeps it open, and the
-/// device number of its former mount may be that of another mount by now. Not known (pidfd_getfd(2) takes the right to
-/// trace the process) is no.
+/// Whether the connection of a process's open /dev/fuse has ended. A stopped daemon keeps it open after its mount is gone, and
+/// another mount may have got the device number since. False if this cannot be found out: pidfd_getfd(2) needs the right to trace
+/// the process.
 fn has_ended(place: &Path, session: &DirEntry) -> bool {
     let number = |name: &OsStr| name.to_str()?.parse().ok();
     let held = || {
@@ -135,7 +136,7 @@ fn has_ended(place: &Path, session: &DirEntry) -> bool {
     })
 }
 
-/// The directories of all processes in /proc. We may have been started with a descriptor of the mount ourselves.
+/// The directories of all processes in /proc, including this one: it may have inherited a descriptor of the mount.
 fn processes() -> Vec<PathBuf> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -146,7 +147,7 @@ fn processes() -> Vec<PathBuf> {
 
 fn describe(place: &Path) -> Option<Process> {
     let pid: i32 = place.file_name()?.to_str()?.parse().ok()?;
-    let name = fs::read(place.join("comm")).ok()?; // it has ended
+    let name = fs::read(place.join("comm")).ok()?; // fails if the process has ended
     let name = match pid.unsigned_abs() == std::process::id() {
         true => "this command itself".into(),
         false => String::from_utf8_lossy(&name).trim_end().into(),
@@ -156,7 +157,7 @@ fn describe(place: &Path) -> Option<Process> {
 
 fn has_it_open(place: &Path, mount: &Mount) -> bool {
     let leads_there = |link: &Path| {
-        // Following such a link asks nothing of a filesystem.
+        // Following such a link sends no request to a filesystem.
         let target: Option<OwnedFd> = rustix::fs::open(
             place.join(link),
             OFlags::PATH | OFlags::CLOEXEC,
@@ -198,7 +199,8 @@ fn info_of(place: &Path, descriptor: &DirEntry) -> String {
     fs::read_to_string(info).unwrap_or_default()
 }
 
-/// Whether an argument of this command line may be the mount point, typed in any working directory.
+/// Whether an argument of this command line may be the mount point. A relative path counts if the mount point ends with it,
+/// because the working directory is not known.
 fn names(command: &[u8], mount_point: &Path) -> bool {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;

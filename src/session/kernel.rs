@@ -1,5 +1,5 @@
-//! What this machine's kernel offers to FUSE filesystems. The kernel says so in INIT, the first request on every
-//! connection, so this mounts something in a namespace of its own.
+//! Finds out which FUSE features this machine's kernel has. The kernel sends them in INIT, the first request on every connection.
+//! So this module makes a mount in namespaces of its own.
 
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use super::device;
 use crate::sys::process;
 
-/// FUSE_INIT, and where its fields lie behind the header of 40 bytes (linux/fuse.h).
+/// The opcode of FUSE_INIT, then offsets in that request. Its header has 40 bytes (linux/fuse.h).
 const INIT: u32 = 26;
 const OPCODE: usize = 4;
 const MAJOR: usize = 40;
@@ -23,7 +23,7 @@ const FLAGS2: usize = 56;
 /// How long the kernel may take to send INIT.
 const INIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What INIT says.
+/// The contents of INIT.
 #[derive(Debug, Clone, Copy)]
 pub struct Offer {
     /// FUSE protocol version.
@@ -32,13 +32,13 @@ pub struct Offer {
     pub flags: InitFlags,
 }
 
-/// Mounts in namespaces of its own and reads INIT. The process stays in them, so it should end soon.
+/// Mounts in new namespaces and reads INIT. The process stays in those namespaces, so it must end soon.
 ///
 /// # Errors
-/// Those of opening /dev/fuse, unshare(2) and mount(2); ETIMEDOUT without an INIT, EPROTO for one that cannot be read.
+/// Those of opening /dev/fuse, unshare(2) and mount(2). ETIMEDOUT if no INIT comes. EPROTO if it cannot be parsed.
 pub fn offered() -> Result<Offer, Errno> {
     process::leave_namespaces()?;
-    // Connections are opened and mounted in the same user namespace, or refused.
+    // The kernel requires that /dev/fuse is opened and mounted in the same user namespace.
     let device = device::open()?;
     mount_change(
         "/",
@@ -55,7 +55,7 @@ pub fn offered() -> Result<Offer, Errno> {
     if poll(&mut [PollFd::new(&device, PollFlags::IN)], Some(&limit))? == 0 {
         return Err(Errno::TIMEDOUT);
     }
-    // The kernel wants room for the largest request, even for INIT.
+    // The kernel requires a buffer for the largest request, even for INIT.
     let mut request = vec![0; 1 << 16];
     let length = rustix::io::read(&device, &mut request)?;
     parse(&request[..length]).ok_or(Errno::PROTO)

@@ -1,4 +1,4 @@
-//! A session: one mounted connection to /dev/fuse, its event loops, and its end.
+//! A session: one mount, its connection to /dev/fuse, its event loops, and its end.
 
 mod answering;
 pub mod device;

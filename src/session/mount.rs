@@ -1,5 +1,5 @@
-//! The mount itself: made by mount(2) or by fusermount3, or made by another program and passed to us. It is unmounted
-//! only while it is provably ours and on top, so that nothing below it is ever unmounted.
+//! The mount. mount(2) or fusermount3 makes it, or another program makes it and passes its /dev/fuse to mmfs. mmfs unmounts it only
+//! if its identity proves that it is this mount and that it is on top. So no mount below it is ever unmounted.
 
 use std::ffi::CString;
 use std::io;
@@ -16,12 +16,13 @@ use crate::config::Config;
 use crate::mount_table::{self, MARK};
 use crate::refusal::StartError;
 
-/// A mount of ours.
+/// The mount of this process.
 #[derive(Debug)]
 pub struct Mounted {
+    /// `None` if another program has made the mount.
     place: Option<(PathBuf, Identity)>,
     device: Option<u64>,
-    /// While this is open, fusermount3 waits to unmount after us.
+    /// fusermount3 unmounts when this is closed.
     _auto_unmount: Option<OwnedFd>,
 }
 
@@ -30,17 +31,17 @@ pub struct Mounted {
 pub enum Unmounted {
     /// It is unmounted.
     Clean,
-    /// It was busy: no name leads to it any more, but open files live on.
+    /// It was busy, so it was detached: no path leads to it any more, but open files can still be used.
     Detached,
-    /// It was not there, not on top, or never ours to unmount.
+    /// It was not there or not on top, or another program has made it.
     Absent,
 }
 
 impl Mounted {
-    /// Mounts as `config` says. The second result is the session's /dev/fuse.
+    /// Mounts with the settings of `config`. The second result is the session's /dev/fuse.
     ///
     /// # Errors
-    /// The sentence for what is missing or forbidden.
+    /// The sentence that says why it cannot be mounted.
     pub fn new(config: &Config) -> Result<(Self, OwnedFd), StartError> {
         if let Some(number) = device::passed_number(&config.mount_point) {
             return Self::adopt(&config.mount_point, number);
@@ -48,7 +49,7 @@ impl Mounted {
         let options = MountOptions::new(config);
         let (device, auto_unmount) = make(&options)?;
         let mount_point = options.mount_point;
-        // No request is sent for this, so it is the same before and after INIT.
+        // This sends no request, so it works before INIT is answered.
         let identity = Identity::at(&mount_point)
             .map_err(|errno| StartError::Mount(mount_point.clone(), errno))?;
         let mounted = Self {
@@ -83,12 +84,12 @@ impl Mounted {
         Ok((mounted, fuse))
     }
 
-    /// `st_dev` of everything in the mount, if it can be known.
+    /// `st_dev` of all files in the mount. `None` if another program has made it, before Linux 6.17.
     pub fn device(&self) -> Option<u64> {
         self.device
     }
 
-    /// Where it is, if we have made it.
+    /// Its mount point. `None` if another program has made the mount.
     pub fn path(&self) -> Option<&Path> {
         self.place.as_ref().map(|(path, _)| path.as_path())
     }
@@ -98,10 +99,10 @@ impl Mounted {
         self.place.is_none()
     }
 
-    /// Unmounts, detaching the mount when it is busy.
+    /// Unmounts. A busy mount is detached.
     ///
     /// # Errors
-    /// Those of umount2(2), or fusermount3's refusal.
+    /// Those of umount2(2), or the message of fusermount3.
     pub fn unmount(&self) -> io::Result<Unmounted> {
         let Some((path, identity)) = &self.place else {
             return Ok(Unmounted::Absent);
@@ -120,10 +121,10 @@ impl Mounted {
     }
 }
 
-/// Unmounts what lies on top at `path`, provided that it is `identity`.
+/// Unmounts the mount on top at `path` if it has this `identity`.
 ///
 /// # Errors
-/// ENOENT when something else is there; otherwise umount2's errors, or fusermount3's refusal.
+/// ENOENT if another mount is on top. Those of umount2(2), or the message of fusermount3.
 pub fn unmount(path: &Path, identity: Identity, lazy: bool) -> io::Result<()> {
     let point = MountPoint::hold(path)?;
     if point.identity()? != identity {
@@ -133,7 +134,7 @@ pub fn unmount(path: &Path, identity: Identity, lazy: bool) -> io::Result<()> {
 }
 
 fn make(options: &MountOptions) -> Result<(OwnedFd, Option<OwnedFd>), StartError> {
-    // fusermount3 opens it with our rights too, so this answers for both ways.
+    // fusermount3 opens /dev/fuse with the rights of the user, too. So an error here is the reason with fusermount3 as well.
     let device = device::open().map_err(StartError::Device)?;
     if options.auto_unmount {
         return fusermount::mount(options);

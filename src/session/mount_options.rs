@@ -1,4 +1,4 @@
-//! What a new mount is told, in the words of mount(2) and of fusermount3.
+//! The options of a new mount, in the forms of mount(2) and of fusermount3.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,31 +10,31 @@ use rustix::mount::MountFlags;
 use crate::config::{Access, Config};
 use crate::mount_table::MARK;
 
-/// All that a mount is made from.
+/// The options of a new mount.
 #[derive(Debug)]
 pub struct MountOptions {
-    /// Where to mount, absolute.
+    /// The mount point, absolute.
     pub mount_point: PathBuf,
     /// First column of /proc/mounts.
     pub fsname: OsString,
-    /// Let fusermount3 unmount should the daemon die.
+    /// Let fusermount3 unmount if the daemon dies.
     pub auto_unmount: bool,
     subtype: OsString,
     allow_other: bool,
     switches: [Switch; 7],
 }
 
-/// One of mount(8)'s generic flags.
+/// A generic option of mount(8).
 #[derive(Debug)]
 struct Switch {
     is_on: bool,
     flag: MountFlags,
-    /// What fusermount3 is told when the flag is on, and when it is off. It is told nothing of what it does anyway.
+    /// The words for fusermount3 when the option is on and off. Empty for the default of fusermount3.
     words: [&'static str; 2],
 }
 
 impl MountOptions {
-    /// Takes from `config` what concerns the mount.
+    /// The mount options of `config`.
     pub fn new(config: &Config) -> Self {
         let switch = |is_on, flag, words| Switch { is_on, flag, words };
         let flags = config.flags;
@@ -69,7 +69,7 @@ impl MountOptions {
         fs_type
     }
 
-    /// The data of mount(2), for the connection that `device` will be.
+    /// The data of mount(2), for the connection of `device`.
     pub fn data(&self, device: &OwnedFd) -> String {
         let mut data = format!(
             "fd={},rootmode=40000,user_id={},group_id={},default_permissions,{MARK}",
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_mounting_are_told_the_same_flags() {
+    fn mount_and_fusermount_get_the_same_flags() {
         let fixed = r"fsname=/a\,b\\c,subtype=mmfs,default_permissions,max_read=1835886195";
         let table = [
             (Flags::default(), MountFlags::empty(), ",suid,dev"),

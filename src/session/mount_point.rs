@@ -1,5 +1,5 @@
-//! A mount point whose path is walked once. Whoever owns a directory above it may exchange that for a link to elsewhere between
-//! two walks, and have root unmount another mount than the one that was looked at.
+//! A mount point whose path is walked only once. The owner of a directory above it could replace that directory with a symbolic
+//! link between two walks. Root would then unmount another mount than the one it has checked.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,22 +13,22 @@ use rustix::mount::UnmountFlags;
 use super::fusermount;
 use super::top_mount::{Identity, open_path};
 
-/// A name in a directory that is open. The kernel lets nobody rename a mount point in its own directory.
+/// A name in an open directory. The kernel does not let a mount point be renamed.
 #[derive(Debug)]
 pub struct MountPoint {
     path: PathBuf,
-    /// It lies in the mount below, and keeps that one busy.
+    /// The directory of the mount point. It is in the mount below, and keeps that mount busy.
     parent: OwnedFd,
     name: OsString,
 }
 
 impl MountPoint {
-    /// The one at this absolute path, free of symbolic links.
+    /// The mount point at this absolute path without symbolic links.
     ///
     /// # Errors
     /// Those of open(2).
     pub fn hold(path: &Path) -> Result<Self, Errno> {
-        // "/" has neither; nobody exchanges that.
+        // "/" has neither a parent nor a name. It cannot be replaced.
         let parent = path.parent().unwrap_or(path);
         let name = path.file_name().unwrap_or(OsStr::new("."));
         Ok(Self {
@@ -38,16 +38,16 @@ impl MountPoint {
         })
     }
 
-    /// An O_PATH descriptor on what is on top there.
+    /// An O_PATH descriptor on the root of the mount on top.
     ///
     /// # Errors
-    /// Those of open(2), ENOTDIR for a symbolic link.
+    /// Those of open(2). ENOTDIR for a symbolic link.
     pub fn open(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         openat(&self.parent, &self.name, flags, Mode::empty())
     }
 
-    /// Of the mount on top there.
+    /// The identity of the mount on top.
     ///
     /// # Errors
     /// Those of open(2) and statx(2).
@@ -55,27 +55,27 @@ impl MountPoint {
         Identity::of(self.open()?)
     }
 
-    /// Unmounts what lies on top there, whatever it is; with `lazy` also if it is busy.
+    /// Unmounts the mount on top, without checking its identity. With `lazy`, a busy mount is detached.
     ///
     /// # Errors
-    /// Those of umount2(2), or fusermount3's refusal.
+    /// Those of umount2(2), or the message of fusermount3.
     pub fn unmount(&self, lazy: bool) -> io::Result<()> {
         let detach = match lazy {
             true => UnmountFlags::DETACH,
             false => UnmountFlags::empty(),
         };
         match rustix::mount::unmount(self.walk(), detach | UnmountFlags::NOFOLLOW) {
-            // That checks by itself whose mount it is.
+            // fusermount3 checks that the mount belongs to the user.
             Err(Errno::PERM) => fusermount::unmount(&self.path, lazy),
             result => Ok(result?),
         }
     }
 
-    /// A path by way of the open directory. umount2(2) takes no descriptor.
+    /// A path through the open directory, because umount2(2) takes no descriptor.
     fn walk(&self) -> PathBuf {
         let directory = format!("/proc/self/fd/{}", self.parent.as_raw_fd());
         let link = rustix::fs::readlink(&directory, Vec::new());
-        // Without /proc the path is walked once more.
+        // Without /proc the path is walked again.
         match link.is_ok() && self.path.file_name().is_some() {
             true => Path::new(&directory).join(&self.name),
             false => self.path.clone(),
@@ -91,7 +91,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn a_directory_above_that_is_exchanged_leads_nowhere_else() {
+    fn a_replaced_directory_above_does_not_change_the_mount_point() {
         let base = tempfile::tempdir().unwrap();
         let path = |name: &str| base.path().join(name);
         fs::create_dir_all(path("user/point")).unwrap();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_one_too() {
+    fn the_root_is_a_mount_point() {
         let root = MountPoint::hold(Path::new("/")).unwrap();
         assert_eq!(root.identity(), Identity::at(Path::new("/")));
         assert_eq!(root.walk(), Path::new("/"));

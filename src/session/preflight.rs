@@ -1,36 +1,36 @@
-//! The checks of both paths of the command line before anything is mounted. What another filesystem must answer is
-//! asked in a child process, so that no check hangs.
+//! The checks of both paths of the command line, before the mount. A question that another filesystem must answer is asked in a
+//! child process, so that no check hangs.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::probe::{ask, is_empty, is_empty_unseen, is_mountable_for_user, may_read, reach};
+use super::probe::{ask, is_empty, is_empty_noatime, is_mountable_for_user, may_read, reach};
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
 use super::{SourceState, device, mount, source_state, unmount};
 use crate::descriptors::least_limit;
 use crate::mount_table::Mount;
 use crate::refusal::{Role, StartError};
 
-/// How many dead mounts of ours, one on top of the other, are cleared off a mount point.
+/// How many dead mounts of mmfs, one on top of the other, are cleared at a mount point.
 const MAX_DEAD_MOUNTS: usize = 32;
 
-/// The source as an absolute path: a directory that may be read and searched.
+/// The absolute path of the source: a directory that this user may read and search.
 ///
 /// # Errors
-/// The sentence for what is wrong with it.
+/// The sentence that says why the source cannot be used.
 pub fn source(path: &Path) -> Result<PathBuf, StartError> {
     ask(Role::Source, path, reach)?.map_err(|errno| unreachable(Role::Source, path, errno))?;
     ask(Role::Source, path, may_read)?.map_err(|_| StartError::SourceForbidden(path.into()))?;
     canonical(Role::Source, path)
 }
 
-/// The mount point as an absolute path: a directory we may mount on. A dead mount of ours on it is
-/// cleared away; `/dev/fd/N` is left as it is.
+/// The absolute path of the mount point: a directory on which this user may mount. A dead mount of mmfs on it is unmounted.
+/// `/dev/fd/N` is returned unchanged.
 ///
 /// # Errors
-/// The sentence for what is wrong with it.
+/// The sentence that says why the mount point cannot be used.
 pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
     if let Some(number) = device::passed_number(path) {
         return device::duplicate(path, number).map(|_| path.into());
@@ -53,21 +53,21 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
     Ok(path)
 }
 
-/// Whether a FUSE mount is at `path` and answers now, and if it is one of mmfs, shows a directory that still exists. `told` asks a
-/// mount where that was: the mount table has whatever name was wanted for it. That serves whoever may not ask, and is not
-/// named.
+/// Checks that a FUSE mount is at `path` and answers. For a mount of mmfs it also checks that the source still exists. `ask_source`
+/// asks the mount for the path of its source. If it may not be asked, the name in the mount table is used, but not printed:
+/// `--fsname` can set any name.
 ///
 /// # Errors
-/// The sentence for what is wrong with it.
-pub fn check(path: &Path, told: impl Fn(&Path) -> Option<PathBuf>) -> Result<(), StartError> {
+/// The sentence that says what is wrong with the mount.
+pub fn check(path: &Path, ask_source: impl Fn(&Path) -> Option<PathBuf>) -> Result<(), StartError> {
     let is_absolute = |source: &PathBuf| source.is_absolute();
     let of_table = |mount: Mount| Some(PathBuf::from(mount.source)).filter(is_absolute);
     let mut source = None;
     let find = || {
         let here = canonical(Role::MountPoint, path).ok()?;
         let mount = mount_at(&here).filter(Mount::is_mmfs)?;
-        source = told(path);
-        // A mount that does not say so, and has another name, shows a directory without a path.
+        source = ask_source(path);
+        // If both are unknown, the empty path stands for a source without a path.
         let probable = source.clone().or_else(|| of_table(mount));
         Some(probable.unwrap_or_default())
     };
@@ -76,17 +76,16 @@ pub fn check(path: &Path, told: impl Fn(&Path) -> Option<PathBuf>) -> Result<(),
     let mount = mount_at(&here).filter(Mount::is_fuse);
     mount.ok_or_else(|| StartError::NotMounted(path.into()))?;
     let made_anew = match state {
-        SourceState::There => return Ok(()),
+        SourceState::Exists => return Ok(()),
         SourceState::Removed => false,
-        SourceState::MadeAnew => true,
+        SourceState::Replaced => true,
     };
     let source = source.unwrap_or_default();
     Err(StartError::SourceRemoved(source, path.into(), made_anew))
 }
 
-/// Warns of an empty source over a mount point that is not empty, both as absolute paths: with the two swapped, all
-/// files seem to vanish. With `leaves_atime` a source that cannot be looked at without moving its access time is taken for
-/// one that is not empty.
+/// Warns if the source is empty and the mount point is not: the two may be swapped. Both paths are absolute. With `leaves_atime`
+/// the source must be read without changing its access time. If that is not possible, there is no warning.
 ///
 /// # Errors
 /// The sentence for a path that does not answer.
@@ -94,7 +93,7 @@ pub fn order(source: &Path, mount_point: &Path, leaves_atime: bool) -> Result<()
     if device::passed_number(mount_point).is_some() {
         return Ok(()); // the mount covers it already
     }
-    let empty = match ask(Role::Source, source, is_empty_unseen)? {
+    let empty = match ask(Role::Source, source, is_empty_noatime)? {
         Err(Errno::PERM) if !leaves_atime => ask(Role::Source, source, is_empty)?,
         answer => answer,
     };
@@ -107,10 +106,10 @@ pub fn order(source: &Path, mount_point: &Path, leaves_atime: bool) -> Result<()
     Ok(())
 }
 
-/// Whether `threads` can serve requests where `limit` files may be open.
+/// Checks that a limit of `limit` open files is enough for `threads` worker threads.
 ///
 /// # Errors
-/// [`StartError::FewDescriptors`] if they cannot.
+/// [`StartError::FewDescriptors`] if it is not.
 pub fn descriptors(limit: usize, threads: usize) -> Result<(), StartError> {
     match least_limit(threads) {
         needed if needed > limit => Err(StartError::FewDescriptors {
@@ -125,7 +124,7 @@ pub fn descriptors(limit: usize, threads: usize) -> Result<(), StartError> {
 fn canonical(role: Role, path: &Path) -> Result<PathBuf, StartError> {
     let directory = open_path(path).map_err(|errno| unreachable(role, path, errno))?;
     let found = path_of(&directory).map_err(|errno| unreachable(role, path, errno))?;
-    // From here on it is the path that counts. One that was removed has none, one of another mount namespace none here.
+    // From here on the path is used. A removed directory has no path, and one in another mount namespace has none here.
     match open_path(&found) {
         Ok(again) if is_same(&directory, &again) => Ok(found),
         _ => Err(StartError::NoPath(role, path.into())),
@@ -136,8 +135,7 @@ fn unreachable(role: Role, path: &Path, errno: Errno) -> StartError {
     StartError::Unreachable(role, path.into(), errno)
 }
 
-/// Unmounts a mount that answers ENOTCONN, if it is provably ours: with our mark, on exactly this
-/// path, on top.
+/// Unmounts a mount that answers ENOTCONN, if it has the mark of mmfs, is mounted at exactly this path, and is on top.
 fn clear_dead(path: &Path) -> Result<(), StartError> {
     let below = |errno| unreachable(Role::MountPoint, path, errno);
     let directory = open_path(path).map_err(below)?;
@@ -151,7 +149,7 @@ fn clear_dead(path: &Path) -> Result<(), StartError> {
     if !found.is_mmfs() {
         return Err(stays(io::Error::from(Errno::NOTCONN)));
     }
-    // Of the same descriptor: the path may lead to another one by now.
+    // The identity is that of the same descriptor, because the path may lead to another mount now.
     let dead = identity.map_err(|errno| stays(errno.into()))?;
     mount::unmount(&place, dead, true).map_err(stays)?;
     log::warn!("cleared a dead mount of mmfs off {place:?}");

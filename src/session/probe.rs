@@ -1,5 +1,5 @@
-//! Questions about a directory that its filesystem must answer. Each may hang as long as the filesystem does, so
-//! [`ask`] puts it in a child process.
+//! Questions about a directory that its filesystem must answer. If the filesystem hangs, the question hangs. So [`ask`] asks it in
+//! a child process.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Asks `question` about `path` in a child process.
 ///
 /// # Errors
-/// The outer error: no answer came within [`ANSWER_TIMEOUT`]. The inner one is the answer's.
+/// The outer error means that no answer came within [`ANSWER_TIMEOUT`]. The inner error is the answer.
 pub fn ask(
     role: Role,
     path: &Path,
@@ -27,27 +27,27 @@ pub fn ask(
         .ok_or_else(|| StartError::NoAnswer(role, path.into()))
 }
 
-/// Whether `path` is a directory whose attributes can be had. Symbolic links are followed.
+/// Whether `path` is a directory whose attributes can be read. Follows symbolic links.
 ///
 /// # Errors
-/// Those of statx(2), ENOTDIR in particular.
+/// Those of statx(2). ENOTDIR if it is no directory.
 pub fn reach(path: &Path) -> Result<(), Errno> {
-    look(path).map(drop)
+    status_of(path).map(drop)
 }
 
-/// As `reach`, of a directory that was not removed.
+/// As `reach`, for a directory that was not removed.
 ///
 /// # Errors
-/// Those of `reach`, and EIDRM for one without a link.
+/// Those of `reach`. EIDRM if its link count is 0.
 pub fn is_linked(path: &Path) -> Result<(), Errno> {
-    match look(path)?.stx_nlink {
+    match status_of(path)?.stx_nlink {
         0 => Err(Errno::IDRM),
         _ => Ok(()),
     }
 }
 
-fn look(path: &Path) -> Result<Statx, Errno> {
-    // Without it, the kernel's cache would answer for a dead or hung FUSE mount for a while.
+fn status_of(path: &Path) -> Result<Statx, Errno> {
+    // Without this flag, the kernel would answer from its cache for a dead or hung FUSE mount.
     let flags = AtFlags::STATX_FORCE_SYNC;
     let status = rustix::fs::statx(CWD, path, flags, StatxFlags::BASIC_STATS)?;
     match FileType::from_raw_mode(status.stx_mode.into()) {
@@ -56,7 +56,7 @@ fn look(path: &Path) -> Result<Statx, Errno> {
     }
 }
 
-/// Whether the directory may be read and searched by us.
+/// Whether this user may read and search the directory.
 ///
 /// # Errors
 /// Those of faccessat(2).
@@ -68,20 +68,20 @@ pub fn may_read(path: &Path) -> Result<(), Errno> {
 /// Whether the directory is empty.
 ///
 /// # Errors
-/// ENOTEMPTY if it is not; those of reading a directory.
+/// ENOTEMPTY if it is not. Those of open(2) and getdents64(2).
 pub fn is_empty(path: &Path) -> Result<(), Errno> {
-    look_for_entries(path, OFlags::empty())
+    require_empty(path, OFlags::empty())
 }
 
-/// As `is_empty`, without moving the directory's access time.
+/// As `is_empty`, without changing the directory's access time.
 ///
 /// # Errors
-/// Those of `is_empty`, and EPERM for a directory of another user.
-pub fn is_empty_unseen(path: &Path) -> Result<(), Errno> {
-    look_for_entries(path, OFlags::NOATIME)
+/// Those of `is_empty`. EPERM for a directory of another user.
+pub fn is_empty_noatime(path: &Path) -> Result<(), Errno> {
+    require_empty(path, OFlags::NOATIME)
 }
 
-fn look_for_entries(path: &Path, flags: OFlags) -> Result<(), Errno> {
+fn require_empty(path: &Path, flags: OFlags) -> Result<(), Errno> {
     let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(path, flags, Mode::empty())?;
     for entry in Dir::new(dir)? {
@@ -92,10 +92,10 @@ fn look_for_entries(path: &Path, flags: OFlags) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Whether fusermount3 lets an ordinary user mount there: on a directory that is writable, and owned where it is sticky.
+/// Whether fusermount3 lets an ordinary user mount on the directory. It must be writable. If it is sticky, the user must own it.
 ///
 /// # Errors
-/// EPERM for a sticky directory of another user; those of faccessat(2) and stat(2).
+/// EPERM for a sticky directory of another user. Those of faccessat(2) and stat(2).
 pub fn is_mountable_for_user(path: &Path) -> Result<(), Errno> {
     rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS)?;
     let status = rustix::fs::stat(path)?;

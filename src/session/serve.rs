@@ -1,4 +1,4 @@
-//! Mounting, serving, and unmounting at the end.
+//! Mounts, serves requests, and unmounts at the end.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,23 +24,23 @@ use crate::report::Feature;
 use crate::service;
 use crate::sys::process;
 
-/// How long the open files of a detached mount are served.
+/// How long open files of a detached mount are served.
 const DETACHED_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long event loops may take to end once the mount is gone.
+/// How long event loops may take to end after the mount is gone.
 const DISCONNECTED_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long the program may take to end by itself after a second signal.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the removal of the PID file is waited for: its filesystem may not answer.
+/// How long removing the PID file may take. Its filesystem may not answer.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How far the kernel reads ahead in files of the mount, in KiB.
+/// The kernel's read-ahead in files of the mount, in KiB.
 const READ_AHEAD_KIB: u32 = 256;
 
-/// Lets the kernel ask for larger pieces, and for several at a time; its default of 128 KiB bounds what a first
-/// sequential read can reach. INIT can lower that only.
+/// Raises the kernel's read-ahead, so that it sends larger READ requests, and several at once. Its default of 128 KiB limits the
+/// first sequential read of a file. INIT can only lower it.
 fn raise_read_ahead(device: Option<u64>) -> Feature {
     let Some(device) = device else {
         let note = "as the kernel has it: the device of this mount is unknown before Linux 6.17";
@@ -62,20 +62,19 @@ fn raise_read_ahead(device: Option<u64>) -> Feature {
 }
 
 enum Event {
-    /// A signal asks for the end of the session.
+    /// A signal to end the session.
     Terminate,
-    /// The mount is gone. Event loops may still be at work.
+    /// The mount is gone. Event loops may still be serving requests.
     Disconnected,
-    /// The event loops have ended: the mount is gone.
+    /// The event loops have ended, because the mount is gone.
     Ended(io::Result<()>),
 }
 
-/// Mounts, and serves `filesystem` until the mount is gone. `answering` is called once the mount
-/// answers; no thread exists before. SIGUSR1 calls `report`, on a thread of its own. The PID file is there for
-/// longer than the mount.
+/// Mounts, and serves `filesystem` until the mount is gone. `answering` is called when the mount answers. Before that, no thread
+/// exists. SIGUSR1 calls `report` on a thread of its own. The PID file is removed after the mount.
 ///
 /// # Errors
-/// The sentence for why nothing could be mounted, or why the session ended early.
+/// The sentence that says why the mount failed, or why the session ended early.
 pub fn serve(
     config: &Config,
     filesystem: impl Filesystem,
@@ -100,16 +99,16 @@ fn refused(path: &Path) -> impl Fn(io::Error) -> StartError {
     move |error| StartError::PidFile(path.into(), error)
 }
 
-/// Removes the PID file. A filesystem that does not answer must not keep us: we hold the source until we have ended. Nothing is
-/// logged where it does not: the log may lie there, too.
+/// Removes the PID file, with a timeout: its filesystem may not answer, and mmfs holds the source until it ends. After the timeout
+/// nothing is logged, because the log file may be on the same filesystem.
 fn remove(pid_file: Option<Arc<PidFile>>) -> io::Result<()> {
     let Some(pid_file) = pid_file else {
         return Ok(());
     };
-    let (tell, removed) = channel();
+    let (sender, removed) = channel();
     let work = move || {
-        // Nothing receives it once the time is over.
-        let _ = tell.send(pid_file.remove_by_another());
+        // Fails after the timeout: then there is no receiver.
+        let _ = sender.send(pid_file.remove_by_another());
     };
     thread::Builder::new().name("pid file".into()).spawn(work)?;
     removed.recv_timeout(REMOVAL_TIMEOUT).unwrap_or(Ok(()))
@@ -137,12 +136,12 @@ fn mount_and_serve(
             file.put().map_err(refused(path))?;
         }
         answering(Answering::new(device, notifier, features))?;
-        // An error is an answer, too.
+        // An error is an answer as well.
         let reach = |root: &Path| probe::reach(root).unwrap_or_default();
         service::ready(mounted.path(), reach).map_err(system("start a thread"))?;
         run(session, connection, (signals, controls), &mounted)
     });
-    // Whatever the result, no mount without a server is left behind.
+    // Unmounts even after an error, so that no mount without a daemon remains.
     match mounted.unmount() {
         Ok(outcome) => log::debug!("the session has ended: {outcome:?}"),
         Err(error) => log::error!("cannot unmount: {error}"),
@@ -150,7 +149,7 @@ fn mount_and_serve(
     result
 }
 
-/// Answers the kernel's INIT. The session knows no mount point, so fuser never unmounts anything.
+/// Answers the kernel's INIT. fuser does not get the mount point, so it never unmounts.
 fn start<F: Filesystem>(
     config: &Config,
     filesystem: F,
@@ -158,7 +157,7 @@ fn start<F: Filesystem>(
 ) -> Result<(Session<F>, Feature), StartError> {
     let acl = match config.access {
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
-        // The kernel keeps others out; fuser's own check would refuse them flush and locks.
+        // The kernel checks which users may access the mount. fuser's own check would refuse their FLUSH and lock requests.
         Access::Owner | Access::Everyone => SessionACL::All,
     };
     let mut options = fuser::Config::default();
@@ -189,7 +188,7 @@ fn run<F: Filesystem>(
         .name("signals".into())
         .spawn(move || handle_signals(signals, &controls, &events))
         .and_then(|_| {
-            // Nothing receives this once the timeout is over.
+            // Fails after the timeout: then there is no receiver.
             let serve = move || drop(ended.send(Event::Ended(session.run())));
             thread::Builder::new().name("session".into()).spawn(serve)
         })
@@ -197,14 +196,14 @@ fn run<F: Filesystem>(
     wait_for_end(&inbox, mounted)
 }
 
-/// What signals need.
+/// State for the handling of signals.
 struct Controls {
     report: Report,
-    /// Removed also where the session does not end by itself.
+    /// Removed by the thread that handles signals if the session does not end by itself.
     pid_file: Option<Arc<PidFile>>,
 }
 
-/// What SIGUSR1 asks for.
+/// The report for SIGUSR1.
 struct Report {
     write: Arc<dyn Fn() + Send + Sync>,
     in_writing: Arc<AtomicBool>,
@@ -217,7 +216,8 @@ impl Report {
         Self { write, in_writing }
     }
 
-    /// Writes it, unless it is being written. It may wait for something that hangs, and signals must not wait with it.
+    /// Starts a thread that writes the report, unless one is writing it. The report can hang, and the handling of signals must not
+    /// wait for it.
     fn begin(&self) {
         if self.in_writing.swap(true, SeqCst) {
             return;
@@ -233,7 +233,7 @@ impl Report {
     }
 }
 
-/// A report in writing. Its end is noticed even if writing it panics, or never begins.
+/// Marks a report that is being written. Dropping it removes the mark, also after a panic, or if no thread could be started.
 struct Writing(Arc<AtomicBool>);
 
 impl Drop for Writing {
@@ -242,14 +242,14 @@ impl Drop for Writing {
     }
 }
 
-/// The first signal that asks for the end unmounts, the second one exits.
+/// Handles signals. The first SIGINT, SIGTERM or SIGQUIT unmounts, the second one exits.
 fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Event>) {
     let (mut asked, mut reopen) = (false, None);
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
-                // If there is no such thread, the log stays as it is.
-                let reopen = reopen.get_or_insert_with(reopen_when_told);
+                // Fails if the thread could not be started. Then the old log file stays in use.
+                let reopen = reopen.get_or_insert_with(start_reopening);
                 let _ = reopen.send(());
                 continue;
             }
@@ -259,36 +259,38 @@ fn handle_signals(mut signals: Signals, controls: &Controls, events: &Sender<Eve
             }
             _ => {}
         }
-        // If nothing receives it, the program is ending already.
+        // Fails if the program is already ending.
         let _ = events.send(Event::Terminate);
         if asked {
-            exit_in_any_case();
+            start_forced_exit();
             // A source or an unmount that hangs delays the exit no longer than this.
             thread::sleep(EXIT_TIMEOUT);
-            let _ = remove(controls.pid_file.clone()); // what keeps it may keep the log, too
+            // The error is not logged: the log file may be on the same filesystem.
+            let _ = remove(controls.pid_file.clone());
             std::process::exit(ExitCode::Success as i32);
         }
         asked = true;
     }
 }
 
-/// A thread that opens the log anew whenever it is told to: signals must not wait for the log's filesystem.
-fn reopen_when_told() -> Sender<()> {
-    let (tell, told) = channel();
-    let work = move || told.iter().for_each(|()| crate::logging::reopen());
+/// Starts a thread that opens the log again for each message. The thread that handles signals must not wait for the log's
+/// filesystem.
+fn start_reopening() -> Sender<()> {
+    let (sender, receiver) = channel();
+    let work = move || receiver.iter().for_each(|()| crate::logging::reopen());
     if let Err(error) = thread::Builder::new().name("log".into()).spawn(work) {
         log::error!("cannot open the log anew: {error}");
     }
-    tell
+    sender
 }
 
-/// Ends the program after a while, whatever its other threads wait for.
-fn exit_in_any_case() {
+/// Starts a thread that ends the program after a timeout, even if all other threads are blocked.
+fn start_forced_exit() {
     let end = || {
         thread::sleep(EXIT_TIMEOUT + REMOVAL_TIMEOUT + EXIT_TIMEOUT);
         process::exit_at_once(ExitCode::Success as i32);
     };
-    // Without it, nothing that is known to hang lies between here and the exit.
+    // If it cannot be started, the exit depends on the calling thread. No known cause blocks that.
     let _ = thread::Builder::new().name("exit".into()).spawn(end);
 }
 
@@ -316,7 +318,8 @@ fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartE
     }
 }
 
-/// The mount is gone: event loops that wait for a source are not waited for, so that the source can be unmounted, too.
+/// Waits a moment for the event loops after the mount is gone. They may wait for a source that does not answer. The daemon ends
+/// without them, so that the source can be unmounted.
 fn event_loops_end(inbox: &Receiver<Event>) -> Result<(), StartError> {
     match inbox.recv_timeout(DISCONNECTED_TIMEOUT) {
         Ok(Event::Ended(result)) => outcome(result),
@@ -327,7 +330,7 @@ fn event_loops_end(inbox: &Receiver<Event>) -> Result<(), StartError> {
     }
 }
 
-/// Aborting the connection (/sys/fs/fuse/connections) is a way to end a session, like unmounting. It is no error.
+/// Turns ECONNABORTED into success: a session may also be ended by aborting its connection (/sys/fs/fuse/connections).
 fn outcome(result: io::Result<()>) -> Result<(), StartError> {
     match result {
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
@@ -341,9 +344,9 @@ mod tests {
 
     #[test]
     fn a_report_that_panics_is_not_the_last_one() {
-        let (tell, begun) = channel();
+        let (sender, begun) = channel();
         let report = Report::new(move || {
-            tell.send(()).unwrap();
+            sender.send(()).unwrap();
             panic!("as a report may");
         });
         for _ in 0..2 {

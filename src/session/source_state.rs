@@ -1,5 +1,5 @@
-//! What has become of the directory that a mount shows. The mount goes on to show it after it was removed: everything in
-//! it is gone then, and what is made at its path later is another directory.
+//! Finds out whether the source of a mount still exists. After the source was removed, the mount shows an empty directory. A
+//! directory that is created at the same path later is another one.
 
 use std::path::{Path, PathBuf};
 
@@ -8,19 +8,19 @@ use rustix::io::Errno;
 use super::probe::{ask, is_linked};
 use crate::refusal::{Role, StartError};
 
-/// Where the directory is that a mount shows.
+/// The state of a mount's source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceState {
-    /// At some path.
-    There,
+    /// It exists.
+    Exists,
     /// It was removed.
     Removed,
-    /// It was removed, and there is another directory at its path.
-    MadeAnew,
+    /// It was removed, and another directory is at its path.
+    Replaced,
 }
 
-/// Asks the mount at `mount_point`, and where its root has no link any more, also what is at the path that `source` tells.
-/// Where that is not known the answer is [`SourceState::There`]: there are filesystems that count no links.
+/// Asks the mount at `mount_point` for the link count of its root. If that is 0, checks the path that `source` returns. If that
+/// path is not known, the result is [`SourceState::Exists`], because some filesystems do not count links.
 ///
 /// # Errors
 /// The sentence for a mount point that cannot be reached.
@@ -29,7 +29,7 @@ pub fn source_state(
     source: impl FnOnce() -> Option<PathBuf>,
 ) -> Result<SourceState, StartError> {
     match ask(Role::MountPoint, mount_point, is_linked)? {
-        Ok(()) => return Ok(SourceState::There),
+        Ok(()) => return Ok(SourceState::Exists),
         Err(Errno::IDRM) => {}
         Err(errno) => {
             return Err(StartError::Unreachable(
@@ -40,12 +40,12 @@ pub fn source_state(
         }
     }
     let Some(source) = source() else {
-        return Ok(SourceState::There);
+        return Ok(SourceState::Exists);
     };
     Ok(match ask(Role::Source, &source, is_linked) {
-        Ok(Ok(())) => SourceState::MadeAnew,
-        // It has a path, so the number of links says nothing.
-        Ok(Err(Errno::IDRM)) => SourceState::There,
+        Ok(Ok(())) => SourceState::Replaced,
+        // It has a path, so this filesystem does not count links.
+        Ok(Err(Errno::IDRM)) => SourceState::Exists,
         Ok(Err(_)) | Err(_) => SourceState::Removed,
     })
 }

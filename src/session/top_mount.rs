@@ -1,5 +1,5 @@
-//! Which mount lies on top at a path. Nothing here sends a request to the filesystem mounted there: it may be our own,
-//! dead, or hung.
+//! Finds the mount on top at a path. Nothing here sends a request to the filesystem that is mounted there: it may be the caller's
+//! own mount, or dead, or hang.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,20 +11,19 @@ use rustix::io::Errno;
 
 use crate::mount_table::{self, Mount};
 
-/// Mount ids that are never used again (Linux 6.8).
+/// Mount ids that are never reused (Linux 6.8).
 const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
-/// What tells one mount from every other: device numbers are reused as soon as they are free, the
-/// mount id (where the kernel has unique ones) never.
+/// Identifies a mount. Device numbers are reused as soon as they are free. From Linux 6.8 on, mount ids are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// `st_dev` of everything in the mount.
+    /// `st_dev` of all files in the mount.
     pub device: u64,
     mount_id: u64,
 }
 
 impl Identity {
-    /// Of the mount on top at `path`.
+    /// The identity of the mount on top at `path`.
     ///
     /// # Errors
     /// Those of open(2) with O_PATH and of statx(2).
@@ -32,7 +31,7 @@ impl Identity {
         Self::of(open_path(path)?)
     }
 
-    /// Of the mount that an open directory lies in.
+    /// The identity of the mount of an open directory.
     ///
     /// # Errors
     /// Those of statx(2).
@@ -45,7 +44,7 @@ impl Identity {
     }
 }
 
-/// The mount that an open directory lies in, as the mount table has it.
+/// The entry of the mount table for the mount of an open directory.
 pub fn mount_of(directory: impl AsFd) -> Option<Mount> {
     let status = statx(directory, StatxFlags::MNT_ID).ok()?;
     let known = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::MNT_ID);
@@ -53,20 +52,20 @@ pub fn mount_of(directory: impl AsFd) -> Option<Mount> {
     found.ok()?
 }
 
-/// Number of the mount that an open directory lies in. The filesystem is not asked, so it cannot refuse either.
+/// The mount id of an open directory, from /proc/self/fdinfo. The filesystem is not asked, so it cannot refuse.
 pub fn mount_id_of(directory: impl AsFd) -> Option<u64> {
     let info = format!("/proc/self/fdinfo/{}", directory.as_fd().as_raw_fd());
     mount_id_in(&std::fs::read_to_string(info).ok()?)
 }
 
-/// The number of a mount in what /proc/PID/fdinfo says of a descriptor.
+/// The mount id in the text of /proc/PID/fdinfo/N.
 pub fn mount_id_in(info: &str) -> Option<u64> {
     let mut lines = info.lines();
     let number = lines.find_map(|line| line.strip_prefix("mnt_id:"))?;
     number.trim().parse().ok()
 }
 
-/// The mount whose root is at this absolute path.
+/// The mount on top whose root is at this absolute path.
 pub fn mount_at(path: &Path) -> Option<Mount> {
     let mount = open_path(path).ok().and_then(mount_of);
     mount.filter(|mount| mount.mount_point == path)
@@ -75,13 +74,13 @@ pub fn mount_at(path: &Path) -> Option<Mount> {
 /// An O_PATH descriptor on a directory. Opening it sends no request to a FUSE root.
 ///
 /// # Errors
-/// Those of open(2), ENOTDIR in particular.
+/// Those of open(2). ENOTDIR if it is no directory.
 pub fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// The absolute path of an open directory, free of symbolic links.
+/// The absolute path of an open directory, without symbolic links.
 ///
 /// # Errors
 /// Those of reading /proc/self/fd.
@@ -91,7 +90,7 @@ pub fn path_of(directory: impl AsFd) -> Result<PathBuf, Errno> {
     Ok(OsStr::from_bytes(path.as_bytes()).into())
 }
 
-/// Whether two open directories are one, in one mount.
+/// Whether two open directories are the same directory of the same mount.
 pub fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
     let identify = |fd: BorrowedFd<'_>| {
         let status = statx(fd, StatxFlags::INO | StatxFlags::MNT_ID).ok()?;

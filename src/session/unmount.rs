@@ -1,4 +1,4 @@
-//! `mmfs unmount`: unmounts a mount of mmfs, and waits until its daemon has let go of the source.
+//! `mmfs unmount`: unmounts a mount of mmfs, and waits until its daemon has ended.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,29 +15,30 @@ use super::top_mount::{Identity, mount_id_of, open_path, path_of};
 use crate::mount_table::{self, Mount};
 use crate::refusal::{self, Role, StartError};
 
-/// How long a mount may be busy before it is refused: other programs of the machine look at mounts for a moment.
+/// How long a busy mount is tried again. Other programs of the machine access mounts for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long the daemon may take to end. It takes a second at most (docs/semantics.md, S51).
+/// How long `mmfs unmount` waits for the end of the daemon, which takes one second at most (docs/semantics.md, S51).
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many processes or mount points a sentence names.
 const MAX_NAMED: usize = 8;
 
-/// Unmounts the mount of mmfs at `path`. Then its daemon has ended, unless what it serves is mounted elsewhere, too.
+/// Unmounts the mount of mmfs at `path`. When this returns, its daemon has ended, unless the same filesystem is also mounted
+/// elsewhere.
 ///
 /// # Errors
-/// The sentence for why it is still mounted, or why its daemon still holds the source.
+/// The sentence that says why it is still mounted, or why its daemon still holds the source.
 pub fn unmount(path: &Path) -> Result<(), StartError> {
     let (place, id, identity) = locate(path)?;
-    // The working directory may be in the mount, and would keep it busy.
+    // The working directory may be in the mount and would keep it busy.
     rustix::process::chdir("/").map_err(|errno| system("leave the directory")(errno.into()))?;
     let table = mount_table::read().map_err(system("read the mount table"))?;
     let mount = choose(&table, id, &place)?;
     let servers = holders::servers_of(mount);
-    take_off(mount, identity)?;
-    // Mounts that were there before: by now another one may have been given the numbers of the device and of the mount.
+    unmount_or_refuse(mount, identity)?;
+    // Only mounts that existed before: the kernel may already have reused the device number and the mount id.
     let had_it = |other: &&Mount| other.device == mount.device && other.id != mount.id;
     let before: Vec<u64> = table.iter().filter(had_it).map(|other| other.id).collect();
     let elsewhere = points(|other| other.device == mount.device && before.contains(&other.id));
@@ -48,7 +49,7 @@ pub fn unmount(path: &Path) -> Result<(), StartError> {
         ));
         return Ok(());
     }
-    // It is not asked whether it lives: one that does not answer would keep the mount busy.
+    // The mount is not asked whether its daemon lives: a question without an answer would keep the mount busy.
     if servers.is_empty() {
         refusal::note(format_args!(
             "{place:?} is unmounted; no daemon of it was found here: it has died, or runs in another container and may hold \
@@ -66,10 +67,10 @@ fn refuse<T>(sentence: String) -> Result<T, StartError> {
     Err(StartError::Verb(sentence))
 }
 
-/// The absolute path of a directory, and the mount that is on top there: its number in the mount table, and what tells it from
-/// another one that is given the same number a moment later. The kernel tells nothing of a mount that belongs to another user.
+/// The absolute path of a directory, and the id and identity of the mount on top. Another mount may get the same id a moment later,
+/// but never the same identity. Of a mount that belongs to another user, the kernel shows no identity.
 fn locate(path: &Path) -> Result<(PathBuf, u64, Option<Identity>), StartError> {
-    // A path may lead through a mount that does not answer.
+    // The path may lead through a mount that does not answer.
     let found = probe::ask(Role::MountPoint, path, |path| open_path(path).map(drop))?;
     let directory = found.and_then(|()| open_path(path));
     let all = |directory| {
@@ -77,7 +78,7 @@ fn locate(path: &Path) -> Result<(PathBuf, u64, Option<Identity>), StartError> {
         Ok((path_of(&directory)?, id, identity))
     };
     let found = directory.and_then(all);
-    // One that was removed, or that lies in another mount namespace, has another path here, or none.
+    // A directory that was removed or is in another mount namespace has another path here, or none.
     if let Ok((place, id, _)) = &found {
         if open_path(place).ok().and_then(mount_id_of) != *id {
             return Err(StartError::NoPath(Role::MountPoint, path.into()));
@@ -95,7 +96,7 @@ fn locate(path: &Path) -> Result<(PathBuf, u64, Option<Identity>), StartError> {
     }
 }
 
-/// The mount with this number, if `place` is its root, it is one of mmfs, and there is a chance that it can be unmounted.
+/// The mount with this id. Refuses if `place` is not its root, if it is not a mount of mmfs, or if unmounting it is bound to fail.
 fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, StartError> {
     let top = table.iter().find(|mount| mount.id == id);
     let Some(top) = top.filter(|mount| mount.mount_point == place) else {
@@ -134,7 +135,7 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
     }
 }
 
-/// With its mark, or made for it by another program that does not know the mark.
+/// Whether a mount is one of mmfs: it has the mark of mmfs, or the type `fuse.mmfs` because another program has made it.
 pub(super) fn is_ours(mount: &Mount) -> bool {
     mount.is_mmfs() || mount.fs_type == "fuse.mmfs"
 }
@@ -152,7 +153,7 @@ fn list<T: AsRef<Path>>(paths: &[T]) -> String {
     some(paths.iter().map(|path| format!("{:?}", path.as_ref())))
 }
 
-/// The first ones, separated by commas, and how many more there are.
+/// The first [`MAX_NAMED`] words, separated by commas, and the number of further ones.
 fn some(words: impl ExactSizeIterator<Item = String>) -> String {
     let more = words.len().saturating_sub(MAX_NAMED);
     let text = words.take(MAX_NAMED).collect::<Vec<_>>().join(", ");
@@ -163,13 +164,13 @@ fn some(words: impl ExactSizeIterator<Item = String>) -> String {
 }
 
 fn points(wanted: impl Fn(&Mount) -> bool) -> Vec<PathBuf> {
-    // If it cannot be read, nothing is known of other mounts.
+    // An unreadable table counts as empty.
     let table = mount_table::read().unwrap_or_default();
     let found = table.into_iter().filter(wanted);
     found.map(|mount| mount.mount_point).collect()
 }
 
-fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError> {
+fn unmount_or_refuse(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError> {
     let place = &mount.mount_point;
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
@@ -189,7 +190,7 @@ fn take_off(mount: &Mount, identity: Option<Identity>) -> Result<(), StartError>
     }
 }
 
-/// Refuses with `sentence`, unless the mount is not there any more: somebody else may have unmounted or moved it.
+/// Refuses with `sentence`, unless another process has unmounted or moved the mount meanwhile.
 fn unless_gone(mount: &Mount, sentence: impl FnOnce() -> String) -> Result<(), StartError> {
     let place = &mount.mount_point;
     match whereabouts(mount) {
@@ -221,8 +222,8 @@ fn why_not(mount: &Mount, error: &io::Error) -> String {
     format!("cannot unmount {place:?}: {error}")
 }
 
-/// Whether it still is the mount that was found. The kernel does not identify the mounts of other users: then the number in the table and
-/// all that the table says of it are compared.
+/// Whether the mount on top is still `mount`. The kernel shows no identity of other users' mounts. For those, the mount id and the
+/// entry of the mount table are compared.
 fn is_on_top(mount: &Mount, identity: Option<Identity>, point: &MountPoint) -> bool {
     match identity {
         Some(identity) => point.identity() == Ok(identity),
@@ -233,21 +234,21 @@ fn is_on_top(mount: &Mount, identity: Option<Identity>, point: &MountPoint) -> b
     }
 }
 
-/// Where it is now: it may have been moved, or a directory above it renamed.
+/// The present mount point. The mount may have been moved, or a directory above it renamed.
 fn whereabouts(mount: &Mount) -> Option<PathBuf> {
-    // All but the options, which a remount changes.
+    // Without the options, which a remount changes.
     let key = |mount: &Mount| {
         let kind = (mount.fs_type.clone(), mount.source.clone());
         (mount.id, mount.device, kind)
     };
     match mount_table::find(|other| key(other) == key(mount)) {
         Ok(found) => found.map(|mount| mount.mount_point),
-        // It is taken to be there.
+        // If the table cannot be read, the mount counts as unchanged.
         Err(_) => Some(mount.mount_point.clone()),
     }
 }
 
-/// The kernel says it by number, fusermount3 in words.
+/// Whether the error means EBUSY: umount2(2) returns the number, fusermount3 prints the text.
 fn is_busy(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBUSY)
         || error.to_string().ends_with("Device or resource busy")
@@ -276,7 +277,7 @@ fn busy(mount: &Mount) -> String {
     }
 }
 
-/// Waits for the processes that served it. Their end closes all that they had open of the source.
+/// Waits for the end of the processes that served the mount. Their end closes their files of the source.
 fn wait_for_end(place: &Path, servers: &[Server]) -> Result<(), StartError> {
     let deadline = Instant::now() + END_TIMEOUT;
     for server in servers {
