@@ -1,4 +1,4 @@
-//! The command line: argv → [`Options`] (as typed) → [`Config`] (as meant, checked), or a [`Verb`].
+//! The command line: argv → [`Options`] (as typed) → [`Config`] (checked), or a [`Verb`].
 
 mod mount_options;
 mod size;
@@ -188,18 +188,18 @@ pub struct Options {
     version: Option<bool>,
 }
 
-/// What the command line asks for.
+/// The action that the command line requests.
 #[derive(Debug)]
 pub enum Request {
-    /// To mount.
+    /// Mount.
     Mount(Box<Options>),
-    /// Whether the mount there answers.
+    /// Check whether the mount at this path answers.
     Check(PathBuf),
-    /// What a verb does.
+    /// Run a verb.
     Verb(Verb),
 }
 
-/// All that can be typed: what mounts, with its options, and every verb.
+/// The whole command line: the options for mounting, and all verbs.
 pub fn command() -> Command {
     verbs::add_to(Options::command())
 }
@@ -219,7 +219,7 @@ impl Request {
         let first = args.get(1).cloned().unwrap_or_default();
         let args = mount_options::expand(&mut options, args)
             .inspect_err(|_| verbs::hint_at_dashes(&first))?;
-        // A source named like a verb is read by a parser that knows no verbs. The other one's help shows them.
+        // If the source is named like a verb, the parser must not know the verbs. Otherwise it must, so that its help lists them.
         let command = match args.get(1).is_some_and(|first| verbs::is_name(first)) {
             true => options,
             false => command(),
@@ -232,7 +232,7 @@ impl Request {
     }
 }
 
-/// clap answers `--version` as soon as it meets it, so a `-v` beside it is looked for here.
+/// Parses `args`. clap answers `--version` before it has read all arguments, so this function looks for `-v` itself.
 fn parse(mut command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
     let verbose = args.iter().any(|arg| is_verbose(arg));
     match command.try_get_matches_from_mut(args.clone()) {
@@ -250,7 +250,7 @@ fn is_verbose(arg: &OsStr) -> bool {
         || letters.is_some_and(|letters| !letters.starts_with(b"-") && letters.contains(&b'v'))
 }
 
-/// mount(8)'s switches with two positions.
+/// Generic options of mount(8), each with its opposite.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 #[value(rename_all = "lower")]
 enum MountFlag {
@@ -290,10 +290,10 @@ impl Options {
         })
     }
 
-    /// The checked form. Looks at both paths, and clears a dead mount of ours off the mount point.
+    /// The checked form. Checks both paths, and unmounts a dead mount of mmfs at the mount point.
     ///
     /// # Errors
-    /// The sentence for whatever is wrong with either path.
+    /// The sentence that says what is wrong with one of the paths.
     pub fn resolve(self) -> Result<Config, StartError> {
         let source = preflight::source(&self.source);
         let source = source.inspect_err(|_| verbs::hint_at(self.source.as_os_str()))?;
@@ -338,7 +338,7 @@ impl Options {
         }
     }
 
-    /// Later flags win. Like libfuse, nosuid and nodev unless asked otherwise.
+    /// Of two opposite flags, the later one wins. nosuid and nodev are the default, as in libfuse.
     fn flags(&self) -> MountFlags {
         let mut flags = MountFlags {
             no_suid: true,
@@ -365,14 +365,15 @@ impl Options {
     }
 }
 
-/// Names the same file, wherever the working directory moves later.
+/// Makes a path absolute, because the daemon changes its working directory.
 fn absolute(
     refused: fn(PathBuf, io::Error) -> StartError,
 ) -> impl Fn(&Path) -> Result<PathBuf, StartError> {
     move |file| std::path::absolute(file).map_err(|error| refused(file.into(), error))
 }
 
-/// One per CPU, but enough that slow requests do not delay quick ones; fewer where only `limit` files may be open.
+/// One thread per CPU, but at least 5, so that slow requests do not delay fast ones, and at most 16. Fewer if `limit` open files
+/// are not enough.
 fn default_threads(limit: usize) -> usize {
     let wanted = std::thread::available_parallelism()
         .map_or(4, usize::from)

@@ -1,5 +1,5 @@
-//! `-o name[=value],...`: mount(8)'s way to say what long options say, translated before clap reads
-//! anything. So both ways have one meaning, one check and one order (the later one wins).
+//! `-o name[=value],...`: options in the form of mount(8). They are translated into long options before clap parses the command
+//! line. So both forms have the same meaning and the same checks, and the later one wins.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command};
 
-/// mount(8)'s generic options, and the long options that they stand for.
+/// Generic options of mount(8), each with its long option.
 const GENERIC: [(&str, &str); 13] = [
     ("ro", "--read-only"),
     ("rw", "--read-write"),
@@ -24,7 +24,7 @@ const GENERIC: [(&str, &str); 13] = [
     ("dirsync", "--mount-flag=dirsync"),
 ];
 
-/// Always on, so it changes nothing.
+/// This option is always on, so giving it has no effect.
 const ALWAYS_ON: &str = "default_permissions";
 
 /// Options in /etc/fstab that are meant for other programs.
@@ -56,7 +56,7 @@ pub fn description() -> String {
     )
 }
 
-/// What else there is to know of `-o`, for the end of `--help`.
+/// Notes about `-o` for the end of `--help`.
 pub fn notes() -> String {
     let (first, rest) = IGNORED.split_at(IGNORED.len() / 2);
     let (first, rest) = (first.join(" "), rest.join(" "));
@@ -67,7 +67,7 @@ pub fn notes() -> String {
     )
 }
 
-/// `args` with every `-o list` replaced by the long options it stands for.
+/// `args` with every `-o list` replaced by long options.
 ///
 /// # Errors
 /// A usage error that names the unknown option.
@@ -97,7 +97,7 @@ pub fn expand(
     Ok(expanded)
 }
 
-/// Whether a list of mount options is among `args`, before `--`. Whoever gives one mounts: no verb has an option `-o`.
+/// Whether `args` have an option `-o` before `--`. It always means to mount: no verb has such an option.
 pub fn are_in(args: &[OsString]) -> bool {
     let before = args.iter().take_while(|arg| *arg != "--");
     before.into_iter().any(|arg| split_cluster(arg).is_some())
@@ -153,7 +153,7 @@ fn translate(
     Ok(())
 }
 
-/// The items between commas; a backslash makes the byte after it an ordinary one (as libfuse does).
+/// The items between commas. A backslash escapes the byte after it, as in libfuse.
 fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
     let mut items = vec![Vec::new()];
     let mut bytes = list.iter().copied();
@@ -174,7 +174,7 @@ fn is_ignored(name: &str) -> bool {
     name == ALWAYS_ON || IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
 }
 
-/// `--map-budget` for `map_budget` and `map-budget` alike.
+/// The long option for a name after `-o`, with `_` or `-`: `--map-budget` for `map_budget`.
 fn long_option(command: &Command, name: &str) -> Option<String> {
     if let Some((_, long)) = GENERIC.iter().find(|(generic, _)| *generic == name) {
         return Some((*long).into());

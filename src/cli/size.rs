@@ -1,14 +1,14 @@
-//! Sizes, times and counts as people type them.
+//! Parses sizes, times and counts of the command line.
 
 use std::time::Duration;
 
-/// The smallest window: one request of the oldest kernels is 128 KiB, half of that is the floor.
+/// The smallest window, in bytes: half of the largest request of old kernels, which is 128 KiB.
 const MIN_WINDOW_SIZE: u64 = 64 << 10;
 
-/// `4096`, `64K`, `1g`, `2MiB`: bytes, with K, M, G and T as powers of 1024.
+/// A number of bytes: `4096`, `64K`, `1g`, `2MiB`. K, M, G and T are powers of 1024.
 ///
 /// # Errors
-/// A phrase for the person who typed it.
+/// A message for the user.
 pub fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_start_matches(|c: char| c.is_ascii_digit());
     let (number, unit) = text.split_at(text.len() - digits.len());
@@ -34,10 +34,10 @@ pub fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A size that a window can have.
+/// The size of a window, in bytes.
 ///
 /// # Errors
-/// A phrase for the person who typed it.
+/// A message for the user.
 pub fn window_size(text: &str) -> Result<u64, String> {
     let page = rustix::param::page_size() as u64;
     match size(text)? {
@@ -48,10 +48,10 @@ pub fn window_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// `1`, `0.25`, `.5`: seconds, never negative, down to nanoseconds.
+/// A duration in seconds, not negative: `1`, `0.25`, `.5`. Digits below a nanosecond are ignored.
 ///
 /// # Errors
-/// A phrase for the person who typed it.
+/// A message for the user.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let decimal = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -66,10 +66,10 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::new(seconds.into(), nanos))
 }
 
-/// A duration with its unit.
+/// A duration with its unit: `10ms`, `500us`, `2s`.
 ///
 /// # Errors
-/// A phrase for the person who typed it.
+/// A message for the user.
 pub fn time(text: &str) -> Result<Duration, String> {
     let units = [("us", 1_000_000), ("ms", 1000), ("s", 1)];
     let found = units
@@ -79,10 +79,10 @@ pub fn time(text: &str) -> Result<Duration, String> {
     Ok(seconds(number)? / parts)
 }
 
-/// A number of requests that can be served at once.
+/// A number of worker threads.
 ///
 /// # Errors
-/// A phrase for the person who typed it.
+/// A message for the user.
 pub fn threads(text: &str) -> Result<u16, String> {
     let number = text
         .parse()

@@ -1,4 +1,4 @@
-//! What argv means: the tables, and that no argv makes the reader panic.
+//! Tests of the command line: the meaning of each option, and that no arguments make the parser panic.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -133,7 +133,7 @@ fn lists_may_be_repeated_joined_and_empty() {
 }
 
 #[test]
-fn what_fstab_says_to_others_is_ignored() {
+fn fstab_options_of_other_programs_are_ignored() {
     let ignored = "defaults,nofail,auto,noauto,user,user=joe,nouser,users,owner,group,relatime,\
                    nodiratime,diratime,async,_netdev,comment=a b,x-systemd.automount,\
                    x-gvfs-name=n,default_permissions";
@@ -143,7 +143,7 @@ fn what_fstab_says_to_others_is_ignored() {
 }
 
 #[test]
-fn usage_errors_name_what_is_wrong() {
+fn usage_errors_name_the_option() {
     let table = [
         (vec!["-o", "remount,ro"], "-o remount"),
         (vec!["-o", "ro,fancy=1"], "-o fancy"),
@@ -197,7 +197,7 @@ fn names_are_bytes() {
 }
 
 #[test]
-fn verbosity_is_what_is_left_of_both() {
+fn verbose_and_quiet_cancel_each_other() {
     let verbosity = |args: &[&str]| meant(args).log().unwrap().verbosity;
     assert_eq!(
         (verbosity(&[]), verbosity(&["-vvq"]), verbosity(&["-qq"])),

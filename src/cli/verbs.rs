@@ -1,4 +1,4 @@
-//! The table of verbs: `mmfs VERB [OPTIONS] OBJECT...`. Parser, help, manual pages and completions are made from it.
+//! The verbs: `mmfs VERB [OPTIONS] OBJECT...`. The parser, the help, the manual pages and the completions are made from [`Verb`].
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use crate::session;
 use crate::show::{self, Form};
 use crate::sys::process;
 
-/// One entry for each verb. Its comment is the verb's description, its fields are the options and objects. None may
-/// have an option `-o`: that one always means to mount. An object that is a mount is called MNT: completions offer the
-/// mount points of mmfs for it.
+/// One variant for each verb. Its comment is the verb's description, its fields are the options and objects. No verb may have an
+/// option `-o`, which always means to mount. An object that is a mount has the value name MNT, for which completions offer the mount
+/// points of mmfs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Print the help of mmfs or of a verb.
@@ -42,10 +42,10 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Does it. `command` makes all that can be typed, for the help.
+    /// Runs the verb. `command` returns the whole command line, for the help.
     ///
     /// # Errors
-    /// The sentence for why it could not be done. Help is a [`StartError::Usage`].
+    /// The sentence that says why the verb failed. Help is a [`StartError::Usage`].
     pub fn run(self, command: fn() -> Command) -> Result<(), StartError> {
         match self {
             Self::Help(help) => help.run(command()),
@@ -124,10 +124,10 @@ impl Help {
     }
 }
 
-/// How long the working directory may take to say whether it holds a directory named like the verb.
+/// How long the check for a directory that is named like the verb may take.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// `command` with all the verbs.
+/// Adds all verbs to `command`.
 pub fn add_to(command: Command) -> Command {
     let verbs = table();
     let names: Vec<String> = verbs.iter().map(|verb| verb.get_name().into()).collect();
@@ -158,8 +158,8 @@ fn table() -> Vec<Command> {
         .collect()
 }
 
-/// The verb that argv (program name first) asks for. It is the first word. The helpers of mount(8) ask for none, whatever the source
-/// is called: they start a program whose name begins with `mount.`, or give mount options.
+/// The verb of argv (program name first), which is its first word. mount(8) and its helpers never name a verb, even if the source
+/// is named like one. They start a program whose name begins with `mount.`, or pass `-o`.
 pub fn asked_for(args: &[OsString]) -> Option<&str> {
     let [program, first, ..] = args else {
         return None;
@@ -174,15 +174,15 @@ pub fn is_name(word: &OsStr) -> bool {
     table().iter().any(|verb| word == verb.get_name())
 }
 
-/// Reads argv whose first word is a verb. `command` is all that can be typed.
+/// Parses argv whose first word is a verb. `command` is the whole command line.
 ///
 /// # Errors
-/// Those of the parser, which also carry the answer to `--help`.
+/// Those of the parser. They also carry the text of `--help`.
 pub fn read(command: Command, args: Vec<OsString>) -> Result<Verb, clap::Error> {
     Verb::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 
-/// Says on standard error, for a source that cannot be had, that its name is a verb's, if it is.
+/// Prints a note if an unusable source is named like a verb.
 pub fn hint_at(source: &OsStr) {
     if is_name(source) {
         let name = source.to_string_lossy();
@@ -192,7 +192,7 @@ pub fn hint_at(source: &OsStr) {
     }
 }
 
-/// Says on standard error, where mount options are wrong after a word that is a verb's, that they had it read as a source.
+/// Prints a note if mount options are wrong and the first word is named like a verb: with `-o` it is read as a source.
 pub fn hint_at_dashes(first: &OsStr) {
     if is_name(first) {
         let name = first.to_string_lossy();
@@ -202,9 +202,9 @@ pub fn hint_at_dashes(first: &OsStr) {
     }
 }
 
-/// Says on standard error how a source is written that is named like the verb, if there is one.
+/// Prints a note if the working directory has a directory that is named like the verb.
 pub fn warn_of_directory(name: &str) {
-    // The working directory may lie on a filesystem that does not answer.
+    // The working directory may be on a filesystem that does not answer.
     let found = process::ask_in_child(LOOK_TIMEOUT, Path::new(name), |path| {
         rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map(drop)
     });
