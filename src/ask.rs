@@ -49,10 +49,10 @@ impl std::error::Error for NoAnswer {}
 impl Display for NoAnswer {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotOurs => f.write_str("no mount of mmfs that can be asked"),
+            Self::NotOurs => f.write_str("not a mount of mmfs, or its mmfs is too old to be asked"),
             Self::Forbidden => f.write_str("only root and the user who mounted it may ask it"),
             Self::Elsewhere => f.write_str(
-                "it belongs to another user namespace, and is answered only there: \
+                "it belongs to another user namespace, and can only be asked from there: \
                  nsenter -U -t PID mmfs status MNT, with the PID of a process in it",
             ),
             Self::Dead => f.write_str("its daemon has ended"),

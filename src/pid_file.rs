@@ -173,7 +173,7 @@ fn require_replaceable(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
     };
     // Opening a device or a FIFO can have effects.
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-        return Err(io::Error::other("what is there is no regular file"));
+        return Err(io::Error::other("the existing file is not a regular file"));
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(&directory, name, flags, Mode::empty())?);
@@ -183,7 +183,7 @@ fn require_replaceable(directory: impl AsFd, name: &OsStr) -> io::Result<()> {
     let is_short = found.len() as u64 <= MAX_LENGTH;
     match is_short && number.iter().all(u8::is_ascii_digit) {
         true => Ok(()),
-        false => Err(io::Error::other("what is there is no PID file")),
+        false => Err(io::Error::other("the existing file is not a PID file")),
     }
 }
 

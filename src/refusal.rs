@@ -164,8 +164,8 @@ impl Display for StartError {
             Self::Unreachable(role, path, errno) => write_unreachable(f, *role, path, *errno),
             Self::NoPath(role, path) => write!(
                 f,
-                "{role} {path:?} has no path that leads to it: it was removed, or lies in another mount \
-                 namespace; name one that is here"
+                "{role} {path:?} has no path here: it was removed, or lies in another mount namespace; \
+                 name a directory that exists here"
             ),
             Self::NoAnswer(role, path) => write!(
                 f,
@@ -175,34 +175,34 @@ impl Display for StartError {
             Self::SourceForbidden(path) => write!(
                 f,
                 "source {path:?} may not be read and searched by you; \
-                 ask its owner for r-x, or run mmfs as one who may"
+                 ask its owner for r-x, or run mmfs as a user who may"
             ),
             Self::MountPointForbidden(path) => write!(
                 f,
-                "mount point {path:?} is not yours to mount on: \
-                 an ordinary user needs a directory that is writable, and owned where it is sticky; \
-                 take one of your own, or run mmfs as root"
+                "mount point {path:?} is not allowed for you: \
+                 it must be writable for you, and owned by you if it is sticky; \
+                 use a directory of your own, or run mmfs as root"
             ),
             Self::DeadMount(path, is_ours) => write_dead(f, path, *is_ours),
             Self::Occupied(path) => write!(
                 f,
-                "mount point {path:?} is in use: mmfs shows something there already; \
-                 end that first with: mmfs unmount {path:?}"
+                "mount point {path:?} is in use: a mount of mmfs is there already; \
+                 unmount it first with: mmfs unmount {path:?}"
             ),
             Self::SourceRemoved(source, mount_point, _) if source.as_os_str().is_empty() => write!(
                 f,
                 "mount point {mount_point:?} still shows a directory that was removed; unmount it and mount it again"
             ),
-            Self::SourceRemoved(source, mount_point, made_anew) => {
-                let now = if *made_anew { " and made anew" } else { "" };
+            Self::SourceRemoved(source, mount_point, is_replaced) => {
+                let now = if *is_replaced { " and replaced" } else { "" };
                 write!(
                     f,
-                    "mount point {mount_point:?} still shows the directory that was source {source:?} before it was \
-                     removed{now}; unmount it and mount it again"
+                    "mount point {mount_point:?} still shows the old source {source:?}, which was removed{now}; \
+                     unmount it and mount it again"
                 )
             }
-            Self::NotMounted(path) => write!(f, "{path:?} is no FUSE mount"),
-            Self::Descriptor(path, why) => write!(f, "{path:?} is no mounted /dev/fuse: {why}"),
+            Self::NotMounted(path) => write!(f, "{path:?} is not a FUSE mount"),
+            Self::Descriptor(path, why) => write!(f, "{path:?} is not a mounted /dev/fuse: {why}"),
             Self::Device(errno) => write_device(f, *errno),
             Self::FewDescriptors {
                 limit,
@@ -229,7 +229,7 @@ impl Display for StartError {
             Self::Filesystem(path, error) => write!(f, "cannot serve source {path:?}: {error}"),
             Self::Background(why) | Self::Verb(why) => f.write_str(why),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
-            Self::Session(error) => write!(f, "the session broke off: {error}"),
+            Self::Session(error) => write!(f, "the connection to the kernel failed: {error}"),
         }
     }
 }
@@ -252,38 +252,38 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
         ),
         Errno::ACCESS if rustix::process::geteuid().is_root() => write!(
             f,
-            "{role} {path:?} is out of reach: permission denied even to root \
+            "{role} {path:?} cannot be reached: permission denied even to root \
              (another user's FUSE mount admits its owner only)"
         ),
         Errno::ACCESS => write!(
             f,
-            "{role} {path:?} is out of reach: permission denied for you; \
-             ask for x on every directory above it, or run mmfs as one who has it"
+            "{role} {path:?} cannot be reached: permission denied for you; \
+             ask for x on every directory above it, or run mmfs as a user who has it"
         ),
         Errno::NOTCONN => write!(
             f,
             "{role} {path:?} lies in a FUSE mount whose daemon has died \
              (Transport endpoint is not connected); clear that mount with: mmfs unmount MNT, \
-             or with fusermount3 -u MNT if it is one of another program"
+             or with fusermount3 -u MNT if it belongs to another program"
         ),
         Errno::OVERFLOW => write!(
             f,
-            "{role} {path:?} lies in a FUSE mount of another user namespace (a container's), where you have no number; \
-             enter that with nsenter, and name it there"
+            "{role} {path:?} lies in a FUSE mount of another user namespace (a container's), in which your user does not exist; \
+             enter that namespace with nsenter, and run mmfs there"
         ),
-        _ => write!(f, "{role} {path:?} is out of reach: {errno}"),
+        _ => write!(f, "{role} {path:?} cannot be reached: {errno}"),
     }
 }
 
 fn write_dead(f: &mut Formatter<'_>, path: &Path, is_ours: bool) -> Formatted {
-    let way_out = match is_ours {
+    let command = match is_ours {
         true => "mmfs unmount",
         false => "fusermount3 -u",
     };
     write!(
         f,
         "mount point {path:?} is covered by a FUSE mount whose daemon has died \
-         (Transport endpoint is not connected); clear it with: {way_out} {path:?}"
+         (Transport endpoint is not connected); clear it with: {command} {path:?}"
     )
 }
 

@@ -42,7 +42,7 @@ pub fn stopping() {
 
 fn tell(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(&state)) {
-        log::warn!("the service manager cannot be told {state}: {error}");
+        log::warn!("cannot notify the service manager of {state}: {error}");
     }
 }
 

@@ -40,7 +40,7 @@ pub fn in_detail() -> String {
         Err(Errno::NOENT) => line("FUSE", "no /dev/fuse here"),
         Err(errno) => line(
             "FUSE",
-            &format!("this kernel cannot be asked here: {errno}"),
+            &format!("the kernel's features cannot be read: {errno}"),
         ),
     }
     text.truncate(text.trim_end().len());

@@ -129,7 +129,7 @@ fn without_the_privilege_files_are_served_from_maps() {
             assert_eq!(read.stdout, b"bytes");
             let log = stage.log();
             assert!(
-                log.contains("passthrough takes CAP_SYS_ADMIN: files are served from maps"),
+                log.contains("passthrough needs CAP_SYS_ADMIN: files are served from maps"),
                 "{log}"
             );
             assert!(log.contains(" READ "), "{log}");

@@ -212,15 +212,17 @@ fn check_tells_of_a_source_that_was_removed_or_made_anew() {
             );
         };
         assert_eq!(check(&service), (Some(0), String::new()));
-        // Renamed, it still is what was to be shown.
+        // A renamed source is the same directory.
         let moved = source.with_extension("moved");
         fs::rename(&source, &moved).expect("rename");
         assert_eq!(check(&service), (Some(0), String::new()), "{options:?}");
         fs::remove_dir(&moved).expect("rmdir");
-        says(&format!("was source {source:?} before it was removed; "));
+        says(&format!(
+            "shows the old source {source:?}, which was removed; "
+        ));
         fs::create_dir(&source).expect("mkdir");
         says(&format!(
-            "was source {source:?} before it was removed and made anew; "
+            "shows the old source {source:?}, which was removed and replaced; "
         ));
         service.signal(Signal::TERM);
         service.ends_with(0);
@@ -273,7 +275,7 @@ fn check_tells_an_answering_mount_from_a_hung_a_dead_and_a_missing_one() {
     assert!(unmount.status.success(), "{unmount:?}");
     let missing = check();
     assert!(
-        missing.0 == Some(1) && missing.1.contains("is no FUSE mount"),
+        missing.0 == Some(1) && missing.1.contains("is not a FUSE mount"),
         "{missing:?}"
     );
     let _ = service.child.wait();

@@ -153,8 +153,8 @@ fn what_does_not_answer_is_named_with_its_reason() {
     let mount = Mount::new();
     let base = mount.scratch().to_str().expect("UTF-8");
     for (path, sentence) in [
-        (base, "no mount of mmfs"),
-        ("/proc", "no mount of mmfs"),
+        (base, "not a mount of mmfs"),
+        ("/proc", "not a mount of mmfs"),
         ("/nowhere/at/all", "No such file"),
     ] {
         for verb in ["status", "trace"] {

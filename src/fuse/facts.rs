@@ -111,7 +111,9 @@ pub(super) fn kernel(facts: &Facts, passthrough: &Passthrough, handles: bool) ->
     let (in_use, missing) = negotiation::features(known);
     let why = match handles {
         true => "",
-        false => "inodes are found again by their names: no privilege, or no handles at the source",
+        false => {
+            "inodes are found again by their names: mmfs lacks the privilege, or the source lacks handles"
+        }
     };
     let mut features = vec![passthrough.feature(), Feature::new("handles", handles, why)];
     features.extend(facts.features.get().into_iter().flatten().cloned());

@@ -44,7 +44,7 @@ pub fn negotiate(config: &mut KernelConfig) -> io::Result<InitFlags> {
 /// `add` turns on a feature, and returns whether the kernel has it.
 fn ask(mut add: impl FnMut(InitFlags) -> bool) -> io::Result<InitFlags> {
     if !add(REQUIRED) {
-        let why = "it has no ACLs, without which it need not check permissions";
+        let why = "it has no ACLs on FUSE, so it might not check permissions";
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
     let wanted = WANTED.into_iter().filter(|flag| add(*flag));

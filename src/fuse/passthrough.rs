@@ -40,7 +40,7 @@ impl Passthrough {
             why_not: OnceLock::new(),
         };
         if config.flags.no_atime || config.flags.sync {
-            this.turn_off("the kernel passes files through neither with noatime nor with sync");
+            this.turn_off("passthrough does not work with noatime or sync");
         }
         this
     }
@@ -57,7 +57,7 @@ impl Passthrough {
             .is_err()
             || config.set_max_stack_depth(depth).is_err()
         {
-            self.turn_off("this kernel has no FUSE passthrough (Linux 6.9 has)");
+            self.turn_off("this kernel has no FUSE passthrough (it needs Linux 6.9)");
         }
     }
 
@@ -127,7 +127,7 @@ impl Passthrough {
 
     fn refused(&self, error: &io::Error) {
         match error.raw_os_error() {
-            Some(libc::EPERM) => self.turn_off("passthrough takes CAP_SYS_ADMIN"),
+            Some(libc::EPERM) => self.turn_off("passthrough needs CAP_SYS_ADMIN"),
             // For example ELOOP: the file's filesystem is stacked higher than the source's root.
             _ if !self.refusal_logged.swap(true, Relaxed) => {
                 log::warn!(

@@ -149,7 +149,7 @@ impl Collector {
                 .level(Level::Warn)
                 .target(module_path!())
                 .args(format_args!(
-                    "{count} lines before this one were lost: nobody took them"
+                    "{count} lines before this one were lost: the log daemon did not take them"
                 ))
                 .build(),
         )

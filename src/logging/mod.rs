@@ -123,7 +123,7 @@ pub fn leave_terminal(source: &Path, mount_point: &Path) {
         // Fails only if this was called twice. Then the first one stays in use.
         Some(collector) => drop(COLLECTOR.set(collector.about(source, mount_point))),
         None => log::warn!(
-            "log lines go nowhere from here on: there is neither a journal nor a syslog here; name a file with --log"
+            "log lines are lost from here on: there is neither a journal nor a syslog here; name a file with --log"
         ),
     }
 }
@@ -139,7 +139,7 @@ pub fn reopen() {
                 *file = fresh;
             }
         }
-        Err(error) => log::error!("cannot open {:?} anew: {error}", log.path),
+        Err(error) => log::error!("cannot open {:?} again: {error}", log.path),
     }
 }
 
@@ -151,14 +151,16 @@ fn append(path: &Path) -> io::Result<File> {
     let file = options.open(path).map_err(|error| {
         let kind = path.metadata().map(|data| data.file_type());
         match error.raw_os_error() == Some(libc::ENXIO) && kind.is_ok_and(|kind| kind.is_fifo()) {
-            true => io::Error::other("it is a FIFO from which nobody reads"),
+            true => io::Error::other("it is a FIFO without a reader"),
             false => error,
         }
     })?;
     let kind = file.metadata()?.file_type();
     match kind.is_file() || kind.is_char_device() || kind.is_fifo() {
         true => Ok(file),
-        false => Err(io::Error::other("it is no file for text")),
+        false => Err(io::Error::other(
+            "it is not a regular file, a FIFO or a character device",
+        )),
     }
 }
 
@@ -258,7 +260,7 @@ impl Log for Limited {
                 &Record::builder()
                     .metadata(record.metadata().clone())
                     .args(format_args!(
-                        "{suppressed} more lines like these were kept back"
+                        "{suppressed} more lines of this module were suppressed"
                     ))
                     .build(),
             );

@@ -38,7 +38,7 @@ pub fn duplicate(mount_point: &Path, number: RawFd) -> Result<OwnedFd, StartErro
         && status.st_rdev == rustix::fs::makedev(major, minor);
     match is_fuse {
         true => Ok(device),
-        false => Err(refuse("it is open on something else".into())),
+        false => Err(refuse("the descriptor is another file".into())),
     }
 }
 

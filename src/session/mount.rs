@@ -69,11 +69,11 @@ impl Mounted {
         });
         if let Some(mount) = mount {
             if !mount.has_super_option("default_permissions") {
-                let why = "it was mounted without default_permissions; add that";
+                let why = "it was mounted without default_permissions; add that option";
                 return Err(StartError::Descriptor(mount_point.into(), why.into()));
             }
             if !mount.is_mmfs() {
-                log::info!("no other mmfs knows this mount as one of mmfs: mount it with {MARK}");
+                log::info!("mmfs status does not list this mount: mount it with {MARK}");
             }
         }
         let mounted = Self {

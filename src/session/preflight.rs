@@ -75,13 +75,13 @@ pub fn check(path: &Path, ask_source: impl Fn(&Path) -> Option<PathBuf>) -> Resu
     let here = canonical(Role::MountPoint, path)?;
     let mount = mount_at(&here).filter(Mount::is_fuse);
     mount.ok_or_else(|| StartError::NotMounted(path.into()))?;
-    let made_anew = match state {
+    let is_replaced = match state {
         SourceState::Exists => return Ok(()),
         SourceState::Removed => false,
         SourceState::Replaced => true,
     };
     let source = source.unwrap_or_default();
-    Err(StartError::SourceRemoved(source, path.into(), made_anew))
+    Err(StartError::SourceRemoved(source, path.into(), is_replaced))
 }
 
 /// Warns if the source is empty and the mount point is not: the two may be swapped. Both paths are absolute. With `leaves_atime`
@@ -99,8 +99,8 @@ pub fn order(source: &Path, mount_point: &Path, leaves_atime: bool) -> Result<()
     };
     if ask(Role::MountPoint, mount_point, is_empty)? == Err(Errno::NOTEMPTY) && empty.is_ok() {
         log::warn!(
-            "source {source:?} is empty and hides what is in mount point {mount_point:?}; \
-             if that is not what you want: the order is mmfs SRC MNT"
+            "source {source:?} is empty and hides the files of mount point {mount_point:?}; \
+             if the two are swapped: the order is mmfs SRC MNT"
         );
     }
     Ok(())
@@ -152,6 +152,6 @@ fn clear_dead(path: &Path) -> Result<(), StartError> {
     // The identity is that of the same descriptor, because the path may lead to another mount now.
     let dead = identity.map_err(|errno| stays(errno.into()))?;
     mount::unmount(&place, dead, true).map_err(stays)?;
-    log::warn!("cleared a dead mount of mmfs off {place:?}");
+    log::warn!("cleared a dead mount of mmfs at {place:?}");
     Ok(())
 }

@@ -43,7 +43,7 @@ const READ_AHEAD_KIB: u32 = 256;
 /// first sequential read of a file. INIT can only lower it.
 fn raise_read_ahead(device: Option<u64>) -> Feature {
     let Some(device) = device else {
-        let note = "as the kernel has it: the device of this mount is unknown before Linux 6.17";
+        let note = "the kernel's default: the device of this mount is unknown before Linux 6.17";
         return Feature::new("read-ahead", false, note);
     };
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -51,11 +51,11 @@ fn raise_read_ahead(device: Option<u64>) -> Feature {
     match std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
         Ok(()) => Feature::new("read-ahead", true, format!("{READ_AHEAD_KIB} KiB")),
         Err(error) => {
-            log::debug!("{path} stays as it is: {error}");
+            log::debug!("cannot write {path}: {error}");
             Feature::new(
                 "read-ahead",
                 false,
-                format!("as the kernel has it: {error}"),
+                format!("the kernel's default: {error}"),
             )
         }
     }
@@ -90,7 +90,7 @@ pub fn serve(
     let pid_file = controls.pid_file.clone();
     let result = mount_and_serve(config, filesystem, answering, controls);
     if let Err(error) = remove(pid_file) {
-        log::warn!("the PID file stays: {error}");
+        log::warn!("cannot remove the PID file: {error}");
     }
     result
 }
@@ -165,7 +165,7 @@ fn start<F: Filesystem>(
     options.clone_fd = device::can_clone(&device);
     let note = match options.clone_fd {
         true => "",
-        false => "threads share one /dev/fuse: it cannot be opened anew here",
+        false => "all threads share one /dev/fuse, because it cannot be opened again here",
     };
     let clone = Feature::new("clone", options.clone_fd, note);
     let session = Session::from_fd(filesystem, device, acl, options);
@@ -182,7 +182,7 @@ fn run<F: Filesystem>(
     let (ended, disconnected) = (events.clone(), events.clone());
     let gone = move || drop(disconnected.send(Event::Disconnected));
     if let Err(error) = disconnect::watch(connection, gone) {
-        log::debug!("the end of the mount is noticed by the event loops alone: {error}");
+        log::debug!("cannot watch the mount table: {error}");
     }
     thread::Builder::new()
         .name("signals".into())
@@ -228,7 +228,7 @@ impl Report {
             write();
         };
         if let Err(error) = thread::Builder::new().name("report".into()).spawn(work) {
-            log::error!("cannot report: {error}");
+            log::error!("cannot write the report: {error}");
         }
     }
 }
@@ -279,7 +279,7 @@ fn start_reopening() -> Sender<()> {
     let (sender, receiver) = channel();
     let work = move || receiver.iter().for_each(|()| crate::logging::reopen());
     if let Err(error) = thread::Builder::new().name("log".into()).spawn(work) {
-        log::error!("cannot open the log anew: {error}");
+        log::error!("cannot open the log again: {error}");
     }
     sender
 }
@@ -305,10 +305,14 @@ fn wait_for_end(inbox: &Receiver<Event>, mounted: &Mounted) -> Result<(), StartE
     match mounted.unmount() {
         Ok(Unmounted::Clean) => log::info!("unmounted"),
         Ok(Unmounted::Detached) => {
-            log::warn!("busy: detached, open files are served for {DETACHED_TIMEOUT:?}");
+            log::warn!(
+                "the mount is busy and was detached; its open files are served for {DETACHED_TIMEOUT:?}"
+            );
         }
         Ok(Unmounted::Absent) if mounted.is_adopted() => return Ok(()),
-        Ok(Unmounted::Absent) => log::warn!("gone or covered by another mount: not unmounted"),
+        Ok(Unmounted::Absent) => {
+            log::warn!("not unmounted: the mount is gone or covered by another one");
+        }
         Err(error) => log::error!("cannot unmount: {error}"),
     }
     match inbox.recv_timeout(DETACHED_TIMEOUT) {
@@ -324,7 +328,7 @@ fn event_loops_end(inbox: &Receiver<Event>) -> Result<(), StartError> {
     match inbox.recv_timeout(DISCONNECTED_TIMEOUT) {
         Ok(Event::Ended(result)) => outcome(result),
         _ => {
-            log::warn!("the source did not answer until the end");
+            log::warn!("the mount is gone, but requests still wait for the source");
             Ok(())
         }
     }

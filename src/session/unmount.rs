@@ -45,7 +45,7 @@ pub fn unmount(path: &Path) -> Result<(), StartError> {
     if !elsewhere.is_empty() {
         let elsewhere = list(&elsewhere);
         refusal::note(format_args!(
-            "{place:?} is unmounted; what it showed is still mounted at {elsewhere}"
+            "{place:?} is unmounted; the same filesystem is still mounted at {elsewhere}"
         ));
         return Ok(());
     }
@@ -86,13 +86,13 @@ fn locate(path: &Path) -> Result<(PathBuf, u64, Option<Identity>), StartError> {
     }
     match found {
         Ok((place, Some(id), identity)) => Ok((place, id, identity)),
-        Ok((_, None, _)) => refuse(format!("/proc does not say in which mount {path:?} lies")),
+        Ok((_, None, _)) => refuse(format!("/proc does not show the mount of {path:?}")),
         Err(Errno::NOENT) => refuse(format!("{path:?} does not exist; check the spelling")),
         Err(Errno::NOTDIR) => refuse(format!("{path:?} is not a directory; name a mount point")),
         Err(Errno::NOTCONN) => refuse(format!(
-            "{path:?} lies in a FUSE mount whose daemon has died; name the mount point of that"
+            "{path:?} lies in a FUSE mount whose daemon has died; name the mount point of that mount"
         )),
-        Err(errno) => refuse(format!("{path:?} is out of reach: {errno}")),
+        Err(errno) => refuse(format!("{path:?} cannot be reached: {errno}")),
     }
 }
 
@@ -102,7 +102,7 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
     let Some(top) = top.filter(|mount| mount.mount_point == place) else {
         return refuse(match top {
             Some(mount) if is_ours(mount) => format!(
-                "{place:?} lies in the mount at {:?}; name that",
+                "{place:?} lies in the mount at {:?}; name that mount point",
                 mount.mount_point
             ),
             _ => format!("nothing is mounted on {place:?}; {}", known(table)),
@@ -115,7 +115,7 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
             .any(|mount| mount.mount_point == place && is_ours(mount));
         return refuse(match covered {
             true => format!("a mount of type {kind} covers {place:?}; unmount that first"),
-            false => format!("the mount at {place:?} is one of type {kind}, not of mmfs"),
+            false => format!("the mount at {place:?} has the type {kind}, and is not one of mmfs"),
         });
     }
     let below = table.iter().filter(|mount| mount.parent == id);
@@ -129,7 +129,7 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
     let user = rustix::process::geteuid();
     match top.owner().map(|(user, _)| u64::from(user)) {
         Some(owner) if !user.is_root() && owner != u64::from(user.as_raw()) => refuse(format!(
-            "{place:?} was mounted by the user with the number {owner}; only that user and root may unmount it"
+            "{place:?} was mounted by user {owner}; only that user and root may unmount it"
         )),
         _ => Ok(top),
     }
@@ -196,7 +196,7 @@ fn unless_gone(mount: &Mount, sentence: impl FnOnce() -> String) -> Result<(), S
     match whereabouts(mount) {
         None => Ok(()),
         Some(other) if other != *place => refuse(format!(
-            "the mount at {place:?} was moved to {other:?}; name that"
+            "the mount at {place:?} was moved to {other:?}; name that mount point"
         )),
         Some(_) => refuse(sentence()),
     }
@@ -258,22 +258,20 @@ fn busy(mount: &Mount) -> String {
     let place = &mount.mount_point;
     let root = rustix::process::geteuid().is_root();
     let detach = if root { "umount -l" } else { "fusermount3 -uz" };
-    let way_out = format!("end what uses it, or detach it with: {detach} {place:?}");
+    let cure = format!("end its users, or detach it with: {detach} {place:?}");
     match &holders::of(mount)[..] {
         [] if root => format!(
-            "{place:?} is busy, but no process has anything of it open; one may be waiting for its answer, or a loop device (losetup -a) \
-             or a swap file lies in it; {way_out}"
+            "{place:?} is busy, but no process has a file of it open; a process may wait for an answer of it, or a loop device \
+             (losetup -a) or a swap file may use it; {cure}"
         ),
         [] => {
-            format!("{place:?} is busy, but no process of yours has anything of it open; {way_out}")
+            format!("{place:?} is busy, but no process of yours has a file of it open; {cure}")
         }
-        holders => format!(
-            "{place:?} is busy: {} in it; {way_out}",
-            match holders.len() {
-                1 => format!("{} is", holders[0]),
-                _ => format!("{} are", some(holders.iter().map(Process::to_string))),
-            }
-        ),
+        [holder] => format!("{place:?} is busy: {holder} uses it; {cure}"),
+        holders => {
+            let holders = some(holders.iter().map(Process::to_string));
+            format!("{place:?} is busy: {holders} use it; {cure}")
+        }
     }
 }
 

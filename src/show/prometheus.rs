@@ -66,7 +66,11 @@ impl Page<'_> {
     }
 
     fn about(&mut self) {
-        self.head("mmfs_info", "gauge", "What is mounted.");
+        self.head(
+            "mmfs_info",
+            "gauge",
+            "Source, version and view of the mount.",
+        );
         for at in 0..self.mounts.len() {
             let (mount, status) = &self.mounts[at];
             let labels = format!(
@@ -77,7 +81,7 @@ impl Page<'_> {
             );
             self.line("mmfs_info", &labels, 1);
         }
-        let help = "When it was mounted, in seconds since 1970.";
+        let help = "Time of the mount, in seconds since 1970.";
         self.each("mmfs_start_time_seconds", "gauge", help, |s| s.since);
         let help = "Whether the source is known to have been removed.";
         self.each("mmfs_source_removed", "gauge", help, |s| {
@@ -102,7 +106,7 @@ impl Page<'_> {
 
     fn requests(&mut self) {
         let name = "mmfs_requests_total";
-        self.head(name, "counter", "Requests that came.");
+        self.head(name, "counter", "Requests that have arrived.");
         self.by_kind(|page, labels, one| page.line(name, labels, one.count));
         let name = "mmfs_request_errors_total";
         self.head(
@@ -112,11 +116,7 @@ impl Page<'_> {
         );
         self.by_kind(|page, labels, one| page.line(name, labels, one.errors));
         let name = "mmfs_request_duration_seconds";
-        self.head(
-            name,
-            "summary",
-            "How long requests took that were answered.",
-        );
+        self.head(name, "summary", "Durations of answered requests.");
         self.by_kind(|page, labels, one| {
             for (quantile, micros) in [("0.5", one.p50_us), ("0.99", one.p99_us), ("1", one.max_us)]
             {
@@ -133,10 +133,10 @@ impl Page<'_> {
         self.each("mmfs_waiting_requests", "gauge", help, |s| {
             s.waiting.requests
         });
-        let help = "For how long the oldest of them waits.";
+        let help = "How long the oldest of them has waited.";
         let oldest = |s: &Status| seconds(s.waiting.oldest_us);
         self.each("mmfs_waiting_oldest_seconds", "gauge", help, oldest);
-        let help = "Inodes with a request that waits for ten seconds or longer.";
+        let help = "Inodes with a request that has waited for ten seconds or longer.";
         let silent = |s: &Status| s.waiting.files_not_answering;
         self.each("mmfs_files_not_answering", "gauge", help, silent);
         let help = "Requests that wait for a thread.";
@@ -150,7 +150,7 @@ impl Page<'_> {
         self.each("mmfs_open_directories", "gauge", help, |s| {
             s.usage.open_directories
         });
-        let help = "Inodes that the kernel knows.";
+        let help = "Inodes to which the kernel holds references.";
         self.each("mmfs_known_nodes", "gauge", help, |s| s.usage.known_nodes);
         let help = "Page tables of the daemon.";
         self.each("mmfs_page_tables_bytes", "gauge", help, |s| {
@@ -220,14 +220,14 @@ impl Page<'_> {
         of(
             "kept_descriptors",
             "",
-            "Descriptors kept to save work",
+            "Descriptors kept open for later opens",
             kept,
             self,
         );
     }
 
     fn events(&mut self) {
-        let help = "How often the kernel was told to forget or to replace something.";
+        let help = "Notifications to the kernel to drop or replace cached contents.";
         self.each("mmfs_invalidations_total", "counter", help, |s| {
             s.usage.invalidations
         });
@@ -239,7 +239,7 @@ impl Page<'_> {
         self.each("mmfs_fault_errors_total", "counter", help, |s| {
             s.usage.view.faults_eio
         });
-        let help = "Writes found lost after they had been answered.";
+        let help = "How often bytes of an answered write were found lost.";
         self.each("mmfs_lost_writes_total", "counter", help, |s| {
             s.usage.view.lost_writes
         });

@@ -6,7 +6,7 @@ use crate::report::{Feature, Options, Share, Status};
 use std::fmt::Write;
 
 /// The note for a source that was removed.
-const REMOVED: &str = "that directory was removed: unmount and mount again what is at its path now";
+const REMOVED: &str = "that directory was removed: unmount, then mount its path again";
 
 /// One line per mount.
 pub fn lines(all: &[Asked]) -> String {
@@ -152,7 +152,7 @@ fn usage(status: &Status, line: &mut impl FnMut(&str, String)) {
     );
     line(
         "threads",
-        format!("spare threads that work: {}", share(usage.spare_threads)),
+        format!("spare threads in use: {}", share(usage.spare_threads)),
     );
     line(
         "mishaps",

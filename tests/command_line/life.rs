@@ -276,9 +276,9 @@ fn what_is_no_pid_file_is_not_replaced() {
             .success()
     );
     for (name, words) in [
-        ("notes", "what is there is no PID file"),
-        ("fifo", "what is there is no regular file"),
-        ("null", "what is there is no regular file"),
+        ("notes", "the existing file is not a PID file"),
+        ("fifo", "the existing file is not a regular file"),
+        ("null", "the existing file is not a regular file"),
     ] {
         refuses(&place.mmfs(&["--pidfile", name]), words);
     }
@@ -520,7 +520,7 @@ fn as_root_check_names_no_path_that_it_was_not_told() {
     let err = String::from_utf8_lossy(&outcome.stderr);
     assert_eq!(String::from_utf8_lossy(&outcome.stdout), "1\n1\n", "{err}");
     assert!(err.contains("still shows a directory that was removed;"));
-    assert!(err.contains(&format!("was source {:?}", place.source())));
+    assert!(err.contains(&format!("the old source {:?}", place.source())));
     assert!(!err.contains("/tmp\""), "{err}");
     eventually("it ends", || place.is_quiet());
 }

@@ -203,7 +203,7 @@ fn a_log_that_is_a_fifo_without_a_reader_holds_nobody_up() {
     let place = Place::new();
     assert!(place.sh("mkfifo $T/fifo").status.success());
     let start = place.sh("timeout --kill-after=1 20 $MMFS --log $T/fifo $S $M");
-    refuses(&start, "it is a FIFO from which nobody reads");
+    refuses(&start, "it is a FIFO without a reader");
     let mut daemon = place.foreground(&["--log", "log"]);
     assert!(place.sh("mv $T/fifo $T/log").status.success());
     for signal in [Signal::HUP, Signal::HUP, Signal::TERM] {

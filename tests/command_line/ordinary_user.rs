@@ -62,10 +62,10 @@ fn an_ordinary_user_is_refused_with_a_sentence() {
           mount --bind dev/fuse /dev/fuse; $MMFS $S $M",
             "/dev/fuse cannot be opened",
         ),
-        ("chown 0 $M; $USER $MMFS $S $M", "is not yours to mount on"),
+        ("chown 0 $M; $USER $MMFS $S $M", "is not allowed for you"),
         (
             "chown 0 $M; chmod 1777 $M; $USER $MMFS $S $M",
-            "is not yours to mount on",
+            "is not allowed for you",
         ),
         (
             "chmod 711 $S; $USER $MMFS $S $M",

@@ -223,7 +223,7 @@ pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
 }
 
 /// What a mount in the background says on a machine without a log.
-pub const NO_LOG: &str = "mmfs: log lines go nowhere from here on: there is neither a journal nor a syslog here; \
+pub const NO_LOG: &str = "mmfs: log lines are lost from here on: there is neither a journal nor a syslog here; \
                           name a file with --log\n";
 
 /// Exit code, and all that was printed, except [`NO_LOG`]: most machines have a log, those of tests often have none.

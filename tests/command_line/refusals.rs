@@ -38,12 +38,12 @@ fn paths_that_cannot_be_used_are_refused() {
         (
             "source",
             "/dev/fd/987",
-            "\"/dev/fd/987\" is no mounted /dev/fuse: Bad file descriptor",
+            "\"/dev/fd/987\" is not a mounted /dev/fuse: Bad file descriptor",
         ),
         (
             "source",
             "/dev/fd/0",
-            "\"/dev/fd/0\" is no mounted /dev/fuse: it is open on something",
+            "\"/dev/fd/0\" is not a mounted /dev/fuse: the descriptor is another file",
         ),
     ];
     for (source, mount, words) in table {
@@ -75,7 +75,7 @@ fn a_directory_that_its_path_does_not_lead_to_is_refused() {
         let script = r#"cd gone && rmdir ../gone && exec "$@""#;
         let args = ["-c", script, "sh", MMFS, source, mount];
         let output = place.run(Command::new("sh").args(args));
-        refuses(&output, "\".\" has no path that leads to it");
+        refuses(&output, "\".\" has no path here");
     }
 }
 
@@ -91,7 +91,7 @@ fn as_root_a_directory_of_another_mount_namespace_is_refused() {
         kill $!
         exit $status"#;
     let output = place.run(Command::new("sh").args(["-c", script, MMFS]));
-    refuses(&output, "has no path that leads to it");
+    refuses(&output, "has no path here");
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
     assert_eq!(place.layers(), 4);
     let (code, text) = said(&place.mmfs(&[]));
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("cleared a dead mount of mmfs off"), "{text}");
+    assert!(text.contains("cleared a dead mount of mmfs at"), "{text}");
     assert_eq!(place.layers(), 4, "what lay below is still there");
     (0..4).for_each(|_| place.umount());
 
@@ -230,9 +230,9 @@ fn a_mount_of_any_subtype_is_known_as_ours() {
     dead.end();
     let (code, text) = said(&place.mmfs(&["--subtype", "third"]));
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("cleared a dead mount of mmfs off"), "{text}");
+    assert!(text.contains("cleared a dead mount of mmfs at"), "{text}");
     assert_eq!(place.kind(), "fuse.third");
-    refuses(&place.mmfs(&[]), "end that first with: mmfs unmount");
+    refuses(&place.mmfs(&[]), "unmount it first with: mmfs unmount");
     assert_eq!(place.layers(), 1);
     place.umount();
 }
@@ -245,7 +245,7 @@ fn a_live_mount_is_not_covered_by_another() {
     for source in [place.source(), place.mount(), "/".into()] {
         refuses(
             &place.run(Command::new(MMFS).arg(source).arg("mount")),
-            &format!("end that first with: mmfs unmount {:?}", place.mount()),
+            &format!("unmount it first with: mmfs unmount {:?}", place.mount()),
         );
     }
     assert_eq!(place.layers(), 1);

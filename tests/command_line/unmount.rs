@@ -109,7 +109,7 @@ fn a_busy_mount_stays_and_its_users_are_named() {
     ] {
         let guest = Guest::new(&place, command);
         let refused = unmount(&place, "mount");
-        refuses(&refused, &format!("{} is in it", guest.words()));
+        refuses(&refused, &format!("{} uses it", guest.words()));
         refuses(&refused, &format!("umount -l {:?}", place.mount()));
         assert_eq!(place.layers(), 1);
     }
@@ -121,7 +121,7 @@ fn a_busy_mount_stays_and_its_users_are_named() {
     for guest in &guests {
         refuses(&refused, &guest.words());
     }
-    refuses(&refused, " are in it");
+    refuses(&refused, " use it");
     drop(guests);
     // A program of the mount, and a mapping of a file that is open no more.
     let mut sleep = Command::new(place.mount().join("sleep"))
@@ -171,7 +171,7 @@ fn the_command_itself_may_be_in_the_mount() {
 fn a_directory_without_a_path_here_is_no_mount() {
     let place = Place::new();
     let gone = place.sh("mkdir gone; cd gone; rmdir ../gone; $MMFS unmount .");
-    refuses(&gone, "\".\" has no path that leads to it");
+    refuses(&gone, "\".\" has no path here");
     // At the path that the other namespace's mount has, there is one here, too.
     place.start(&[]);
     let script = r#"unshare --mount --propagation private sh -c 'mount -t tmpfs other $M; echo; exec sleep 60' >ready &
@@ -180,7 +180,7 @@ fn a_directory_without_a_path_here_is_no_mount() {
     let other = place.sh(script);
     let (code, text) = said(&other);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("has no path that leads to it"), "{text}");
+    assert!(text.contains("has no path here"), "{text}");
     assert_eq!(place.layers(), 1);
     place.umount();
     eventually("it ends", || place.is_quiet());
@@ -381,13 +381,16 @@ fn foreign_mounts_and_other_directories_stay() {
     assert!(place.sh("mount -t tmpfs lower $M").status.success());
     refuses(
         &unmount(&place, "mount"),
-        "is one of type tmpfs, not of mmfs",
+        "has the type tmpfs, and is not one of mmfs",
     );
     place.umount();
     place.start(&[]);
     refuses(
         &unmount(&place, "mount/in"),
-        &format!("lies in the mount at {:?}; name that", place.mount()),
+        &format!(
+            "lies in the mount at {:?}; name that mount point",
+            place.mount()
+        ),
     );
     refuses(&unmount(&place, "source"), &format!("{:?}", place.mount()));
     assert!(place.sh("mount -t tmpfs nested $M/in").status.success());
@@ -416,7 +419,9 @@ fn what_lies_below_and_elsewhere_stays() {
     let other = place.path("other");
     assert_eq!(code, Some(0));
     assert!(
-        text.ends_with(&format!("what it showed is still mounted at {other:?}\n")),
+        text.ends_with(&format!(
+            "the same filesystem is still mounted at {other:?}\n"
+        )),
         "{text}"
     );
     assert_eq!(fs::read(place.mount().join("below")).unwrap(), b"below\n");
@@ -448,7 +453,7 @@ fn as_root_an_ordinary_user_unmounts_own_mounts_only() {
     );
     assert_eq!(out, "1\n1\n0\n0\n1\n0\n0\n", "{err}");
     assert!(
-        err.contains("was mounted by the user with the number 0; only that user"),
+        err.contains("was mounted by user 0; only that user"),
         "{err}"
     );
     assert!(err.contains(" is busy: sleep (pid "), "{err}");
