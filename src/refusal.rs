@@ -34,6 +34,17 @@ pub enum Role {
     MountPoint,
 }
 
+/// A mount whose daemon has died.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DeadMount {
+    /// Where it is, absolute.
+    pub mount_point: PathBuf,
+    /// Whether `mmfs unmount` takes it for one of mmfs.
+    pub is_ours: bool,
+    /// Whether the path of the command line is its mount point.
+    pub is_at_path: bool,
+}
+
 /// Why mmfs could not mount. `Display` is the one sentence for the person at the terminal.
 #[derive(Debug)]
 pub enum StartError {
@@ -49,8 +60,8 @@ pub enum StartError {
     SourceForbidden(PathBuf),
     /// fusermount3 would refuse this mount point to an ordinary user.
     MountPointForbidden(PathBuf),
-    /// The mount point carries a FUSE mount without a daemon that was not cleared away, and whether mmfs unmount takes it for ours.
-    DeadMount(PathBuf, bool),
+    /// A path of the command line is the mount point of a FUSE mount without a daemon, or lies in one: that mount, if it was found.
+    Dead(Role, PathBuf, Option<DeadMount>),
     /// The mount point carries a mount of mmfs that answers.
     Occupied(PathBuf),
     /// A mount does not say what it does, and why.
@@ -183,7 +194,7 @@ impl Display for StartError {
                  an ordinary user needs a directory that is writable, and owned where it is sticky; \
                  take one of your own, or run mmfs as root"
             ),
-            Self::DeadMount(path, is_ours) => write_dead(f, path, *is_ours),
+            Self::Dead(role, path, mount) => write_dead(f, *role, path, mount.as_ref()),
             Self::Occupied(path) => write!(
                 f,
                 "mount point {path:?} is in use: mmfs shows something there already; \
@@ -260,12 +271,6 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
             "{role} {path:?} is out of reach: permission denied for you; \
              ask for x on every directory above it, or run mmfs as one who has it"
         ),
-        Errno::NOTCONN => write!(
-            f,
-            "{role} {path:?} lies in a FUSE mount whose daemon has died \
-             (Transport endpoint is not connected); clear that mount with: mmfs unmount MNT, \
-             or with fusermount3 -u MNT if it is one of another program"
-        ),
         Errno::OVERFLOW => write!(
             f,
             "{role} {path:?} lies in a FUSE mount of another user namespace (a container's), where you have no number; \
@@ -275,16 +280,37 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
     }
 }
 
-fn write_dead(f: &mut Formatter<'_>, path: &Path, is_ours: bool) -> Formatted {
-    let way_out = match is_ours {
+fn write_dead(
+    f: &mut Formatter<'_>,
+    role: Role,
+    path: &Path,
+    mount: Option<&DeadMount>,
+) -> Formatted {
+    let Some(mount) = mount else {
+        return write!(
+            f,
+            "{role} {path:?} lies in a FUSE mount whose daemon has died \
+             (Transport endpoint is not connected); clear that mount with: mmfs unmount MNT, \
+             or with fusermount3 -u MNT if it is one of another program"
+        );
+    };
+    let place = &mount.mount_point;
+    let way_out = match mount.is_ours {
         true => "mmfs unmount",
         false => "fusermount3 -u",
     };
-    write!(
-        f,
-        "mount point {path:?} is covered by a FUSE mount whose daemon has died \
-         (Transport endpoint is not connected); clear it with: {way_out} {path:?}"
-    )
+    match mount.is_at_path {
+        true => write!(
+            f,
+            "{role} {path:?} is covered by a FUSE mount whose daemon has died \
+             (Transport endpoint is not connected); clear it with: {way_out} {place:?}"
+        ),
+        false => write!(
+            f,
+            "{role} {path:?} lies in the FUSE mount at {place:?}, whose daemon has died \
+             (Transport endpoint is not connected); clear that mount with: {way_out} {place:?}"
+        ),
+    }
 }
 
 fn write_mount(f: &mut Formatter<'_>, path: &Path, errno: Errno) -> Formatted {

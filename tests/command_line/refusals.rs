@@ -198,11 +198,12 @@ fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
         .arg(place.source())
         .arg(place.mount().join("x"))
         .output();
-    refuses(
-        &below.unwrap(),
-        "lies in a FUSE mount whose daemon has died",
-    );
+    let way_out = format!("clear that mount with: mmfs unmount {:?}", place.mount());
+    refuses(&below.unwrap(), &way_out);
     refuses(&place.sh("$MMFS $M $S"), "source");
+    let way_out = format!("clear it with: mmfs unmount {:?}", place.mount());
+    refuses(&place.sh("$MMFS --check $M"), &way_out);
+    refuses(&place.sh("$MMFS --check mount"), &way_out);
     place.umount();
 }
 
