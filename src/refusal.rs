@@ -1,5 +1,7 @@
 //! Why mmfs could not mount: one sentence for the person at the terminal, and an exit code.
 
+mod usage;
+
 use std::fmt::{Display, Formatter, Result as Formatted};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -136,7 +138,7 @@ impl StartError {
     /// Those of write(2).
     pub fn print(&self) -> io::Result<()> {
         match self {
-            Self::Usage(error) => error.print(),
+            Self::Usage(error) if error.exit_code() == 0 => error.print(),
             _ => io::Write::write_fmt(
                 &mut io::stderr(),
                 format_args!("{}{self}\n", service::prefix(log::Level::Error)),
@@ -170,7 +172,8 @@ impl Display for Role {
 impl Display for StartError {
     fn fmt(&self, f: &mut Formatter<'_>) -> Formatted {
         match self {
-            Self::Usage(error) => write!(f, "{error}"),
+            Self::Usage(error) if error.exit_code() == 0 => write!(f, "{error}"),
+            Self::Usage(error) => f.write_str(&usage::sentence(error)),
             Self::NotAnswered(path, why) => write!(f, "{path:?}: {why}"),
             Self::Unreachable(role, path, errno) => write_unreachable(f, *role, path, *errno),
             Self::NoPath(role, path) => write!(

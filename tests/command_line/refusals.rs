@@ -110,6 +110,8 @@ fn usage_errors_exit_2_and_help_exits_0() {
             output.stdout.is_empty() && text.contains(words),
             "{args:?}: {text}"
         );
+        let is_sentence = text.starts_with("mmfs: ") && text.lines().count() == 1;
+        assert!(is_sentence, "{args:?}: {text}");
     }
     for option in ["--help", "--version"] {
         let output = place.run(Command::new(MMFS).arg(option));
