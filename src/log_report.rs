@@ -44,14 +44,14 @@ pub fn watch<T: Tree>(channel: Channel<T>) -> std::io::Result<()> {
                 Some(News::Silent) => {
                     let waits = channel.waits();
                     log::warn!(
-                        "something does not answer: {} requests wait, the oldest for {} s",
+                        "requests are not answered: {} wait, the oldest for {} s",
                         waits.requests,
                         waits.oldest_us / 1_000_000
                     );
                     requests(&channel, LAST);
                 }
                 Some(News::Answered) => {
-                    log::info!(target: REPORT, "everything has answered that did not for {NOT_ANSWERING:?}");
+                    log::info!(target: REPORT, "all requests that waited for {NOT_ANSWERING:?} or more are answered now");
                 }
                 None => {}
             }
