@@ -58,6 +58,8 @@ pub struct MountFlags {
     pub no_suid: bool,
     /// Device nodes are not honoured on the mount.
     pub no_dev: bool,
+    /// The kernel follows no symbolic link of the mount.
+    pub no_symfollow: bool,
     /// Reading leaves access times alone, on the source too where that is allowed.
     pub no_atime: bool,
     /// Every write reaches the device before it is answered.

@@ -1,6 +1,7 @@
 //! The command line: argv → [`Options`] (as typed) → [`Config`] (as meant, checked), or a [`Verb`].
 
 mod mount_options;
+mod similar;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,6 @@ Exit codes: 0 success, 1 refused or failed, 2 usage error.";
     about = "Show the directory SRC at MNT, its files served from memory maps",
     override_usage = "mmfs [OPTIONS] <SRC> <MNT>\n       mmfs <VERB> [OPTIONS] <OBJECT>...",
     after_help = AFTER_HELP,
-    after_long_help = format!("{}\n\n{AFTER_HELP}", mount_options::notes()),
     args_override_self = true,
     disable_help_flag = true,
     disable_version_flag = true
@@ -102,8 +102,13 @@ pub struct Options {
     window_size: u64,
     /// How many bytes of address space all maps may take (K, M, G, T).
     ///
-    /// Default: the physical memory, but at most half of what RLIMIT_AS leaves.
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size::size)]
+    /// At least 2M. Default: the physical memory, but at most half of what RLIMIT_AS leaves.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        value_parser = size::map_budget
+    )]
     map_budget: Option<u64>,
     /// How writes that do not extend the file reach it.
     ///
@@ -260,6 +265,8 @@ enum MountFlag {
     NoSuid,
     Dev,
     NoDev,
+    SymFollow,
+    NoSymFollow,
     Atime,
     NoAtime,
     Sync,
@@ -354,6 +361,8 @@ impl Options {
                 MountFlag::NoSuid => flags.no_suid = true,
                 MountFlag::Dev => flags.no_dev = false,
                 MountFlag::NoDev => flags.no_dev = true,
+                MountFlag::SymFollow => flags.no_symfollow = false,
+                MountFlag::NoSymFollow => flags.no_symfollow = true,
                 MountFlag::Atime => flags.no_atime = false,
                 MountFlag::NoAtime => flags.no_atime = true,
                 MountFlag::Sync => flags.sync = true,

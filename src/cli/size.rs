@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The smallest window: one request of the oldest kernels is 128 KiB, half of that is the floor.
 const MIN_WINDOW_SIZE: u64 = 64 << 10;
 
+/// The smallest budget: one window of the smallest size fits, with the largest request that may begin in it.
+const MIN_MAP_BUDGET: u64 = 2 << 20;
+
 /// `4096`, `64K`, `1g`, `2MiB`: bytes, with K, M, G and T as powers of 1024.
 ///
 /// # Errors
@@ -44,6 +47,17 @@ pub fn window_size(text: &str) -> Result<u64, String> {
         size if size < MIN_WINDOW_SIZE => Err("a window is at least 64K".into()),
         size if size % page != 0 => Err(format!("a window is a multiple of the page size, {page}")),
         size if size > i64::MAX as u64 => Err("a window is less than 2^63 bytes".into()),
+        size => Ok(size),
+    }
+}
+
+/// A size that all windows together can have.
+///
+/// # Errors
+/// A phrase for the person who typed it.
+pub fn map_budget(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        size if size < MIN_MAP_BUDGET => Err("a map budget is at least 2M".into()),
         size => Ok(size),
     }
 }
@@ -135,6 +149,14 @@ mod tests {
         assert_eq!(window_size("64K"), Ok(64 << 10));
         for text in ["63K", "65537", "0", "9T9", "8388608T"] {
             assert!(window_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_budget_holds_a_window() {
+        assert_eq!(map_budget("2M"), Ok(2 << 20));
+        for text in ["0", "1K", "2047K", "1M", "-1"] {
+            assert!(map_budget(text).is_err(), "{text}");
         }
     }
 

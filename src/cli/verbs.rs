@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint};
 use rustix::fs::{Mode, OFlags};
 
+use super::similar::similar;
 use super::{mount_options, size};
 use crate::refusal::{self, StartError};
 use crate::session;
@@ -182,13 +183,15 @@ pub fn read(command: Command, args: Vec<OsString>) -> Result<Verb, clap::Error> 
     Verb::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 
-/// Says on standard error, for a source that cannot be had, that its name is a verb's, if it is.
+/// Says on standard error, for a source that cannot be had, that its name is a verb's, if it is, or similar to one.
 pub fn hint_at(source: &OsStr) {
+    let name = source.to_string_lossy();
     if is_name(source) {
-        let name = source.to_string_lossy();
         refusal::note(format_args!(
             "a verb is the first word: mmfs {name} [OPTIONS]"
         ));
+    } else if let Some(verb) = similar(&name, table().iter().map(|verb| verb.get_name().into())) {
+        refusal::note(format_args!("did you mean the verb: mmfs {verb}?"));
     }
 }
 

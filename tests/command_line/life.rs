@@ -454,6 +454,29 @@ fn auto_unmount_clears_up_after_a_killed_daemon() {
     }
 }
 
+/// Flags of mount(8) that the kernel enforces, and what `user` implies.
+#[test]
+fn generic_flags_reach_the_kernel() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("hello", place.source().join("link")).unwrap();
+    place.start(&["-o", "user,nosymfollow,nonempty,x-systemd.automount"]);
+    let error = fs::read(place.mount().join("link")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    assert_eq!(
+        fs::read_link(place.mount().join("link")).unwrap(),
+        Path::new("hello")
+    );
+    let flags = place.sh("grep \" $M \" /proc/mounts | cut -d' ' -f4");
+    let (_, flags) = said(&flags);
+    for flag in ["noexec", "nosuid", "nodev", "nosymfollow"] {
+        assert!(
+            flags.split(',').any(|other| other == flag),
+            "{flag}: {flags}"
+        );
+    }
+    place.umount();
+}
+
 #[test]
 fn mount_fuse3_can_start_it() {
     let place = Place::new();

@@ -151,6 +151,17 @@ fn a_source_named_like_a_verb_is_written_with_a_dot() {
 }
 
 #[test]
+fn a_verb_that_is_misspelt_is_proposed() {
+    let place = Place::new();
+    let (code, text) = said(&place.run(Command::new(MMFS).args(["umount", "mount"])));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.starts_with("mmfs: did you mean the verb: mmfs unmount?\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_background_process_that_dies_early_is_reported() {
     let place = Place::new();
     fs::create_dir(place.path("bin")).unwrap();
