@@ -93,6 +93,39 @@ pub fn description() -> String {
     )
 }
 
+/// The names that can stand after `-o`, in groups, and what mmfs does with each group.
+pub fn groups() -> Vec<(String, String)> {
+    let join = |names: &[&str]| names.join(" ");
+    let firsts = |pairs: &[(&'static str, &str)]| join(&names_in(pairs));
+    let who = join(&WHO_MOUNTS.map(|(name, _)| name));
+    let text = |names: String, text: &str| (names, text.to_owned());
+    vec![
+        text(
+            "NAME[=VALUE]".into(),
+            "Each long option of mmfs, with _ or - between its words: attr_timeout=5. In a value, \\, is a comma and \\\\ a backslash.",
+        ),
+        text(
+            firsts(&GENERIC),
+            "As mount(8) has them. nosuid and nodev are the default. ro is --read-only. noatime leaves the source's access times \
+             alone, too. sync and dirsync wait for the device. Of options that disagree, the last wins.",
+        ),
+        text(
+            who,
+            "mount(8) decides who may mount. As there, they imply nosuid and nodev, and user and users noexec.",
+        ),
+        text(
+            format!("{} x-* X-*", join(&FOR_OTHERS)),
+            "Ignored: they are meant for mount(8) and systemd.",
+        ),
+        text(join(&ALWAYS_ON), "Ignored: mmfs does that anyway."),
+        text(
+            join(&LAZY_TIMES),
+            "Ignored: the source's own mount decides how its times move.",
+        ),
+        text(firsts(&REFUSED), "Refused, with the reason."),
+    ]
+}
+
 fn names_in<'a>(pairs: &[(&'a str, &str)]) -> Vec<&'a str> {
     pairs.iter().map(|(name, _)| *name).collect()
 }

@@ -13,7 +13,7 @@ fn mounting(args: impl IntoIterator<Item = OsString>) -> Result<Options, StartEr
     match Request::read(args)? {
         Request::Mount(options) => Ok(*options),
         Request::Check(path) => panic!("{path:?} is not to be checked"),
-        other => panic!("{other:?} mounts nothing"),
+        Request::Verb(verb) => panic!("{verb:?} mounts nothing"),
     }
 }
 
@@ -238,6 +238,39 @@ fn usage_errors_are_one_sentence() {
         let error = Request::read(args.iter().map(OsString::from)).expect_err("refused");
         assert_eq!(error.to_string(), words, "{args:?}");
     }
+}
+
+/// Every name that can stand after `-o` is explained in docs/configuration.md, and every long option has a group in `--help`.
+#[test]
+fn mount_options_are_documented() {
+    let page = include_str!("../../docs/configuration.md");
+    let (_, section) = page
+        .split_once("\n### Generic options of mount(8)\n")
+        .unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    for (names, _) in mount_options::groups() {
+        for name in names.split(' ').filter(|name| *name != "NAME[=VALUE]") {
+            assert!(section.contains(&format!("`{name}`")), "{name} is missing");
+        }
+    }
+    let command = command();
+    for arg in command.get_arguments() {
+        let is_grouped =
+            arg.is_positional() || arg.is_hide_set() || arg.get_help_heading().is_some();
+        assert!(is_grouped, "{arg} has no heading in --help");
+    }
+}
+
+/// The short help fits on a screen of 24 lines with a prompt on it, and names the long one.
+#[test]
+fn the_short_help_fits_a_screen() {
+    let error = Request::read(["mmfs", "-h"].map(OsString::from)).expect_err("an answer");
+    let text = error.to_string();
+    assert!(text.lines().count() <= 23, "{text}");
+    for line in text.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(text.contains("mmfs --help"), "{text}");
 }
 
 #[test]

@@ -32,6 +32,14 @@ pub enum Form {
     Watch,
 }
 
+/// Prints a page of help.
+///
+/// # Errors
+/// It cannot be written.
+pub fn page(text: &str) -> Result<(), StartError> {
+    print(text).map(drop)
+}
+
 /// Prints the status of a mount, or of all that are here.
 ///
 /// # Errors
