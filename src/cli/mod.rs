@@ -1,5 +1,6 @@
 //! The command line: argv → [`Options`] (as typed) → [`Config`] (as meant, checked), or a [`Verb`].
 
+mod mount_helper;
 mod mount_options;
 mod similar;
 mod size;
@@ -267,6 +268,8 @@ pub enum Request {
     Check(PathBuf),
     /// What a verb does.
     Verb(Verb),
+    /// Nothing: `mount -f`.
+    Nothing,
 }
 
 /// All that can be typed: what mounts, with its options, and every verb.
@@ -280,7 +283,13 @@ impl Request {
     /// # Errors
     /// [`StartError::Usage`], which also carries the answers to `--help` and `--version`.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, StartError> {
-        let args: Vec<OsString> = args.into_iter().collect();
+        let mut args: Vec<OsString> = args.into_iter().collect();
+        if mount_helper::is_helper(&args) {
+            match mount_helper::command_line(args)? {
+                Some(meant) => args = meant,
+                None => return Ok(Self::Nothing),
+            }
+        }
         if let Some(name) = verbs::asked_for(&args) {
             verbs::warn_of_directory(name);
             return Ok(Self::Verb(verbs::read(command(), args)?));

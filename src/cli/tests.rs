@@ -13,7 +13,7 @@ fn mounting(args: impl IntoIterator<Item = OsString>) -> Result<Options, StartEr
     match Request::read(args)? {
         Request::Mount(options) => Ok(*options),
         Request::Check(path) => panic!("{path:?} is not to be checked"),
-        Request::Verb(verb) => panic!("{verb:?} mounts nothing"),
+        other => panic!("{other:?} mounts nothing"),
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint}
 use rustix::fs::{Mode, OFlags};
 
 use super::similar::similar;
-use super::{mount_options, size, topics};
+use super::{mount_helper, mount_options, size, topics};
 use crate::refusal::{self, StartError};
 use crate::session;
 use crate::show::{self, Form};
@@ -193,11 +193,10 @@ fn table() -> Vec<Command> {
 /// The verb that argv (program name first) asks for. It is the first word. The helpers of mount(8) ask for none, whatever the source
 /// is called: they start a program whose name begins with `mount.`, or give mount options.
 pub fn asked_for(args: &[OsString]) -> Option<&str> {
-    let [program, first, ..] = args else {
+    let [_, first, ..] = args else {
         return None;
     };
-    let program = Path::new(program).file_name().unwrap_or_default();
-    let mounts = program.as_encoded_bytes().starts_with(b"mount.") || mount_options::are_in(args);
+    let mounts = mount_helper::is_helper(args) || mount_options::are_in(args);
     first.to_str().filter(|_| !mounts && is_name(first))
 }
 
