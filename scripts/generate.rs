@@ -13,51 +13,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use mmfs::cli::{Options, command};
+use mmfs::cli::{Options, command, topics};
 use mmfs::version::VERSION;
-
-/// The sections of the manual page that `--help` does not have.
-const EXTRA_SECTIONS: &str = r#".SH EXAMPLES
-.TP
-mmfs ~/photos ~/view
-shows ~/photos at ~/view.
-.TP
-mmfs unmount ~/view
-unmounts it.
-.TP
-mmfs \-f \-o ro,allow_other /data /mnt/view
-stays in the foreground, lets all users access the mount, and refuses every change.
-.TP
-/data /mnt/view fuse.mmfs defaults,allow_other 0 0
-is a line of /etc/fstab; mount.fuse3 finds mmfs in PATH.
-.TP
-systemctl enable \-\-now mmfs@data
-mounts as /etc/mmfs/data.conf says.
-.SH ENVIRONMENT
-.TP
-RUST_LOG
-overrides \-v and \-q: off, error, warn, info, debug, trace.
-.TP
-NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM
-are set by systemd. mmfs tells it when the mount answers and when it ends, notifies its watchdog, and puts
-priorities before its log lines.
-.TP
-LISTEN_FDS, LISTEN_PID
-name descriptors that systemd has passed. In the background mmfs keeps them, and no others that it was started with.
-.SH FILES
-.TP
-/run/systemd/journal/socket, /dev/log
-take the log lines of a mount in the background: the first one of the two where something listens.
-.TP
-/etc/fuse.conf
-must have a line user_allow_other before ordinary users may use \-\-allow\-other or \-\-allow\-root.
-.SH SEE ALSO
-.BR fusermount3 (1),
-.BR mount.fuse3 (8),
-.BR mount (8),
-.BR fstab (5),
-.BR mmap (2)
-"#;
 
 fn main() -> io::Result<()> {
     let argument = std::env::args_os().nth(1);
@@ -93,7 +50,7 @@ fn write_share(directory: &Path) -> io::Result<()> {
         let see_also = ".SH SEE ALSO\n.BR mmfs (1)\n";
         write_page(directory, &name, page_of(verb), see_also)?;
     }
-    write_page(directory, "mmfs", command, EXTRA_SECTIONS)
+    write_page(directory, "mmfs", command, &topics::sections())
 }
 
 /// The verb as a command with a manual page of its own.
@@ -109,7 +66,8 @@ fn page_of(verb: &Command) -> Command {
 
 fn write_page(directory: &Path, name: &str, command: Command, more: &str) -> io::Result<()> {
     let mut page = Vec::new();
-    Man::new(command).manual("mmfs").render(&mut page)?;
-    page.write_all(more.as_bytes())?;
-    std::fs::write(directory.join(format!("{name}.1")), page)
+    let command = topics::for_manual(command);
+    Man::new(command.clone()).manual("mmfs").render(&mut page)?;
+    let page = topics::with_groups(&String::from_utf8_lossy(&page), &command);
+    std::fs::write(directory.join(format!("{name}.1")), page + more)
 }

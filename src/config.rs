@@ -58,7 +58,9 @@ pub struct MountFlags {
     pub no_suid: bool,
     /// Device files cannot be opened on the mount.
     pub no_dev: bool,
-    /// Reading does not change access times, on the source either if the daemon may open its files with O_NOATIME.
+    /// The kernel follows no symbolic link of the mount.
+    pub no_symfollow: bool,
+    /// Reading leaves access times alone, on the source too where that is allowed.
     pub no_atime: bool,
     /// Every write reaches the device before it is answered.
     pub sync: bool,

@@ -44,14 +44,14 @@ pub fn watch<T: Tree>(channel: Channel<T>) -> std::io::Result<()> {
                 Some(Event::NotAnswering) => {
                     let waiting = channel.waiting_summary();
                     log::warn!(
-                        "a file does not answer: {} requests wait, the oldest for {} s",
+                        "requests are not answered: {} wait, the oldest for {} s",
                         waiting.requests,
                         waiting.oldest_us / 1_000_000
                     );
                     requests(&channel, LAST_REQUESTS);
                 }
                 Some(Event::AllAnswered) => {
-                    log::info!(target: REPORT, "all files answer again: no request has waited for {NOT_ANSWERING:?}");
+                    log::info!(target: REPORT, "all requests that waited for {NOT_ANSWERING:?} or more are answered now");
                 }
                 None => {}
             }

@@ -34,6 +34,7 @@ fn run() -> Result<(), StartError> {
         cli::Request::Mount(options) => options,
         cli::Request::Check(mount_point) => return check(&mount_point),
         cli::Request::Verb(verb) => return verb.run(cli::command),
+        cli::Request::Nothing => return Ok(()),
     };
     logging::start(&options.log()?)?;
     let config = options.resolve()?;

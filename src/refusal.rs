@@ -1,5 +1,7 @@
 //! Errors of the program: one sentence for the terminal, and an exit code.
 
+mod usage;
+
 use std::fmt::{Display, Formatter, Result as Formatted};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +36,18 @@ pub enum Role {
     MountPoint,
 }
 
-/// An error of the program. `Display` is the sentence for the terminal.
+/// A mount whose daemon has died.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DeadMount {
+    /// Where it is, absolute.
+    pub mount_point: PathBuf,
+    /// Whether `mmfs unmount` takes it for one of mmfs.
+    pub is_ours: bool,
+    /// Whether the path of the command line is its mount point.
+    pub is_at_path: bool,
+}
+
+/// Why mmfs could not mount. `Display` is the one sentence for the person at the terminal.
 #[derive(Debug)]
 pub enum StartError {
     /// The command line is invalid, or asks for help.
@@ -49,9 +62,9 @@ pub enum StartError {
     SourceForbidden(PathBuf),
     /// fusermount3 would refuse this mount point to an ordinary user.
     MountPointForbidden(PathBuf),
-    /// The mount point has a dead FUSE mount, which could not be unmounted. The flag is true if `mmfs unmount` can unmount it.
-    DeadMount(PathBuf, bool),
-    /// The mount point has a mount of mmfs that answers.
+    /// A path of the command line is the mount point of a FUSE mount without a daemon, or lies in one: that mount, if it was found.
+    Dead(Role, PathBuf, Option<DeadMount>),
+    /// The mount point carries a mount of mmfs that answers.
     Occupied(PathBuf),
     /// A mount gives no answer, and why.
     NotAnswered(PathBuf, String),
@@ -125,7 +138,7 @@ impl StartError {
     /// Those of write(2).
     pub fn print(&self) -> io::Result<()> {
         match self {
-            Self::Usage(error) => error.print(),
+            Self::Usage(error) if error.exit_code() == 0 => error.print(),
             _ => io::Write::write_fmt(
                 &mut io::stderr(),
                 format_args!("{}{self}\n", service::prefix(log::Level::Error)),
@@ -159,7 +172,8 @@ impl Display for Role {
 impl Display for StartError {
     fn fmt(&self, f: &mut Formatter<'_>) -> Formatted {
         match self {
-            Self::Usage(error) => write!(f, "{error}"),
+            Self::Usage(error) if error.exit_code() == 0 => write!(f, "{error}"),
+            Self::Usage(error) => f.write_str(&usage::sentence(error)),
             Self::NotAnswered(path, why) => write!(f, "{path:?}: {why}"),
             Self::Unreachable(role, path, errno) => write_unreachable(f, *role, path, *errno),
             Self::NoPath(role, path) => write!(
@@ -183,7 +197,7 @@ impl Display for StartError {
                  it must be writable for you, and owned by you if it is sticky; \
                  use a directory of your own, or run mmfs as root"
             ),
-            Self::DeadMount(path, is_ours) => write_dead(f, path, *is_ours),
+            Self::Dead(role, path, mount) => write_dead(f, *role, path, mount.as_ref()),
             Self::Occupied(path) => write!(
                 f,
                 "mount point {path:?} is in use: a mount of mmfs is there already; \
@@ -260,12 +274,6 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
             "{role} {path:?} cannot be reached: permission denied for you; \
              ask for x on every directory above it, or run mmfs as a user who has it"
         ),
-        Errno::NOTCONN => write!(
-            f,
-            "{role} {path:?} lies in a FUSE mount whose daemon has died \
-             (Transport endpoint is not connected); clear that mount with: mmfs unmount MNT, \
-             or with fusermount3 -u MNT if it belongs to another program"
-        ),
         Errno::OVERFLOW => write!(
             f,
             "{role} {path:?} lies in a FUSE mount of another user namespace (a container's), in which your user does not exist; \
@@ -275,16 +283,37 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
     }
 }
 
-fn write_dead(f: &mut Formatter<'_>, path: &Path, is_ours: bool) -> Formatted {
-    let command = match is_ours {
+fn write_dead(
+    f: &mut Formatter<'_>,
+    role: Role,
+    path: &Path,
+    mount: Option<&DeadMount>,
+) -> Formatted {
+    let Some(mount) = mount else {
+        return write!(
+            f,
+            "{role} {path:?} lies in a FUSE mount whose daemon has died \
+             (Transport endpoint is not connected); clear that mount with: mmfs unmount MNT, \
+             or with fusermount3 -u MNT if it is one of another program"
+        );
+    };
+    let place = &mount.mount_point;
+    let way_out = match mount.is_ours {
         true => "mmfs unmount",
         false => "fusermount3 -u",
     };
-    write!(
-        f,
-        "mount point {path:?} is covered by a FUSE mount whose daemon has died \
-         (Transport endpoint is not connected); clear it with: {command} {path:?}"
-    )
+    match mount.is_at_path {
+        true => write!(
+            f,
+            "{role} {path:?} is covered by a FUSE mount whose daemon has died \
+             (Transport endpoint is not connected); clear it with: {way_out} {place:?}"
+        ),
+        false => write!(
+            f,
+            "{role} {path:?} lies in the FUSE mount at {place:?}, whose daemon has died \
+             (Transport endpoint is not connected); clear that mount with: {way_out} {place:?}"
+        ),
+    }
 }
 
 fn write_mount(f: &mut Formatter<'_>, path: &Path, errno: Errno) -> Formatted {

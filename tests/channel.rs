@@ -358,10 +358,10 @@ fn what_does_not_answer_for_ten_seconds_is_written_to_the_log() {
     assert!(lines("waiting:")[0].contains(" read node"));
     assert!(lines("trace:").iter().any(|line| line.contains(" open ")));
     thread::sleep(Duration::from_secs(5));
-    assert_eq!(lines("a file does not answer").len(), 1);
+    assert_eq!(lines("requests are not answered").len(), 1);
     source.cut();
     reader.join().expect("a reader");
-    let answered = || !lines("all files answer again").is_empty();
+    let answered = || !lines("are answered now").is_empty();
     assert!(tools::wait_until(Duration::from_secs(30), answered));
 }
 

@@ -197,7 +197,7 @@ fn run_case(mount: &Mount, case: &Case, n: usize, figures: &Figures) {
     if let Err(error) = outcome {
         figures.error(&error);
         let name = errno_of(case.error);
-        // Its own error, or one that says that the file is out of reach; EIO also where it says nothing else.
+        // Its own error, or one that says that the file cannot be reached; EIO also where it says nothing else.
         let honest = [name, libc::EIO, libc::ESTALE];
         if !error.raw_os_error().is_some_and(|e| honest.contains(&e)) {
             figures.divergence(format!("{case:?}: {error}"));

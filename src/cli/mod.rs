@@ -1,9 +1,12 @@
 //! The command line: argv → [`Options`] (as typed) → [`Config`] (checked), or a [`Verb`].
 
+mod mount_helper;
 mod mount_options;
+mod similar;
 mod size;
 #[cfg(test)]
 mod tests;
+pub mod topics;
 mod verbs;
 
 use std::ffi::{OsStr, OsString};
@@ -24,48 +27,45 @@ use crate::version::{self, VERSION};
 
 pub use verbs::Verb;
 
+const ABOUT: &str = "Show the directory SRC at MNT, its files served from memory maps";
+const LONG_ABOUT: &str = "\
+mmfs is a FUSE filesystem. Writes through the mount reach SRC at once, and what others change in SRC shows in the mount. mmfs goes \
+to the background when the mount answers. mmfs unmount MNT ends it.";
+
 const AFTER_HELP: &str = "\
-SIGINT, SIGTERM and SIGQUIT unmount. Files still open are served for 30 s more, or until a second signal.
-SIGHUP opens the log file anew. SIGUSR1 writes the state of the mount to the log. SIGUSR2 is ignored.
-Exit codes: 0 success, 1 refused or failed, 2 usage error.";
+mmfs help lists the verbs and more to read: mount options, signals, exit codes, examples.";
+
+/// Where `-h` has its options. `--help` and the manual page have them in groups.
+const SHORT_HEADING: &str = "Options (mmfs --help has all of them, explained)";
 
 /// The command line as typed. The first paragraph of an option's comment is its line in `-h`. The whole comment is its
 /// description in `--help`, in the manual page and in docs/configuration.md (`cargo run --example generate -- --publish`).
+/// `-h` fits on a screen of 24 lines, so it has the most important options only: the others have `hide_short_help`.
 #[derive(Debug, Parser)]
 #[command(
     name = "mmfs",
     version = VERSION,
-    about = "Show the directory SRC at MNT, its files served from memory maps",
+    about = ABOUT,
+    long_about = format!("{ABOUT}.\n\n{LONG_ABOUT}"),
     override_usage = "mmfs [OPTIONS] <SRC> <MNT>\n       mmfs <VERB> [OPTIONS] <OBJECT>...",
-    after_help = AFTER_HELP,
-    after_long_help = format!("{}\n\n{AFTER_HELP}", mount_options::notes()),
+    after_long_help = AFTER_HELP,
     args_override_self = true,
     disable_help_flag = true,
     disable_version_flag = true
 )]
 pub struct Options {
     /// Directory to show
-    #[arg(value_name = "SRC", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "SRC", value_hint = ValueHint::DirPath, hide_short_help = true)]
     source: PathBuf,
-    /// Directory to show it at
+    /// Directory to show it at.
     ///
-    /// /dev/fd/N is a mounted /dev/fuse that was left open for mmfs (mount.fuse3 -o drop_privileges).
-    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+    /// /dev/fd/N is a mounted /dev/fuse that was left open for mmfs, as mount.fuse3 does with -o drop_privileges.
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath, hide_short_help = true)]
     mount_point: PathBuf,
-    /// Stay in the foreground and log to standard error.
+    /// Refuse every change through the mount.
     ///
-    /// Without it, mmfs goes to the background once the mount answers, and logs to the journal or to syslog.
-    #[arg(short, long)]
-    foreground: bool,
-    /// Mount options, separated by commas; --help lists them.
-    #[arg(
-        short = 'o',
-        value_name = "NAME[=VALUE],...",
-        long_help = mount_options::description()
-    )]
-    mount_options: Option<OsString>,
-    /// Refuse every change through the mount, and leave the source's access times alone.
-    #[arg(short, long, overrides_with = "read_write")]
+    /// The source's access times stay as they are.
+    #[arg(short, long, overrides_with = "read_write", help_heading = "Access")]
     read_only: bool,
     #[arg(long, hide = true, overrides_with = "read_only")]
     read_write: bool,
@@ -74,59 +74,53 @@ pub struct Options {
     /// Let all users access the mount.
     ///
     /// The kernel checks the files' own permissions.
-    #[arg(long, conflicts_with = "allow_root")]
+    #[arg(long, conflicts_with = "allow_root", help_heading = "Access")]
     allow_other: bool,
     /// Let root access the mount, besides the mounting user.
-    #[arg(long)]
+    #[arg(long, help_heading = "Access", hide_short_help = true)]
     allow_root: bool,
+    /// Stay in the foreground and log to standard error.
+    ///
+    /// Without it, mmfs goes to the background once the mount answers, and logs to the journal or to syslog.
+    #[arg(short, long, help_heading = "Start and end")]
+    foreground: bool,
     /// Unmount even if mmfs is killed.
     ///
     /// fusermount3 makes the mount, and unmounts it when mmfs has ended.
-    #[arg(long)]
+    #[arg(long, help_heading = "Start and end", hide_short_help = true)]
     auto_unmount: bool,
-    /// Worker threads, 1-256. Default: one per CPU, at least 5, at most 16.
+    /// Write the process id to FILE, and remove FILE at the end.
     ///
-    /// They are fewer by default where a process may open only few files (ulimit -Hn).
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = size::threads)]
-    threads: Option<u16>,
-    /// How many bytes of a file one map covers (K, M, G, T).
-    ///
-    /// A multiple of the page size, at least 64K. More than an eighth of the map budget is reduced to that.
+    /// A PID file that is there is replaced, anything else is refused.
     #[arg(
         long,
-        value_name = "SIZE",
-        default_value = "1G",
-        allow_negative_numbers = true,
-        value_parser = size::window_size
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        help_heading = "Start and end",
+        hide_short_help = true
     )]
-    window_size: u64,
-    /// How many bytes of address space all maps may take (K, M, G, T).
+    pidfile: Option<PathBuf>,
+    /// Only test whether the mount at MNT answers.
     ///
-    /// Default: the physical memory, but at most half of what RLIMIT_AS leaves.
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size::size)]
-    map_budget: Option<u64>,
-    /// How writes that do not extend the file reach it.
-    ///
-    /// region: through the mapping. auto: through the mapping or by pwrite, whichever is faster.
+    /// The exit code is 0 or 1. It fails, too, if the source directory was removed, also if it was made anew; not if it was
+    /// renamed. It takes at most ten seconds, and thirteen more for a removed source.
     #[arg(
         long,
-        value_name = "auto|region",
-        default_value = "auto",
-        hide_possible_values = true
+        value_name = "MNT",
+        exclusive = true,
+        value_hint = ValueHint::DirPath,
+        help_heading = "Start and end"
     )]
-    write_path: WritePath,
-    /// Sync a written file when its last writer closes it.
-    ///
-    /// That close waits until the device has the data.
-    #[arg(long)]
-    sync_on_close: bool,
+    check: Option<PathBuf>,
     /// How long the kernel caches attributes, in seconds.
     #[arg(
         long,
         value_name = "S",
         default_value = "1",
         allow_negative_numbers = true,
-        value_parser = size::seconds
+        value_parser = size::seconds,
+        help_heading = "Kernel cache",
+        hide_short_help = true
     )]
     attr_timeout: Duration,
     /// How long the kernel caches names, in seconds.
@@ -135,56 +129,133 @@ pub struct Options {
         value_name = "S",
         default_value = "1",
         allow_negative_numbers = true,
-        value_parser = size::seconds
+        value_parser = size::seconds,
+        help_heading = "Kernel cache",
+        hide_short_help = true
     )]
     entry_timeout: Duration,
     /// Bypass the kernel's page cache.
-    #[arg(long)]
+    #[arg(long, help_heading = "Kernel cache")]
     direct_io: bool,
-    /// Let the kernel read and write open files by itself, where it can.
+    /// Let the kernel read and write open files by itself.
     ///
-    /// Needs Linux 6.9 and root.
-    #[arg(long, conflicts_with = "direct_io")]
+    /// Where it cannot, mmfs does. Needs Linux 6.9 and root.
+    #[arg(long, conflicts_with = "direct_io", help_heading = "Kernel cache")]
     passthrough: bool,
+    /// How many bytes of a file one map covers (K, M, G, T).
+    ///
+    /// A multiple of the page size, at least 64K. More than an eighth of the map budget is reduced to that.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "1G",
+        allow_negative_numbers = true,
+        value_parser = size::window_size,
+        help_heading = "Maps and writes",
+        hide_short_help = true
+    )]
+    window_size: u64,
+    /// How many bytes of address space all maps may take (K, M, G, T).
+    ///
+    /// At least 2M. Default: the physical memory, but at most half of what RLIMIT_AS leaves.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        value_parser = size::map_budget,
+        help_heading = "Maps and writes",
+        hide_short_help = true
+    )]
+    map_budget: Option<u64>,
+    /// How writes that do not extend the file reach it.
+    ///
+    /// region: through the mapping. auto: through the mapping or by pwrite, whichever is faster.
+    #[arg(
+        long,
+        value_name = "auto|region",
+        default_value = "auto",
+        hide_possible_values = true,
+        help_heading = "Maps and writes",
+        hide_short_help = true
+    )]
+    write_path: WritePath,
+    /// Sync a written file when its last writer closes it.
+    ///
+    /// That close waits until the device has the data.
+    #[arg(long, help_heading = "Maps and writes", hide_short_help = true)]
+    sync_on_close: bool,
+    /// Worker threads, 1-256. Default: one per CPU, at least 5, at most 16.
+    ///
+    /// They are fewer by default where a process may open only few files (ulimit -Hn).
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = size::threads,
+        help_heading = "Maps and writes",
+        hide_short_help = true
+    )]
+    threads: Option<u16>,
     /// First column of /proc/mounts. Default: SRC.
-    #[arg(long, value_name = "NAME", value_parser = not_empty())]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = not_empty(),
+        help_heading = "Names and logs",
+        hide_short_help = true
+    )]
     fsname: Option<OsString>,
     /// The filesystem type shows as fuse.NAME.
-    #[arg(long, value_name = "NAME", default_value = "mmfs", value_parser = not_empty())]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "mmfs",
+        value_parser = not_empty(),
+        help_heading = "Names and logs",
+        hide_short_help = true
+    )]
     subtype: OsString,
     /// Append log lines to FILE.
     ///
     /// SIGHUP opens it anew. Default: standard error with -f; else the journal, or syslog where there is no journal.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        help_heading = "Names and logs"
+    )]
     log: Option<PathBuf>,
-    /// Write the process id to FILE, and remove FILE at the end.
-    ///
-    /// A PID file that is there is replaced, anything else is refused.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pidfile: Option<PathBuf>,
-    /// Log more: -v information, -vv debugging, -vvv each request and its answer.
+    /// Log more: -v information, -vv debugging, -vvv requests.
     ///
     /// The variable RUST_LOG overrides this.
-    #[arg(short, long, action = ArgAction::Count)]
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Names and logs")]
     verbose: u8,
     /// Log less: -q errors, -qq nothing.
     ///
     /// The variable RUST_LOG overrides this.
-    #[arg(short, long, action = ArgAction::Count)]
+    #[arg(
+        short,
+        long,
+        action = ArgAction::Count,
+        help_heading = "Names and logs",
+        hide_short_help = true
+    )]
     quiet: u8,
-    /// Only test whether the mount at MNT answers: exit code 0 or 1.
-    ///
-    /// It fails, too, if the source directory was removed, also if it was made anew; not if it was renamed. It takes at
-    /// most ten seconds, and thirteen more for a removed source.
-    #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
-    check: Option<PathBuf>,
+    /// Mount options: mmfs help mount-options lists them.
+    #[arg(
+        short = 'o',
+        value_name = "NAME[=VALUE],...",
+        long_help = mount_options::description(),
+        help_heading = "mount(8)"
+    )]
+    mount_options: Option<OsString>,
     /// Print help: -h in short, --help in full.
-    #[arg(short, long, action = ArgAction::Help)]
+    #[arg(short, long, action = ArgAction::Help, help_heading = "Help")]
     help: Option<bool>,
     /// Print the version.
     ///
     /// With -v, also the features of this kernel that mmfs uses.
-    #[arg(short = 'V', long, action = ArgAction::Version)]
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Help")]
     version: Option<bool>,
 }
 
@@ -197,6 +268,8 @@ pub enum Request {
     Check(PathBuf),
     /// Run a verb.
     Verb(Verb),
+    /// Nothing: `mount -f`.
+    Nothing,
 }
 
 /// The whole command line: the options for mounting, and all verbs.
@@ -210,7 +283,13 @@ impl Request {
     /// # Errors
     /// [`StartError::Usage`], which also carries the answers to `--help` and `--version`.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, StartError> {
-        let args: Vec<OsString> = args.into_iter().collect();
+        let mut args: Vec<OsString> = args.into_iter().collect();
+        if mount_helper::is_helper(&args) {
+            match mount_helper::command_line(args)? {
+                Some(meant) => args = meant,
+                None => return Ok(Self::Nothing),
+            }
+        }
         if let Some(name) = verbs::asked_for(&args) {
             verbs::warn_of_directory(name);
             return Ok(Self::Verb(verbs::read(command(), args)?));
@@ -224,7 +303,7 @@ impl Request {
             true => options,
             false => command(),
         };
-        let matches = parse(command, args)?;
+        let matches = parse(shortened(command, &args), args)?;
         Ok(match matches.get_one::<PathBuf>("check") {
             Some(mount_point) => Self::Check(mount_point.clone()),
             None => Self::Mount(Box::new(Options::from_arg_matches(&matches)?)),
@@ -232,7 +311,15 @@ impl Request {
     }
 }
 
-/// Parses `args`. clap answers `--version` before it has read all arguments, so this function looks for `-v` itself.
+/// `command` with all options under one heading, unless the long help is asked for: groups take more than a screen.
+fn shortened(command: Command, args: &[OsString]) -> Command {
+    match args.iter().any(|arg| arg == "--help") {
+        true => command,
+        false => command.mut_args(|arg| arg.help_heading(SHORT_HEADING)),
+    }
+}
+
+/// clap answers `--version` as soon as it meets it, so a `-v` beside it is looked for here.
 fn parse(mut command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
     let verbose = args.iter().any(|arg| is_verbose(arg));
     match command.try_get_matches_from_mut(args.clone()) {
@@ -260,6 +347,8 @@ enum MountFlag {
     NoSuid,
     Dev,
     NoDev,
+    SymFollow,
+    NoSymFollow,
     Atime,
     NoAtime,
     Sync,
@@ -354,6 +443,8 @@ impl Options {
                 MountFlag::NoSuid => flags.no_suid = true,
                 MountFlag::Dev => flags.no_dev = false,
                 MountFlag::NoDev => flags.no_dev = true,
+                MountFlag::SymFollow => flags.no_symfollow = false,
+                MountFlag::NoSymFollow => flags.no_symfollow = true,
                 MountFlag::Atime => flags.no_atime = false,
                 MountFlag::NoAtime => flags.no_atime = true,
                 MountFlag::Sync => flags.sync = true,

@@ -7,8 +7,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command};
 
-/// Generic options of mount(8), each with its long option.
-const GENERIC: [(&str, &str); 13] = [
+use super::similar::similar;
+
+/// mount(8)'s generic options, and the long options that they stand for.
+const GENERIC: [(&str, &str); 15] = [
     ("ro", "--read-only"),
     ("rw", "--read-write"),
     ("exec", "--mount-flag=exec"),
@@ -17,6 +19,8 @@ const GENERIC: [(&str, &str); 13] = [
     ("nosuid", "--mount-flag=nosuid"),
     ("dev", "--mount-flag=dev"),
     ("nodev", "--mount-flag=nodev"),
+    ("symfollow", "--mount-flag=symfollow"),
+    ("nosymfollow", "--mount-flag=nosymfollow"),
     ("atime", "--mount-flag=atime"),
     ("noatime", "--mount-flag=noatime"),
     ("sync", "--mount-flag=sync"),
@@ -24,25 +28,58 @@ const GENERIC: [(&str, &str); 13] = [
     ("dirsync", "--mount-flag=dirsync"),
 ];
 
-/// This option is always on, so giving it has no effect.
-const ALWAYS_ON: &str = "default_permissions";
+const NO_EXEC: &str = "--mount-flag=noexec";
+const NO_SUID: &str = "--mount-flag=nosuid";
+const NO_DEV: &str = "--mount-flag=nodev";
+
+/// What says in /etc/fstab who may mount, and what mount(8) takes it to mean beside that. A value is not looked at.
+const WHO_MOUNTS: [(&str, &[&str]); 4] = [
+    ("user", &[NO_EXEC, NO_SUID, NO_DEV]),
+    ("users", &[NO_EXEC, NO_SUID, NO_DEV]),
+    ("owner", &[NO_SUID, NO_DEV]),
+    ("group", &[NO_SUID, NO_DEV]),
+];
 
 /// Options in /etc/fstab that are meant for other programs.
-const IGNORED: [&str; 14] = [
-    "defaults",
-    "nofail",
-    "auto",
-    "noauto",
-    "user",
-    "nouser",
-    "users",
-    "owner",
-    "group",
+const FOR_OTHERS: [&str; 7] = [
+    "defaults", "auto", "noauto", "nofail", "nouser", "_netdev", "comment",
+];
+
+/// What mmfs does anyway.
+const ALWAYS_ON: [&str; 2] = ["default_permissions", "nonempty"];
+
+/// What allows times to be written late, or wants it no other way than it is by default. The source's mount decides.
+const LAZY_TIMES: [&str; 6] = [
     "relatime",
     "diratime",
     "nodiratime",
-    "_netdev",
-    "comment",
+    "lazytime",
+    "nolazytime",
+    "nostrictatime",
+];
+
+const OF_MOUNT_FUSE: &str =
+    "only mount.fuse3 can do that, with: mount -t fuse.mmfs -o drop_privileges SRC MNT";
+const STRICT_TIMES: &str = "access times move as the source's own mount has it; mount that one so";
+const OWNERS: &str = "mmfs shows owners and modes as the source has them; bindfs can map them";
+const CACHE: &str = "mmfs tells the kernel by itself what it may cache; leave it out";
+
+/// Options that people may expect, and why mmfs does not take them.
+const REFUSED: [(&str, &str); 11] = [
+    (
+        "remount",
+        "a mounted mmfs cannot be changed; unmount it and mount it again",
+    ),
+    ("strictatime", STRICT_TIMES),
+    ("norelatime", STRICT_TIMES),
+    ("drop_privileges", OF_MOUNT_FUSE),
+    ("setuid", OF_MOUNT_FUSE),
+    ("uid", OWNERS),
+    ("gid", OWNERS),
+    ("umask", OWNERS),
+    ("kernel_cache", CACHE),
+    ("auto_cache", CACHE),
+    ("debug", "write -vvv to log each request"),
 ];
 
 /// The description of `-o`.
@@ -50,21 +87,47 @@ pub fn description() -> String {
     let generic = GENERIC.map(|(name, _)| name).join(" ");
     format!(
         "Mount options, separated by commas.\n\n\
-         Every long option, spelled with _ or -, and the generic options of mount(8):\n\
-         {generic}.\n\
-         nosuid and nodev are the default. Of options that disagree, the last wins."
+         Every long option, spelled with _ or -, and the generic options of mount(8): {generic}. \
+         nosuid and nodev are the default. Of options that disagree, the last wins. \
+         mmfs help mount-options has what else is taken, ignored or refused."
     )
 }
 
-/// Notes about `-o` for the end of `--help`.
-pub fn notes() -> String {
-    let (first, rest) = IGNORED.split_at(IGNORED.len() / 2);
-    let (first, rest) = (first.join(" "), rest.join(" "));
-    format!(
-        "In a value of -o, \\, is a comma and \\\\ a backslash.\n\
-         -o ignores {ALWAYS_ON}, which is always on, and what /etc/fstab tells other programs:\n  \
-         {first}\n  {rest} x-*"
-    )
+/// The names that can stand after `-o`, in groups, and what mmfs does with each group.
+pub fn groups() -> Vec<(String, String)> {
+    let join = |names: &[&str]| names.join(" ");
+    let firsts = |pairs: &[(&'static str, &str)]| join(&names_in(pairs));
+    let who = join(&WHO_MOUNTS.map(|(name, _)| name));
+    let text = |names: String, text: &str| (names, text.to_owned());
+    vec![
+        text(
+            "NAME[=VALUE]".into(),
+            "Each long option of mmfs, with _ or - between its words: attr_timeout=5. In a value, \\, is a comma and \\\\ a backslash.",
+        ),
+        text(
+            firsts(&GENERIC),
+            "As mount(8) has them. nosuid and nodev are the default. ro is --read-only. noatime leaves the source's access times \
+             alone, too. sync and dirsync wait for the device. Of options that disagree, the last wins.",
+        ),
+        text(
+            who,
+            "mount(8) decides who may mount. As there, they imply nosuid and nodev, and user and users noexec.",
+        ),
+        text(
+            format!("{} x-* X-*", join(&FOR_OTHERS)),
+            "Ignored: they are meant for mount(8) and systemd.",
+        ),
+        text(join(&ALWAYS_ON), "Ignored: mmfs does that anyway."),
+        text(
+            join(&LAZY_TIMES),
+            "Ignored: the source's own mount decides how its times move.",
+        ),
+        text(firsts(&REFUSED), "Refused, with the reason."),
+    ]
+}
+
+fn names_in<'a>(pairs: &[(&'a str, &str)]) -> Vec<&'a str> {
+    pairs.iter().map(|(name, _)| *name).collect()
 }
 
 /// `args` with every `-o list` replaced by long options.
@@ -145,6 +208,10 @@ fn translate(
         if is_ignored(&name) {
             continue;
         }
+        if let Some((_, implied)) = WHO_MOUNTS.iter().find(|(who, _)| *who == name) {
+            expanded.extend(implied.iter().map(OsString::from));
+            continue;
+        }
         let Some(long) = long_option(command, &name) else {
             return Err(unknown(command, &name));
         };
@@ -171,7 +238,9 @@ fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn is_ignored(name: &str) -> bool {
-    name == ALWAYS_ON || IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+    let lists: [&[&str]; 3] = [&FOR_OTHERS, &ALWAYS_ON, &LAZY_TIMES];
+    let is_extension = name.starts_with("x-") || name.starts_with("X-");
+    is_extension || lists.iter().any(|list| list.contains(&name))
 }
 
 /// The long option for a name after `-o`, with `_` or `-`: `--map-budget` for `map_budget`.
@@ -180,21 +249,41 @@ fn long_option(command: &Command, name: &str) -> Option<String> {
         return Some((*long).into());
     }
     let name = name.replace('_', "-");
-    let prints = |arg: &Arg| matches!(arg.get_action(), ArgAction::Help | ArgAction::Version);
-    let mut known = command
-        .get_arguments()
-        .filter(|known| !known.is_hide_set() && !prints(known));
-    known
-        .any(|known| known.get_long() == Some(&name))
+    long_names(command)
+        .any(|known| known == name)
         .then(|| format!("--{name}"))
 }
 
+/// The long options that can stand after `-o`.
+fn long_names(command: &Command) -> impl Iterator<Item = &str> {
+    let prints = |arg: &Arg| matches!(arg.get_action(), ArgAction::Help | ArgAction::Version);
+    let known = command.get_arguments();
+    known
+        .filter(move |known| !known.is_hide_set() && !prints(known))
+        .filter_map(Arg::get_long)
+}
+
 fn unknown(command: &mut Command, name: &str) -> clap::Error {
-    let sentence = match name {
-        "remount" => {
-            "-o remount: a mounted mmfs cannot be changed; unmount it and mount it again".into()
-        }
-        _ => format!("-o {name}: no such mount option; --help lists them"),
+    let refused = REFUSED.iter().find(|(refused, _)| *refused == name);
+    let sentence = match (refused, meant(command, name)) {
+        (Some((_, why)), _) => format!("-o {name}: {why}"),
+        (_, Some(meant)) => format!("-o {name}: no such mount option; did you mean '{meant}'?"),
+        _ => format!("-o {name}: no such mount option; mmfs help mount-options lists them"),
     };
     command.error(ErrorKind::UnknownArgument, sentence)
+}
+
+/// The name that is taken and is most similar to one that is not.
+fn meant(command: &Command, name: &str) -> Option<String> {
+    let long = long_names(command).map(|long| long.replace('-', "_"));
+    let generic = names_in(&GENERIC);
+    let fixed: [&[&str]; 5] = [
+        &generic,
+        &WHO_MOUNTS.map(|(name, _)| name),
+        &FOR_OTHERS,
+        &ALWAYS_ON,
+        &LAZY_TIMES,
+    ];
+    let fixed = fixed.into_iter().flatten().map(ToString::to_string);
+    similar(&name.replace('-', "_"), long.chain(fixed))
 }

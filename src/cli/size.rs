@@ -5,7 +5,10 @@ use std::time::Duration;
 /// The smallest window, in bytes: half of the largest request of old kernels, which is 128 KiB.
 const MIN_WINDOW_SIZE: u64 = 64 << 10;
 
-/// A number of bytes: `4096`, `64K`, `1g`, `2MiB`. K, M, G and T are powers of 1024.
+/// The smallest budget: one window of the smallest size fits, with the largest request that may begin in it.
+const MIN_MAP_BUDGET: u64 = 2 << 20;
+
+/// `4096`, `64K`, `1g`, `2MiB`: bytes, with K, M, G and T as powers of 1024.
 ///
 /// # Errors
 /// A message for the user.
@@ -48,7 +51,18 @@ pub fn window_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A duration in seconds, not negative: `1`, `0.25`, `.5`. Digits below a nanosecond are ignored.
+/// A size that all windows together can have.
+///
+/// # Errors
+/// A phrase for the person who typed it.
+pub fn map_budget(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        size if size < MIN_MAP_BUDGET => Err("a map budget is at least 2M".into()),
+        size => Ok(size),
+    }
+}
+
+/// `1`, `0.25`, `.5`: seconds, never negative, down to nanoseconds.
 ///
 /// # Errors
 /// A message for the user.
@@ -135,6 +149,14 @@ mod tests {
         assert_eq!(window_size("64K"), Ok(64 << 10));
         for text in ["63K", "65537", "0", "9T9", "8388608T"] {
             assert!(window_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_budget_holds_a_window() {
+        assert_eq!(map_budget("2M"), Ok(2 << 20));
+        for text in ["0", "1K", "2047K", "1M", "-1"] {
+            assert!(map_budget(text).is_err(), "{text}");
         }
     }
 

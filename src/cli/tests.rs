@@ -13,7 +13,7 @@ fn mounting(args: impl IntoIterator<Item = OsString>) -> Result<Options, StartEr
     match Request::read(args)? {
         Request::Mount(options) => Ok(*options),
         Request::Check(path) => panic!("{path:?} is not to be checked"),
-        Request::Verb(verb) => panic!("{verb:?} mounts nothing"),
+        other => panic!("{other:?} mounts nothing"),
     }
 }
 
@@ -103,6 +103,14 @@ fn the_generic_flags_have_their_effect() {
         ("sync", flags(|flags| flags.sync = true)),
         ("dirsync", flags(|flags| flags.dir_sync = true)),
         ("sync,async", flags(|_| ())),
+        ("nosymfollow", flags(|flags| flags.no_symfollow = true)),
+        ("nosymfollow,symfollow", flags(|_| ())),
+        // Who may mount is mount(8)'s business. What that implies is ours, and what follows overrides it.
+        ("user", flags(|flags| flags.no_exec = true)),
+        ("users,exec", flags(|_| ())),
+        ("suid,dev,user=joe", flags(|flags| flags.no_exec = true)),
+        ("suid,owner", flags(|_| ())),
+        ("dev,group,dev", flags(|flags| flags.no_dev = false)),
     ];
     for (list, flags) in table {
         assert_eq!(meant(&["-o", list]).flags(), flags, "-o {list}");
@@ -133,10 +141,10 @@ fn lists_may_be_repeated_joined_and_empty() {
 }
 
 #[test]
-fn fstab_options_of_other_programs_are_ignored() {
-    let ignored = "defaults,nofail,auto,noauto,user,user=joe,nouser,users,owner,group,relatime,\
-                   nodiratime,diratime,async,_netdev,comment=a b,x-systemd.automount,\
-                   x-gvfs-name=n,default_permissions";
+fn what_fstab_says_to_others_is_ignored() {
+    let ignored = "defaults,nofail,auto,noauto,nouser,relatime,lazytime,nolazytime,nostrictatime,\
+                   nodiratime,diratime,async,_netdev,comment=a b,x-systemd.automount,X-mount.mkdir,\
+                   x-gvfs-name=n,default_permissions,nonempty";
     let meant_nothing = meant(&["-o", ignored]);
     assert_eq!(meant_nothing.flags(), meant(&[]).flags());
     assert!(!meant_nothing.allow_other && meant_nothing.fsname.is_none());
@@ -145,8 +153,26 @@ fn fstab_options_of_other_programs_are_ignored() {
 #[test]
 fn usage_errors_name_the_option() {
     let table = [
-        (vec!["-o", "remount,ro"], "-o remount"),
-        (vec!["-o", "ro,fancy=1"], "-o fancy"),
+        (vec!["-o", "remount,ro"], "-o remount: a mounted mmfs"),
+        (
+            vec!["-o", "ro,fancy=1"],
+            "-o fancy: no such mount option; mmfs help",
+        ),
+        (
+            vec!["-o", "nosuch"],
+            "no such mount option; did you mean 'nosuid'?",
+        ),
+        (vec!["-o", "read-ony"], "did you mean 'read_only'?"),
+        (vec!["-o", "atr_timeout=3"], "did you mean 'attr_timeout'?"),
+        (
+            vec!["-o", "strictatime"],
+            "-o strictatime: access times move as",
+        ),
+        (
+            vec!["-o", "drop_privileges"],
+            "with: mount -t fuse.mmfs -o drop_privileges SRC",
+        ),
+        (vec!["-o", "uid=1000"], "-o uid: mmfs shows owners"),
         (vec!["-o", "help"], "-o help"),
         (vec!["-o", "version"], "-o version"),
         (vec!["-o", "mount_flag=exec"], "-o mount_flag"),
@@ -159,6 +185,7 @@ fn usage_errors_name_the_option() {
         (vec!["-o", "window_size=4K"], "at least 64K"),
         (vec!["-o", "window_size=65537"], "multiple of the page size"),
         (vec!["-o", "map_budget=lots"], "--map-budget"),
+        (vec!["--map-budget", "1K"], "a map budget is at least 2M"),
         (vec!["-o", "attr_timeout=-1"], "not negative"),
         (vec!["--entry-timeout", "-1"], "not negative"),
         (vec!["-o", "write_path=fast"], "--write-path"),
@@ -168,11 +195,82 @@ fn usage_errors_name_the_option() {
         (vec!["-o"], "-o"),
         (vec!["--fancy"], "--fancy"),
         (vec!["/third"], "/third"),
+        (vec!["--threads", "a\n\nb"], "for '--threads <N>': give"),
     ];
     for (args, words) in table {
         let sentence = refusal(&args);
         assert!(sentence.contains(words), "{args:?}: {sentence}");
+        assert_eq!(sentence.lines().count(), 1, "{args:?}: {sentence}");
+        assert!(!sentence.contains("error: "), "{args:?}: {sentence}");
     }
+}
+
+/// What is wrong, then a word that is similar, or else where it is explained.
+#[test]
+fn usage_errors_are_one_sentence() {
+    let table = [
+        (
+            &["mmfs"][..],
+            "<SRC> and <MNT> are missing; usage: mmfs [OPTIONS] <SRC> <MNT>",
+        ),
+        (
+            &["mmfs", "/s", "/m", "--readonly"],
+            "unexpected argument '--readonly' found; did you mean '--read-only'?",
+        ),
+        (
+            &["mmfs", "/s", "/m", "/third"],
+            "unexpected argument '/third' found; see mmfs --help",
+        ),
+        (
+            &["mmfs", "/s", "/m", "--threads", "many"],
+            "invalid value 'many' for '--threads <N>': give a whole number from 1 to 256",
+        ),
+        (
+            &["mmfs", "unmount"],
+            "<MNT> is missing; usage: mmfs unmount <MNT>",
+        ),
+        (
+            &["mmfs", "unmount", "/m", "--qqq"],
+            "unexpected argument '--qqq' found; see mmfs help unmount",
+        ),
+    ];
+    for (args, words) in table {
+        let error = Request::read(args.iter().map(OsString::from)).expect_err("refused");
+        assert_eq!(error.to_string(), words, "{args:?}");
+    }
+}
+
+/// Every name that can stand after `-o` is explained in docs/configuration.md, and every long option has a group in `--help`.
+#[test]
+fn mount_options_are_documented() {
+    let page = include_str!("../../docs/configuration.md");
+    let (_, section) = page
+        .split_once("\n### Generic options of mount(8)\n")
+        .unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    for (names, _) in mount_options::groups() {
+        for name in names.split(' ').filter(|name| *name != "NAME[=VALUE]") {
+            assert!(section.contains(&format!("`{name}`")), "{name} is missing");
+        }
+    }
+    let command = command();
+    for arg in command.get_arguments() {
+        let is_grouped =
+            arg.is_positional() || arg.is_hide_set() || arg.get_help_heading().is_some();
+        assert!(is_grouped, "{arg} has no heading in --help");
+    }
+}
+
+/// The short help fits on a screen of 24 lines with a prompt on it, and names the long one.
+#[test]
+fn the_short_help_fits_a_screen() {
+    let error = Request::read(["mmfs", "-h"].map(OsString::from)).expect_err("an answer");
+    let text = error.to_string();
+    assert!(text.lines().count() <= 23, "{text}");
+    for line in text.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(text.contains("mmfs --help"), "{text}");
 }
 
 #[test]

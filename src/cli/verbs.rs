@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint};
 use rustix::fs::{Mode, OFlags};
 
-use super::{mount_options, size};
+use super::similar::similar;
+use super::{mount_helper, mount_options, size, topics};
 use crate::refusal::{self, StartError};
 use crate::session;
 use crate::show::{self, Form};
@@ -19,7 +20,7 @@ use crate::sys::process;
 /// points of mmfs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Print the help of mmfs or of a verb.
+    /// List what there is to read, or explain a verb or a topic.
     Help(Help),
     /// Unmount a mount of mmfs.
     ///
@@ -35,7 +36,7 @@ pub enum Verb {
     /// may be, and its requests: how many came and how long they took.
     /// Only root and the user who mounted it are answered. A source that does not answer is not waited for.
     Status(Status),
-    /// Print the last requests of a mount of mmfs, and those that it has not answered yet.
+    /// Print the last requests of a mount, and those not answered yet.
     ///
     /// A mount keeps its last 4,096 requests. Only root and the user who mounted it are answered.
     Trace(Trace),
@@ -56,12 +57,12 @@ impl Verb {
     }
 }
 
-/// `mmfs help [VERB]`.
+/// `mmfs help [VERB|TOPIC]`.
 #[derive(Debug, Args)]
 pub struct Help {
-    /// The verb to explain. Without it, all of mmfs is explained.
-    #[arg(value_name = "VERB")]
-    verb: Option<String>,
+    /// The verb or topic to explain. Without it, they are listed.
+    #[arg(value_name = "VERB|TOPIC")]
+    topic: Option<String>,
 }
 
 /// `mmfs unmount MNT`.
@@ -118,19 +119,49 @@ pub struct Trace {
 
 impl Help {
     fn run(self, command: Command) -> Result<(), StartError> {
-        let words = ["mmfs".into()].into_iter().chain(self.verb);
+        let Some(name) = self.topic else {
+            return show::page(&overview(&command));
+        };
+        if let Some(topic) = topics::all().iter().find(|topic| topic.name == name) {
+            return show::page(&topic.text());
+        }
+        let verb = Some(name).filter(|name| name != topics::OPTIONS);
+        let words = ["mmfs".into()].into_iter().chain(verb);
         let asked = command.try_get_matches_from(words.chain(["--help".into()]));
         Ok(asked.map(drop)?)
     }
 }
 
-/// How long the check for a directory that is named like the verb may take.
+/// What `mmfs help` prints.
+fn overview(command: &Command) -> String {
+    let about = |about: Option<&StyledStr>| about.map(ToString::to_string).unwrap_or_default();
+    let line = |name: &str, about: &str| format!("  {name:13}  {about}\n");
+    let verbs = command.get_subcommands();
+    let verbs: String = verbs
+        .map(|verb| line(verb.get_name(), &about(verb.get_about())))
+        .collect();
+    let topics: String = topics::all()
+        .iter()
+        .map(|topic| line(topic.name, topic.about))
+        .collect();
+    let options = line(topics::OPTIONS, "All options, in groups: mmfs --help");
+    let usage = line("mmfs SRC MNT", "Mount. mmfs unmount MNT ends it");
+    format!(
+        "{}.\n\n{usage}\nVerbs:\n{verbs}\nTopics:\n{options}{topics}\n\
+         mmfs help NAME explains a verb or a topic. man mmfs has all of it.\n",
+        about(command.get_about())
+    )
+}
+
+/// How long the working directory may take to say whether it holds a directory named like the verb.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Adds all verbs to `command`.
 pub fn add_to(command: Command) -> Command {
     let verbs = table();
-    let names: Vec<String> = verbs.iter().map(|verb| verb.get_name().into()).collect();
+    let mut names: Vec<String> = verbs.iter().map(|verb| verb.get_name().into()).collect();
+    names.push(topics::OPTIONS.into());
+    names.extend(topics::all().iter().map(|topic| topic.name.into()));
     command
         .subcommands(verbs)
         .subcommand_help_heading("Verbs")
@@ -139,8 +170,9 @@ pub fn add_to(command: Command) -> Command {
         .subcommand_negates_reqs(true)
         .args_conflicts_with_subcommands(true)
         .mut_subcommand("help", |help| {
-            help.mut_arg("verb", |verb| {
-                verb.value_parser(PossibleValuesParser::new(names))
+            help.mut_arg("topic", |topic| {
+                let known = PossibleValuesParser::new(names);
+                topic.value_parser(known).hide_possible_values(true)
             })
         })
 }
@@ -161,11 +193,10 @@ fn table() -> Vec<Command> {
 /// The verb of argv (program name first), which is its first word. mount(8) and its helpers never name a verb, even if the source
 /// is named like one. They start a program whose name begins with `mount.`, or pass `-o`.
 pub fn asked_for(args: &[OsString]) -> Option<&str> {
-    let [program, first, ..] = args else {
+    let [_, first, ..] = args else {
         return None;
     };
-    let program = Path::new(program).file_name().unwrap_or_default();
-    let mounts = program.as_encoded_bytes().starts_with(b"mount.") || mount_options::are_in(args);
+    let mounts = mount_helper::is_helper(args) || mount_options::are_in(args);
     first.to_str().filter(|_| !mounts && is_name(first))
 }
 
@@ -182,13 +213,15 @@ pub fn read(command: Command, args: Vec<OsString>) -> Result<Verb, clap::Error> 
     Verb::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 
-/// Prints a note if an unusable source is named like a verb.
+/// Says on standard error, for a source that cannot be had, that its name is a verb's, if it is, or similar to one.
 pub fn hint_at(source: &OsStr) {
+    let name = source.to_string_lossy();
     if is_name(source) {
-        let name = source.to_string_lossy();
         refusal::note(format_args!(
             "a verb is the first word: mmfs {name} [OPTIONS]"
         ));
+    } else if let Some(verb) = similar(&name, table().iter().map(|verb| verb.get_name().into())) {
+        refusal::note(format_args!("did you mean the verb: mmfs {verb}?"));
     }
 }
 
@@ -284,25 +317,40 @@ mod tests {
             error.to_string()
         };
         let all = text(&["mmfs", "--help"]);
-        assert_eq!(text(&["mmfs", "help"]), all);
+        assert_eq!(text(&["mmfs", "help", "options"]), all);
         let short = text(&["mmfs", "-h"]);
         for verb in table() {
             let name = verb.get_name();
             let one = text(&["mmfs", "help", name]);
             assert_eq!(text(&["mmfs", name, "--help"]), one);
             assert!(one.contains(&format!("Usage: mmfs {name} ")), "{one}");
-            for list in [&all, &short] {
+            for list in [&all, &short, &overview(&command())] {
                 assert!(list.contains(&format!("\n  {name} ")), "{list}");
             }
         }
-        let error = match Request::read(words(&["mmfs", "help", "nothing"])) {
-            Err(error) => error,
-            other => panic!("{other:?}"),
-        };
+    }
+
+    #[test]
+    fn help_lists_verbs_and_topics() {
+        let text = overview(&command());
+        let lines = text.lines();
+        assert!(
+            lines.clone().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        assert!(lines.count() <= 23, "more than a screen: {text}");
+        for topic in topics::all() {
+            assert!(text.contains(&format!("\n  {} ", topic.name)), "{text}");
+            let args = words(&["mmfs", "help", topic.name]);
+            assert!(matches!(Request::read(args), Ok(Request::Verb(_))));
+        }
+        let error = Request::read(words(&["mmfs", "help", "signal"])).expect_err("refused");
         assert_eq!(error.exit_code(), ExitCode::Usage);
         assert!(
-            error.to_string().contains("possible values: help"),
+            error.to_string().ends_with("did you mean 'signals'?"),
             "{error}"
         );
+        let error = Request::read(words(&["mmfs", "help", "qqq"])).expect_err("refused");
+        assert!(error.to_string().contains("environment, files"), "{error}");
     }
 }

@@ -80,6 +80,7 @@ pub(super) fn options(config: &Config) -> report::Options {
         (flags.no_exec, "noexec"),
         (flags.no_suid, "nosuid"),
         (flags.no_dev, "nodev"),
+        (flags.no_symfollow, "nosymfollow"),
         (flags.no_atime, "noatime"),
         (flags.sync, "sync"),
         (flags.dir_sync, "dirsync"),

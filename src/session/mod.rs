@@ -15,6 +15,7 @@ mod serve;
 mod source_state;
 pub mod top_mount;
 mod unmount;
+mod unreachable;
 
 pub use answering::Answering;
 pub use kernel::{Offer, offered};

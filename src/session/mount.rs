@@ -67,14 +67,9 @@ impl Mounted {
             let found = mount_table::find(|mount| mount.device == device);
             found.ok().flatten()
         });
-        if let Some(mount) = mount {
-            if !mount.has_super_option("default_permissions") {
-                let why = "it was mounted without default_permissions; add that option";
-                return Err(StartError::Descriptor(mount_point.into(), why.into()));
-            }
-            if !mount.is_mmfs() {
-                log::info!("mmfs status does not list this mount: mount it with {MARK}");
-            }
+        // With or without default_permissions, the kernel checks permissions (`fuse::negotiation`).
+        if mount.is_some_and(|mount| !mount.is_mmfs()) {
+            log::info!("mmfs status does not list this mount: mount it with {MARK}");
         }
         let mounted = Self {
             place: None,

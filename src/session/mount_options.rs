@@ -21,7 +21,7 @@ pub struct MountOptions {
     pub auto_unmount: bool,
     subtype: OsString,
     allow_other: bool,
-    switches: [Switch; 7],
+    switches: [Switch; 8],
 }
 
 /// A generic option of mount(8).
@@ -49,6 +49,11 @@ impl MountOptions {
                 switch(flags.no_exec, MountFlags::NOEXEC, ["noexec", ""]),
                 switch(flags.no_suid, MountFlags::NOSUID, ["", "suid"]),
                 switch(flags.no_dev, MountFlags::NODEV, ["", "dev"]),
+                switch(
+                    flags.no_symfollow,
+                    MountFlags::NOSYMFOLLOW,
+                    ["nosymfollow", ""],
+                ),
                 switch(flags.no_atime, MountFlags::NOATIME, ["noatime", ""]),
                 switch(flags.sync, MountFlags::SYNCHRONOUS, ["sync", ""]),
                 switch(flags.dir_sync, MountFlags::DIRSYNC, ["dirsync", ""]),
@@ -160,6 +165,7 @@ mod tests {
                     no_exec: true,
                     no_suid: true,
                     no_dev: true,
+                    no_symfollow: true,
                     no_atime: true,
                     sync: true,
                     dir_sync: true,
@@ -168,10 +174,11 @@ mod tests {
                     | MountFlags::NOEXEC
                     | MountFlags::NOSUID
                     | MountFlags::NODEV
+                    | MountFlags::NOSYMFOLLOW
                     | MountFlags::NOATIME
                     | MountFlags::SYNCHRONOUS
                     | MountFlags::DIRSYNC,
-                ",ro,noexec,noatime,sync,dirsync",
+                ",ro,noexec,nosymfollow,noatime,sync,dirsync",
             ),
         ];
         for (flags, wanted, words) in table {

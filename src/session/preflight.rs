@@ -8,10 +8,11 @@ use rustix::io::Errno;
 
 use super::probe::{ask, is_empty, is_empty_noatime, is_mountable_for_user, may_read, reach};
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
+use super::unreachable::unreachable;
 use super::{SourceState, device, mount, source_state, unmount};
 use crate::descriptors::least_limit;
 use crate::mount_table::Mount;
-use crate::refusal::{Role, StartError};
+use crate::refusal::{DeadMount, Role, StartError};
 
 /// How many dead mounts of mmfs, one on top of the other, are cleared at a mount point.
 const MAX_DEAD_MOUNTS: usize = 32;
@@ -131,11 +132,8 @@ fn canonical(role: Role, path: &Path) -> Result<PathBuf, StartError> {
     }
 }
 
-fn unreachable(role: Role, path: &Path, errno: Errno) -> StartError {
-    StartError::Unreachable(role, path.into(), errno)
-}
-
-/// Unmounts a mount that answers ENOTCONN, if it has the mark of mmfs, is mounted at exactly this path, and is on top.
+/// Unmounts a mount that answers ENOTCONN, if it is provably ours: with our mark, on exactly this
+/// path, on top.
 fn clear_dead(path: &Path) -> Result<(), StartError> {
     let below = |errno| unreachable(Role::MountPoint, path, errno);
     let directory = open_path(path).map_err(below)?;
@@ -145,7 +143,14 @@ fn clear_dead(path: &Path) -> Result<(), StartError> {
     let Some(found) = mount.filter(|mount| mount.mount_point == place) else {
         return Err(below(Errno::NOTCONN));
     };
-    let stays = |_| StartError::DeadMount(place.clone(), unmount::is_ours(&found));
+    let stays = |_| {
+        let mount = DeadMount {
+            mount_point: place.clone(),
+            is_ours: unmount::is_ours(&found),
+            is_at_path: true,
+        };
+        StartError::Dead(Role::MountPoint, place.clone(), Some(mount))
+    };
     if !found.is_mmfs() {
         return Err(stays(io::Error::from(Errno::NOTCONN)));
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::probe::{ask, is_linked};
+use super::unreachable::unreachable;
 use crate::refusal::{Role, StartError};
 
 /// The state of a mount's source.
@@ -31,13 +32,7 @@ pub fn source_state(
     match ask(Role::MountPoint, mount_point, is_linked)? {
         Ok(()) => return Ok(SourceState::Exists),
         Err(Errno::IDRM) => {}
-        Err(errno) => {
-            return Err(StartError::Unreachable(
-                Role::MountPoint,
-                mount_point.into(),
-                errno,
-            ));
-        }
+        Err(errno) => return Err(unreachable(Role::MountPoint, mount_point, errno)),
     }
     let Some(source) = source() else {
         return Ok(SourceState::Exists);

@@ -32,7 +32,15 @@ pub enum Form {
     Watch,
 }
 
-/// Prints the status of a mount, or of all mounts.
+/// Prints a page of help.
+///
+/// # Errors
+/// It cannot be written.
+pub fn page(text: &str) -> Result<(), StartError> {
+    print(text).map(drop)
+}
+
+/// Prints the status of a mount, or of all that are here.
 ///
 /// # Errors
 /// The mount at `mount_point` gives no answer, or the text cannot be written.

@@ -454,6 +454,29 @@ fn auto_unmount_clears_up_after_a_killed_daemon() {
     }
 }
 
+/// Flags of mount(8) that the kernel enforces, and what `user` implies.
+#[test]
+fn generic_flags_reach_the_kernel() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("hello", place.source().join("link")).unwrap();
+    place.start(&["-o", "user,nosymfollow,nonempty,x-systemd.automount"]);
+    let error = fs::read(place.mount().join("link")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    assert_eq!(
+        fs::read_link(place.mount().join("link")).unwrap(),
+        Path::new("hello")
+    );
+    let flags = place.sh("grep \" $M \" /proc/mounts | cut -d' ' -f4");
+    let (_, flags) = said(&flags);
+    for flag in ["noexec", "nosuid", "nodev", "nosymfollow"] {
+        assert!(
+            flags.split(',').any(|other| other == flag),
+            "{flag}: {flags}"
+        );
+    }
+    place.umount();
+}
+
 #[test]
 fn mount_fuse3_can_start_it() {
     let place = Place::new();
@@ -461,6 +484,7 @@ fn mount_fuse3_can_start_it() {
     for options in [
         "rw,noatime,nofail,x-y",
         "drop_privileges,default_permissions,allow_other",
+        "drop_privileges",
     ] {
         let mount = format!("{path} mount.fuse3 mmfs#$S $M -o {options}");
         assert_eq!(
@@ -472,40 +496,34 @@ fn mount_fuse3_can_start_it() {
         place.umount();
         eventually("it ends", || place.processes().is_empty());
     }
-    let unchecked = place.sh(&format!("{path} mount.fuse3 mmfs#$S $M -o drop_privileges"));
-    assert!(
-        said(&unchecked)
-            .1
-            .contains("it was mounted without default_permissions")
-    );
-    eventually("nothing is left", || place.processes().is_empty());
-    place.umount();
 }
 
-/// A mount that another program has made without `default_permissions`, where mmfs cannot see how: in a mount namespace
-/// without it, as in a container (and before Linux 6.17 everywhere). The kernel checks permissions all the same.
+/// A mount that another program has made without `default_permissions`, in a mount namespace that shows it or not.
+/// The kernel checks permissions all the same.
 #[test]
-fn as_root_permissions_of_an_unseen_mount_are_checked() {
-    let place = Place::new();
-    let said = place.sh(
-        r#"exec 3<>/dev/fuse; chmod 755 $T $S; chmod 600 $S/hello
-        mount -i -t fuse.mmfs -o fd=3,rootmode=40000,user_id=0,group_id=0,allow_other $S $M
-        unshare --mount --propagation private sh -c 'umount -l $M; exec $MMFS -f --allow-other $S /dev/fd/3' &
-        exec 3<&-
-        cat $M/hello
-        setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'cat $M/hello; rm -f $M/hello; : > $M/made'
-        umount $M; wait; ls $S"#,
-    );
-    let (out, err) = (
-        String::from_utf8_lossy(&said.stdout),
-        String::from_utf8_lossy(&said.stderr),
-    );
-    assert!(
-        out.starts_with("hello\n") && out.ends_with("hello\n"),
-        "{said:?}"
-    );
-    assert!(!out.contains("made"), "{said:?}");
-    assert_eq!(err.matches("ermission denied").count(), 3, "{said:?}");
+fn as_root_permissions_of_an_adopted_mount_are_checked() {
+    let unseen = "unshare --mount --propagation private sh -c 'umount -l $M; ";
+    for namespace in [unseen, "sh -c '"] {
+        let place = Place::new();
+        let script = r#"exec 3<>/dev/fuse; chmod 755 $T $S; chmod 600 $S/hello
+            mount -i -t fuse.mmfs -o fd=3,rootmode=40000,user_id=0,group_id=0,allow_other $S $M
+            NAMESPACE exec $MMFS -f --allow-other $S /dev/fd/3' &
+            exec 3<&-
+            cat $M/hello
+            setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'cat $M/hello; rm -f $M/hello; : > $M/made'
+            umount $M; wait; ls $S"#;
+        let said = place.sh(&script.replace("NAMESPACE", namespace));
+        let (out, err) = (
+            String::from_utf8_lossy(&said.stdout),
+            String::from_utf8_lossy(&said.stderr),
+        );
+        assert!(
+            out.starts_with("hello\n") && out.ends_with("hello\n"),
+            "{said:?}"
+        );
+        assert!(!out.contains("made"), "{said:?}");
+        assert_eq!(err.matches("ermission denied").count(), 3, "{said:?}");
+    }
 }
 
 /// Of a mount that was given another name, somebody who may not ask it is told no path rather than a wrong one.

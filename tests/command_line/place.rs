@@ -149,12 +149,19 @@ impl Place {
         }
     }
 
+    /// Other programs of the machine look at mounts for a moment, and keep them busy meanwhile.
+    #[track_caller]
     pub fn umount(&self) {
-        assert!(
-            self.run(Command::new("umount").arg(self.mount()))
-                .status
-                .success()
-        );
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let (code, words) = said(&self.run(Command::new("umount").arg(self.mount())));
+            if code == Some(0) {
+                return;
+            }
+            let is_busy = words.contains("busy");
+            assert!(is_busy && Instant::now() < deadline, "{words}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn is_quiet(&self) -> bool {

@@ -110,6 +110,8 @@ fn usage_errors_exit_2_and_help_exits_0() {
             output.stdout.is_empty() && text.contains(words),
             "{args:?}: {text}"
         );
+        let is_sentence = text.starts_with("mmfs: ") && text.lines().count() == 1;
+        assert!(is_sentence, "{args:?}: {text}");
     }
     for option in ["--help", "--version"] {
         let output = place.run(Command::new(MMFS).arg(option));
@@ -146,6 +148,17 @@ fn a_source_named_like_a_verb_is_written_with_a_dot() {
         place.umount();
         eventually("it ends", || place.is_quiet());
     }
+}
+
+#[test]
+fn a_verb_that_is_misspelt_is_proposed() {
+    let place = Place::new();
+    let (code, text) = said(&place.run(Command::new(MMFS).args(["umount", "mount"])));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.starts_with("mmfs: did you mean the verb: mmfs unmount?\n"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -198,11 +211,12 @@ fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
         .arg(place.source())
         .arg(place.mount().join("x"))
         .output();
-    refuses(
-        &below.unwrap(),
-        "lies in a FUSE mount whose daemon has died",
-    );
+    let way_out = format!("clear that mount with: mmfs unmount {:?}", place.mount());
+    refuses(&below.unwrap(), &way_out);
     refuses(&place.sh("$MMFS $M $S"), "source");
+    let way_out = format!("clear it with: mmfs unmount {:?}", place.mount());
+    refuses(&place.sh("$MMFS --check $M"), &way_out);
+    refuses(&place.sh("$MMFS --check mount"), &way_out);
     place.umount();
 }
 
