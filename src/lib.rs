@@ -35,6 +35,7 @@ pub mod show;
 pub mod source;
 pub mod sys;
 pub mod version;
+pub mod utc;
 pub mod view;
 
 /// `0.1.0 (19ee44b871f2)`; without the commit when built from a tarball.
