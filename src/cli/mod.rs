@@ -178,6 +178,9 @@ pub struct Options {
     /// most ten seconds, and thirteen more for a removed source.
     #[arg(long, value_name = "MNT", exclusive = true, value_hint = ValueHint::DirPath)]
     check: Option<PathBuf>,
+    /// Write manual pages and completions into DIRECTORY.
+    #[arg(long, hide = true, value_name = "DIRECTORY", exclusive = true)]
+    generate: Option<PathBuf>,
     /// Print help: -h in short, --help in full.
     #[arg(short, long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -195,6 +198,8 @@ pub enum Request {
     Mount(Box<Options>),
     /// Whether the mount there answers.
     Check(PathBuf),
+    /// To write manual pages and completions into this directory.
+    Generate(PathBuf),
     /// What a verb does.
     Verb(Verb),
 }
@@ -225,9 +230,11 @@ impl Request {
             false => command(),
         };
         let matches = parse(command, args)?;
-        Ok(match matches.get_one::<PathBuf>("check") {
-            Some(mount_point) => Self::Check(mount_point.clone()),
-            None => Self::Mount(Box::new(Options::from_arg_matches(&matches)?)),
+        let path = |option| matches.get_one::<PathBuf>(option).cloned();
+        Ok(match (path("check"), path("generate")) {
+            (Some(mount_point), _) => Self::Check(mount_point),
+            (_, Some(directory)) => Self::Generate(directory),
+            _ => Self::Mount(Box::new(Options::from_arg_matches(&matches)?)),
         })
     }
 }

@@ -1,11 +1,13 @@
 //! Completions for bash, zsh and fish: clap_complete's for the options of what mounts and of each verb, and around
 //! them what it does not know: that a verb is the first word, and where mmfs has mounts.
 
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, Resettable};
 use clap::{Arg, Command, CommandFactory, ValueHint};
 use clap_complete::{Shell, generate};
-use mmfs::cli::{Options, command};
-use mmfs::mount_table::MARK;
+
+use crate::cli::{Options, command};
+use crate::mount_table::MARK;
+use crate::version::VERSION;
 
 /// The files, by name.
 pub fn files() -> [(&'static str, String); 3] {
@@ -34,10 +36,18 @@ impl Part {
         };
         let takes_mount = command.get_positionals().any(is_mount);
         let about = command.get_about().map(ToString::to_string);
-        let marked = command.mut_args(|arg| match is_mount(&arg) {
-            true => arg.value_hint(ValueHint::Hostname),
-            false => arg,
+        let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        let marked = shown.map(|arg| match is_mount(arg) {
+            true => arg.clone().value_hint(ValueHint::Hostname),
+            false => arg.clone(),
         });
+        // Hidden options are left out, and one of them may be what another overrides.
+        let marked = marked.map(|arg| arg.overrides_with(Resettable::Reset));
+        let marked = Command::new("mmfs")
+            .version(VERSION)
+            .disable_help_flag(true)
+            .disable_version_flag(true)
+            .args(marked);
         Self {
             name: name.into(),
             about: about.unwrap_or_default(),

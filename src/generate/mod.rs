@@ -1,20 +1,16 @@
-//! What is made from the definition that `--help` shows:
-//!
-//! - `cargo run --example generate -- DIRECTORY` writes mmfs.1, a page for each verb, and the completions for bash, zsh
-//!   and fish there.
-//! - `cargo run --example generate -- --options` prints the table of options.
-//! - `cargo run --example generate -- --publish` writes that table into docs/configuration.md.
+//! Files that are made from the definition that `--help` shows: manual pages and completions.
 
 mod completions;
-mod options_table;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_mangen::Man;
-use mmfs::cli::{Options, command};
-use mmfs::version::VERSION;
+
+use crate::cli::command;
+use crate::refusal::StartError;
+use crate::version::VERSION;
 
 /// The sections of the manual page that `--help` does not have.
 const EXTRA_SECTIONS: &str = r#".SH EXAMPLES
@@ -59,30 +55,17 @@ must have a line user_allow_other before ordinary users may use \-\-allow\-other
 .BR mmap (2)
 "#;
 
-fn main() -> io::Result<()> {
-    let argument = std::env::args_os().nth(1);
-    match argument.as_deref().map(|argument| argument.to_str()) {
-        None => Err(io::Error::other(
-            "usage: generate DIRECTORY | --options | --publish",
-        )),
-        Some(Some("--options")) => {
-            io::stdout().write_all(options_table::table(&Options::command()).as_bytes())
-        }
-        Some(Some("--publish")) => publish(),
-        Some(_) => write_share(&argument.map(PathBuf::from).unwrap_or_default()),
-    }
+/// Writes mmfs.1, a page for each verb, and the completions for bash, zsh and fish into `directory`, which is made if it is
+/// missing.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(directory: &Path) -> Result<(), StartError> {
+    let failed = |error| StartError::Verb(format!("cannot write into {directory:?}: {error}"));
+    write_all(directory).map_err(failed)
 }
 
-fn publish() -> io::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
-    let page = std::fs::read_to_string(&path)?;
-    let table = options_table::table(&Options::command());
-    let page = options_table::insert(&page, &table)
-        .ok_or_else(|| io::Error::other("docs/configuration.md lacks a marker of the table"))?;
-    std::fs::write(path, page)
-}
-
-fn write_share(directory: &Path) -> io::Result<()> {
+fn write_all(directory: &Path) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
     for (name, text) in completions::files() {
         std::fs::write(directory.join(name), text)?;
@@ -112,4 +95,46 @@ fn write_page(directory: &Path, name: &str, command: Command, more: &str) -> io:
     Man::new(command).manual("mmfs").render(&mut page)?;
     page.write_all(more.as_bytes())?;
     std::fs::write(directory.join(format!("{name}.1")), page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Options;
+    use clap::CommandFactory;
+
+    #[test]
+    fn a_page_for_each_verb_and_completions_without_hidden_options() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("made/for it");
+        write(&directory).unwrap();
+        let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
+        assert!(read("mmfs.1").contains(".SH EXAMPLES"));
+        for verb in command().get_subcommands() {
+            read(&format!("mmfs-{}.1", verb.get_name()));
+        }
+        let options = Options::command();
+        for name in ["mmfs.bash", "_mmfs", "mmfs.fish"] {
+            let script = read(name);
+            for option in options.get_arguments() {
+                let Some(long) = option.get_long() else {
+                    continue;
+                };
+                assert_eq!(
+                    script.contains(long),
+                    !option.is_hide_set(),
+                    "{name}: {long}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_a_sentence_with_the_directory() {
+        let error = write(Path::new("/dev/null/pages")).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot write into \"/dev/null/pages\": "),
+            "{error}"
+        );
+    }
 }
