@@ -17,6 +17,7 @@ pub mod descriptors;
 pub mod dispatch;
 pub mod fs;
 pub mod fuse;
+pub mod generate;
 pub mod handle;
 pub mod init;
 pub mod inode;
@@ -34,6 +35,7 @@ pub mod session;
 pub mod show;
 pub mod source;
 pub mod sys;
+pub mod utc;
 pub mod version;
 pub mod view;
 

@@ -9,7 +9,7 @@ use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
 use mmfs::sys::process::{self, Inherited};
 use mmfs::view::shared::Shared;
-use mmfs::{ask, cli, daemon, log_report, logging, pid_file, session};
+use mmfs::{ask, cli, daemon, generate, log_report, logging, pid_file, session};
 
 fn main() -> ExitCode {
     if let Some(code) = pid_file::remove_for_another() {
@@ -33,6 +33,7 @@ fn run() -> Result<(), StartError> {
     let options = match cli::Request::read(std::env::args_os())? {
         cli::Request::Mount(options) => options,
         cli::Request::Check(mount_point) => return check(&mount_point),
+        cli::Request::Generate(directory) => return generate::write(&directory),
         cli::Request::Verb(verb) => return verb.run(cli::command),
         cli::Request::Nothing => return Ok(()),
     };

@@ -17,7 +17,7 @@ KEPT = ["values", "row_of", "again", "disturbed"]
 # Where --publish writes: everything into one page, the rows that a new reader wants into the other.
 BEGIN, END = "<!-- bench:begin (written by: scripts/bench --publish) -->", "<!-- bench:end -->"
 PAGE, README = Path("docs", "benchmarks.md"), Path("README.md")
-PLOTS = Path("scripts", "bench.d", "plots")
+PLOTS = Path("docs", "plots")
 SUMMARY = {
     "seq-first": "read in order, first time",
     "seq-again": "read in order, again",
@@ -244,7 +244,7 @@ def insert(file, text):
 
 
 def publish(root, results, text, plots):
-    """Puts the table into its page, followed by the plots, which are kept beside this file; and a few rows into README, if all
+    """Puts the table into its page, followed by the plots, which stand in docs/plots; and a few rows into README, if all
     of them were measured."""
     folder = root / PLOTS
     shutil.rmtree(folder, ignore_errors=True)

@@ -249,6 +249,9 @@ pub struct Options {
         help_heading = "mount(8)"
     )]
     mount_options: Option<OsString>,
+    /// Write manual pages and completions into DIRECTORY.
+    #[arg(long, hide = true, value_name = "DIRECTORY", exclusive = true)]
+    generate: Option<PathBuf>,
     /// Print help: -h in short, --help in full.
     #[arg(short, long, action = ArgAction::Help, help_heading = "Help")]
     help: Option<bool>,
@@ -266,6 +269,8 @@ pub enum Request {
     Mount(Box<Options>),
     /// Check whether the mount at this path answers.
     Check(PathBuf),
+    /// Write manual pages and completions into this directory.
+    Generate(PathBuf),
     /// Run a verb.
     Verb(Verb),
     /// Nothing: `mount -f`.
@@ -304,9 +309,11 @@ impl Request {
             false => command(),
         };
         let matches = parse(shortened(command, &args), args)?;
-        Ok(match matches.get_one::<PathBuf>("check") {
-            Some(mount_point) => Self::Check(mount_point.clone()),
-            None => Self::Mount(Box::new(Options::from_arg_matches(&matches)?)),
+        let path = |option| matches.get_one::<PathBuf>(option).cloned();
+        Ok(match (path("check"), path("generate")) {
+            (Some(mount_point), _) => Self::Check(mount_point),
+            (_, Some(directory)) => Self::Generate(directory),
+            _ => Self::Mount(Box::new(Options::from_arg_matches(&matches)?)),
         })
     }
 }

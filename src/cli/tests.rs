@@ -12,7 +12,6 @@ use crate::refusal::ExitCode;
 fn mounting(args: impl IntoIterator<Item = OsString>) -> Result<Options, StartError> {
     match Request::read(args)? {
         Request::Mount(options) => Ok(*options),
-        Request::Check(path) => panic!("{path:?} is not to be checked"),
         other => panic!("{other:?} mounts nothing"),
     }
 }

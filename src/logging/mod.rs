@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Logger, Target};
@@ -26,6 +26,7 @@ use crate::config::LogConfig;
 use crate::refusal::StartError;
 use crate::service;
 use crate::sys::identity;
+use crate::utc;
 
 /// Warnings and errors that one module may log within [`PERIOD`].
 const MAX_LINES: u32 = 10;
@@ -77,6 +78,8 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
         builder.format(journal_line);
     } else if config.file.is_none() && (!config.foreground || io::stderr().is_terminal()) {
         builder.format(sentence);
+    } else {
+        builder.format(line);
     }
     if config.file.is_none() && !config.foreground {
         *FOUND.lock() = Collector::find();
@@ -110,6 +113,15 @@ fn journal_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
 fn sentence(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     let text = record.args().to_string().replace('\n', " ");
     writeln!(out, "mmfs: {text}")
+}
+
+/// One line with time, level and module, where nobody else adds them.
+fn line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let text = record.args().to_string().replace('\n', " ");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = utc::second(now.unwrap_or_default().as_secs()).unwrap_or_default();
+    let (level, target) = (record.level(), record.target());
+    writeln!(out, "[{now} {level:<5} {target}] {text}")
 }
 
 /// Stops logging to standard error, because the daemon goes to the background. Lines go to the log file if there is one, else to

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::probe::{ask, is_empty, is_empty_noatime, is_mountable_for_user, may_read, reach};
+use super::probe::{
+    ask, is_dead, is_empty, is_empty_noatime, is_mountable_for_user, may_read, reach,
+};
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
 use super::unreachable::unreachable;
 use super::{SourceState, device, mount, source_state, unmount};
@@ -39,7 +41,7 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
     for _ in 0..MAX_DEAD_MOUNTS {
         match ask(Role::MountPoint, path, reach)? {
             Ok(()) => break,
-            Err(Errno::NOTCONN) => clear_dead(path)?,
+            Err(errno) if is_dead(errno) => clear_dead(path)?,
             Err(errno) => return Err(unreachable(Role::MountPoint, path, errno)),
         }
     }

@@ -46,6 +46,12 @@ pub fn is_linked(path: &Path) -> Result<(), Errno> {
     }
 }
 
+/// Whether a FUSE mount answers like this because its daemon has ended. A request that was waiting then is aborted, later ones find
+/// no connection.
+pub fn is_dead(errno: Errno) -> bool {
+    matches!(errno, Errno::NOTCONN | Errno::CONNABORTED)
+}
+
 fn status_of(path: &Path) -> Result<Statx, Errno> {
     // Without this flag, the kernel would answer from its cache for a dead or hung FUSE mount.
     let flags = AtFlags::STATX_FORCE_SYNC;

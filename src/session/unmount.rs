@@ -89,7 +89,7 @@ fn locate(path: &Path) -> Result<(PathBuf, u64, Option<Identity>), StartError> {
         Ok((_, None, _)) => refuse(format!("/proc does not show the mount of {path:?}")),
         Err(Errno::NOENT) => refuse(format!("{path:?} does not exist; check the spelling")),
         Err(Errno::NOTDIR) => refuse(format!("{path:?} is not a directory; name a mount point")),
-        Err(Errno::NOTCONN) => refuse(format!(
+        Err(errno) if probe::is_dead(errno) => refuse(format!(
             "{path:?} lies in a FUSE mount whose daemon has died; name the mount point of that mount"
         )),
         Err(errno) => refuse(format!("{path:?} cannot be reached: {errno}")),

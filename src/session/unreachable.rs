@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::probe::{ask, reach};
+use super::probe::{ask, is_dead, reach};
 use super::top_mount::{mount_of, open_path, path_of};
 use super::unmount;
 use crate::refusal::{DeadMount, Role, StartError};
@@ -12,7 +12,7 @@ use crate::refusal::{DeadMount, Role, StartError};
 /// The refusal for a path that answers `errno`. A dead mount is named, if it is found.
 pub fn unreachable(role: Role, path: &Path, errno: Errno) -> StartError {
     match errno {
-        Errno::NOTCONN => StartError::Dead(role, path.into(), dead_mount(role, path)),
+        errno if is_dead(errno) => StartError::Dead(role, path.into(), dead_mount(role, path)),
         _ => StartError::Unreachable(role, path.into(), errno),
     }
 }
@@ -23,12 +23,10 @@ fn dead_mount(role: Role, path: &Path) -> Option<DeadMount> {
     let path = std::path::absolute(path).ok()?;
     let directory = path.ancestors().find_map(|above| open_path(above).ok())?;
     let mount = mount_of(&directory)?;
-    let is_dead = matches!(
-        ask(role, &mount.mount_point, reach),
-        Ok(Err(Errno::NOTCONN))
-    );
+    let answer = ask(role, &mount.mount_point, reach);
+    let has_died = matches!(answer, Ok(Err(errno)) if is_dead(errno));
     let here = open_path(&path).ok().and_then(|open| path_of(open).ok());
-    is_dead.then(|| DeadMount {
+    has_died.then(|| DeadMount {
         is_ours: unmount::is_ours(&mount),
         is_at_path: here.as_ref() == Some(&mount.mount_point),
         mount_point: mount.mount_point,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Signal, kill_process};
 
 use crate::place::{MMFS, Place, eventually, refuses, said};
+use crate::stopped::stop;
 
 #[test]
 fn the_parent_exits_when_the_mount_answers_and_nothing_is_printed() {
@@ -326,7 +327,7 @@ fn a_pid_file_on_a_filesystem_that_does_not_answer_keeps_no_daemon() {
     let mut daemon = place.foreground(&["--pidfile", file.to_str().unwrap()]);
     assert!(file.exists());
     let open = File::open(place.mount().join("hello")).unwrap();
-    kill_process(server, Signal::STOP).unwrap();
+    stop(server);
     daemon.signal(Signal::TERM);
     eventually("the mount is detached", || place.layers() == 0);
     daemon.signal(Signal::TERM);

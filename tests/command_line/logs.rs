@@ -193,6 +193,11 @@ fn three_times_verbose_logs_each_request_and_its_answer_and_twice_none() {
             "{verbose}: {}",
             log()
         );
+        for line in log().lines() {
+            // [2026-11-27T02:18:51Z DEBUG mmfs::session] text
+            let told = line.starts_with("[20") && line.get(20..22) == Some("Z ");
+            assert!(told && line.contains("] "), "{line}");
+        }
     }
 }
 

@@ -7,4 +7,6 @@ mod logs;
 mod ordinary_user;
 mod place;
 mod refusals;
+#[path = "../common/stopped.rs"]
+mod stopped;
 mod unmount;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::place::{MMFS, Place, eventually, refuses, said};
+use crate::stopped::stop;
 
 /// A process in the mount, until it is dropped.
 struct Guest(Child);
@@ -313,7 +314,7 @@ fn the_daemon_of_a_mount_that_is_gone_is_not_taken_for_another_one() {
     for _ in 0..20 {
         gone.start(&[]);
         let (stopped, number) = (gone.daemon(), device(&gone));
-        kill_process(stopped, Signal::STOP).unwrap();
+        stop(stopped);
         assert!(gone.sh("umount -l $M").status.success());
         place.start(&[]);
         // Another test may have been given it.
@@ -345,7 +346,7 @@ fn a_daemon_that_does_not_end_is_named() {
     let place = Place::new();
     place.start(&[]);
     let daemon = place.daemon();
-    kill_process(daemon, Signal::STOP).unwrap();
+    stop(daemon);
     let start = Instant::now();
     let refused = unmount(&place, "mount");
     let words = format!("is unmounted, but mmfs (pid {})", daemon.as_raw_pid());

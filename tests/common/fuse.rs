@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::stopped::stop;
+
 /// One line of /proc/self/mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountInfo {
@@ -107,8 +109,11 @@ pub fn abort(point: &Path, daemon: Option<u32>) {
 /// Sends a signal to a process, which may have ended already.
 pub fn kill(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // ESRCH: it is gone, which is what a signal was to bring about.
-        let _ = kill_process(pid, signal);
+        match signal {
+            Signal::STOP => stop(pid),
+            // ESRCH: it is gone, which is what a signal was to bring about.
+            _ => _ = kill_process(pid, signal),
+        }
     }
 }
 

@@ -4,9 +4,10 @@
 use clap::builder::{PossibleValue, Resettable};
 use clap::{Arg, Command, CommandFactory, ValueHint};
 use clap_complete::{Shell, generate};
-use mmfs::cli::{Options, command};
-use mmfs::mount_table::MARK;
-use mmfs::version::VERSION;
+
+use crate::cli::{Options, command};
+use crate::mount_table::MARK;
+use crate::version::VERSION;
 
 /// The files, by name.
 pub fn files() -> [(&'static str, String); 3] {
