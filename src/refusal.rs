@@ -39,15 +39,15 @@ pub enum Role {
 /// A mount whose daemon has died.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DeadMount {
-    /// Where it is, absolute.
+    /// The absolute path of the mount point.
     pub mount_point: PathBuf,
-    /// Whether `mmfs unmount` takes it for one of mmfs.
+    /// Whether `mmfs unmount` can unmount it.
     pub is_ours: bool,
     /// Whether the path of the command line is its mount point.
     pub is_at_path: bool,
 }
 
-/// Why mmfs could not mount. `Display` is the one sentence for the person at the terminal.
+/// An error of the program. `Display` is the sentence for the terminal.
 #[derive(Debug)]
 pub enum StartError {
     /// The command line is invalid, or asks for help.
@@ -62,9 +62,9 @@ pub enum StartError {
     SourceForbidden(PathBuf),
     /// fusermount3 would refuse this mount point to an ordinary user.
     MountPointForbidden(PathBuf),
-    /// A path of the command line is the mount point of a FUSE mount without a daemon, or lies in one: that mount, if it was found.
+    /// A path of the command line is the mount point of a dead FUSE mount, or lies in one: that mount, if it was found.
     Dead(Role, PathBuf, Option<DeadMount>),
-    /// The mount point carries a mount of mmfs that answers.
+    /// The mount point has a mount of mmfs that answers.
     Occupied(PathBuf),
     /// A mount gives no answer, and why.
     NotAnswered(PathBuf, String),
@@ -294,7 +294,7 @@ fn write_dead(
             f,
             "{role} {path:?} lies in a FUSE mount whose daemon has died \
              (Transport endpoint is not connected); clear that mount with: mmfs unmount MNT, \
-             or with fusermount3 -u MNT if it is one of another program"
+             or with fusermount3 -u MNT if it belongs to another program"
         );
     };
     let place = &mount.mount_point;

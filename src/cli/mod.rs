@@ -326,7 +326,7 @@ fn shortened(command: Command, args: &[OsString]) -> Command {
     }
 }
 
-/// clap answers `--version` as soon as it meets it, so a `-v` beside it is looked for here.
+/// Parses `args`. clap answers `--version` before it has read all arguments, so this function looks for `-v` itself.
 fn parse(mut command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
     let verbose = args.iter().any(|arg| is_verbose(arg));
     match command.try_get_matches_from_mut(args.clone()) {

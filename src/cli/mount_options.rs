@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::similar::similar;
 
-/// mount(8)'s generic options, and the long options that they stand for.
+/// Generic options of mount(8), each with its long option.
 const GENERIC: [(&str, &str); 15] = [
     ("ro", "--read-only"),
     ("rw", "--read-write"),
@@ -32,7 +32,7 @@ const NO_EXEC: &str = "--mount-flag=noexec";
 const NO_SUID: &str = "--mount-flag=nosuid";
 const NO_DEV: &str = "--mount-flag=nodev";
 
-/// What says in /etc/fstab who may mount, and what mount(8) takes it to mean beside that. A value is not looked at.
+/// Options in /etc/fstab that say who may mount, and the long options that they imply in mount(8). Their values are ignored.
 const WHO_MOUNTS: [(&str, &[&str]); 4] = [
     ("user", &[NO_EXEC, NO_SUID, NO_DEV]),
     ("users", &[NO_EXEC, NO_SUID, NO_DEV]),
@@ -45,10 +45,10 @@ const FOR_OTHERS: [&str; 7] = [
     "defaults", "auto", "noauto", "nofail", "nouser", "_netdev", "comment",
 ];
 
-/// What mmfs does anyway.
+/// Options for what mmfs does anyway.
 const ALWAYS_ON: [&str; 2] = ["default_permissions", "nonempty"];
 
-/// What allows times to be written late, or wants it no other way than it is by default. The source's mount decides.
+/// Options for times that change nothing here: the source's own mount decides how its times move.
 const LAZY_TIMES: [&str; 6] = [
     "relatime",
     "diratime",

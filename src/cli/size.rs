@@ -5,10 +5,10 @@ use std::time::Duration;
 /// The smallest window, in bytes: half of the largest request of old kernels, which is 128 KiB.
 const MIN_WINDOW_SIZE: u64 = 64 << 10;
 
-/// The smallest budget: one window of the smallest size fits, with the largest request that may begin in it.
+/// The smallest map budget, in bytes: it has room for the smallest window with the largest request.
 const MIN_MAP_BUDGET: u64 = 2 << 20;
 
-/// `4096`, `64K`, `1g`, `2MiB`: bytes, with K, M, G and T as powers of 1024.
+/// A number of bytes: `4096`, `64K`, `1g`, `2MiB`. K, M, G and T are powers of 1024.
 ///
 /// # Errors
 /// A message for the user.
@@ -51,10 +51,10 @@ pub fn window_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A size that all windows together can have.
+/// A size for the map budget.
 ///
 /// # Errors
-/// A phrase for the person who typed it.
+/// A message for the user.
 pub fn map_budget(text: &str) -> Result<u64, String> {
     match size(text)? {
         size if size < MIN_MAP_BUDGET => Err("a map budget is at least 2M".into()),
@@ -62,7 +62,7 @@ pub fn map_budget(text: &str) -> Result<u64, String> {
     }
 }
 
-/// `1`, `0.25`, `.5`: seconds, never negative, down to nanoseconds.
+/// A duration in seconds, not negative: `1`, `0.25`, `.5`. Digits below a nanosecond are ignored.
 ///
 /// # Errors
 /// A message for the user.

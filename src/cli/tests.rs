@@ -140,7 +140,7 @@ fn lists_may_be_repeated_joined_and_empty() {
 }
 
 #[test]
-fn what_fstab_says_to_others_is_ignored() {
+fn fstab_options_of_other_programs_are_ignored() {
     let ignored = "defaults,nofail,auto,noauto,nouser,relatime,lazytime,nolazytime,nostrictatime,\
                    nodiratime,diratime,async,_netdev,comment=a b,x-systemd.automount,X-mount.mkdir,\
                    x-gvfs-name=n,default_permissions,nonempty";

@@ -153,7 +153,7 @@ fn overview(command: &Command) -> String {
     )
 }
 
-/// How long the working directory may take to say whether it holds a directory named like the verb.
+/// How long the check for a directory that is named like the verb may take.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Adds all verbs to `command`.
@@ -213,7 +213,7 @@ pub fn read(command: Command, args: Vec<OsString>) -> Result<Verb, clap::Error> 
     Verb::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 
-/// Says on standard error, for a source that cannot be had, that its name is a verb's, if it is, or similar to one.
+/// Prints a note if an unusable source is named like a verb, or similarly.
 pub fn hint_at(source: &OsStr) {
     let name = source.to_string_lossy();
     if is_name(source) {

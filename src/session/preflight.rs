@@ -134,8 +134,7 @@ fn canonical(role: Role, path: &Path) -> Result<PathBuf, StartError> {
     }
 }
 
-/// Unmounts a mount that answers ENOTCONN, if it is provably ours: with our mark, on exactly this
-/// path, on top.
+/// Unmounts a dead mount, if it has the mark of mmfs, is mounted at exactly this path, and is on top.
 fn clear_dead(path: &Path) -> Result<(), StartError> {
     let below = |errno| unreachable(Role::MountPoint, path, errno);
     let directory = open_path(path).map_err(below)?;
