@@ -403,7 +403,7 @@ fn as_root_what_waits_is_what_the_kernel_waits_for() {
     readers
         .into_iter()
         .for_each(|reader| _ = reader.join().expect("a reader"));
-    tools::run(Command::new("umount").arg(&fusectl));
+    tools::unmount_idle(&fusectl).expect("umount");
     assert!(agreed, "{last:?}");
 }
 

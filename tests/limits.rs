@@ -113,7 +113,7 @@ fn as_root_syncfs_of_the_source_makes_durable_what_was_written() {
             .args([&copy, &at]),
     );
     let held = fs::read(at.join("file"));
-    tools::run(Command::new("umount").arg(&at));
+    tools::unmount_idle(&at).expect("umount");
     assert_same_bytes("on the medium", &bytes, &held.expect("it is there"));
 }
 
@@ -152,7 +152,7 @@ fn as_root_what_only_a_bind_mount_holds_is_stale_when_it_is_removed_behind() {
     fs::remove_file(mount.src().join("file")).unwrap();
     let stale = errno_of_stat(CWD, &place);
     let opened = fs::read(&place).map_err(|error| error.raw_os_error());
-    tools::run(Command::new("umount").arg(&place));
+    tools::unmount_idle(&place).expect("umount");
     assert_eq!(stale, Some(Errno::STALE));
     assert_eq!(opened, Err(Some(libc::ESTALE)));
 }

@@ -251,6 +251,6 @@ impl<'a> Overlay<'a> {
 
 impl Drop for Overlay<'_> {
     fn drop(&mut self) {
-        tools::output_of(Command::new("umount").arg(self.0));
+        let _ = tools::unmount_idle(self.0);
     }
 }
