@@ -6,6 +6,8 @@ target_dir=${CARGO_TARGET_DIR:-$root_dir/target}
 tools_dir=$root_dir/target/tools
 mmfs=${MMFS_BIN:-$target_dir/release/mmfs}
 
+export LC_ALL=C.UTF-8
+
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 

@@ -172,7 +172,8 @@ pub struct Options {
     pub passthrough: bool,
     /// `--auto-unmount`.
     pub auto_unmount: bool,
-    /// Generic options of mount(8) that are set, of `noexec`, `nosuid`, `nodev`, `noatime`, `sync`, `dirsync`.
+    /// Generic options of mount(8) that are set, of `noexec`, `nosuid`, `nodev`, `nosymfollow`, `noatime`, `sync`,
+    /// `dirsync`.
     pub flags: Vec<String>,
     /// `--log`.
     pub log: Option<Path>,

@@ -41,8 +41,9 @@ const WHO_MOUNTS: [(&str, &[&str]); 4] = [
 ];
 
 /// Options in /etc/fstab that are meant for other programs.
-const FOR_OTHERS: [&str; 7] = [
-    "defaults", "auto", "noauto", "nofail", "nouser", "_netdev", "comment",
+const FOR_OTHERS: [&str; 12] = [
+    "defaults", "auto", "noauto", "nofail", "nouser", "nousers", "noowner", "nogroup", "silent",
+    "loud", "_netdev", "comment",
 ];
 
 /// Options for what mmfs does anyway.

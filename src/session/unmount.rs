@@ -25,7 +25,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many processes or mount points a sentence names.
 const MAX_NAMED: usize = 8;
 
-/// Unmounts the mount of mmfs at `path`. When this returns, its daemon has ended, unless the same filesystem is also mounted
+/// Unmounts the mount of mmfs at `path`. When this returns, its daemon has ended, if it was found, unless the same filesystem is also mounted
 /// elsewhere.
 ///
 /// # Errors

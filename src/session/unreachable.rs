@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::probe::{ask, is_dead, reach};
 use super::top_mount::{mount_of, open_path, path_of};
 use super::unmount;
+use crate::mount_table::Mount;
 use crate::refusal::{DeadMount, Role, StartError};
 
 /// The refusal for a path that answers `errno`. A dead mount is named, if it is found.
@@ -22,7 +23,7 @@ pub fn unreachable(role: Role, path: &Path, errno: Errno) -> StartError {
 fn dead_mount(role: Role, path: &Path) -> Option<DeadMount> {
     let path = std::path::absolute(path).ok()?;
     let directory = path.ancestors().find_map(|above| open_path(above).ok())?;
-    let mount = mount_of(&directory)?;
+    let mount = mount_of(&directory).filter(Mount::is_fuse)?;
     let answer = ask(role, &mount.mount_point, reach);
     let has_died = matches!(answer, Ok(Err(errno)) if is_dead(errno));
     let here = open_path(&path).ok().and_then(|open| path_of(open).ok());

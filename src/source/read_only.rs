@@ -117,9 +117,8 @@ impl ReadOnlyClone {
 pub(super) fn warn_of_no_clone(fd: BorrowedFd<'_>, errno: Errno) {
     let path = path_of(fd).unwrap_or_default();
     log::warn!(
-        "{} is opened without a read-only clone of its mount ({errno}): mmfs itself refuses changes there, and \
-         reading may move access times of symbolic links and of other users' files and directories",
-        path.display()
+        "{path:?} is opened without a read-only clone of its mount ({errno}): mmfs itself refuses changes there, and \
+         reading may move access times of symbolic links and of other users' files and directories"
     );
 }
 

@@ -140,7 +140,7 @@ impl Pair {
                 continue;
             }
             let mut got = self.real.apply(command);
-            let is_moved = |command: &Command| matches!(command, Command::Behind(_));
+            let is_moved = |command: &Command| matches!(command, Command::Behind(behind) if matches!(**behind, Command::Rename { .. }));
             if got == Err(Errno::STALE.raw_os_error()) && commands[..number].iter().any(is_moved) {
                 got = self.rename_after_a_look(command).unwrap_or(got);
             }
