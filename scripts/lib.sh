@@ -11,47 +11,77 @@ export LC_ALL=C.UTF-8
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
+can_be_root() { ((EUID == 0)) || command -v sudo >/dev/null; }
+
 # Runs a command as root: directly, or through sudo.
 as_root() {
-    if ((EUID == 0)); then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        die "needs root for '$*', and there is no sudo: run this script as root"
-    fi
+    can_be_root || die "there is no sudo: run this script as root, or do as root: $*"
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
 }
 
 have() { command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 || -x /sbin/$1 || $1 == /* && -e $1 ]]; }
 
 # install_missing command:package... : installs the packages whose command (or /file) is missing, and nothing else.
+# What apt-get prints is shown where it fails.
 install_missing() {
-    local pair packages=()
+    local pair words packages=()
     for pair; do
         have "${pair%%:*}" || packages+=("${pair##*:}")
     done
     ((${#packages[@]})) || return 0
     command -v apt-get >/dev/null || die "please install: ${packages[*]}"
-    say "installing ${packages[*]}"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" \
-        >/dev/null
+    can_be_root || die "there is no sudo: run this script as root, or do as root: apt-get install ${packages[*]}"
+    say "installing ${packages[*]} with apt-get, which may take some minutes" >&2
+    words=$(as_root apt-get update -qq 2>&1) || die "apt-get update fails: $words"
+    words=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+        2>&1 </dev/null) || die "apt-get install ${packages[*]} fails: $words"
 }
 
 # The device every mount needs: made available, or a sentence why nothing can work.
 require_fuse() {
-    [[ -e /dev/fuse ]] || as_root modprobe fuse 2>/dev/null || true
-    [[ -e /dev/fuse ]] || die "/dev/fuse is missing, and 'modprobe fuse' did not bring it"
+    [[ -e /dev/fuse ]] || ! can_be_root || as_root modprobe fuse 2>/dev/null || true
+    [[ -e /dev/fuse ]] || ! can_be_root || die "/dev/fuse is missing, and 'modprobe fuse' did not bring it"
+    [[ -e /dev/fuse ]] || die "/dev/fuse is missing, and there is no sudo; do as root: modprobe fuse"
 }
 
-# Debian's rustup and the plain installer both leave cargo here.
+# fusermount3 unmounts for ordinary users only where this file is. systemd makes it at boot.
+require_mtab() { [[ -e /etc/mtab ]] || ((EUID == 0)) || as_root ln -s /proc/self/mounts /etc/mtab; }
+
+# The Rust that Cargo.toml asks for, or a sentence. Debian's rustup and the plain installer both leave cargo in the home
+# directory, which may not be in PATH yet, or come there after an older one of Debian.
 require_cargo() {
-    export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
-    command -v cargo >/dev/null || die "Rust is missing: see https://rustup.rs"
+    local home=${HOME:-/root}/.cargo/bin needed found way
+    needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$root_dir/Cargo.toml")
+    way="install it from https://rustup.rs, or in Debian 13 with: apt-get install cargo"
+    export PATH=$PATH:$home:/usr/sbin:/sbin
+    found=$(rust_version)
+    is_at_least "$needed" "$found" || [[ ! -x $home/cargo ]] || PATH=$home:$PATH found=$(rust_version)
+    ! have rustup || way="get it with: rustup default stable && rustup update stable"
+    [[ -n $found ]] || die "Rust is missing, mmfs needs $needed or newer: $way"
+    is_at_least "$needed" "$found" || die "mmfs needs Rust $needed or newer, and the one of $(command -v cargo) is $found: $way"
 }
 
+# The older version of cargo and rustc, which differ in Debian 12. Nothing, where one is missing or is rustup's without a
+# toolchain.
+rust_version() {
+    local program
+    for program in cargo rustc; do
+        say "$("$program" --version 2>/dev/null | awk '{print $2}')"
+    done | sort -V | head -n 1
+}
+
+# is_at_least wanted given : whether the second version is the first one, or newer.
+is_at_least() { [[ -n $2 && $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]; }
+
+# On a terminal cargo shows how far it is. Elsewhere it is silent, and an estimate says how long.
 build_release() {
-    cargo build --release --locked --quiet --manifest-path "$root_dir/Cargo.toml"
+    local quiet=() seconds=180 # of one processor
+    if [[ ! -t 2 ]]; then
+        quiet=(--quiet)
+        [[ -e $target_dir/release/mmfs ]] ||
+            say "the first build takes about $((1 + seconds / $(nproc) / 60)) min with $(nproc) processors" >&2
+    fi
+    cargo build --release --locked "${quiet[@]}" --manifest-path "$root_dir/Cargo.toml"
 }
 
 # The program under test: MMFS_BIN, or this source built for release.
@@ -165,22 +195,22 @@ unmount_mmfs() {
     unset 'suite_mounts[-1]' 'suite_daemons[-1]'
 }
 
-# What each clean root has beside the minimum, by the release of Debian.
-declare -A clean_root_packages=([bookworm]="fuse3,sudo" [trixie]="cargo,gcc,libc6-dev,rustc")
+# The clean roots: the release of Debian, and the packages that each has beside the minimum.
+declare -A clean_roots=([bookworm]="fuse3,sudo" [bookworm-bare]="" [trixie]="cargo,gcc,libc6-dev,rustc")
 
-# clean_root release: the archive of that minimal Debian.
+# clean_root name: the archive of that minimal Debian.
 clean_root() { say "$root_dir/target/cache/clean-root-$1.tar"; }
 
-# make_clean_root release: makes that archive, once, with debootstrap.
+# make_clean_root name: makes that archive, once, with debootstrap.
 make_clean_root() {
-    local archive tree
+    local archive tree release=${1%%-*} packages=${clean_roots[$1]}
     archive=$(clean_root "$1") tree=$archive.tree
     [[ ! -e $archive ]] || return 0
     install_missing debootstrap:debootstrap
     rm -rf --one-file-system "$tree"
     mkdir -p "$tree"
-    say "making a clean root of Debian $1 with debootstrap"
-    debootstrap --variant=minbase --include="${clean_root_packages[$1]}" "$1" "$tree" >"$archive.log" 2>&1 ||
+    say "making a clean root of Debian $release with debootstrap${packages:+ and $packages}, which takes some minutes"
+    debootstrap --variant=minbase ${packages:+--include="$packages"} "$release" "$tree" >"$archive.log" 2>&1 ||
         die "debootstrap: $(tail -n 3 "$archive.log")"
     rm -rf "$tree"/var/cache/apt/archives/*.deb
     tar -C "$tree" -cf "$archive.new" .
@@ -188,7 +218,8 @@ make_clean_root() {
     mv "$archive.new" "$archive"
 }
 
-# unpack_clean_root directory release: with /proc mounted in it and a /dev of its own.
+# unpack_clean_root directory name: with /proc mounted in it and a /dev of its own, and nothing that systemd makes at
+# boot: no /etc/mtab.
 unpack_clean_root() {
     make_clean_root "$2"
     mkdir "$1"
@@ -199,8 +230,6 @@ unpack_clean_root() {
     tar -C "$1" -xpf "$(clean_root "$2")"
     mount -t proc proc "$1/proc" && suite_mounts+=("$1/proc")
     mknod -m 666 "$1/dev/fuse" c 10 229
-    # systemd's work at boot; fusermount3 wants it.
-    ln -sf ../proc/self/mounts "$1/etc/mtab"
 }
 
 # ---- recipes: blocks of README and docs/ that the suites run as they stand there
