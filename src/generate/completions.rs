@@ -108,11 +108,15 @@ fn with_mounts(verbs: &[Part], separator: &str) -> String {
     names.join(separator)
 }
 
-/// Options of verbs after which a value is typed, no object.
-fn with_values(verbs: &[Part]) -> String {
-    let options = verbs.iter().flat_map(|verb| verb.command.get_arguments());
+/// Options of these parts after which a value is typed, no object.
+fn with_values(parts: &[Part]) -> String {
+    let options = parts.iter().flat_map(|part| part.command.get_arguments());
     let options = options.filter(|arg| arg.get_action().takes_values());
-    let names = options.filter_map(|arg| arg.get_long().map(|name| format!("--{name}")));
+    let names = options.flat_map(|arg| {
+        let short = arg.get_short().map(|name| format!("-{name}"));
+        let long = arg.get_long().map(|name| format!("--{name}"));
+        short.into_iter().chain(long)
+    });
     names.collect::<Vec<_>>().join(" ")
 }
 
@@ -147,9 +151,12 @@ _mmfs() {
     COMPREPLY=("${replies[@]}")
     if [[ $verb == mount && $3 == --check || " WITH_MOUNTS " == *" $verb "* && $2 != -* && " WITH_VALUES " != *" $3 "* ]]; then
         COMPREPLY=()
+        # No files, where there are no mounts.
+        compopt +o default +o bashdefault 2>/dev/null
         _mmfs_mount_points "$2"
-    elif [[ $verb == mount && $2 != -* && $3 != -* ]]; then
-        ((COMP_CWORD > 1)) || COMPREPLY=($(compgen -W "VERBS" -- "$2"))
+    elif [[ $verb == mount && $2 != -* && " = MOUNT_VALUES " != *" $3 "* ]]; then
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -d -- "$2"; ((COMP_CWORD > 1)) || compgen -W "VERBS" -- "$2")
     fi
 }
 
@@ -158,6 +165,7 @@ complete -F _mmfs -o bashdefault -o default mmfs
     let around = SCRIPT
         .replace("MARK", MARK)
         .replace("WITH_MOUNTS", &with_mounts(&verbs, " "))
+        .replace("MOUNT_VALUES", &with_values(&[mounting()]))
         .replace("WITH_VALUES", &with_values(&verbs))
         .replace("VERBS", &names(&verbs, " "));
     functions(Shell::Bash, &verbs) + &around
