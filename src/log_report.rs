@@ -44,6 +44,7 @@ pub fn watch<T: Tree>(channel: Channel<T>) -> std::io::Result<()> {
                 Some(Event::NotAnswering) => {
                     let waiting = channel.waiting_summary();
                     log::warn!(
+                        target: REPORT,
                         "requests are not answered: {} wait, the oldest for {} s",
                         waiting.requests,
                         waiting.oldest_us / 1_000_000
