@@ -35,6 +35,7 @@ pub mod session;
 pub mod show;
 pub mod source;
 pub mod sys;
+pub mod terminal;
 pub mod utc;
 pub mod version;
 pub mod view;

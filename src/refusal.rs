@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::service;
+use crate::terminal::{for_shell, one_line};
 
 /// The exit code of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +142,11 @@ impl StartError {
             Self::Usage(error) if error.exit_code() == 0 => error.print(),
             _ => io::Write::write_fmt(
                 &mut io::stderr(),
-                format_args!("{}{self}\n", service::prefix(log::Level::Error)),
+                format_args!(
+                    "{}{}\n",
+                    service::prefix(log::Level::Error),
+                    one_line(&self.to_string())
+                ),
             ),
         }
     }
@@ -149,7 +154,8 @@ impl StartError {
 
 /// Prints a note to standard error. An error of the write is ignored.
 pub fn note(sentence: impl Display) {
-    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("mmfs: {sentence}\n"));
+    let line = one_line(&sentence.to_string());
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("mmfs: {line}\n"));
 }
 
 impl From<clap::Error> for StartError {
@@ -201,7 +207,8 @@ impl Display for StartError {
             Self::Occupied(path) => write!(
                 f,
                 "mount point {path:?} is in use: a mount of mmfs is there already; \
-                 unmount it first with: mmfs unmount {path:?}"
+                 unmount it first with: mmfs unmount {}",
+                for_shell(path)
             ),
             Self::SourceRemoved(source, mount_point, _) if source.as_os_str().is_empty() => write!(
                 f,
@@ -252,8 +259,9 @@ fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errn
     match errno {
         Errno::NOENT if role == Role::MountPoint => write!(
             f,
-            "mount point {path:?} does not exist; make it with: mkdir {path:?} \
-             (the order is mmfs SRC MNT)"
+            "mount point {path:?} does not exist; make it with: mkdir {} \
+             (the order is mmfs SRC MNT)",
+            for_shell(path)
         ),
         Errno::NOENT => write!(
             f,
@@ -298,6 +306,7 @@ fn write_dead(
         );
     };
     let place = &mount.mount_point;
+    let word = for_shell(place);
     let way_out = match mount.is_ours {
         true => "mmfs unmount",
         false => "fusermount3 -u",
@@ -306,12 +315,12 @@ fn write_dead(
         true => write!(
             f,
             "{role} {path:?} is covered by a FUSE mount whose daemon has died \
-             (Transport endpoint is not connected); clear it with: {way_out} {place:?}"
+             (Transport endpoint is not connected); clear it with: {way_out} {word}"
         ),
         false => write!(
             f,
             "{role} {path:?} lies in the FUSE mount at {place:?}, whose daemon has died \
-             (Transport endpoint is not connected); clear that mount with: {way_out} {place:?}"
+             (Transport endpoint is not connected); clear that mount with: {way_out} {word}"
         ),
     }
 }

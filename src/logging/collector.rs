@@ -21,6 +21,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketT
 use rustix::net::{Shutdown, connect, send, shutdown, socket_with};
 
 use crate::service;
+use crate::terminal::one_line;
 
 /// Where journald listens (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -174,7 +175,7 @@ impl Collector {
             }
             // Without the time: every syslog daemon then adds the time at which it received the line.
             Protocol::Syslog => {
-                let sentence = record.args().to_string().replace('\n', " ");
+                let sentence = one_line(&record.args().to_string());
                 let (number, pid) = (FACILITY << 3 | priority, std::process::id());
                 format!("<{number}>{IDENTIFIER}[{pid}]: {sentence}").into_bytes()
             }

@@ -26,6 +26,7 @@ use crate::config::LogConfig;
 use crate::refusal::StartError;
 use crate::service;
 use crate::sys::identity;
+use crate::terminal::one_line;
 use crate::utc;
 
 /// Warnings and errors that one module may log within [`PERIOD`].
@@ -103,21 +104,21 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Writes a line for the journal, which adds the time. Newlines are replaced, because further lines would have no priority.
+/// Writes a line for the journal, which adds the time. It is one line, because further lines would have no priority.
 fn journal_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let text = record.args().to_string().replace('\n', " ");
+    let text = one_line(&record.args().to_string());
     writeln!(out, "{}{text}", service::priority(record.level()))
 }
 
 /// Writes a line for a terminal.
 fn sentence(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let text = record.args().to_string().replace('\n', " ");
+    let text = one_line(&record.args().to_string());
     writeln!(out, "mmfs: {text}")
 }
 
 /// One line with time, level and module, where nobody else adds them.
 fn line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let text = record.args().to_string().replace('\n', " ");
+    let text = one_line(&record.args().to_string());
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = utc::second(now.unwrap_or_default().as_secs()).unwrap_or_default();
     let (level, target) = (record.level(), record.target());

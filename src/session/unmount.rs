@@ -14,6 +14,7 @@ use super::probe;
 use super::top_mount::{Identity, mount_id_of, open_path, path_of};
 use crate::mount_table::{self, Mount};
 use crate::refusal::{self, Role, StartError};
+use crate::terminal::for_shell;
 
 /// How long a busy mount is tried again. Other programs of the machine access mounts for a moment.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -102,8 +103,8 @@ fn choose<'a>(table: &'a [Mount], id: u64, place: &Path) -> Result<&'a Mount, St
     let Some(top) = top.filter(|mount| mount.mount_point == place) else {
         return refuse(match top {
             Some(mount) if is_ours(mount) => format!(
-                "{place:?} lies in the mount at {:?}; name that mount point",
-                mount.mount_point
+                "{place:?} lies in the mount at {}; name that mount point",
+                for_shell(&mount.mount_point)
             ),
             _ => format!("nothing is mounted on {place:?}; {}", known(table)),
         });
@@ -150,7 +151,7 @@ fn known(table: &[Mount]) -> String {
 }
 
 fn list<T: AsRef<Path>>(paths: &[T]) -> String {
-    some(paths.iter().map(|path| format!("{:?}", path.as_ref())))
+    some(paths.iter().map(for_shell))
 }
 
 /// The first [`MAX_NAMED`] words, separated by commas, and the number of further ones.
@@ -196,7 +197,8 @@ fn unless_gone(mount: &Mount, sentence: impl FnOnce() -> String) -> Result<(), S
     match whereabouts(mount) {
         None => Ok(()),
         Some(other) if other != *place => refuse(format!(
-            "the mount at {place:?} was moved to {other:?}; name that mount point"
+            "the mount at {place:?} was moved to {}; name that mount point",
+            for_shell(other)
         )),
         Some(_) => refuse(sentence()),
     }
@@ -258,7 +260,10 @@ fn busy(mount: &Mount) -> String {
     let place = &mount.mount_point;
     let root = rustix::process::geteuid().is_root();
     let detach = if root { "umount -l" } else { "fusermount3 -uz" };
-    let cure = format!("end its users, or detach it with: {detach} {place:?}");
+    let cure = format!(
+        "end its users, or detach it with: {detach} {}",
+        for_shell(place)
+    );
     match &holders::of(mount)[..] {
         [] if root => format!(
             "{place:?} is busy, but no process has a file of it open; a process may wait for an answer of it, or a loop device \

@@ -12,12 +12,12 @@ pub use trace::{answered, end, trace, unanswered};
 
 use crate::refusal::StartError;
 use crate::report::Status;
+use crate::terminal::is_command;
 use asked::{All, Entry, ask_one};
 use out::{print, size};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
-use text::is_command;
 
 /// The output format of a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! The status in Prometheus' text format 0.0.4.
 
 use super::asked::Asked;
-use super::text::is_command;
 use crate::counters::Kind;
 use crate::report::{Requests, Share, Status};
+use crate::terminal::is_command;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

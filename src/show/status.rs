@@ -1,8 +1,9 @@
 //! The status as text.
 
 use super::asked::Asked;
-use super::text::{bytes, clean, long, micros, path, rate, reported, second};
+use super::text::{bytes, long, micros, rate, reported, second};
 use crate::report::{Feature, Options, Share, Status};
+use crate::terminal::{for_shell, one_line};
 use std::fmt::Write;
 
 /// The note for a source that was removed.
@@ -21,7 +22,7 @@ pub fn lines(all: &[Asked]) -> String {
             Ok(status) => writeln!(
                 text,
                 "{}  shows {}{}, pid {}, for {}, {} requests, {} waiting",
-                path(mount_point),
+                for_shell(mount_point),
                 reported(&status.source.path),
                 if status.source.removed {
                     " (removed)"
@@ -33,7 +34,7 @@ pub fn lines(all: &[Asked]) -> String {
                 sum(status.requests.iter().map(|one| one.count)),
                 status.waiting.requests
             ),
-            Err(why) => writeln!(text, "{}  {why}", path(mount_point)),
+            Err(why) => writeln!(text, "{}  {why}", for_shell(mount_point)),
         };
     }
     text
@@ -68,21 +69,21 @@ pub fn head(status: &Status, columns: usize) -> String {
         "daemon",
         format!(
             "mmfs {}, pid {}, user {}, {} view",
-            clean(&status.version),
+            one_line(&status.version),
             status.pid,
             status.uid,
-            clean(&status.view)
+            one_line(&status.view)
         ),
     );
     let up = long(status.uptime_us / 1_000_000);
     line("since", format!("{} ({up})", second(status.since)));
     line("options", options(&status.options));
-    line("kernel", clean(&status.kernel.release));
+    line("kernel", one_line(&status.kernel.release));
     for feature in &status.kernel.features {
         line("", shown_feature(feature));
     }
     if !status.kernel.missing.is_empty() {
-        let missing = clean(&status.kernel.missing.join(" "));
+        let missing = one_line(&status.kernel.missing.join(" "));
         line("", format!("this kernel lacks {missing}"));
     }
     usage(status, &mut line);
@@ -168,7 +169,7 @@ fn share(share: Share) -> String {
 }
 
 fn shown_feature(feature: &Feature) -> String {
-    let (name, note) = (clean(&feature.name), clean(&feature.note));
+    let (name, note) = (one_line(&feature.name), one_line(&feature.note));
     let state = if feature.in_use { "yes" } else { "no" };
     match note.is_empty() {
         true => format!("{name}: {state}"),
@@ -178,10 +179,10 @@ fn shown_feature(feature: &Feature) -> String {
 
 fn options(options: &Options) -> String {
     let mut words = vec![
-        format!("access {}", clean(&options.access)),
+        format!("access {}", one_line(&options.access)),
         format!("threads {}", options.threads),
         format!("window-size {}", bytes(options.window_size)),
-        format!("write-path {}", clean(&options.write_path)),
+        format!("write-path {}", one_line(&options.write_path)),
         format!("attr-timeout {}", options.attr_timeout),
         format!("entry-timeout {}", options.entry_timeout),
     ];
@@ -194,7 +195,7 @@ fn options(options: &Options) -> String {
     ];
     let set = set.iter().filter(|(is_set, _)| *is_set);
     words.extend(set.map(|(_, name)| (*name).to_owned()));
-    words.extend(options.flags.iter().map(|flag| clean(flag)));
+    words.extend(options.flags.iter().map(|flag| one_line(flag)));
     words.extend(
         options
             .log
@@ -228,7 +229,7 @@ pub fn table(status: &Status, before: Option<&Status>, max_lines: usize) -> Stri
         let _ = writeln!(
             text,
             "{:<16}{:>12}{:>9}{:>9}{:>10}{:>10}{:>10}",
-            clean(&one.kind),
+            one_line(&one.kind),
             one.count,
             one.errors,
             rate(per_second),

@@ -1,11 +1,12 @@
 //! `mmfs trace`: the last requests of a mount, and with `--follow` new ones.
 
 use super::out::print;
-use super::text::{clean, errno, micros, moment};
+use super::text::{errno, micros, moment};
 use crate::ask::{self, ANSWER_TIMEOUT, NoAnswer};
 use crate::counters::KEPT;
 use crate::refusal::StartError;
 use crate::report::{Request, Trace};
+use crate::terminal::one_line;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -94,7 +95,7 @@ fn line(one: &Request, outcome: &str) -> String {
         "{} {:>9} {} node {}{place}: {outcome}\n",
         moment(one.time_us),
         micros(one.took_us),
-        clean(&one.kind),
+        one_line(&one.kind),
         one.node
     )
 }

@@ -3,10 +3,11 @@
 use super::asked::All;
 use super::out::{print, size};
 use super::status::{head, lines, table};
-use super::text::{long, path};
+use super::text::long;
 use crate::ask::{self, Asking, NoAnswer};
 use crate::refusal::StartError;
 use crate::report::Status;
+use crate::terminal::for_shell;
 use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::thread;
@@ -111,7 +112,7 @@ pub fn watch(mount_point: Option<&Path>) -> Result<(), StartError> {
             Ok(next) => before = Some(std::mem::replace(&mut now, next)),
             Err(NoAnswer::TimedOut) => continue,
             Err(why @ (NoAnswer::Dead | NoAnswer::NotOurs)) => {
-                print(&format!("{}: {why}\n", path(mount_point)))?;
+                print(&format!("{}: {why}\n", for_shell(mount_point)))?;
                 return Ok(());
             }
             Err(why) => return Err(refused(why)),

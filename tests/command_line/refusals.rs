@@ -1,9 +1,10 @@
 //! Command lines that are refused: the sentence and the exit code of each.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -92,6 +93,71 @@ fn as_root_a_directory_of_another_mount_namespace_is_refused() {
         exit $status"#;
     let output = place.run(Command::new("sh").args(["-c", script, MMFS]));
     refuses(&output, "has no path here");
+}
+
+/// What a refusal proposes does, pasted into a shell, what it says: whatever is in the path.
+#[test]
+fn a_proposed_command_can_be_pasted_into_a_shell() {
+    for name in [
+        &b"a b"[..],
+        b"it's $(touch hacked) \"x\"",
+        b"-x\ny\x1b[2J",
+        b"caf\xe9",
+    ] {
+        let place = Place::new();
+        let name = OsStr::from_bytes(name);
+        let mount = || {
+            let mut command = Command::new(MMFS);
+            said(&place.run(command.args(["--", "source"]).arg(name)))
+        };
+        let paste = |sentence: &str, before: &str| {
+            let (_, command) = sentence.split_once(before).expect("a command");
+            let command = command
+                .trim_end()
+                .trim_end_matches(" (the order is mmfs SRC MNT)");
+            let command = command.replace("mmfs ", &format!("{MMFS} "));
+            let output = place.run(Command::new("bash").args(["-c", &command]));
+            assert_eq!(said(&output), (Some(0), String::new()), "{command}");
+        };
+        let (code, text) = mount();
+        assert_eq!(code, Some(1), "{text}");
+        paste(&text, "make it with: ");
+        assert!(place.path("").join(name).is_dir(), "{text}");
+        assert_eq!(mount(), (Some(0), String::new()));
+        let (code, text) = mount();
+        assert_eq!(code, Some(1), "{text}");
+        paste(&text, "unmount it first with: ");
+        assert!(!place.path("hacked").exists());
+        eventually("it ends", || place.is_quiet());
+    }
+}
+
+/// Escape sequences and newlines of an argument do not reach the terminal, whoever words the error.
+#[test]
+fn an_error_is_one_line_without_control_characters() {
+    let place = Place::new();
+    let evil = "\x1b[2J\n\u{9b}\u{202e}x\r";
+    let flag = format!("--{evil}");
+    let table: [&[&str]; 10] = [
+        &[&flag],
+        &["-o", evil, "source", "mount"],
+        &["--threads", evil, "source", "mount"],
+        &["--threads", &flag, "source", "mount"],
+        &["source", "mount", evil],
+        &["help", evil],
+        &["status", &flag],
+        &["trace", "--slow", evil, "mount"],
+        &["unmount", evil],
+        &[evil, "mount"],
+    ];
+    for args in table {
+        let (code, text) = said(&place.run(Command::new(MMFS).args(args)));
+        assert!(matches!(code, Some(1 | 2)), "{args:?}: {text:?}");
+        let line = text.strip_suffix('\n').expect("a line");
+        let is_clean = |char: char| !char.is_control() && char != '\u{202e}';
+        assert!(line.chars().all(is_clean), "{args:?}: {text:?}");
+        assert!(line.starts_with("mmfs: "), "{args:?}: {text:?}");
+    }
 }
 
 #[test]
@@ -211,10 +277,13 @@ fn a_dead_mount_of_ours_is_cleared_and_a_foreign_one_refused() {
         .arg(place.source())
         .arg(place.mount().join("x"))
         .output();
-    let way_out = format!("clear that mount with: mmfs unmount {:?}", place.mount());
+    let way_out = format!(
+        "clear that mount with: mmfs unmount {}",
+        place.mount().display()
+    );
     refuses(&below.unwrap(), &way_out);
     refuses(&place.sh("$MMFS $M $S"), "source");
-    let way_out = format!("clear it with: mmfs unmount {:?}", place.mount());
+    let way_out = format!("clear it with: mmfs unmount {}", place.mount().display());
     refuses(&place.sh("$MMFS --check $M"), &way_out);
     refuses(&place.sh("$MMFS --check mount"), &way_out);
     place.umount();
@@ -259,7 +328,10 @@ fn a_live_mount_is_not_covered_by_another() {
     for source in [place.source(), place.mount(), "/".into()] {
         refuses(
             &place.run(Command::new(MMFS).arg(source).arg("mount")),
-            &format!("unmount it first with: mmfs unmount {:?}", place.mount()),
+            &format!(
+                "unmount it first with: mmfs unmount {}",
+                place.mount().display()
+            ),
         );
     }
     assert_eq!(place.layers(), 1);

@@ -111,7 +111,7 @@ fn a_busy_mount_stays_and_its_users_are_named() {
         let guest = Guest::new(&place, command);
         let refused = unmount(&place, "mount");
         refuses(&refused, &format!("{} uses it", guest.words()));
-        refuses(&refused, &format!("umount -l {:?}", place.mount()));
+        refuses(&refused, &format!("umount -l {}", place.mount().display()));
         assert_eq!(place.layers(), 1);
     }
     let guests = [
@@ -231,8 +231,8 @@ END
     );
     assert_eq!(out, "1\n0\n0\n", "{err}");
     let moved = format!(
-        "was moved to {:?}; name that",
-        place.path("own/moved/point")
+        "was moved to {}; name that",
+        place.path("own/moved/point").display()
     );
     assert!(err.contains(&moved), "{err}");
 }
@@ -389,17 +389,17 @@ fn foreign_mounts_and_other_directories_stay() {
     refuses(
         &unmount(&place, "mount/in"),
         &format!(
-            "lies in the mount at {:?}; name that mount point",
-            place.mount()
+            "lies in the mount at {}; name that mount point",
+            place.mount().display()
         ),
     );
-    refuses(&unmount(&place, "source"), &format!("{:?}", place.mount()));
+    refuses(&unmount(&place, "source"), place.mount().to_str().unwrap());
     assert!(place.sh("mount -t tmpfs nested $M/in").status.success());
     refuses(
         &unmount(&place, "mount"),
         &format!(
-            "has other mounts in it; unmount these first: {:?}",
-            place.mount().join("in")
+            "has other mounts in it; unmount these first: {}",
+            place.mount().join("in").display()
         ),
     );
     assert!(place.sh("umount $M/in").status.success());
@@ -421,7 +421,8 @@ fn what_lies_below_and_elsewhere_stays() {
     assert_eq!(code, Some(0));
     assert!(
         text.ends_with(&format!(
-            "the same filesystem is still mounted at {other:?}\n"
+            "the same filesystem is still mounted at {}\n",
+            other.display()
         )),
         "{text}"
     );
