@@ -1,5 +1,6 @@
 //! `mmfs SRC MNT` and `mmfs VERB`.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,21 +17,21 @@ fn main() -> ExitCode {
         return code.into();
     }
     memory::keep_one_arena();
-    let code = run().map_or_else(
-        |error| {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match run(&args) {
+        Ok(()) => Code::Success.into(),
+        Err(error) => {
             let printed = error.print();
-            error.exit_code_after(printed)
-        },
-        |()| Code::Success,
-    );
-    code.into()
+            cli::exit_code(&args, &error, printed).into()
+        }
+    }
 }
 
-fn run() -> Result<(), StartError> {
+fn run(args: &[OsString]) -> Result<(), StartError> {
     // Only a background start needs the list. So without /proc, help is still printed.
     let inherited = Inherited::list();
     process::reset_sigchld();
-    let options = match cli::Request::read(std::env::args_os())? {
+    let options = match cli::Request::read(args.iter().cloned())? {
         cli::Request::Mount(options) => options,
         cli::Request::Check(mount_point) => return check(&mount_point),
         cli::Request::Generate(directory) => return generate::write(&directory),

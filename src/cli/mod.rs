@@ -25,6 +25,7 @@ use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
 
+use mount_options::Unknown;
 pub use verbs::Verb;
 
 const ABOUT: &str = "Show the directory SRC at MNT, its files served from memory maps";
@@ -277,6 +278,16 @@ pub enum Request {
     Nothing,
 }
 
+/// The exit code for `error`, after its sentence or help was printed. mount(8) has codes of its own for its helpers.
+pub fn exit_code(args: &[OsString], error: &StartError, printed: io::Result<()>) -> u8 {
+    match error.exit_code_after(printed) {
+        code if code == error.exit_code() && mount_helper::is_helper(args) => {
+            mount_helper::exit_code(error)
+        }
+        code => code as u8,
+    }
+}
+
 /// The whole command line: the options for mounting, and all verbs.
 pub fn command() -> Command {
     verbs::add_to(Options::command())
@@ -289,9 +300,10 @@ impl Request {
     /// [`StartError::Usage`], which also carries the answers to `--help` and `--version`.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, StartError> {
         let mut args: Vec<OsString> = args.into_iter().collect();
+        let mut unknown = Unknown::Refused;
         if mount_helper::is_helper(&args) {
             match mount_helper::command_line(args)? {
-                Some(meant) => args = meant,
+                Some(meant) => (args, unknown) = meant,
                 None => return Ok(Self::Nothing),
             }
         }
@@ -301,7 +313,7 @@ impl Request {
         }
         let mut options = Options::command();
         let first = args.get(1).cloned().unwrap_or_default();
-        let args = mount_options::expand(&mut options, args)
+        let args = mount_options::expand(&mut options, args, unknown)
             .inspect_err(|_| verbs::hint_at_dashes(&first))?;
         // If the source is named like a verb, the parser must not know the verbs. Otherwise it must, so that its help lists them.
         let command = match args.get(1).is_some_and(|first| verbs::is_name(first)) {
@@ -333,7 +345,11 @@ fn parse(mut command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap::
         Err(error) if verbose && error.kind() == ErrorKind::DisplayVersion => command
             .version(version::in_detail())
             .try_get_matches_from(args),
-        result => result,
+        Err(mut error) => {
+            similar::propose_no_hidden(&command, &mut error);
+            Err(error)
+        }
+        found => found,
     }
 }
 
@@ -392,7 +408,7 @@ impl Options {
     /// The sentence that says what is wrong with one of the paths.
     pub fn resolve(self) -> Result<Config, StartError> {
         let source = preflight::source(&self.source);
-        let source = source.inspect_err(|_| verbs::hint_at(self.source.as_os_str()))?;
+        let source = source.inspect_err(|error| verbs::hint_at(self.source.as_os_str(), error))?;
         let mount_point = preflight::mount_point(&self.mount_point)?;
         let flags = self.flags();
         let leaves_atime = flags.read_only || flags.no_atime;

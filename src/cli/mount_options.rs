@@ -83,6 +83,9 @@ const REFUSED: [(&str, &str); 11] = [
     ("debug", "write -vvv to log each request"),
 ];
 
+/// Those that `mount -s` does not ignore: without what they ask for, the mount would be another one.
+const NEVER_IGNORED: [&str; 3] = ["remount", "drop_privileges", "setuid"];
+
 /// The description of `-o`.
 pub fn description() -> String {
     let generic = GENERIC.map(|(name, _)| name).join(" ");
@@ -123,7 +126,11 @@ pub fn groups() -> Vec<(String, String)> {
             join(&LAZY_TIMES),
             "Ignored: the source's own mount decides how its times move.",
         ),
-        text(firsts(&REFUSED), "Refused, with the reason."),
+        text(
+            firsts(&REFUSED),
+            "Refused, with the reason. mount -s, with the type mmfs, ignores them and all other names, except remount, drop_privileges \
+             and setuid.",
+        ),
     ]
 }
 
@@ -131,13 +138,23 @@ fn names_in<'a>(pairs: &[(&'a str, &str)]) -> Vec<&'a str> {
     pairs.iter().map(|(name, _)| *name).collect()
 }
 
+/// Whether an option that mmfs does not have is an error. mount(8) has a switch for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// It is.
+    Refused,
+    /// It is ignored (`mount -s`), unless it asks for another kind of mount.
+    Ignored,
+}
+
 /// `args` with every `-o list` replaced by long options.
 ///
 /// # Errors
-/// A usage error that names the unknown option.
+/// A usage error that names the option: it is unknown, or has a value too many or too few.
 pub fn expand(
     command: &mut Command,
     args: impl IntoIterator<Item = OsString>,
+    unknown: Unknown,
 ) -> Result<Vec<OsString>, clap::Error> {
     let mut args = args.into_iter();
     let mut expanded: Vec<OsString> = args.next().into_iter().collect();
@@ -151,7 +168,12 @@ pub fn expand(
         } else if let Some((flags, list)) = split_cluster(&arg) {
             expanded.extend(flags);
             match list.or_else(|| args.next()) {
-                Some(list) => translate(command, list.as_bytes(), &mut expanded)?,
+                Some(list) => {
+                    let options = split_list(list.as_bytes());
+                    for option in options.iter().filter(|option| !option.is_empty()) {
+                        expanded.extend(translate(command, option, unknown)?);
+                    }
+                }
                 None => expanded.push("-o".into()),
             }
         } else {
@@ -191,34 +213,34 @@ fn split_cluster(arg: &OsStr) -> Option<(Option<OsString>, Option<OsString>)> {
     ))
 }
 
+/// The long options for `name[=value]`.
 fn translate(
     command: &mut Command,
-    list: &[u8],
-    expanded: &mut Vec<OsString>,
-) -> Result<(), clap::Error> {
-    for option in split_list(list)
-        .into_iter()
-        .filter(|option| !option.is_empty())
-    {
-        let end = option
-            .iter()
-            .position(|&byte| byte == b'=')
-            .unwrap_or(option.len());
-        let (name, value) = option.split_at(end);
-        let name = String::from_utf8_lossy(name);
-        if is_ignored(&name) {
-            continue;
-        }
-        if let Some((_, implied)) = WHO_MOUNTS.iter().find(|(who, _)| *who == name) {
-            expanded.extend(implied.iter().map(OsString::from));
-            continue;
-        }
-        let Some(long) = long_option(command, &name) else {
-            return Err(unknown(command, &name));
-        };
-        expanded.push(OsString::from_vec([long.as_bytes(), value].concat()));
+    option: &[u8],
+    unknown: Unknown,
+) -> Result<Vec<OsString>, clap::Error> {
+    let end = option.iter().position(|&byte| byte == b'=');
+    let (name, value) = option.split_at(end.unwrap_or(option.len()));
+    let name = String::from_utf8_lossy(name);
+    if is_ignored(&name) {
+        return Ok(vec![]);
     }
-    Ok(())
+    if let Some((_, implied)) = WHO_MOUNTS.iter().find(|(who, _)| *who == name) {
+        return Ok(implied.iter().map(OsString::from).collect());
+    }
+    let Some((long, takes_value)) = long_option(command, &name) else {
+        let is_ignored = unknown == Unknown::Ignored && !NEVER_IGNORED.contains(&&*name);
+        return match is_ignored {
+            true => Ok(vec![]),
+            false => Err(not_taken(command, &name)),
+        };
+    };
+    let sentence = match (takes_value, value.is_empty()) {
+        (false, false) => format!("-o {name}: it takes no value"),
+        (true, true) => format!("-o {name}: give it a value, as in {name}=VALUE"),
+        _ => return Ok(vec![OsString::from_vec([long.as_bytes(), value].concat())]),
+    };
+    Err(command.error(ErrorKind::InvalidValue, sentence))
 }
 
 /// The items between commas. A backslash escapes the byte after it, as in libfuse.
@@ -244,27 +266,24 @@ fn is_ignored(name: &str) -> bool {
     is_extension || lists.iter().any(|list| list.contains(&name))
 }
 
-/// The long option for a name after `-o`, with `_` or `-`: `--map-budget` for `map_budget`.
-fn long_option(command: &Command, name: &str) -> Option<String> {
+/// The long option for a name after `-o`, with `_` or `-`: `--map-budget` for `map_budget`. And whether it takes a value.
+fn long_option(command: &Command, name: &str) -> Option<(String, bool)> {
     if let Some((_, long)) = GENERIC.iter().find(|(generic, _)| *generic == name) {
-        return Some((*long).into());
+        return Some(((*long).into(), false));
     }
     let name = name.replace('_', "-");
-    long_names(command)
-        .any(|known| known == name)
-        .then(|| format!("--{name}"))
+    let known = long_options(command).find(|known| known.get_long() == Some(&name))?;
+    Some((format!("--{name}"), known.get_action().takes_values()))
 }
 
 /// The long options that can stand after `-o`.
-fn long_names(command: &Command) -> impl Iterator<Item = &str> {
+fn long_options(command: &Command) -> impl Iterator<Item = &Arg> {
     let prints = |arg: &Arg| matches!(arg.get_action(), ArgAction::Help | ArgAction::Version);
     let known = command.get_arguments();
-    known
-        .filter(move |known| !known.is_hide_set() && !prints(known))
-        .filter_map(Arg::get_long)
+    known.filter(move |known| known.get_long().is_some() && !known.is_hide_set() && !prints(known))
 }
 
-fn unknown(command: &mut Command, name: &str) -> clap::Error {
+fn not_taken(command: &mut Command, name: &str) -> clap::Error {
     let refused = REFUSED.iter().find(|(refused, _)| *refused == name);
     let sentence = match (refused, meant(command, name)) {
         (Some((_, why)), _) => format!("-o {name}: {why}"),
@@ -276,7 +295,8 @@ fn unknown(command: &mut Command, name: &str) -> clap::Error {
 
 /// The name that is taken and is most similar to one that is not.
 fn meant(command: &Command, name: &str) -> Option<String> {
-    let long = long_names(command).map(|long| long.replace('-', "_"));
+    let long = long_options(command).filter_map(Arg::get_long);
+    let long = long.map(|long| long.replace('-', "_"));
     let generic = names_in(&GENERIC);
     let fixed: [&[&str]; 5] = [
         &generic,

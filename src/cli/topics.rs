@@ -37,7 +37,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("mmfs status ~/view", "Prints what the mount does."),
     (
         "mount -t mmfs -o ro,allow_other /data /mnt/view",
-        "The same through mount(8), if the package is installed.",
+        "Shows /data through mount(8), read-only and to all users. Needs the Debian package.",
     ),
     (
         "/data /mnt/view fuse.mmfs nosuid,nodev,nofail,allow_other 0 0",
@@ -73,6 +73,11 @@ const EXIT_STATUS: &[(&str, &str)] = &[
         "Refused or failed. One sentence on standard error says why, and what to do.",
     ),
     ("2", "The command line was not understood."),
+    (
+        "mount.mmfs",
+        "Exits as mount(8) has it, for mount -t mmfs: 1 for options that are wrong or for what the user may not do, 2 for a system \
+         error such as a limit, 32 for everything else.",
+    ),
 ];
 
 const ENVIRONMENT: &[(&str, &str)] = &[

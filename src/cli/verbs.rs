@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, StyledStr};
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::similar::similar;
 use super::{mount_helper, mount_options, size, topics};
@@ -213,14 +214,18 @@ pub fn read(command: Command, args: Vec<OsString>) -> Result<Verb, clap::Error> 
     Verb::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 
-/// Prints a note if an unusable source is named like a verb, or similarly.
-pub fn hint_at(source: &OsStr) {
-    let name = source.to_string_lossy();
+/// Prints a note if a source that does not exist is named like a verb, or similarly. A path is not meant as a verb.
+pub fn hint_at(source: &OsStr, error: &StartError) {
+    let is_missing = matches!(error, StartError::Unreachable(_, _, Errno::NOENT));
+    let is_word = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let Some(name) = source.to_str().filter(is_word).filter(|_| is_missing) else {
+        return;
+    };
     if is_name(source) {
         refusal::note(format_args!(
             "a verb is the first word: mmfs {name} [OPTIONS]"
         ));
-    } else if let Some(verb) = similar(&name, table().iter().map(|verb| verb.get_name().into())) {
+    } else if let Some(verb) = similar(name, table().iter().map(|verb| verb.get_name().into())) {
         refusal::note(format_args!("did you mean the verb: mmfs {verb}?"));
     }
 }

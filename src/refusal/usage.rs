@@ -62,6 +62,10 @@ fn meant(error: &Error) -> Option<String> {
         ContextKind::SuggestedValue,
         ContextKind::SuggestedSubcommand,
     ];
+    // No word after SRC and MNT is a verb.
+    if one_too_many(error).is_some() {
+        return None;
+    }
     let similar = kinds.into_iter().find_map(|kind| error.get(kind))?;
     match similar {
         ContextValue::String(word) => Some(word.clone()),

@@ -161,6 +161,66 @@ fn an_error_is_one_line_without_control_characters() {
 }
 
 #[test]
+fn hidden_options_are_not_named() {
+    let place = Place::new();
+    for (args, words) in [
+        (&["-o", "exec=1"][..], "-o exec: it takes no value"),
+        (&["-o", "rw=yes"], "-o rw: it takes no value"),
+        (
+            &["-o", "allow_other=1"],
+            "-o allow_other: it takes no value",
+        ),
+        (&["-o", "attr_timeout"], "-o attr_timeout: give it a value"),
+        (&["--mount-fla=exec"], "unexpected argument '--mount-fla'"),
+        (&["--generat"], "unexpected argument '--generat'"),
+        (&["--read-writ"], "unexpected argument '--read-writ'"),
+    ] {
+        let mut command = Command::new(MMFS);
+        let (code, text) = said(&place.run(command.args(args).args(["source", "mount"])));
+        assert_eq!(code, Some(2), "{args:?}: {text}");
+        assert!(text.contains(words), "{args:?}: {text}");
+        for hidden in ["--mount-flag", "--read-write", "--generate"] {
+            assert!(!text.contains(&format!("{hidden}'")), "{args:?}: {text}");
+            assert!(!text.contains(&format!("{hidden} ")), "{args:?}: {text}");
+        }
+    }
+}
+
+/// mount(8) passes the code of its helper on, so it is one of those that its manual page has.
+/// It also has the helper ignore, with -s, what that does not know.
+#[test]
+fn a_helper_of_mount_has_its_exit_codes_and_its_sloppy_option() {
+    let place = Place::new();
+    assert!(place.sh("ln -s $MMFS mount.mmfs").status.success());
+    for (line, wanted, words) in [
+        ("./mount.mmfs", 1, "are missing"),
+        ("./mount.mmfs $S $M -o fancy", 1, "-o fancy"),
+        ("./mount.mmfs $S $M -N /proc/1/ns/mnt", 1, "nsenter"),
+        ("./mount.mmfs $S $M -s -o remount", 1, "-o remount"),
+        ("./mount.mmfs $S $M -s -o setuid=x", 1, "-o setuid"),
+        ("./mount.mmfs $S $M -s -o exec=1", 1, "-o exec"),
+        (
+            "ulimit -n 20; ./mount.mmfs $S $M -o threads=16",
+            2,
+            "ulimit",
+        ),
+        ("./mount.mmfs $S missing", 32, "does not exist"),
+        ("./mount.mmfs $S $M -o log=no/file", 32, "log file"),
+        ("./mount.mmfs --help >&-", 0, ""),
+        ("$MMFS $S missing", 1, "does not exist"),
+        ("$MMFS $S $M -o fancy", 2, "-o fancy"),
+    ] {
+        let (code, text) = said(&place.sh(line));
+        assert_eq!(code, Some(wanted), "{line}: {text}");
+        assert!(text.contains(words), "{line}: {text}");
+    }
+    let line = "./mount.mmfs $S $M -s -o ro,fancy,uid=5,x=y,nosuid";
+    assert_eq!(said(&place.sh(line)), (Some(0), String::new()));
+    assert!(fs::write(place.mount().join("new"), "").is_err());
+    place.umount();
+}
+
+#[test]
 fn usage_errors_exit_2_and_help_exits_0() {
     let place = Place::new();
     for (args, words) in [
@@ -225,6 +285,21 @@ fn a_verb_that_is_misspelt_is_proposed() {
         text.starts_with("mmfs: did you mean the verb: mmfs unmount?\n"),
         "{text}"
     );
+    // A path is none, nor is a word whose file is there.
+    fs::write(place.path("umount"), "").unwrap();
+    let lines = [
+        "$MMFS umount mount",
+        "$MMFS ./unmoun mount",
+        "$MMFS stat/us mount",
+        "$MMFS $T/status mount",
+        "$MMFS --log no/file umoun mount",
+        "$MMFS $S $M statu",
+    ];
+    for line in lines {
+        let (code, text) = said(&place.sh(line));
+        assert_ne!(code, Some(0), "{line}");
+        assert!(!text.contains("did you mean"), "{line}: {text}");
+    }
 }
 
 #[test]
