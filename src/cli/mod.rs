@@ -228,12 +228,12 @@ pub struct Options {
     log: Option<PathBuf>,
     /// Log more: -v information, -vv debugging, -vvv requests.
     ///
-    /// The variable RUST_LOG overrides this.
+    /// No effect if the variable RUST_LOG is set.
     #[arg(short, long, action = ArgAction::Count, help_heading = "Names and logs")]
     verbose: u8,
     /// Log less: -q errors, -qq nothing.
     ///
-    /// The variable RUST_LOG overrides this.
+    /// No effect if the variable RUST_LOG is set.
     #[arg(
         short,
         long,

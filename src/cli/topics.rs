@@ -83,7 +83,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "RUST_LOG",
-        "Overrides -v and -q: off, error, warn, info, debug, trace.",
+        "What to log, instead of -v and -q: off, error, warn, info, debug, trace.",
     ),
     ("NO_COLOR", "No colours in mmfs status --watch."),
     (

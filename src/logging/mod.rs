@@ -33,6 +33,9 @@ use crate::utc;
 const MAX_LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The variable that has filters for log lines.
+const VARIABLE: &str = "RUST_LOG";
+
 /// The target of the reports of `log_report`. `-q` does not hide them.
 pub const REPORT: &str = "mmfs::report";
 
@@ -57,24 +60,19 @@ struct LogFile {
     file: Mutex<File>,
 }
 
-/// Starts logging. A daemon without a log file calls [`leave_terminal`] before its mount answers.
+/// Starts logging. A daemon without a log file calls [`leave_terminal`] before its mount answers. A valid [`VARIABLE`] is used
+/// instead of `-v` and `-q`.
 ///
 /// # Errors
 /// The log file cannot be opened.
 pub fn start(config: &LogConfig) -> Result<(), StartError> {
-    let mut builder = Builder::new();
-    builder
-        .filter_level(level(config.verbosity))
-        .filter_module("fuser", LevelFilter::Error)
-        .filter_module(REPORT, LevelFilter::Trace);
-    if config.verbosity >= 3 {
-        builder.filter_module(REQUESTS, LevelFilter::Debug);
-    }
-    if config.verbosity <= -2 {
-        builder.filter_module("fuser", LevelFilter::Off);
-        builder.filter_module(REPORT, LevelFilter::Off);
-    }
-    builder.parse_env("RUST_LOG").target(Target::Stderr);
+    let variable = variable();
+    let mut builder = match &variable {
+        Ok(Some((filters, LevelFilter::Off))) => filtering(-2, filters),
+        Ok(Some((filters, _))) => filtering(0, filters),
+        Ok(None) | Err(_) => filtering(config.verbosity, ""),
+    };
+    builder.target(Target::Stderr);
     if config.file.is_none() && service::logs_to_journal() {
         builder.format(journal_line);
     } else if config.file.is_none() && (!config.foreground || io::stderr().is_terminal()) {
@@ -101,7 +99,50 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
         logger,
         modules: Mutex::default(),
     }));
+    if let Err(why) = variable {
+        log::warn!("the variable {VARIABLE} is ignored: {why}");
+    }
     Ok(())
+}
+
+/// The filters of [`VARIABLE`], and the highest level that they log. The library would print what is wrong with them to standard
+/// error.
+fn variable() -> Result<Option<(String, LevelFilter)>, String> {
+    let Some(filters) = std::env::var_os(VARIABLE).filter(|filters| !filters.is_empty()) else {
+        return Ok(None);
+    };
+    let filters = filters.into_string().map_err(|_| "it is not UTF-8")?;
+    let mut parsed = env_filter::Builder::new();
+    match parsed.try_parse(&filters) {
+        Ok(parsed) => Ok(Some((filters, parsed.build().filter()))),
+        Err(error) => {
+            let text = error.to_string();
+            let why = text
+                .split_once("filter: ")
+                .map_or(&text[..], |(_, why)| why);
+            Err(why.into())
+        }
+    }
+}
+
+/// A logger with the filters for this verbosity, and after them `filters`.
+fn filtering(verbosity: i8, filters: &str) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .filter_level(level(verbosity))
+        .filter_module("fuser", LevelFilter::Error)
+        .filter_module(REPORT, LevelFilter::Trace);
+    if verbosity >= 3 {
+        builder.filter_module(REQUESTS, LevelFilter::Debug);
+    }
+    if verbosity <= -2 {
+        builder.filter_module("fuser", LevelFilter::Off);
+        builder.filter_module(REPORT, LevelFilter::Off);
+    }
+    if !filters.is_empty() {
+        builder.parse_filters(filters);
+    }
+    builder
 }
 
 /// Writes a line for the journal, which adds the time. It is one line, because further lines would have no priority.

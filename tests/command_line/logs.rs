@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::place::{NO_LOG, Place, eventually, refuses};
+use crate::place::{NO_LOG, Place, eventually, refuses, said};
 
 /// A place where `/run` is empty but for what is in `run`, and `/dev` but for the devices and what is in `dev`.
 struct Machine {
@@ -199,6 +199,57 @@ fn three_times_verbose_logs_each_request_and_its_answer_and_twice_none() {
             assert!(told && line.contains("] "), "{line}");
         }
     }
+}
+
+/// It wins over -v and -q. Where it is malformed, a sentence of ours says so, and they hold.
+#[test]
+fn rust_log_wins_over_verbose_and_quiet_unless_it_is_malformed() {
+    let place = Place::new();
+    let status = "status: mount ";
+    let mounted = " is mounted on ";
+    for (variable, option, logged, not_logged) in [
+        ("info", "-qq", vec![mounted, status], vec!["ignored"]),
+        ("info", "-q", vec![mounted, status], vec!["ignored"]),
+        ("warn", "-vvv", vec![status], vec![mounted, "LOOKUP"]),
+        ("off", "-vvv", vec![], vec![mounted, status, "LOOKUP"]),
+        ("", "-v", vec![mounted, status], vec!["ignored"]),
+        (
+            "mmfs=loud",
+            "-v",
+            vec!["RUST_LOG is ignored: ", "'loud'", mounted],
+            vec!["warning: "],
+        ),
+        ("mmfs=loud", "-qq", vec![], vec!["ignored", status]),
+    ] {
+        // What is not to be there has half a second to come.
+        let (last, tries) = logged.last().map_or((".", 25), |last| (last, 500));
+        let script = format!(
+            r#"export RUST_LOG={variable}
+            $MMFS -f --log $T/log {option} $S $M & until mountpoint -q $M && grep -q . $M/hello; do sleep 0.02; done; kill -USR1 $!
+            for try in $(seq {tries}); do ! grep -q "{last}" $T/log || break; sleep 0.02; done
+            kill $!; wait"#
+        );
+        assert_eq!(said(&place.sh(&script)), (Some(0), String::new()));
+        let log = fs::read_to_string(place.path("log")).unwrap_or_default();
+        for (words, is_logged) in [(logged, true), (not_logged, false)] {
+            for words in words {
+                let is_there = log.contains(words);
+                assert_eq!(is_there, is_logged, "{variable} {option}, {words}: {log}");
+            }
+        }
+        fs::remove_file(place.path("log")).unwrap();
+    }
+    // On the terminal before the mount answers, and nowhere after that.
+    let start = place.sh("RUST_LOG=mmfs=$(printf '\\033[2J') $MMFS $S $M");
+    let (code, text) = said(&start);
+    assert_eq!(code, Some(0), "{text:?}");
+    let text = text.strip_suffix(NO_LOG).unwrap_or(&text);
+    assert!(
+        text.starts_with("mmfs: the variable RUST_LOG is ignored: "),
+        "{text:?}"
+    );
+    assert_eq!(text.matches(char::is_control).count(), 1, "{text:?}");
+    place.umount();
 }
 
 /// A start with it, and SIGHUP: neither waits for a reader.
