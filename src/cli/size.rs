@@ -67,17 +67,29 @@ pub fn map_budget(text: &str) -> Result<u64, String> {
 /// # Errors
 /// A message for the user.
 pub fn seconds(text: &str) -> Result<Duration, String> {
+    bounded(decimal(text)?)
+}
+
+/// `time`, if it has less than 2^32 seconds.
+fn bounded(time: Duration) -> Result<Duration, String> {
+    match time.as_secs() <= u32::MAX.into() {
+        true => Ok(time),
+        false => Err("more than 2^32 seconds".into()),
+    }
+}
+
+fn decimal(text: &str) -> Result<Duration, String> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let decimal = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !decimal(whole) || !decimal(part) || (whole.is_empty() && part.is_empty()) {
+    let is_decimal = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_decimal(whole) || !is_decimal(part) || (whole.is_empty() && part.is_empty()) {
         return Err("give seconds as a decimal number, not negative".into());
     }
     let seconds = format!("0{whole}")
-        .parse::<u32>()
+        .parse::<u64>()
         .map_err(|_| "more than 2^32 seconds")?;
     let nanos = part.bytes().chain(std::iter::repeat(b'0')).take(9);
     let nanos = nanos.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
-    Ok(Duration::new(seconds.into(), nanos))
+    Ok(Duration::new(seconds, nanos))
 }
 
 /// A duration with its unit: `10ms`, `500us`, `2s`.
@@ -90,7 +102,7 @@ pub fn time(text: &str) -> Result<Duration, String> {
         .iter()
         .find_map(|(unit, parts)| Some((text.strip_suffix(unit)?, *parts)));
     let (number, parts) = found.ok_or("give a number and its unit: us, ms or s")?;
-    Ok(seconds(number)? / parts)
+    bounded(decimal(number)? / parts)
 }
 
 /// A number of worker threads.
@@ -162,11 +174,27 @@ mod tests {
 
     #[test]
     fn a_time_has_a_unit() {
-        let good = [("10ms", 10_000), ("1.5s", 1_500_000), ("7us", 7), ("0s", 0)];
+        let good = [
+            ("10ms", 10_000),
+            ("1.5s", 1_500_000),
+            ("7us", 7),
+            ("0s", 0),
+            ("5000000000us", 5_000_000_000),
+            ("4294967295s", 4_294_967_295_000_000),
+        ];
         for (text, micros) in good {
             assert_eq!(time(text), Ok(Duration::from_micros(micros)), "{text}");
         }
-        for text in ["10", "ms", "-1ms", "1m", "1 ms", ""] {
+        for text in [
+            "10",
+            "ms",
+            "-1ms",
+            "1m",
+            "1 ms",
+            "",
+            "4294967296s",
+            "99999999999999999999us",
+        ] {
             assert!(time(text).is_err(), "{text}");
         }
     }

@@ -34,15 +34,16 @@ const MAX_COPIED: usize = 128 << 10;
 /// How often pread(2) reads one page of a file that keeps changing.
 const MAX_PREADS: usize = 3;
 
-/// Longer reads always map their window. In bytes.
+/// Longer reads map a window also if their reader jumps and another one must be unmapped for it. In bytes.
 const SMALL_READ: usize = 512 << 10;
 
 /// One in 64 reads for which a window does not pay maps it all the same. So the windows follow the reader.
 const MAP_ONE_IN: u64 = 64;
 
 impl Mapping {
-    /// Calls `lend` with up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` belongs to the open, and
-    /// decides about read-ahead. With `moves_atime` the first read of the open moves the access time.
+    /// Calls `lend` with up to `len` bytes from `offset` on, fewer at the end of the file. `pattern` belongs to the open: it
+    /// decides about read-ahead, and whether a short read maps a window. With `moves_atime` the first read of the open moves the
+    /// access time, and so does each read by pread(2) or at the end of the file.
     pub fn read_at<R>(
         &self,
         (offset, len): (u64, usize),
