@@ -100,7 +100,7 @@ pub fn start(config: &LogConfig) -> Result<(), StartError> {
         modules: Mutex::default(),
     }));
     if let Err(why) = variable {
-        log::warn!("the variable {VARIABLE} is ignored: {why}");
+        log::warn!("the variable RUST_LOG is ignored: {why}");
     }
     Ok(())
 }
