@@ -73,7 +73,7 @@ rust_version() {
 # is_at_least wanted given : whether the second version is the first one, or newer.
 is_at_least() { [[ -n $2 && $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]; }
 
-# On a terminal cargo shows how far it is. Elsewhere it is silent, and an estimate says how long.
+# On a terminal cargo shows how far it is. Elsewhere it prints nothing, and an estimate says how long.
 build_release() {
     local quiet=() seconds=180 # of one processor
     if [[ ! -t 2 ]]; then

@@ -1,5 +1,5 @@
-//! After close(2) nobody sees us writing: whoever executes the file at the source at once, or asks for a lease on it,
-//! finds it as if its writer had written there. And whoever goes on writing, through a duplicate of the descriptor or
+//! After close(2) no process sees mmfs writing: one that executes the file at the source at once, or asks for a lease on it,
+//! finds it as if its writer had written there. And a client that goes on writing, through a duplicate of the descriptor or
 //! a mapping, notices nothing.
 
 mod common;
@@ -151,7 +151,7 @@ fn a_duplicate_goes_on_as_if_nothing_had_been_closed() {
     }
 }
 
-/// Programs that close what they have mapped store into it as before. Meanwhile nobody sees the file open for writing.
+/// Programs that close what they have mapped store into it as before. Meanwhile no process sees the file open for writing.
 /// (proves: S16)
 #[test]
 fn what_is_stored_after_the_close_arrives() {

@@ -346,7 +346,7 @@ fn a_long_asynchronous_append_is_in_order() {
     }
 }
 
-/// Size and modification time show an append at once, to whoever asks.
+/// Size and modification time show an append at once, to every client.
 #[test]
 fn size_and_time_show_an_append_at_once() {
     for options in MODES {

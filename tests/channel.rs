@@ -269,7 +269,7 @@ fn stopped_server() {
 
 /// (proves: S54)
 #[test]
-fn questions_are_answered_while_the_source_is_silent() {
+fn questions_are_answered_while_the_source_does_not_answer() {
     const READERS: u64 = 64;
     for mode in [
         &[][..],

@@ -17,7 +17,7 @@ use stage::{KIB, Stage, noise, on_mount, tree};
 
 const WORKERS: u64 = 12;
 const STEPS: u64 = 600;
-/// How a worker is told where to work and who it is.
+/// The variable that names a worker's directory and number.
 const PLACE: &str = "MMFS_TEST_WORKER";
 
 /// "A tree written by many processes at once equals the source afterwards: sizes, link counts, modes, times, xattrs,

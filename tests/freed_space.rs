@@ -1,5 +1,5 @@
 //! Space that was freed can be used at once: what the kernel has not yet said to have forgotten or closed is given back
-//! before anybody is told that the disk is full.
+//! before a client gets ENOSPC.
 
 mod common;
 
@@ -274,7 +274,7 @@ fn as_root_a_disk_that_is_full_says_so_without_delay() {
     });
 }
 
-/// Removed files that are empty free no room: nobody waits for them, however many there are.
+/// Removed files that are empty free no room: no client waits for them, however many there are.
 /// (proves: S40)
 #[test]
 fn as_root_a_full_disk_says_so_without_delay_while_others_make_and_remove_empty_files() {

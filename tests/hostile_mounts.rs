@@ -1,4 +1,4 @@
-//! Mounts that claim to be mmfs's and are not: whoever mounts chooses the mount's options, and what it answers.
+//! Mounts that claim to be mmfs's and are not: the user who mounts chooses the mount's options, and what it answers.
 
 mod common;
 
@@ -217,7 +217,7 @@ fn endless(from: u64) -> Vec<u8> {
 /// A daemon ends whose PID file lies on a filesystem that reads requests and does not answer them. With a file of it open
 /// it needs a second signal.
 fn ends_without_its_pid_file(is_busy: bool) {
-    let silent = Hostile::mount("files");
+    let stopped = Hostile::mount("files");
     let base = tempfile::tempdir().expect("a directory");
     let [source, point] = ["source", "mount"].map(|name| base.path().join(name));
     for path in [&source, &point] {
@@ -226,9 +226,9 @@ fn ends_without_its_pid_file(is_busy: bool) {
     std::fs::write(source.join("file"), "text").expect("a file");
     let mut command = Command::new(binary());
     command.arg("-f").stdin(Stdio::null());
-    command.arg("--pidfile").arg(silent.path().join("pid"));
+    command.arg("--pidfile").arg(stopped.path().join("pid"));
     if !is_busy {
-        command.arg("--log").arg(silent.path().join("log"));
+        command.arg("--log").arg(stopped.path().join("log"));
     }
     let mut child = command
         .args([&source, &point])
@@ -246,7 +246,7 @@ fn ends_without_its_pid_file(is_busy: bool) {
     let has_ended = tools::wait_until(Duration::from_secs(20), || {
         child.try_wait().expect("our own child").is_some()
     });
-    drop(silent);
+    drop(stopped);
     let _ = child.kill();
     child.wait().expect("the end");
     drop(open);
@@ -256,7 +256,7 @@ fn ends_without_its_pid_file(is_busy: bool) {
 /// A thread that waits for the answer to a request that was read would keep the daemon.
 /// (proves: S27)
 #[test]
-fn a_pid_file_on_a_silent_filesystem_keeps_no_daemon() {
+fn a_pid_file_on_a_filesystem_that_does_not_answer_keeps_no_daemon() {
     for is_busy in [false, true] {
         ends_without_its_pid_file(is_busy);
     }
@@ -280,7 +280,7 @@ fn lies() -> Vec<u8> {
     serde_json::to_vec(&status).expect("JSON")
 }
 
-/// What it prints, and its exit code, if it ends in time. It is a child that can be ended, and nobody holds on to its output.
+/// What it prints, and its exit code, if it ends in time. It is a child that can be ended, and no other process has its output open.
 #[track_caller]
 fn ends(words: &[&str], path: Option<&Path>) -> (String, Option<i32>) {
     let mut command = Command::new(binary());
@@ -307,9 +307,9 @@ fn ends(words: &[&str], path: Option<&Path>) -> (String, Option<i32>) {
     (reader.join().expect("a reader"), code)
 }
 
-/// A request that its server has read cannot be given up: whoever made it waits for the answer, and no signal ends it.
+/// A request that its server has read cannot be cancelled: the process that made it waits for the answer, and no signal ends it.
 #[test]
-fn a_server_that_never_answers_holds_nobody_up() {
+fn a_server_that_never_answers_delays_no_question() {
     let mute = Hostile::mount("mute");
     let began = Instant::now();
     for words in [&["status"][..], &["status", "--json"], &["trace"]] {
@@ -327,7 +327,7 @@ fn a_server_that_never_answers_holds_nobody_up() {
 
 /// A question without an answer would keep the mount busy. Its server is out of sight in a namespace of other processes.
 #[test]
-fn as_root_a_silent_mount_is_unmounted_without_a_question() {
+fn as_root_a_mount_that_does_not_answer_is_unmounted_without_a_question() {
     let mute = Hostile::mount("mute");
     let script = "unshare --mount --propagation private --pid --fork sh -c 'mount -t proc proc /proc && exec \"$0\" unmount \"$1\"' \"$@\"";
     let mut shell = Command::new("sh");
@@ -340,7 +340,7 @@ fn as_root_a_silent_mount_is_unmounted_without_a_question() {
 
 /// Each question that is not answered is a process that cannot be ended.
 #[test]
-fn who_watches_asks_a_silent_server_once() {
+fn a_watch_asks_a_server_that_does_not_answer_once() {
     let mute = Hostile::mount("mute");
     let mut command = Command::new(binary());
     command.args(["status", "--watch"]).stdin(Stdio::null());

@@ -117,7 +117,7 @@ fn a_waiting_process_gets_the_lock() {
 }
 
 /// "both hang for half an hour when a client blocks in flock": here a process blocked in a lock is interrupted by a
-/// signal with a handler, dies of one without, and holds up nobody: not even on a mount of a single thread.
+/// signal with a handler, dies of one without, and delays no other client: not even on a mount of a single thread.
 /// (proves: S30)
 #[test]
 fn a_waiting_process_is_interruptible_and_in_nobodys_way() {

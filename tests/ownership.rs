@@ -154,7 +154,7 @@ fn as_root_a_new_file_is_never_anybody_elses() {
     });
 }
 
-/// What a user is told about reading, writing, executing, listing and entering.
+/// What access(2) answers a user about reading, writing, executing, listing and entering.
 fn allowed(uid: u32, directory: &Path) -> Vec<String> {
     let script = r#"cd "$1"
         for what in read write exec; do for name in *; do
@@ -280,7 +280,7 @@ fn on_without(calls: &[&str], builder: Builder, test: impl FnOnce(&Stage)) {
     on(builder.by(words), test);
 }
 
-/// Container engines refuse unshare(2) to whoever lacks CAP_SYS_ADMIN. What is made is what it is natively all the same.
+/// Container engines refuse unshare(2) to a process without CAP_SYS_ADMIN. What is made is what it is natively all the same.
 /// (proves: S24)
 #[test]
 fn as_root_without_unshare_new_files_are_what_they_are_natively() {
@@ -376,7 +376,7 @@ fn as_root_whoever_acts_as_themselves_needs_none_of_the_refused_calls() {
 }
 
 /// Where nobody can be acted for, an ordinary user's changes through root's daemon are refused: what they made would be
-/// root's, suid bits and all. Reading needs nobody's identity.
+/// root's, suid bits and all. Reading needs no identity.
 #[test]
 fn as_root_without_setfsuid_nobody_makes_files_of_root() {
     for refused in [&["setfsuid", "setfsgid"][..], &["capset"]] {

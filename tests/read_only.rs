@@ -154,7 +154,7 @@ fn reading_everything_moves_no_access_time_of_the_source() {
     }
 }
 
-/// An ordinary user's view of what belongs to root: O_NOATIME is the owner's privilege, the read-only clone is nobody's.
+/// An ordinary user's view of what belongs to root: O_NOATIME is the owner's privilege, only root has the read-only clone.
 /// (proves: S50)
 #[test]
 fn as_root_an_ordinary_users_view_moves_no_access_time_of_what_belongs_to_others() {
@@ -313,7 +313,7 @@ fn as_root_a_view_that_is_remounted_to_write_refuses_every_change() {
     }
 }
 
-/// A view whose mount somebody else has made.
+/// A view whose mount another program has made.
 struct Foreign {
     base: tempfile::TempDir,
     daemon: Child,
@@ -362,7 +362,7 @@ impl Drop for Foreign {
     }
 }
 
-/// By mount(8), as from fstab, and adopted from whoever has mounted /dev/fuse.
+/// By mount(8), as from fstab, and adopted from the program that has mounted /dev/fuse.
 /// (proves: S50)
 #[test]
 fn as_root_however_it_was_mounted_a_read_only_view_refuses_every_change() {
@@ -519,7 +519,7 @@ fn as_root_the_log_says_once_which_mount_is_opened_without_a_clone() {
     }
 }
 
-/// Its own mount inside the source is an empty directory, and holds nobody up.
+/// Its own mount inside the source is an empty directory, and delays no request.
 /// (proves: S5)
 #[test]
 fn a_read_only_view_may_lie_in_its_own_source() {

@@ -218,7 +218,7 @@ fn as_root_a_file_replaced_on_other_filesystems_can_be_used() {
     }
 }
 
-/// One that is removed and made again: clients find it or not, and whoever makes it where there is none has it.
+/// One that is removed and made again: clients find it or not, and a client that makes it where there is none has it.
 /// (proves: S3)
 #[test]
 fn a_file_removed_and_made_again_is_there_or_not() {

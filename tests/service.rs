@@ -229,7 +229,7 @@ fn check_tells_of_a_source_that_was_removed_or_made_anew() {
     }
 }
 
-/// Docker kills a health check that takes too long: nobody may go on asking in its place.
+/// Docker kills a health check that takes too long: no process may go on asking in its place.
 fn killed_leaves_nobody(check: &mut Command) {
     let mut check = check.spawn().expect("a check");
     let children = format!("/proc/{0}/task/{0}/children", check.id());
@@ -241,7 +241,7 @@ fn killed_leaves_nobody(check: &mut Command) {
     assert!(found, "the check asks nobody");
     check.kill().expect("kill");
     check.wait().expect("the check's end");
-    // Where nobody reaps orphans it stays as a zombie.
+    // Where no process reaps orphans it stays as a zombie.
     let status = format!("/proc/{}/status", asking.trim());
     let gone = || fs::read_to_string(&status).map_or(true, |status| status.contains("State:\tZ"));
     assert!(wait_until(LIMIT, gone), "process {asking} still asks");

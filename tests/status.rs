@@ -317,7 +317,7 @@ fn nobody_reading_is_no_error() {
         let line = format!("\"$1\" {words} \"$2\" | head -c 0; echo ${{PIPESTATUS[0]}}");
         let binary = binary();
         let arguments = [binary.as_os_str(), mount.mnt().as_os_str()];
-        // The next thing that is printed finds nobody.
+        // The next line that is printed finds no reader.
         let look = || fs::metadata(mount.mnt().join("missing")).is_err();
         let looking = thread::scope(|scope| {
             let ended = scope.spawn(|| common::sh(&line, &arguments));

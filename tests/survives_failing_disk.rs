@@ -1,5 +1,5 @@
 //! Rule 3: the disk fails. Bad ranges give EIO and good ones their bytes; a write lost after it was acknowledged is
-//! reported to every handle that was open for writing, once each; a file that never answers holds up its own
+//! reported to every handle that was open for writing, once each; a file that never answers delays its own
 //! readers only: not other files, not `ls`, not a detaching unmount.
 
 mod common;
@@ -41,11 +41,11 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
         return;
     }
     let figures = Figures::of("survives_failing_disk: never answers");
-    for (options, silent) in [
+    for (options, files) in [
         (&["--allow-other"][..], 1),
         (&["--allow-other", "--direct-io"], 1),
-        (&["--allow-other"], faulty::SILENT),
-        (&["--allow-other", "--direct-io"], faulty::SILENT),
+        (&["--allow-other"], faulty::NEVER_ANSWERING),
+        (&["--allow-other", "--direct-io"], faulty::NEVER_ANSWERING),
     ] {
         let source = Faulty::mount("faulty_server");
         let mut mount = Mount::builder()
@@ -53,11 +53,11 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
             .options(options.iter().copied())
             .expect_log("reply")
             .mount();
-        // Few listen where many ask: the one that goes on to a silent file must not be the last.
+        // There are fewer event loops than requests: one that waits for a file that never answers must not be the last.
         let (stop, path) = (Arc::new(AtomicBool::new(false)), mount.mnt().join("good0"));
         let busy = [(); 4].map(|()| keep_reading(path.clone(), stop.clone()));
         let mut readers: Vec<Child> = (0..64)
-            .map(|n| reader(&mount.mnt().join(format!("never{}", n % silent)), n))
+            .map(|n| reader(&mount.mnt().join(format!("never{}", n % files)), n))
             .collect();
         thread::sleep(Duration::from_millis(500));
         figures.fault();
@@ -78,7 +78,7 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
             figures.hang(format!("{options:?}: not detached within 5 s"));
         }
         figures.note(format!(
-            "{silent} silent: detached after {:?}",
+            "files that never answer: {files}, detached after {:?}",
             began.elapsed()
         ));
         source.cut();
@@ -88,7 +88,7 @@ fn files_that_never_answer_hold_up_their_own_readers_only() {
                 .all(|r| r.try_wait().is_ok_and(|s| s.is_some()))
         });
         figures.expect(
-            &format!("{options:?}: readers end once the source gives up"),
+            &format!("{options:?}: readers end once the source is cut off"),
             ended,
             true,
         );
@@ -423,7 +423,7 @@ fn lose(mount: &Mount, what: &str, figures: &Figures) {
         .open(mount.src().join("file"))
         .expect("open");
     figures.outcome("write", &[], first.write_all_at(&[2; MB as usize], 0));
-    // Others make the kernel write: the loss happens here, where none of ours is told.
+    // Others make the kernel write: the loss happens here, where no descriptor of the test gets an error.
     tools::output_of(Command::new("sync").arg("-f").arg(mount.src()));
     thread::sleep(Duration::from_millis(1500));
     let told = |file: &File| file.sync_all().map_err(|e| e.raw_os_error().unwrap_or(0));
@@ -440,7 +440,7 @@ fn lose(mount: &Mount, what: &str, figures: &Figures) {
             Err(natively),
         );
     }
-    // A child that inherits a descriptor closes it at its end, and nobody hears what that close says.
+    // A child that inherits a descriptor closes it at its end, and no process reads the error of that close.
     let inherited = first.try_clone().expect("dup");
     let child = Command::new("sleep").arg("0").stdin(inherited).status();
     assert!(child.expect("sleep starts").success());

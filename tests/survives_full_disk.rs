@@ -234,7 +234,7 @@ fn works_again(holes: &File, mnt: &Path, src: &Path, what: &str, figures: &Figur
     );
 }
 
-/// Beyond the daemon's own RLIMIT_FSIZE: EFBIG for the client, and SIGXFSZ ends nobody.
+/// Beyond the daemon's own RLIMIT_FSIZE: EFBIG for the client, and SIGXFSZ ends no process.
 /// (proves: S40)
 #[test]
 fn a_file_size_limit_is_survived() {
@@ -380,7 +380,7 @@ fn reserved_blocks_are_roots() {
 }
 
 /// Linking and renaming make no inode, but they may make a directory grow. Reserved blocks go into it for root's names and
-/// for nobody else's, whoever the daemon's threads served last.
+/// for no other user's, whichever user the daemon's threads served last.
 /// (proves: S40)
 #[test]
 fn as_root_names_take_reserved_blocks_for_root_only() {

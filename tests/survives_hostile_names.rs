@@ -1,5 +1,5 @@
 //! Rule 8: names are hostile. While directories and symbolic links trade places in the source, no walk through the
-//! mount reaches anything outside of it; odd names come through unchanged; FIFOs, sockets and devices block nobody.
+//! mount reaches anything outside of it; odd names come through unchanged; FIFOs, sockets and devices block no request.
 
 mod common;
 mod survive;

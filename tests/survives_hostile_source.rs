@@ -1,6 +1,6 @@
 //! Rule 1: the source is hostile. While clients read and write through every path, other programs truncate,
 //! extend, punch, overwrite, replace, delete and chmod the files behind the mount at full speed. The daemon
-//! lives, nobody sleeps for long where no signal wakes him, and every byte read belongs where it was read.
+//! lives, no process waits for long where no signal ends it, and every byte read belongs where it was read.
 
 #![allow(unsafe_code)] // A client's own mapping is read by the guarded copy, as plain loads would end the test.
 

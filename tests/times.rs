@@ -177,7 +177,7 @@ fn after_steps(stage: &Stage, file: &Path, steps: &str) -> (String, SystemTime, 
 }
 
 /// What a client has stored through a mapping before it sets the modification time is written back later, and leaves the
-/// time alone: whoever sets it, by descriptor or by name, however the client ends what it does, and with others mapping
+/// time alone: set by any user, by descriptor or by name, however the client ends what it does, and with others mapping
 /// the file.
 /// (proves: S21)
 #[test]
@@ -676,7 +676,7 @@ fn quietly_accessed(stage: &Stage, made: &Path, read: &Path) -> Vec<String> {
     due.answers
 }
 
-/// A client that opens with O_NOATIME moves no access time, whoever else has the file open; and it keeps nobody else
+/// A client that opens with O_NOATIME moves no access time, also if others have the file open; and it keeps nobody else
 /// from moving it.
 /// (proves: S20)
 #[test]

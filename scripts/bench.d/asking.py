@@ -74,15 +74,15 @@ def reading(subject, count):
 
 def while_hanging(subject):
     """A mount of what another server serves, which is stopped before anybody reads."""
-    with Subject("bindfs", subject.scene) as silent:
-        scene = dataclasses.replace(subject.scene, source=silent.path, mounts=subject.scene.mounts / "above")
+    with Subject("bindfs", subject.scene) as stopped:
+        scene = dataclasses.replace(subject.scene, source=stopped.path, mounts=subject.scene.mounts / "above")
         with Subject("mmfs", scene) as above, reading(above, HANGING) as go:
-            silent.daemon.send_signal(signal.SIGSTOP)
+            stopped.daemon.send_signal(signal.SIGSTOP)
             try:
                 go()
                 return longest(above)
             finally:
-                silent.daemon.send_signal(signal.SIGCONT)
+                stopped.daemon.send_signal(signal.SIGCONT)
 
 
 ROWS = {"status": status}

@@ -299,7 +299,7 @@ fn a_file_in_a_removed_directory_is_refused() {
     }
 }
 
-/// A start that fails names nobody in it.
+/// After a start that fails, no process is named in it.
 #[test]
 fn the_pid_file_of_a_living_daemon_outlives_a_start_that_fails() {
     let place = Place::new();
@@ -372,7 +372,7 @@ fn signals_that_the_parent_ignores_or_blocks_reach_the_daemon() {
     eventually("it ends", || place.is_quiet());
 }
 
-/// Who ignores it is told nothing of how children end, and mmfs asks what may hang in a child.
+/// A process that ignores SIGCHLD cannot learn how its children end, and mmfs asks a child what may hang.
 #[test]
 fn a_parent_that_ignores_sigchld_is_no_obstacle() {
     let place = Place::new();
@@ -527,7 +527,7 @@ fn as_root_permissions_of_an_adopted_mount_are_checked() {
     }
 }
 
-/// Of a mount that was given another name, somebody who may not ask it is told no path rather than a wrong one.
+/// Of a mount that was given another name, a user who may not ask it gets no path rather than a wrong one.
 #[test]
 fn as_root_check_names_no_path_that_it_was_not_told() {
     let place = Place::new();

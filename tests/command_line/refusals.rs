@@ -132,7 +132,7 @@ fn a_proposed_command_can_be_pasted_into_a_shell() {
     }
 }
 
-/// Escape sequences and newlines of an argument do not reach the terminal, whoever words the error.
+/// Escape sequences and newlines of an argument do not reach the terminal, also where the parser words the error.
 #[test]
 fn an_error_is_one_line_without_control_characters() {
     let place = Place::new();
@@ -250,7 +250,7 @@ fn usage_errors_exit_2_and_help_exits_0() {
     );
 }
 
-/// The note is for who meant the directory. Helpers of mount(8) mean it, and get it.
+/// The note is for a user who meant the directory. Helpers of mount(8) get the directory.
 #[test]
 fn a_source_named_like_a_verb_is_written_with_a_dot() {
     let place = Place::new();
@@ -440,7 +440,7 @@ fn an_empty_source_over_a_full_directory_is_warned_of() {
 }
 
 /// Mounts a FUSE server on `mount` that answers INIT, and reads one more request without answering:
-/// whoever sent that waits in the kernel, beyond the reach of SIGKILL, until the result is dropped.
+/// the process that sent that waits in the kernel, beyond the reach of SIGKILL, until the result is dropped.
 fn mute_server(mount: &Path) -> Arc<File> {
     let device = Arc::new(
         File::options()
@@ -475,7 +475,7 @@ fn a_mount_point_that_does_not_answer_is_refused() {
         "lies on a filesystem that does not answer",
     );
     assert_eq!((place.layers(), place.kind()), (1, "fuse.mute".into()));
-    // The server dies, so whoever still waits for it is told, and its mount can go.
+    // The server dies, so requests that still wait for it get an error, and its mount can be unmounted.
     drop(device);
     place.run(Command::new("umount").arg("-l").arg(place.mount()));
 }

@@ -154,7 +154,7 @@ fn a_busy_mount_stays_and_its_users_are_named() {
     assert!(place.is_quiet());
 }
 
-/// Its working directory is left, and what it was started with is told.
+/// It leaves its working directory. Descriptors of the mount that it was started with are reported.
 #[test]
 fn the_command_itself_may_be_in_the_mount() {
     let place = Place::new();

@@ -294,7 +294,7 @@ impl Generator {
         }
     }
 
-    // Long ago: that is how a time that was set is told from one that just happened.
+    // Long ago, so that a time that was set differs from one that the kernel has just set.
     fn touch(&mut self, path: Place) -> Command {
         let seconds = 1_000_000_000 + i64::try_from(self.random.below(100_000_000)).expect("small");
         let nanoseconds = i64::try_from(self.random.below(1_000_000_000)).expect("small");

@@ -1,4 +1,4 @@
-//! What the kernel may keep of a file that is opened again, and what it is told to drop.
+//! What the kernel may keep of a file that is opened again, and what it is notified to drop.
 
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 
 use crate::served::{ADMIN, PLAIN, Served, Told, USER, name, serve};
 
-/// What the kernel is told when the file is opened and closed again.
+/// The notification to the kernel when the file is opened and closed again.
 fn told_at_open(served: &Served, told: &Receiver<Told>, node: u64) -> Option<Told> {
     is_kept(served, node);
     told.try_recv().ok()

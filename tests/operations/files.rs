@@ -1,4 +1,4 @@
-//! Open files: what the kernel is told of an open, reading, writing, and inode flags.
+//! Open files: what an open answers the kernel, reading, writing, and inode flags.
 
 use mmfs::fs::Writing;
 use mmfs::inode::ROOT;

@@ -1,4 +1,4 @@
-//! Handles: those that nobody has been given, and those that are over.
+//! Handles: numbers that were never given out, and those that were released.
 
 use mmfs::inode::ROOT;
 use rustix::fs::{IFlags, OFlags};

@@ -1,4 +1,4 @@
-//! What is done without anybody asking.
+//! What mmfs does without a request.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};

@@ -108,7 +108,7 @@ fn config() -> Config {
 }
 
 impl Served {
-    /// Begins the session, and returns what the kernel is told from then on.
+    /// Begins the session, and returns the notifications to the kernel from then on.
     pub fn begin(&self) -> Receiver<Told> {
         let (sender, told) = channel();
         self.fs.begin(Recorder(sender)).expect("threads start");
@@ -171,7 +171,7 @@ impl Served {
         self.opened(node, flags).fh
     }
 
-    /// As `handle`, with all that the kernel is told.
+    /// As `handle`, with all notifications to the kernel.
     pub fn opened(&self, node: u64, flags: OFlags) -> Opened<<Memory as mmfs::view::View>::Open> {
         self.open(&USER, node, flags).expect("it opens")
     }

@@ -92,14 +92,14 @@ pub fn serve_if_asked() {
 }
 
 /// How many files never answer.
-pub const SILENT: u64 = 16;
+pub const NEVER_ANSWERING: u64 = 16;
 const GOOD: u64 = 8;
 const EIO: u64 = 10;
 const NEVER: u64 = 11;
 
 fn names() -> impl Iterator<Item = String> {
     let good = (0..GOOD).map(|n| format!("good{n}"));
-    let never = (0..SILENT).map(|n| format!("never{n}"));
+    let never = (0..NEVER_ANSWERING).map(|n| format!("never{n}"));
     good.chain(["eio".into()]).chain(never)
 }
 

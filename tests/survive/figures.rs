@@ -133,7 +133,7 @@ impl Figures {
         self.divergences.lock().unwrap().len()
     }
 
-    /// Prints the line; fails the test when an answer was wrong, the daemon ended or somebody hung. A peer's
+    /// Prints the line; fails the test when an answer was wrong, the daemon ended or a client hung. A peer's
     /// failures are figures.
     #[track_caller]
     pub fn finish(&self) {

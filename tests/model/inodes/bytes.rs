@@ -7,7 +7,7 @@ use rustix::io::{Errno, Result};
 
 use super::{Body, Ino, Inodes, Stamp};
 
-/// Holes are told from data by so many bytes.
+/// Holes and data are distinguished in units of this many bytes.
 pub const PAGE: usize = 4096;
 
 impl Inodes {
