@@ -6,6 +6,9 @@ fuse_device=/dev/fuse
 fuse_conf=/etc/fuse.conf
 # What was before, kept for the run that ends last.
 before=/run/mmfs-scripts-test
+mount_list=/etc/mtab
+# An ordinary user's number: tests mount as that user, and fusermount3 looks up the name.
+tester_uid=1000
 
 # Each run holds a shared lock on the directory of $before until its end. Who undoes, holds it alone.
 share_changes() {
@@ -41,6 +44,22 @@ allow_others() {
     say user_allow_other | as_root tee -a "$fuse_conf" >/dev/null
 }
 
+# fusermount3 reads it when an ordinary user unmounts. A new Debian has it from its first boot on.
+link_mount_list() {
+    [[ ! -e $mount_list && ! -L $mount_list ]] || return 0
+    say "- $mount_list becomes a link to /proc/self/mounts, until the end"
+    keep no-mtab </dev/null
+    as_root ln -s /proc/self/mounts "$mount_list"
+}
+
+add_tester() {
+    ((EUID == 0)) || return 0 # the user who runs this is one
+    ! getent passwd "$tester_uid" >/dev/null || return 0
+    say "- the account mmfs-test is made, until the end: nobody has the user id $tester_uid"
+    keep no-tester </dev/null
+    useradd --uid "$tester_uid" --no-create-home --shell /usr/sbin/nologin mmfs-test
+}
+
 # undo kept what command... : undoes one change, if it was made.
 undo() {
     [[ -e $before/$1 ]] || return 0
@@ -63,6 +82,8 @@ undo_changes() {
         undo mode "the mode of $fuse_device" restore_mode
         undo fuse.conf "the line in $fuse_conf" restore_conf
         undo no-fuse.conf "$fuse_conf" as_root rm -f "$fuse_conf"
+        undo no-mtab "$mount_list" as_root rm -f "$mount_list"
+        undo no-tester "the account mmfs-test" as_root userdel mmfs-test
         as_root rmdir --ignore-fail-on-non-empty "$before"
     else
         say "not undone: another scripts/test runs, and undoes it at its end" || true
