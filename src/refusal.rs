@@ -67,6 +67,10 @@ pub enum StartError {
     Dead(Role, PathBuf, Option<DeadMount>),
     /// The mount point has a mount of mmfs that answers.
     Occupied(PathBuf),
+    /// The mount point has a mount of mmfs whose daemon lives and whose source answers as a dead mount does.
+    OccupiedSourceDead(PathBuf),
+    /// A path of the command line is the mount point of such a mount, or lies in one: its mount point.
+    SourceDead(Role, PathBuf, PathBuf),
     /// A mount gives no answer, and why.
     NotAnswered(PathBuf, String),
     /// `--check` has found no FUSE mount at this path.
@@ -210,6 +214,7 @@ impl Display for StartError {
                  unmount it first with: mmfs unmount {}",
                 for_shell(path)
             ),
+            Self::OccupiedSourceDead(_) | Self::SourceDead(..) => write_source_dead(f, self),
             Self::SourceRemoved(source, mount_point, _) if source.as_os_str().is_empty() => write!(
                 f,
                 "mount point {mount_point:?} still shows a directory that was removed; unmount it and mount it again"
@@ -322,6 +327,23 @@ fn write_dead(
             "{role} {path:?} lies in the FUSE mount at {place:?}, whose daemon has died \
              (Transport endpoint is not connected); clear that mount with: {way_out} {word}"
         ),
+    }
+}
+
+fn write_source_dead(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
+    match error {
+        StartError::SourceDead(role, path, mount_point) => write!(
+            f,
+            "{role} {path:?} cannot be reached: the daemon of the mount at {mount_point:?} lives, but its own source lies in \
+             a dead mount (Transport endpoint is not connected); clear that, then mount {mount_point:?} again"
+        ),
+        StartError::OccupiedSourceDead(path) => write!(
+            f,
+            "mount point {path:?} is in use: a mount of mmfs is there already, and its own source lies in a dead mount \
+             (Transport endpoint is not connected); unmount it first with: mmfs unmount {}",
+            for_shell(path)
+        ),
+        _ => Ok(()),
     }
 }
 

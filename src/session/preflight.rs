@@ -10,7 +10,7 @@ use super::probe::{
     ask, is_dead, is_empty, is_empty_noatime, is_mountable_for_user, may_read, reach,
 };
 use super::top_mount::{Identity, is_same, mount_at, mount_of, open_path, path_of};
-use super::unreachable::unreachable;
+use super::unreachable::{has_died, unreachable};
 use super::{SourceState, device, mount, source_state, unmount};
 use crate::descriptors::least_limit;
 use crate::mount_table::Mount;
@@ -134,7 +134,8 @@ fn canonical(role: Role, path: &Path) -> Result<PathBuf, StartError> {
     }
 }
 
-/// Unmounts a dead mount, if it has the mark of mmfs, is mounted at exactly this path, and is on top.
+/// Unmounts a dead mount, if it has the mark of mmfs, is mounted at exactly this path, and is on top. A mount is not dead if its daemon
+/// passes on the error of its own source.
 fn clear_dead(path: &Path) -> Result<(), StartError> {
     let below = |errno| unreachable(Role::MountPoint, path, errno);
     let directory = open_path(path).map_err(below)?;
@@ -144,6 +145,9 @@ fn clear_dead(path: &Path) -> Result<(), StartError> {
     let Some(found) = mount.filter(|mount| mount.mount_point == place) else {
         return Err(below(Errno::NOTCONN));
     };
+    if !has_died(Role::MountPoint, &found)? {
+        return Err(StartError::OccupiedSourceDead(place));
+    }
     let stays = |_| {
         let mount = DeadMount {
             mount_point: place.clone(),

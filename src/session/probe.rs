@@ -1,13 +1,16 @@
 //! Questions about a directory that its filesystem must answer. If the filesystem hangs, the question hangs. So [`ask`] asks it in
 //! a child process.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::top_mount::open_path;
 use crate::refusal::{Role, StartError};
+use crate::report::Question;
 use crate::sys::process;
 
 /// How long a filesystem may take to answer one question.
@@ -46,10 +49,24 @@ pub fn is_linked(path: &Path) -> Result<(), Errno> {
     }
 }
 
-/// Whether a FUSE mount answers like this because its daemon has ended. A request that was waiting then is aborted, later ones find
-/// no connection.
+/// Whether the kernel answers like this for a FUSE mount whose daemon has ended. A request that was waiting then is aborted, later
+/// ones find no connection. A living daemon may pass on the same error of its source: see [`is_served`].
 pub fn is_dead(errno: Errno) -> bool {
     matches!(errno, Errno::NOTCONN | Errno::CONNABORTED)
+}
+
+/// Whether the mount at this mount point has a daemon of mmfs, which answers this without its source. So [`is_dead`] errors are the
+/// kernel's own.
+///
+/// # Errors
+/// Those of open(2) and of getxattr(2). EPERM if the daemon does not answer this user.
+pub fn is_served(mount_point: &Path) -> Result<(), Errno> {
+    let directory = open_path(mount_point)?;
+    // fgetxattr(2) fails on O_PATH descriptors. getxattr(2) on their path in /proc does not.
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let mut nothing: [u8; 0] = [];
+    let name = Question::Status.name();
+    rustix::fs::getxattr(link, name, &mut nothing[..]).map(drop)
 }
 
 fn status_of(path: &Path) -> Result<Statx, Errno> {

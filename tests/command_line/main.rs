@@ -2,6 +2,7 @@
 //! ordinary user of these tests (uid 1000) gets a mount namespace with a /dev/fuse and an
 //! /etc/fuse.conf of its own, so that nothing outside is changed.
 
+mod dead;
 mod life;
 mod logs;
 mod ordinary_user;

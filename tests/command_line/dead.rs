@@ -1,0 +1,72 @@
+//! Which mounts are dead: not those whose daemon lives, whatever their source answers.
+
+use std::fs;
+use std::process::Command;
+
+use rustix::process::{Signal, kill_process};
+
+use crate::place::{MMFS, Place, eventually, refuses, said};
+
+/// `mmfs $T/inner $M`, where $T/inner is a mount of `$S` that has died.
+fn with_a_dead_source(place: &Place, options: &str) {
+    let started = |script: &str| assert_eq!(said(&place.sh(script)), (Some(0), String::new()));
+    started("mkdir inner && $MMFS $S $T/inner");
+    let daemon = place.daemon();
+    started(&format!("$MMFS {options} $T/inner $M"));
+    kill_process(daemon, Signal::KILL).unwrap();
+    // Its connection ends a moment after it.
+    for path in [place.path("inner"), place.mount()] {
+        eventually("the mount says so", || {
+            let answer = fs::metadata(&path);
+            answer.is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+        });
+    }
+}
+
+fn take_down(place: &Place) {
+    for path in ["mount", "inner"] {
+        let (code, text) = said(&place.sh(&format!("$MMFS unmount {path}")));
+        assert_eq!(code, Some(0), "{text}");
+    }
+    assert!(place.is_quiet());
+}
+
+/// Its daemon hands on the ENOTCONN of its source, and can still be asked.
+/// (proves: S29)
+#[test]
+fn a_living_mount_with_a_dead_source_stays() {
+    let place = Place::new();
+    with_a_dead_source(&place, "");
+    let other = |source: &str| place.run(Command::new(MMFS).args([source, "mount"]));
+    refuses(
+        &other("source"),
+        "is in use: a mount of mmfs is there already, and its own source lies in a dead mount",
+    );
+    assert_eq!(place.layers(), 1);
+    let lives = format!(
+        "the daemon of the mount at {:?} lives, but its own source lies in a dead mount",
+        place.mount()
+    );
+    refuses(&place.sh("$MMFS --check $M"), &lives);
+    refuses(&place.sh("$MMFS $M other"), &lives);
+    refuses(&place.sh("$MMFS mount/deeper other"), &lives);
+    refuses(&place.sh("$MMFS $S mount/deeper"), &lives);
+    assert_eq!(said(&place.sh("$MMFS status mount")).0, Some(0));
+    assert_eq!(place.layers(), 1);
+    take_down(&place);
+}
+
+/// The daemon answers EPERM to who may not ask it, so it lives.
+/// (proves: S29)
+#[test]
+fn as_root_a_living_mount_of_another_user_is_in_use() {
+    let place = Place::new();
+    with_a_dead_source(&place, "--allow-other");
+    let tried = place.sh("setpriv --reuid=1000 --regid=1000 --clear-groups $MMFS $S $M");
+    refuses(
+        &tried,
+        "is in use: a mount of mmfs is there already, and its",
+    );
+    assert_eq!(place.layers(), 1);
+    take_down(&place);
+}
