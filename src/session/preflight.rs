@@ -41,7 +41,13 @@ pub fn mount_point(path: &Path) -> Result<PathBuf, StartError> {
     for _ in 0..MAX_DEAD_MOUNTS {
         match ask(Role::MountPoint, path, reach)? {
             Ok(()) => break,
-            Err(errno) if is_dead(errno) => clear_dead(path)?,
+            Err(errno) if is_dead(errno) => clear_dead(path).or_else(|refusal| {
+                match ask(Role::MountPoint, path, reach)? {
+                    Err(errno) if is_dead(errno) => Err(refusal),
+                    // Somebody else has unmounted it meanwhile.
+                    _ => Ok(()),
+                }
+            })?,
             Err(errno) => return Err(unreachable(Role::MountPoint, path, errno)),
         }
     }

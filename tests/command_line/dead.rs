@@ -70,3 +70,21 @@ fn as_root_a_living_mount_of_another_user_is_in_use() {
     assert_eq!(place.layers(), 1);
     take_down(&place);
 }
+
+/// strace holds up the call that follows the one that found the mount dead.
+#[test]
+fn a_dead_mount_that_somebody_else_has_just_unmounted_is_no_obstacle() {
+    let place = Place::new();
+    let mut dead = place.foreground(&[]);
+    dead.signal(Signal::KILL);
+    dead.end();
+    let outcome = place.sh(
+        "strace -o trace -e trace=?open,openat -P $M -e inject=?open,openat:delay_enter=1500000:when=1 $MMFS $S $M &
+        sleep 0.7; umount $M; wait $!",
+    );
+    assert_eq!(said(&outcome), (Some(0), String::new()));
+    let trace = fs::read_to_string(place.path("trace")).unwrap();
+    assert!(trace.contains("DELAYED"), "{trace}");
+    place.umount();
+    eventually("it ends", || place.is_quiet());
+}
