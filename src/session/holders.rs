@@ -42,13 +42,19 @@ pub struct Server {
     pub process: Process,
     /// A pidfd, which becomes readable when the process ends.
     pub handle: OwnedFd,
+    /// Whether its connection has ended. It may then be the daemon of an earlier mount: device numbers are reused.
+    pub has_ended: bool,
 }
 
 impl Server {
     /// `None` if it has ended.
-    fn new(process: Process) -> Option<Self> {
+    fn new(process: Process, has_ended: bool) -> Option<Self> {
         let handle = pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
-        Some(Self { process, handle })
+        Some(Self {
+            process,
+            handle,
+            has_ended,
+        })
     }
 }
 
@@ -83,9 +89,10 @@ pub fn of(mount: &Mount) -> Vec<Process> {
 }
 
 /// The processes that have the /dev/fuse of `mount` open, usually its daemon. Before Linux 6.17 this is the one process with a
-/// /dev/fuse whose command line may name the mount point. If there are several such processes, the result is empty.
+/// /dev/fuse whose command line may name the mount point. If there are several such processes, the result is empty. A process whose
+/// connection has ended counts only if there is no other, and if its command line may name the mount point.
 pub fn servers_of(mount: &Mount) -> Vec<Server> {
-    let (mut known, mut guessed) = (Vec::new(), Vec::new());
+    let (mut known, mut ended, mut guessed) = (Vec::new(), Vec::new(), Vec::new());
     let is_guessed = !device::fdinfo_has_mount();
     let ours = Path::new("/proc").join(std::process::id().to_string());
     for place in processes().into_iter().filter(|place| *place != ours) {
@@ -94,28 +101,37 @@ pub fn servers_of(mount: &Mount) -> Vec<Server> {
                 continue;
             }
             match device::device_in(&info_of(&place, &session)) {
-                Some(device) if device == mount.device && !has_ended(&place, &session) => {
-                    known.extend(describe(&place));
-                }
+                Some(device) if device == mount.device => match has_ended(&place, &session) {
+                    false => known.extend(describe(&place)),
+                    true => ended.push(place.clone()),
+                },
                 None if is_guessed => guessed.push(place.clone()),
                 _ => {}
             }
         }
     }
     known.dedup();
+    ended.dedup();
     guessed.dedup();
-    guessed.retain(|place| {
+    let may_name_it = |place: &PathBuf| {
         let command = fs::read(place.join("cmdline")).unwrap_or_default();
         names(&command, &mount.mount_point)
-    });
+    };
+    guessed.retain(may_name_it);
+    ended.retain(may_name_it);
     if let ([place], true) = (&guessed[..], known.is_empty()) {
         known.extend(describe(place));
     }
-    known.into_iter().filter_map(Server::new).collect()
+    let has_ended = known.is_empty();
+    if has_ended {
+        known.extend(ended.iter().filter_map(|place| describe(place)));
+    }
+    let server = |process| Server::new(process, has_ended);
+    known.into_iter().filter_map(server).collect()
 }
 
-/// Whether the connection of a process's open /dev/fuse has ended. A stopped daemon keeps it open after its mount is gone, and
-/// another mount may have got the device number since. False if this cannot be found out: pidfd_getfd(2) needs the right to trace
+/// Whether the connection of a process's open /dev/fuse has ended: it was aborted, or its mount is gone. A stopped daemon keeps it open,
+/// and another mount may have got the device number since. False if this cannot be found out: pidfd_getfd(2) needs the right to trace
 /// the process.
 fn has_ended(place: &Path, session: &DirEntry) -> bool {
     let number = |name: &OsStr| name.to_str()?.parse().ok();

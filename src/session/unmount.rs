@@ -280,7 +280,8 @@ fn busy(mount: &Mount) -> String {
     }
 }
 
-/// Waits for the end of the processes that served the mount. Their end closes their files of the source.
+/// Waits for the end of the processes that served the mount. Their end closes their files of the source. A process whose connection had
+/// ended may have served another mount, so it is no reason to refuse.
 fn wait_for_end(place: &Path, servers: &[Server]) -> Result<(), StartError> {
     let deadline = Instant::now() + END_TIMEOUT;
     for server in servers {
@@ -290,13 +291,20 @@ fn wait_for_end(place: &Path, servers: &[Server]) -> Result<(), StartError> {
             let mut handle = [PollFd::new(&server.handle, PollFlags::IN)];
             poll(&mut handle, Some(&left))
         };
-        if retry_on_intr(ended).map_err(|errno| system("wait")(errno.into()))? == 0 {
+        if retry_on_intr(ended).map_err(|errno| system("wait")(errno.into()))? > 0 {
+            continue;
+        }
+        let process = &server.process;
+        if !server.has_ended {
             return refuse(format!(
-                "{place:?} is unmounted, but {} still has its /dev/fuse open and may hold the source: it is mounted in another mount \
-                 namespace as well (a container's), its source does not answer, or the process is stopped",
-                server.process
+                "{place:?} is unmounted, but {process} still has its /dev/fuse open and may hold the source: it is mounted in \
+                 another mount namespace as well (a container's), its source does not answer, or the process is stopped"
             ));
         }
+        refusal::note(format_args!(
+            "{place:?} is unmounted; no daemon of it was found here but {process}, whose connection to the kernel was cut before: \
+             it may have served another mount, or may hold the source"
+        ));
     }
     Ok(())
 }

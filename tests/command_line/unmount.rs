@@ -334,6 +334,41 @@ fn the_daemon_of_a_mount_that_is_gone_is_not_taken_for_another_one() {
     panic!("the number was never given again");
 }
 
+/// Its connection is cut, as by `umount -f`, which leaves a busy mount where it is. The daemon that has been stopped does not notice.
+#[test]
+fn the_daemon_of_a_mount_that_was_cut_off_is_waited_for_and_named() {
+    let place = Place::new();
+    for goes_on in [true, false] {
+        place.start(&[]);
+        let daemon = place.daemon();
+        if !tells_of_its_mount(daemon) {
+            return place.umount(); // before Linux 6.17
+        }
+        let guest = Guest::new(&place, "cd $M");
+        stop(daemon);
+        assert!(!place.sh("umount -f $M").status.success());
+        drop(guest);
+        let mut command = Command::new(MMFS);
+        let command = command.arg("unmount").arg(place.mount());
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let unmount = command.spawn().unwrap();
+        if goes_on {
+            std::thread::sleep(Duration::from_millis(500));
+            kill_process(daemon, Signal::CONT).unwrap();
+        }
+        let (code, text) = said(&unmount.wait_with_output().unwrap());
+        assert_eq!((code, place.layers()), (Some(0), 0), "{text}");
+        if goes_on {
+            assert_eq!((text, place.processes()), (String::new(), vec![]));
+        } else {
+            let words = format!("found here but mmfs (pid {}),", daemon.as_raw_pid());
+            assert!(text.contains(&words), "{text}");
+            kill_process(daemon, Signal::CONT).unwrap();
+            eventually("it ends", || place.is_quiet());
+        }
+    }
+}
+
 fn tells_of_its_mount(daemon: Pid) -> bool {
     let infos = fs::read_dir(format!("/proc/{}/fdinfo", daemon.as_raw_pid())).unwrap();
     let mut infos = infos.map(|info| fs::read_to_string(info.unwrap().path()).unwrap_or_default());
