@@ -8,7 +8,18 @@ use rustix::process::{Signal, kill_process};
 use crate::place::{MMFS, Place, eventually, refuses, said};
 
 /// `mmfs $T/inner $M`, where $T/inner is a mount of `$S` that has died.
-fn with_a_dead_source(place: &Place, options: &str) {
+struct DeadSource {
+    place: Place,
+}
+
+impl Drop for DeadSource {
+    fn drop(&mut self) {
+        self.place.sh("umount -l $M; umount -l $T/inner");
+    }
+}
+
+fn with_a_dead_source(options: &str) -> DeadSource {
+    let place = Place::new();
     let started = |script: &str| assert_eq!(said(&place.sh(script)), (Some(0), String::new()));
     started("mkdir inner && $MMFS $S $T/inner");
     let daemon = place.daemon();
@@ -21,6 +32,7 @@ fn with_a_dead_source(place: &Place, options: &str) {
             answer.is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
         });
     }
+    DeadSource { place }
 }
 
 fn take_down(place: &Place) {
@@ -35,8 +47,8 @@ fn take_down(place: &Place) {
 /// (proves: S29)
 #[test]
 fn a_living_mount_with_a_dead_source_stays() {
-    let place = Place::new();
-    with_a_dead_source(&place, "");
+    let dead = with_a_dead_source("");
+    let place = &dead.place;
     let other = |source: &str| place.run(Command::new(MMFS).args([source, "mount"]));
     refuses(
         &other("source"),
@@ -53,22 +65,22 @@ fn a_living_mount_with_a_dead_source_stays() {
     refuses(&place.sh("$MMFS $S mount/deeper"), &lives);
     assert_eq!(said(&place.sh("$MMFS status mount")).0, Some(0));
     assert_eq!(place.layers(), 1);
-    take_down(&place);
+    take_down(place);
 }
 
 /// The daemon answers EPERM to who may not ask it, so it lives.
 /// (proves: S29)
 #[test]
 fn as_root_a_living_mount_of_another_user_is_in_use() {
-    let place = Place::new();
-    with_a_dead_source(&place, "--allow-other");
+    let dead = with_a_dead_source("--allow-other");
+    let place = &dead.place;
     let tried = place.sh("setpriv --reuid=1000 --regid=1000 --clear-groups $MMFS $S $M");
     refuses(
         &tried,
         "is in use: a mount of mmfs is there already, and its",
     );
     assert_eq!(place.layers(), 1);
-    take_down(&place);
+    take_down(place);
 }
 
 /// strace holds up the call that follows the one that found the mount dead.
