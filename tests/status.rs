@@ -253,6 +253,26 @@ fn requests_are_traced_in_order_those_that_took_long_alone() {
 }
 
 /// A program whose lines are read until it ends.
+/// Behind the mount the file is cut off. Its length is then read before its bytes.
+#[test]
+fn reads_beyond_an_end_that_has_moved_fault_once() {
+    let mount = Mount::builder().options(["--direct-io"]).mount();
+    fs::write(mount.src().join("file"), vec![b'x'; 1 << 20]).expect("written");
+    let file = File::open(mount.mnt().join("file")).expect("a file");
+    let read = |at| file.read_at(&mut [0; 4096], at).expect("read");
+    for _ in 0..4 {
+        assert_eq!(read(1 << 19), 4096);
+    }
+    fs::write(mount.src().join("file"), "short").expect("written");
+    for _ in 0..100 {
+        assert_eq!(read(1 << 19), 0);
+    }
+    let status = said(&["status", "--json"], Some(&mount));
+    let status: Status = serde_json::from_str(&status).expect("JSON");
+    let faults = status.usage.view.faults;
+    assert!(faults <= 1, "{faults} faults");
+}
+
 fn started(words: &[&str], mount: &Mount) -> (Child, BufReader<ChildStdout>) {
     let mut command = Command::new(binary());
     command.args(words).arg(mount.mnt()).stdin(Stdio::null());

@@ -99,12 +99,12 @@ impl Mapping {
         };
         self.fetch(fd, (offset, len), &settled, pattern, &loan);
         with_buffer(len, |buffer| {
-            if self.copy(&loan, buffer) {
-                match self.source.stat(fd) {
-                    Ok(now) if now.is_as(&settled) => return Ok((now, lend(Ok(buffer)))),
-                    _ => *self.settled.lock() = None,
-                }
+            let copied = self.copy(&loan, buffer);
+            let now = copied.then(|| self.source.stat(fd).ok()).flatten();
+            if let Some(now) = now.filter(|now| now.is_as(&settled)) {
+                return Ok((now, lend(Ok(buffer))));
             }
+            *self.settled.lock() = None;
             Err(lend)
         })
     }
