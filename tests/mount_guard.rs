@@ -2,7 +2,9 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -29,6 +31,20 @@ fn a_daemon_that_is_killed_fails_the_test() {
     mount.signal(Signal::KILL);
     assert!(catch_unwind(AssertUnwindSafe(|| drop(mount))).is_err());
     assert!(fuse::mount_at(&point).is_none());
+}
+
+/// Its name is no UTF-8, and a blank is written as an escape.
+#[test]
+fn a_mount_is_found_and_cut_by_any_name() {
+    let base = tempfile::tempdir().unwrap();
+    let point = base.path().join(OsStr::from_bytes(b"caf\xe9 \\040 x"));
+    fs::create_dir(&point).unwrap();
+    let mut command = Command::new(common::builder::binary());
+    run(command.arg(base.path()).arg(&point));
+    let mount = fuse::mount_at(&point).expect("a mount");
+    assert_eq!(mount.fs_type, "fuse.mmfs");
+    fuse::abort(&point, None);
+    assert_eq!(fuse::mount_at(&point), None);
 }
 
 #[test]

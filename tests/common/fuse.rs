@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -14,6 +16,7 @@ use super::stopped::stop;
 /// One line of /proc/self/mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountInfo {
+    pub id: u64,
     /// Minor device number; for FUSE also the number of the connection in /sys/fs/fuse/connections.
     pub minor: u32,
     pub point: PathBuf,
@@ -46,37 +49,37 @@ pub fn mounts_below(directory: &Path) -> Vec<MountInfo> {
 }
 
 // 36 35 98:0 /mnt1 /mnt/parent rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-//       ^dev       ^point      ^options            ^ then type, source, options
+// ^id   ^dev       ^point      ^options            ^ then type, source, options
 fn parse_line(line: &[u8]) -> Option<MountInfo> {
-    let line = String::from_utf8_lossy(line);
-    let (left, right) = line.split_once(" - ")?;
-    let left: Vec<&str> = left.split(' ').collect();
-    let right: Vec<&str> = right.split(' ').collect();
+    let columns: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let dash = columns.iter().position(|column| *column == b"-")?;
+    let (left, right) = (&columns[..dash], &columns[dash + 1..]);
+    let text = |column: &&[u8]| String::from_utf8_lossy(column).into_owned();
+    let device = text(left.get(2)?);
     Some(MountInfo {
-        minor: left.get(2)?.split_once(':')?.1.parse().ok()?,
+        id: text(left.first()?).parse().ok()?,
+        minor: device.split_once(':')?.1.parse().ok()?,
         point: unescape(left.get(4)?),
-        fs_type: (*right.first()?).to_owned(),
-        source: (*right.get(1)?).to_owned(),
-        options: format!("{},{}", left.get(5)?, right.get(2)?),
+        fs_type: text(right.first()?),
+        source: text(right.get(1)?),
+        options: format!("{},{}", text(left.get(5)?), text(right.get(2)?)),
     })
 }
 
 // Blanks and the like are written as a backslash and three octal digits.
-fn unescape(field: &str) -> PathBuf {
-    let bytes = field.as_bytes();
-    let mut path = Vec::with_capacity(bytes.len());
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
     let mut at = 0;
-    while at < bytes.len() {
-        let octal = field
-            .get(at + 1..at + 4)
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match octal {
-            Some(byte) if bytes[at] == b'\\' => {
+    while at < field.len() {
+        let digits = field.get(at + 1..at + 4);
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if field[at] == b'\\' => {
                 path.push(byte);
                 at += 4;
             }
             _ => {
-                path.push(bytes[at]);
+                path.push(field[at]);
                 at += 1;
             }
         }
@@ -88,12 +91,15 @@ fn unescape(field: &str) -> PathBuf {
 /// fusectl where that is mounted, by a forced unmount where we may, and by killing the daemon in any case. Who may not force it
 /// detaches it.
 pub fn abort(point: &Path, daemon: Option<u32>) {
+    // While this is open the mount is there, if only detached, so its number is given to no other. Opening it sends no request.
+    let root = open(point, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     if let Some(mount) = mount_at(point).filter(|mount| mount.fs_type.starts_with("fuse")) {
-        // Missing without fusectl, refused without privilege: the next two ways remain.
-        let _ = fs::write(
-            format!("/sys/fs/fuse/connections/{}/abort", mount.minor),
-            "1",
-        );
+        if root.as_ref().ok().and_then(mount_id_of) == Some(mount.id) {
+            // Missing without fusectl, refused without privilege: the next two ways remain.
+            let connection = format!("/sys/fs/fuse/connections/{}/abort", mount.minor);
+            let _ = fs::write(connection, "1");
+        }
+        drop(root);
         let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
         if unmount(point, flags).is_err() {
             let mut detach = Command::new("fusermount3");
@@ -104,6 +110,14 @@ pub fn abort(point: &Path, daemon: Option<u32>) {
     if let Some(pid) = daemon {
         kill(pid, Signal::KILL);
     }
+}
+
+fn mount_id_of(directory: &OwnedFd) -> Option<u64> {
+    let info = format!("/proc/self/fdinfo/{}", directory.as_raw_fd());
+    let info = fs::read_to_string(info).ok()?;
+    let mut lines = info.lines();
+    let id = lines.find_map(|line| line.strip_prefix("mnt_id:"))?;
+    id.trim().parse().ok()
 }
 
 /// Sends a signal to a process, which may have ended already.
