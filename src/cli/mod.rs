@@ -198,6 +198,8 @@ pub struct Options {
     )]
     threads: Option<u16>,
     /// First column of /proc/mounts. Default: SRC.
+    ///
+    /// mount -a compares the first column of fstab with it, so a line of fstab leaves this out.
     #[arg(
         long,
         value_name = "NAME",

@@ -92,8 +92,8 @@ pub fn description() -> String {
     format!(
         "Mount options, separated by commas.\n\n\
          Every long option, spelled with _ or -, and the generic options of mount(8): {generic}. \
-         nosuid and nodev are the default. Of options that disagree, the last wins. \
-         mmfs help mount-options has what else is taken, ignored or refused."
+         nosuid and nodev are the default. Of opposite options, the last wins. allow_other with allow_root, and passthrough with \
+         direct_io, are refused. mmfs help mount-options has what else is taken, ignored or refused."
     )
 }
 
@@ -106,12 +106,13 @@ pub fn groups() -> Vec<(String, String)> {
     vec![
         text(
             "NAME[=VALUE]".into(),
-            "Each long option of mmfs, with _ or - between its words: attr_timeout=5. In a value, \\, is a comma and \\\\ a backslash.",
+            "Each long option of mmfs, with _ or - between its words: attr_timeout=5. In a value, \\, is a comma and \\\\ a backslash. \
+             Of two values for one option, the last wins. allow_other with allow_root, and passthrough with direct_io, are refused.",
         ),
         text(
             firsts(&GENERIC),
             "As mount(8) has them. nosuid and nodev are the default. ro is --read-only. noatime leaves the source's access times \
-             alone, too. sync and dirsync wait for the device. Of options that disagree, the last wins.",
+             alone, too. sync and dirsync wait for the device. Of opposite options, the last wins.",
         ),
         text(
             who,
