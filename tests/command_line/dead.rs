@@ -91,8 +91,8 @@ fn a_dead_mount_that_somebody_else_has_just_unmounted_is_no_obstacle() {
     dead.signal(Signal::KILL);
     dead.end();
     let outcome = place.sh(
-        "strace -o trace -e trace=?open,openat -P $M -e inject=?open,openat:delay_enter=1500000:when=1 $MMFS $S $M &
-        sleep 0.7; umount $M; wait $!",
+        "strace -o trace -e trace=?open,openat -P $M -e inject=?open,openat:delay_enter=3000000:when=1 $MMFS $S $M &
+        sleep 1.2; umount $M; wait $!",
     );
     assert_eq!(said(&outcome), (Some(0), String::new()));
     let trace = fs::read_to_string(place.path("trace")).unwrap();
