@@ -1,7 +1,6 @@
 //! Questions about a directory that its filesystem must answer. If the filesystem hangs, the question hangs. So [`ask`] asks it in
 //! a child process.
 
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use rustix::io::Errno;
 use super::top_mount::open_path;
 use crate::refusal::{Role, StartError};
 use crate::report::Question;
+use crate::source::proc_path;
 use crate::sys::process;
 
 /// How long a filesystem may take to answer one question.
@@ -63,10 +63,9 @@ pub fn is_dead(errno: Errno) -> bool {
 pub fn is_served(mount_point: &Path) -> Result<(), Errno> {
     let directory = open_path(mount_point)?;
     // fgetxattr(2) fails on O_PATH descriptors. getxattr(2) on their path in /proc does not.
-    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let mut nothing: [u8; 0] = [];
     let name = Question::Status.name();
-    rustix::fs::getxattr(link, name, &mut nothing[..]).map(drop)
+    rustix::fs::getxattr(proc_path(&directory), name, &mut nothing[..]).map(drop)
 }
 
 fn status_of(path: &Path) -> Result<Statx, Errno> {
