@@ -34,6 +34,7 @@ pub mod service;
 pub mod session;
 pub mod show;
 pub mod source;
+pub mod store;
 pub mod sys;
 pub mod terminal;
 pub mod utc;

@@ -1,0 +1,251 @@
+//! The bytes of files: writing, truncating, punching.
+//!
+//! The order of a write: bytes into the data file, then the record, then memory. A record stands for bytes that are there.
+
+use std::io;
+use std::ops::Range;
+
+use rustix::io::Errno;
+
+use super::Store;
+use super::codec::damaged;
+use super::content::{
+    Content, From, MAX_SIZE, PAGE, Piece, ReadSource, SourceState, page_of, pages,
+};
+use super::node::{NodeId, Time};
+use super::record::{Change, Record};
+use super::writer::Writer;
+
+impl Store {
+    /// Writes bytes, and lengthens the file if they go beyond its end. `now`: the source's file as it is, None for a file that was
+    /// made in the view; it counts at the first change of the file's bytes.
+    ///
+    /// # Errors
+    /// ENOSPC, EDQUOT: there is no room, or the limit is reached. EFBIG: beyond the largest file. ENOENT, EINVAL: no such file.
+    /// Else that of a read or write. No page of the file changes then, but pages that the store had may be written in part.
+    pub fn write(
+        &self,
+        id: NodeId,
+        at: u64,
+        bytes: &[u8],
+        now: Option<SourceState>,
+        time: Time,
+        source: &mut ReadSource<'_>,
+    ) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let end = at
+            .checked_add(bytes.len() as u64)
+            .filter(|end| *end <= MAX_SIZE)
+            .ok_or(Errno::FBIG)?;
+        self.with_room(|| {
+            let _stripe = self.stripe(id).lock();
+            let content = self
+                .content(id)?
+                .map_or_else(|| self.first_content(id, now), Ok)?;
+            let writer = Writer {
+                store: self,
+                id,
+                content,
+                now: content.source.or(now),
+                time,
+            };
+            writer.grow_to(end.max(content.size))?;
+            writer.write(at, end, bytes, source)
+        })
+    }
+
+    /// Sets the length. To 0, the bytes go into a new data file from now on.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn truncate(
+        &self,
+        id: NodeId,
+        size: u64,
+        now: Option<SourceState>,
+        time: Time,
+    ) -> io::Result<()> {
+        if size > MAX_SIZE {
+            return Err(Errno::FBIG.into());
+        }
+        self.with_room(|| {
+            let _stripe = self.stripe(id).lock();
+            let content = self
+                .content(id)?
+                .map_or_else(|| self.first_content(id, now), Ok)?;
+            let source = content.source.or(now);
+            let data = if size == 0 {
+                self.new_number().0
+            } else {
+                content.data
+            };
+            if size > content.size {
+                Writer {
+                    store: self,
+                    id,
+                    content,
+                    now: source,
+                    time,
+                }
+                .grow_to(size)?;
+            }
+            self.append(
+                &Record::Meta(vec![Change::Truncate {
+                    node: id,
+                    data,
+                    size,
+                    source,
+                    time,
+                }]),
+                size <= content.size,
+            )
+            .map(drop)
+        })
+    }
+
+    /// Makes bytes zero. The length stays. Pages that the store had give their room back.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn punch(
+        &self,
+        id: NodeId,
+        range: Range<u64>,
+        now: Option<SourceState>,
+        time: Time,
+        source: &mut ReadSource<'_>,
+    ) -> io::Result<()> {
+        self.with_room(|| {
+            let _stripe = self.stripe(id).lock();
+            let content = self
+                .content(id)?
+                .map_or_else(|| self.first_content(id, now), Ok)?;
+            let range = range.start..range.end.min(content.size);
+            let mut writer = Writer {
+                store: self,
+                id,
+                content,
+                now: content.source.or(now),
+                time,
+            };
+            // The last page of the file is a whole page here: behind its end it is zero anyway.
+            let inner_end = if range.end == content.size {
+                pages(range.end)
+            } else {
+                page_of(range.end)
+            };
+            let inner = pages(range.start)..inner_end;
+            let zeros = [0; PAGE as usize];
+            for edge in [
+                range.start..range.end.min(inner.start * PAGE),
+                range.start.max(inner.end * PAGE)..range.end,
+            ] {
+                if inner.start <= inner.end && edge.start < edge.end {
+                    let len = (edge.end - edge.start) as usize;
+                    writer.write(edge.start, edge.end, &zeros[..len], source)?;
+                    writer.content = self.content(id)?.ok_or_else(damaged)?;
+                }
+            }
+            if inner.start > inner.end {
+                let len = range.end.saturating_sub(range.start) as usize;
+                return if len == 0 {
+                    Ok(())
+                } else {
+                    writer.write(range.start, range.end, &zeros[..len], source)
+                };
+            }
+            writer.zero_pages(inner)
+        })
+    }
+
+    /// Copies what still comes from the source, so that nothing does any more.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn make_whole(
+        &self,
+        id: NodeId,
+        now: Option<SourceState>,
+        time: Time,
+        source: &mut ReadSource<'_>,
+    ) -> io::Result<()> {
+        self.with_room(|| {
+            let _stripe = self.stripe(id).lock();
+            let content = self
+                .content(id)?
+                .map_or_else(|| self.first_content(id, now), Ok)?;
+            if content.is_whole() {
+                Ok(())
+            } else {
+                self.fill(id, content, content.source.or(now), time, source)
+            }
+        })
+    }
+
+    fn fill(
+        &self,
+        id: NodeId,
+        content: Content,
+        now: Option<SourceState>,
+        time: Time,
+        source: &mut ReadSource<'_>,
+    ) -> io::Result<()> {
+        let writer = Writer {
+            store: self,
+            id,
+            content,
+            now,
+            time,
+        };
+        let pieces = self.pieces(id, &content, 0..content.size)?;
+        let missing = |piece: &&Piece| piece.from == From::Source;
+        let missing: u64 = pieces
+            .iter()
+            .filter(missing)
+            .map(|piece| piece.range.end - piece.range.start)
+            .sum();
+        self.room.check(missing as i64, false)?;
+        writer.secure_cut()?;
+        let data = writer.data()?;
+        let mut buffer = vec![0; 1 << 20];
+        for Piece { range, from } in pieces {
+            if from == From::Zero {
+                writer.zero_bytes(&data, range.start, range.end)?;
+            }
+            if from != From::Source {
+                continue;
+            }
+            for begin in range.clone().step_by(buffer.len()) {
+                let part = &mut buffer[..(range.end - begin).min(1 << 20) as usize];
+                source(begin, part)?;
+                data.file.write_all_at(part, begin)?;
+                writer.landed();
+            }
+        }
+        data.file.set_len(content.size)?;
+        writer.landed();
+        if self.content(id)?.is_none() {
+            // The record below is about a file whose bytes the store has.
+            self.append(&writer.record(0, 0, From::Data, content.size), false)?;
+        }
+        self.append(
+            &Record::Whole {
+                node: id,
+                data: content.data,
+            },
+            false,
+        )
+        .map(drop)
+    }
+
+    /// What a file is before its first change. It counts from its first record on.
+    fn first_content(&self, id: NodeId, now: Option<SourceState>) -> io::Result<Content> {
+        match self.node(id)? {
+            None => Err(Errno::NOENT.into()),
+            Some(node) if node.kind != super::Kind::File => Err(Errno::INVAL.into()),
+            Some(_) => Ok(Content::new(self.new_number().0, now)),
+        }
+    }
+}

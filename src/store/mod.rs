@@ -1,0 +1,324 @@
+//! The changes of a private view, on disk: they survive the daemon's death and power cuts.
+//!
+//! A change is a record in the tail, and then counts in the state: keys and values in memory over tables. A barrier writes what
+//! is in memory into a table and begins a new tail. Bytes of files are in data files. docs/internals.md has the format and the rules.
+//!
+//! Lock order: a stripe of `stripes`, then `turn` (barriers), then `log`, then what `State` and `DataFiles` lock inside. `commit` is
+//! never held together with `log`.
+
+mod bell;
+mod bytes;
+pub mod check;
+mod codec;
+mod content;
+mod data;
+mod disk;
+mod effects;
+mod format;
+pub mod keeper;
+mod key;
+mod life;
+mod manifest;
+mod node;
+pub mod opening;
+mod pieces;
+mod record;
+mod room;
+mod state;
+mod sync;
+mod table;
+mod tail;
+mod turn;
+mod undurable;
+mod writer;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+
+pub use content::{Content, From, PAGE, Piece, ReadSource, SourceState};
+pub use disk::{Directory, Disk, DiskFile, How};
+pub use format::{Base, make};
+pub use node::{Attributes, Kind, Name, Node, NodeId, Origin, Time, Xattr};
+pub use record::Change;
+
+use data::DataFiles;
+use effects::{Effects, decoded};
+use life::Life;
+use record::Record;
+use room::Room;
+use state::State;
+use tail::Tail;
+use turn::{Commit, Purpose, Turn};
+use undurable::Undurable;
+
+/// So much in the tail or in memory, and the keeper makes a barrier, in bytes.
+const BARRIER_AT: u64 = 8 << 20;
+/// So much, and whoever changes something makes the barrier first: the memory of a store is bounded.
+const WAIT_AT: u64 = 32 << 20;
+
+/// An open store. All functions can be called from many threads.
+pub struct Store {
+    disk: Arc<dyn Disk>,
+    uuid: [u8; 16],
+    state: State,
+    log: Mutex<Log>,
+    commit: Mutex<Commit>,
+    committed: Condvar,
+    turn: Mutex<Turn>,
+    data: DataFiles,
+    /// One for each set of files: who changes a file's bytes or length holds it.
+    stripes: [Mutex<()>; 64],
+    room: Room,
+    /// The next number for a node or a data file.
+    next: AtomicU64,
+    life: Mutex<Option<Life>>,
+    bell: bell::Bell,
+    /// The lock of a store on a real disk.
+    _lock: Option<OwnedFd>,
+}
+
+/// The tail, and what of it is not durable.
+struct Log {
+    tail: Tail,
+    /// Tails before it that no barrier covers yet, the oldest first.
+    older: Vec<Tail>,
+    undurable: Undurable,
+}
+
+impl Store {
+    /// A number for a new node or data file. No other gets it.
+    pub fn new_number(&self) -> NodeId {
+        NodeId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The node, if the store has one of this number.
+    ///
+    /// # Errors
+    /// EUCLEAN for a damaged store, or that of a read; so in all functions that look something up.
+    pub fn node(&self, id: NodeId) -> io::Result<Option<Node>> {
+        self.state
+            .get(&key::node(id))?
+            .map(|bytes| decoded(&bytes, Node::get))
+            .transpose()
+    }
+
+    /// The node that began as this inode of the source.
+    pub fn by_origin(&self, origin: &Origin) -> io::Result<Option<NodeId>> {
+        let Some(bytes) = self.state.get(&key::origin(origin))? else {
+            return Ok(None);
+        };
+        let id = decoded(&bytes, |from| NodeId::checked(from.u64()?))?;
+        match self.node(id)? {
+            Some(node) if node.origin.as_ref() == Some(origin) => Ok(Some(id)),
+            _ => Err(codec::damaged()),
+        }
+    }
+
+    /// What the store says of a name. None: nothing, and the source's entry shows, if there is one.
+    pub fn name(&self, directory: NodeId, name: &[u8]) -> io::Result<Option<Name>> {
+        let Some(bytes) = self.state.get(&key::name(directory, name))? else {
+            return Ok(None);
+        };
+        self.checked_name(directory, name, &bytes).map(Some)
+    }
+
+    /// The next names of the directory after `after`, sorted by their bytes: about `limit` at most, none at the end.
+    pub fn names(
+        &self,
+        directory: NodeId,
+        after: &[u8],
+        limit: usize,
+    ) -> io::Result<Vec<(Vec<u8>, Name)>> {
+        let prefix = key::names(directory);
+        let found = self
+            .state
+            .scan(&prefix, Some(&key::name(directory, after)), limit)?;
+        let entry = |(key, value): (Vec<u8>, Vec<u8>)| {
+            let name = node::check_name(&key[prefix.len()..])?.to_vec();
+            let leads = self.checked_name(directory, &name, &value)?;
+            Ok((name, leads))
+        };
+        found.into_iter().map(entry).collect()
+    }
+
+    /// A directory has one name only: a store in which it had two could lead in circles.
+    fn checked_name(&self, directory: NodeId, name: &[u8], bytes: &[u8]) -> io::Result<Name> {
+        let leads = decoded(bytes, Name::get)?;
+        let Name::Node(id) = leads else {
+            return Ok(leads);
+        };
+        let node = self.node(id)?.ok_or_else(codec::damaged)?;
+        let here = node
+            .place
+            .is_some_and(|(parent, place)| parent == directory && place == name);
+        if node.kind == Kind::Directory && !here {
+            Err(codec::damaged())
+        } else {
+            Ok(leads)
+        }
+    }
+
+    /// What the store says of an extended attribute. None: nothing, and the origin's shows, if there is one.
+    pub fn xattr(&self, id: NodeId, name: &[u8]) -> io::Result<Option<Xattr>> {
+        self.state
+            .get(&key::xattr(id, name))?
+            .map(|bytes| decoded(&bytes, Xattr::get))
+            .transpose()
+    }
+
+    /// All extended attributes of which the store says something, sorted.
+    pub fn xattrs(&self, id: NodeId) -> io::Result<Vec<(Vec<u8>, Xattr)>> {
+        let prefix = key::xattrs(id);
+        let (mut all, mut last) = (Vec::new(), None::<Vec<u8>>);
+        loop {
+            let found = self.state.scan(&prefix, last.as_deref(), 64)?;
+            let Some((key, _)) = found.last() else {
+                return Ok(all);
+            };
+            last = Some(key.clone());
+            for (key, value) in found {
+                let name = node::check_xattr_name(&key[prefix.len()..])?.to_vec();
+                all.push((name, decoded(&value, Xattr::get)?));
+            }
+        }
+    }
+
+    /// What the store has of a file's bytes. None: nothing, and the origin's bytes show.
+    pub fn content(&self, id: NodeId) -> io::Result<Option<Content>> {
+        self.state
+            .get(&key::content(id))?
+            .map(|bytes| decoded(&bytes, Content::get))
+            .transpose()
+    }
+
+    /// Filesystems of the source: the store's number for each, and what identifies it.
+    pub fn filesystems(&self) -> io::Result<Vec<(u32, Vec<u8>)>> {
+        let number = |(key, identity): (Vec<u8>, Vec<u8>)| match key::Key::decode(&key)? {
+            key::Key::Filesystem(number) => Ok((number, identity)),
+            _ => Err(codec::damaged()),
+        };
+        self.state
+            .scan(key::FILESYSTEMS, None, usize::MAX)?
+            .into_iter()
+            .map(number)
+            .collect()
+    }
+
+    /// Changes names and attributes. When this returns, the change survives the daemon's death; a sync or the next barrier makes
+    /// it durable.
+    ///
+    /// # Errors
+    /// ENOSPC or EDQUOT: there is no room, or the limit is reached. ENOENT: a node that is not there. EEXIST: a node that is there.
+    /// E2BIG, EINVAL: a value that no store takes. EUCLEAN: a damaged store. Else that of the write. Nothing is changed then.
+    pub fn change(&self, changes: Vec<Change>) -> io::Result<()> {
+        for change in &changes {
+            check_change(change)?;
+        }
+        let frees = changes.iter().any(|change| match change {
+            Change::Remove(_) | Change::Orphan(..) | Change::Truncate { .. } => true,
+            Change::Name { to, .. } => !matches!(to, Some(Name::Node(_))),
+            _ => false,
+        });
+        let record = Record::Meta(changes);
+        self.with_room(|| self.append(&record, frees).map(drop))
+    }
+
+    /// Writes a record, lets it count and returns its number. `frees`: it may use the reserve.
+    fn append(&self, record: &Record, frees: bool) -> io::Result<u64> {
+        let payload = record.encode();
+        if payload.len() > tail::MAX_PAYLOAD {
+            return Err(Errno::TOOBIG.into());
+        }
+        let mut log = self.log.lock();
+        if self.pending(&log) > WAIT_AT && !frees {
+            drop(log);
+            self.barrier_of(&mut self.turn.lock(), Purpose::Sync)?;
+            log = self.log.lock();
+        }
+        let effects = Effects::of(&self.state, record)?;
+        self.room.check(effects.growth, frees)?;
+        let number = log.tail.append(&payload, frees)?;
+        log.undurable.note(number, record, &effects);
+        self.room.add(effects.growth);
+        self.state.put(effects.puts);
+        if self.pending(&log) > BARRIER_AT {
+            self.bell.ring();
+        }
+        Ok(number)
+    }
+
+    /// What the next barrier has to write, in bytes of the tail or of memory, whichever are more.
+    fn pending(&self, log: &Log) -> u64 {
+        log.tail.size().max(self.state.size())
+    }
+
+    /// Bytes of files may not grow beyond `limit`. None: as far as the disk goes. One MiB more can be used by what frees space.
+    pub fn set_limit(&self, limit: Option<u64>) {
+        self.room.set_limit(limit);
+    }
+
+    /// Bytes of files in the store.
+    pub fn used(&self) -> u64 {
+        self.room.used()
+    }
+
+    /// Bytes that can still be written: what the limit leaves, or the disk, whichever is less.
+    ///
+    /// # Errors
+    /// That of statvfs(2).
+    pub fn free(&self) -> io::Result<u64> {
+        Ok(self.disk.free()?.min(self.room.left()))
+    }
+
+    /// From now on the store belongs to this source: one that was restored or cloned anew.
+    ///
+    /// # Errors
+    /// That of the write.
+    pub fn set_base(&self, base: &Base) -> io::Result<()> {
+        format::write_base(&*self.disk, base)
+    }
+
+    /// The store's disk.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+}
+
+fn check_change(change: &Change) -> io::Result<()> {
+    let sound = match change {
+        Change::Make(id, node) => {
+            let origin = node
+                .origin
+                .as_ref()
+                .is_none_or(|origin| origin.identity.len() <= Origin::MAX_IDENTITY);
+            NodeId::checked(id.0).is_ok() && origin && node.target.len() <= Node::MAX_TARGET
+        }
+        Change::Name { name, .. } => node::check_name(name).is_ok(),
+        Change::Xattr(_, name, value) => {
+            value.as_ref().map_or(Ok(()), effects::check_xattr)?;
+            node::check_xattr_name(name).is_ok()
+        }
+        Change::Attributes(_, set) => set.mode.is_none_or(|mode| mode <= 0o7777),
+        Change::Truncate { size, .. } => *size <= content::MAX_SIZE,
+        _ => true,
+    };
+    if sound {
+        Ok(())
+    } else {
+        Err(Errno::INVAL.into())
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("next", &self.next.load(Ordering::Relaxed))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,435 @@
+//! Opening a store, and what is left of it after a kill or a power cut.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::data::DataFiles;
+use super::disk::{Directory, Disk};
+use super::effects::Effects;
+use super::format::{self, Format};
+use super::life::{self, Life, random};
+use super::manifest::Manifest;
+use super::node::NodeId;
+use super::record::{Change, Record};
+use super::room::Room;
+use super::state::State;
+use super::table::Table;
+use super::tail::{Found, Tail};
+use super::turn::{Commit, Purpose, Turn};
+use super::undurable::Undurable;
+use super::{Base, Log, Store, codec, key};
+
+/// Numbers that a life which ended too early may have given away.
+const SKIPPED: u64 = 1 << 24;
+/// More memory is not taken for the records of tails. No store of mmfs needs it.
+const MAX_REPLAY: u64 = 512 << 20;
+
+/// How to open a store.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Only what was synced counts, as after a power cut.
+    pub after_power_cut: bool,
+    /// The directory of cookies. None: each end but a close counts as a power cut.
+    pub cookies: Option<PathBuf>,
+    /// `st_dev` of the store.
+    pub device: u64,
+}
+
+/// How the last life of the store ended, and so which records count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// It was closed.
+    Closed,
+    /// The daemon ended, the machine went on: all records count.
+    Killed,
+    /// Records count up to the last sync.
+    PowerCut,
+}
+
+/// What opening a store found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// How the last life ended.
+    pub rule: Rule,
+    /// Records of the tail that count.
+    pub kept: u64,
+    /// Records that do not.
+    pub dropped: u64,
+    /// Bytes of records that were not whole.
+    pub torn: u64,
+    /// Files that were deleted while open, and are gone now.
+    pub orphans: u64,
+}
+
+/// A store that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// What was found.
+    pub recovery: Recovery,
+}
+
+/// Why a store is not opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// There is no store in this directory.
+    NotAStore,
+    /// It is of a version that this mmfs does not know: its first line.
+    Version(String),
+    /// Another mmfs has it open.
+    InUse,
+    /// A part of it is not as mmfs wrote it.
+    Damaged(&'static str),
+    /// A call failed: what was done, and the error.
+    Failed(&'static str, io::Error),
+}
+
+/// Says what was looked at when the error came.
+fn at(part: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| match error.raw_os_error() {
+        Some(
+            libc::EUCLEAN | libc::EINVAL | libc::ELOOP | libc::ENXIO | libc::EXDEV | libc::EISDIR,
+        ) => OpenError::Damaged(part),
+        Some(libc::ENOENT | libc::ENOTDIR | libc::EEXIST) => OpenError::Damaged(part),
+        _ => OpenError::Failed(part, error),
+    }
+}
+
+/// A store as it lies on disk, with what recovery would keep: nothing was written.
+pub(super) struct Recovered {
+    pub uuid: [u8; 16],
+    pub state: State,
+    pub manifest: Manifest,
+    pub recovery: Recovery,
+    /// The number of the record after the last.
+    next_record: u64,
+    /// By how much the bytes that count for a limit grew.
+    growth: i64,
+    /// The number of the last tail that was found.
+    last_tail: u64,
+    /// Files with records of class D.
+    dirty: Vec<(NodeId, u64)>,
+}
+
+impl Recovered {
+    /// Reads a store.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub fn read(disk: &dyn Disk, options: &Options) -> Result<Self, OpenError> {
+        let uuid = match format::read_format(disk).map_err(at("format"))? {
+            Format::Ours(uuid) => uuid,
+            Format::Other(line) => return Err(OpenError::Version(line)),
+            Format::None => return Err(OpenError::NotAStore),
+        };
+        let manifest = Manifest::read(disk, &uuid).map_err(at("state"))?;
+        let tables: io::Result<Vec<_>> = manifest
+            .tables
+            .iter()
+            .map(|number| Table::open(disk, *number).map(Arc::new))
+            .collect();
+        let state = State::new(tables.map_err(at("tables"))?);
+        let goes_on =
+            |cookies: &PathBuf| life::goes_on(cookies, &uuid, options.device, manifest.life);
+        let rule = match (manifest.closed, options.after_power_cut) {
+            (true, _) => Rule::Closed,
+            (_, true) => Rule::PowerCut,
+            _ if options.cookies.as_ref().is_some_and(goes_on) => Rule::Killed,
+            _ => Rule::PowerCut,
+        };
+        let recovery = Recovery {
+            rule,
+            kept: 0,
+            dropped: 0,
+            torn: 0,
+            orphans: 0,
+        };
+        let (next_record, last_tail) = (manifest.first, manifest.tail);
+        let mut recovered = Self {
+            uuid,
+            state,
+            manifest,
+            recovery,
+            next_record,
+            growth: 0,
+            last_tail,
+            dirty: Vec::new(),
+        };
+        recovered.replay(disk)?;
+        Ok(recovered)
+    }
+
+    /// Lets the records of the tails count, as far as they do.
+    fn replay(&mut self, disk: &dyn Disk) -> Result<(), OpenError> {
+        let tails = self.tails(disk)?;
+        let keep = Keep::of(&tails, self.recovery.rule).map_err(at("tails"))?;
+        for (number, payload) in tails.iter().flat_map(Found::records) {
+            let record = Record::decode(payload).map_err(at("tails"))?;
+            if !keep.has(number, &record) {
+                self.recovery.dropped += u64::from(!matches!(record, Record::Sync { .. }));
+                continue;
+            }
+            let effects = Effects::of(&self.state, &record).map_err(at("tails"))?;
+            self.growth = self.growth.saturating_add(effects.growth);
+            let puts = effects.puts;
+            self.state.put(puts);
+            self.recovery.kept += u64::from(!matches!(record, Record::Sync { .. }));
+            match record {
+                Record::Written(written) => self.dirty.push((written.node, written.data)),
+                Record::Whole { node, data } => self.dirty.push((node, data)),
+                _ => {}
+            }
+            if self.state.size() > MAX_REPLAY {
+                return Err(OpenError::Damaged("tails"));
+            }
+        }
+        self.recovery.torn = tails.iter().map(|tail| tail.torn() as u64).sum();
+        Ok(())
+    }
+
+    /// The tails that count, each going on where the one before it ends.
+    fn tails(&mut self, disk: &dyn Disk) -> Result<Vec<Found>, OpenError> {
+        let mut tails: Vec<Found> = Vec::new();
+        if self.manifest.closed {
+            return Ok(tails);
+        }
+        loop {
+            let number = self
+                .manifest
+                .tail
+                .checked_add(tails.len() as u64)
+                .ok_or(OpenError::Damaged("state"))?;
+            let found = Found::read(disk, &self.uuid, number).map_err(at("tails"))?;
+            if found.first != Some(self.next_record) {
+                return Ok(tails);
+            }
+            let count = found.records().count() as u64;
+            self.next_record = self
+                .next_record
+                .checked_add(count)
+                .ok_or(OpenError::Damaged("tails"))?;
+            self.last_tail = number;
+            tails.push(found);
+        }
+    }
+}
+
+/// Which records count.
+struct Keep {
+    all: bool,
+    /// Class M counts up to this record.
+    meta: u64,
+    /// Class D of a node counts up to its record.
+    data: HashMap<NodeId, u64>,
+}
+
+impl Keep {
+    fn of(tails: &[Found], rule: Rule) -> io::Result<Self> {
+        let mut keep = Self {
+            all: rule == Rule::Killed,
+            meta: 0,
+            data: HashMap::new(),
+        };
+        if keep.all {
+            return Ok(keep);
+        }
+        for (number, payload) in tails.iter().flat_map(Found::records) {
+            if let Record::Sync { upto, nodes } = Record::decode(payload)? {
+                if upto >= number {
+                    return Err(codec::damaged());
+                }
+                keep.meta = keep.meta.max(upto);
+                for node in nodes {
+                    let data = keep.data.entry(node).or_default();
+                    *data = (*data).max(upto);
+                }
+            }
+        }
+        Ok(keep)
+    }
+
+    fn has(&self, number: u64, record: &Record) -> bool {
+        let upto = match record.data_of() {
+            Some(node) => self.data.get(&node).copied().unwrap_or(0),
+            None => self.meta,
+        };
+        self.all || number <= upto
+    }
+}
+
+impl Store {
+    /// Opens the store in a directory, and takes its lock.
+    ///
+    /// # Errors
+    /// Why it is not opened. Nothing was changed then, unless a call failed.
+    pub fn open_directory(path: &Path, after_power_cut: bool) -> Result<(Opened, Base), OpenError> {
+        let directory =
+            Directory::open(path).map_err(|error| OpenError::Failed("the directory", error))?;
+        let lock = lock(&directory)?;
+        let options = options(&directory, after_power_cut)?;
+        let base = format::read_base(&directory).map_err(at("base"));
+        let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;
+        Ok((opened, base?))
+    }
+
+    /// Opens the store on a disk, for tests: nothing is locked.
+    ///
+    /// # Errors
+    /// As [`Store::open_directory`].
+    pub fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<Opened, OpenError> {
+        Self::open_locked(disk, options, None)
+    }
+
+    fn open_locked(
+        disk: Arc<dyn Disk>,
+        options: &Options,
+        lock: Option<OwnedFd>,
+    ) -> Result<Opened, OpenError> {
+        let mut found = Recovered::read(&*disk, options)?;
+        let turn = found.turn(&*disk)?;
+        let unclean = found.recovery.rule != Rule::Closed;
+        // The first tail of this life is begun by the barrier below. Until then there is none to write to.
+        let tail = Tail::unwritten(found.last_tail, found.next_record, turn.1);
+        let store = Self {
+            uuid: found.uuid,
+            state: found.state,
+            log: Mutex::new(Log {
+                tail,
+                older: Vec::new(),
+                undurable: Undurable::new(found.next_record - 1),
+            }),
+            commit: Mutex::new(Commit::new(found.next_record - 1)),
+            committed: Condvar::new(),
+            turn: Mutex::new(turn.0),
+            data: DataFiles::default(),
+            stripes: [const { Mutex::new(()) }; 64],
+            room: Room::new(found.manifest.used.saturating_add_signed(found.growth)),
+            next: AtomicU64::new(found.manifest.next.saturating_add(if unclean {
+                SKIPPED
+            } else {
+                0
+            })),
+            life: Mutex::new(None),
+            bell: super::bell::Bell::default(),
+            _lock: lock,
+            disk,
+        };
+        store.begin(&mut found.recovery, &found.dirty, options)?;
+        Ok(Opened {
+            store,
+            recovery: found.recovery,
+        })
+    }
+
+    /// Makes what was recovered durable, before anybody sees it, and leaves the cookie.
+    fn begin(
+        &self,
+        recovery: &mut Recovery,
+        dirty: &[(NodeId, u64)],
+        options: &Options,
+    ) -> Result<(), OpenError> {
+        for (node, data) in dirty {
+            self.log.lock().undurable.landed(*node, *data, true);
+        }
+        {
+            let mut turn = self.turn.lock();
+            self.barrier_of(&mut turn, Purpose::Open)
+                .map_err(|error| OpenError::Failed("the first barrier", error))?;
+            self.sweep_state(&turn)
+                .map_err(|error| OpenError::Failed("removing old files", error))?;
+            if let Some(cookies) = &options.cookies {
+                match Life::begin(cookies, &self.uuid, options.device, turn.manifest.life) {
+                    Ok(life) => *self.life.lock() = Some(life),
+                    Err(error) => log::warn!(
+                        "{}: {error}: if mmfs is killed, changes that were not synced are lost",
+                        cookies.display()
+                    ),
+                }
+            }
+        }
+        let orphans = self
+            .state
+            .scan(key::ORPHANS, None, usize::MAX)
+            .map_err(at("tables"))?;
+        for (key, _) in orphans {
+            let Ok(key::Key::Orphan(id)) = key::Key::decode(&key) else {
+                continue;
+            };
+            if self.node(id).map_err(at("tables"))?.is_some() {
+                self.change(vec![Change::Remove(id)])
+                    .map_err(at("a file that was deleted while open"))?;
+                recovery.orphans += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Recovered {
+    /// No node and no data file has a number as high.
+    pub fn next(&self) -> u64 {
+        self.manifest.next.saturating_add(SKIPPED)
+    }
+
+    /// What the first barrier begins with, and a file that stands for the tail until then.
+    fn turn(&self, disk: &dyn Disk) -> Result<(Turn, Arc<dyn super::DiskFile>), OpenError> {
+        let highest = |directory: &str| -> io::Result<u64> {
+            let numbers = disk
+                .list(Path::new(directory))?
+                .into_iter()
+                .filter_map(|name| {
+                    let name = name.to_str()?.to_owned();
+                    u64::from_str_radix(&name, 16)
+                        .ok()
+                        .filter(|number| *number < 1 << 62)
+                });
+            Ok(numbers.max().unwrap_or(0))
+        };
+        let next_table = highest("tables").map_err(at("tables"))? + 1;
+        let next_tail = highest("tails").map_err(at("tails"))?.max(self.last_tail) + 1;
+        let life = random().map_err(|error| OpenError::Failed("getrandom(2)", error))?;
+        let manifest = Manifest {
+            life,
+            ..self.manifest.clone()
+        };
+        let stand_in = disk
+            .open(Path::new("state"), super::How::Read)
+            .map_err(at("state"))?;
+        Ok((
+            Turn {
+                next_table,
+                next_tail,
+                manifest,
+            },
+            stand_in,
+        ))
+    }
+}
+
+/// Takes the lock of a store.
+pub(super) fn lock(directory: &Directory) -> Result<OwnedFd, OpenError> {
+    directory
+        .lock()
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EWOULDBLOCK) => OpenError::InUse,
+            _ => at("lock")(error),
+        })
+}
+
+/// What is known of a store on a real disk.
+pub(super) fn options(directory: &Directory, after_power_cut: bool) -> Result<Options, OpenError> {
+    let stat = rustix::fs::fstat(directory)
+        .map_err(|error| OpenError::Failed("fstat(2)", error.into()))?;
+    Ok(Options {
+        after_power_cut,
+        cookies: life::cookies(),
+        device: stat.st_dev,
+    })
+}

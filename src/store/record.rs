@@ -1,0 +1,285 @@
+//! The records of the tail: what is answered stands in one of them.
+
+use std::io;
+
+use super::codec::{Reader, Writer, damaged};
+use super::content::{From, MAX_SIZE, SourceState, pages};
+use super::node::{Attributes, Name, Node, NodeId, Time, Xattr, check_name, check_xattr_name};
+
+/// One step of a change. Those of one record happen together, or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A node that was not there: made in the view, or a node of the source that is changed for the first time.
+    Make(NodeId, Box<Node>),
+    /// Overrides attributes.
+    Attributes(NodeId, Attributes),
+    /// Adds to the count of links.
+    Links(NodeId, i64),
+    /// Shows or hides what the source has in a directory.
+    Opaque(NodeId, bool),
+    /// What a name of the directory leads to. None: what the source has shows again.
+    Name {
+        /// The directory.
+        directory: NodeId,
+        /// One component.
+        name: Vec<u8>,
+        /// Where the name leads.
+        to: Option<Name>,
+        /// Whether a file that had this name until now loses it to another file.
+        replaces: bool,
+    },
+    /// What an extended attribute is. None: as the origin has it.
+    Xattr(NodeId, Vec<u8>, Option<Xattr>),
+    /// Sets the length. To 0 gives the file a new, empty data file.
+    Truncate {
+        /// The file.
+        node: NodeId,
+        /// The number of the data file from now on. At another length than 0 it is the present one, if there is one.
+        data: u64,
+        /// Bytes.
+        size: u64,
+        /// The source's file, if this is the first change of its bytes, and the new length is not 0.
+        source: Option<SourceState>,
+        /// When.
+        time: Time,
+    },
+    /// The node has no name, and goes with its last open. The next opening of the store removes it.
+    Orphan(NodeId, bool),
+    /// Forgets the node, with its bytes, names and extended attributes.
+    Remove(NodeId),
+    /// Gives a filesystem of the source a number of the store's own.
+    Filesystem(u32, Vec<u8>),
+}
+
+/// Pages that were written, or are zero now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The file.
+    pub node: NodeId,
+    /// The number of its data file.
+    pub data: u64,
+    /// The first page.
+    pub first: u64,
+    /// How many pages. 0: only the length or the time is new.
+    pub count: u64,
+    /// [`From::Data`] or [`From::Zero`].
+    pub from: From,
+    /// The file is at least so long now, in bytes.
+    pub size: u64,
+    /// The source's file, if this is the first change of its bytes.
+    pub source: Option<SourceState>,
+    /// When.
+    pub time: Time,
+}
+
+/// A record. After a power cut, names and attributes count up to the last sync, bytes only if a sync names their file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// Class M: names, attributes, truncation by request.
+    Meta(Vec<Change>),
+    /// Class D: pages, with growth and times that came by writing.
+    Written(Written),
+    /// Class D: all pages of the file are in its data file now.
+    Whole {
+        /// The file.
+        node: NodeId,
+        /// The number of its data file.
+        data: u64,
+    },
+    /// All of class M up to record `upto` is durable, and so is the class D of these nodes.
+    Sync {
+        /// The number of a record.
+        upto: u64,
+        /// Whose bytes are durable.
+        nodes: Vec<NodeId>,
+    },
+}
+
+impl Record {
+    /// The node, for class D.
+    pub fn data_of(&self) -> Option<NodeId> {
+        match self {
+            Self::Written(Written { node, .. }) | Self::Whole { node, .. } => Some(*node),
+            Self::Meta(_) | Self::Sync { .. } => None,
+        }
+    }
+
+    /// The record as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut to = Writer::default();
+        match self {
+            Self::Meta(changes) => {
+                to.u8(1).u16(changes.len() as u16);
+                changes.iter().for_each(|change| change.put(&mut to));
+            }
+            Self::Written(written) => written.put(to.u8(2)),
+            Self::Whole { node, data } => _ = to.u8(3).u64(node.0).u64(*data),
+            Self::Sync { upto, nodes } => {
+                to.u8(4).u64(*upto).u32(nodes.len() as u32);
+                nodes.iter().for_each(|node| _ = to.u64(node.0));
+            }
+        }
+        to.done()
+    }
+
+    /// The record that [`Record::encode`] made into these bytes.
+    ///
+    /// # Errors
+    /// EUCLEAN if there is none.
+    pub fn decode(bytes: &[u8]) -> io::Result<Self> {
+        let mut from = Reader(bytes);
+        let record = match from.u8()? {
+            1 => {
+                let count = from.u16()?;
+                Self::Meta(
+                    (0..count)
+                        .map(|_| Change::get(&mut from))
+                        .collect::<io::Result<_>>()?,
+                )
+            }
+            2 => Self::Written(Written::get(&mut from)?),
+            3 => Self::Whole {
+                node: node(&mut from)?,
+                data: from.u64()?,
+            },
+            4 => {
+                let (upto, count) = (from.u64()?, from.u32()?);
+                Self::Sync {
+                    upto,
+                    nodes: (0..count)
+                        .map(|_| node(&mut from))
+                        .collect::<io::Result<_>>()?,
+                }
+            }
+            _ => return Err(damaged()),
+        };
+        from.end()?;
+        Ok(record)
+    }
+}
+
+fn node(from: &mut Reader<'_>) -> io::Result<NodeId> {
+    NodeId::checked(from.u64()?)
+}
+
+impl Written {
+    /// As a count: from the first page on, none comes from the source any more.
+    pub const SOURCE_ENDS: u64 = u64::MAX;
+    /// The most pages of one record else. What it may cost a reader is bounded by it.
+    pub const MAX_PAGES: u64 = 1 << 14;
+
+    fn put(&self, to: &mut Writer) {
+        to.u64(self.node.0)
+            .u64(self.data)
+            .u64(self.first)
+            .u64(self.count);
+        to.u8(u8::from(self.from == From::Data)).u64(self.size);
+        to.option(self.source, |to, source| source.put(to));
+        self.time.put(to);
+    }
+
+    fn get(from: &mut Reader<'_>) -> io::Result<Self> {
+        let written = Self {
+            node: node(from)?,
+            data: from.u64()?,
+            first: from.u64()?,
+            count: from.u64()?,
+            from: if from.bool()? { From::Data } else { From::Zero },
+            size: from.u64()?,
+            source: from.option(SourceState::get)?,
+            time: Time::get(from)?,
+        };
+        let bounded = match written.count {
+            Self::SOURCE_ENDS => written.from == From::Zero && written.first <= pages(MAX_SIZE),
+            count => count <= Self::MAX_PAGES && written.first <= pages(MAX_SIZE) - count,
+        };
+        let sound = written.size <= MAX_SIZE && bounded;
+        if sound { Ok(written) } else { Err(damaged()) }
+    }
+}
+
+impl Change {
+    fn put(&self, to: &mut Writer) {
+        match self {
+            Self::Make(id, node) => node.put(to.u8(1).u64(id.0)),
+            Self::Attributes(id, set) => set.put(to.u8(2).u64(id.0)),
+            Self::Links(id, more) => _ = to.u8(3).u64(id.0).i64(*more),
+            Self::Opaque(id, opaque) => _ = to.u8(4).u64(id.0).u8(u8::from(*opaque)),
+            Self::Name {
+                directory,
+                name,
+                to: leads,
+                replaces,
+            } => {
+                to.u8(5)
+                    .u64(directory.0)
+                    .bytes(name)
+                    .u8(u8::from(*replaces));
+                to.option(*leads, |to, leads| leads.put(to));
+            }
+            Self::Xattr(id, name, value) => {
+                to.u8(6)
+                    .u64(id.0)
+                    .bytes(name)
+                    .option(value.as_ref(), |to, value| value.put(to));
+            }
+            Self::Truncate {
+                node,
+                data,
+                size,
+                source,
+                time,
+            } => {
+                to.u8(7)
+                    .u64(node.0)
+                    .u64(*data)
+                    .u64(*size)
+                    .option(*source, |to, source| source.put(to));
+                time.put(to);
+            }
+            Self::Orphan(id, orphan) => _ = to.u8(8).u64(id.0).u8(u8::from(*orphan)),
+            Self::Remove(id) => _ = to.u8(9).u64(id.0),
+            Self::Filesystem(number, identity) => _ = to.u8(10).u32(*number).bytes(identity),
+        }
+    }
+
+    fn get(from: &mut Reader<'_>) -> io::Result<Self> {
+        Ok(match from.u8()? {
+            1 => Self::Make(node(from)?, Box::new(Node::get(from)?)),
+            2 => Self::Attributes(node(from)?, Attributes::get(from)?),
+            3 => Self::Links(node(from)?, from.i64()?),
+            4 => Self::Opaque(node(from)?, from.bool()?),
+            5 => {
+                let (directory, name) = (node(from)?, check_name(from.bytes()?)?.to_vec());
+                Self::Name {
+                    directory,
+                    name,
+                    replaces: from.bool()?,
+                    to: from.option(Name::get)?,
+                }
+            }
+            6 => {
+                let (id, name) = (node(from)?, check_xattr_name(from.bytes()?)?.to_vec());
+                Self::Xattr(id, name, from.option(Xattr::get)?)
+            }
+            7 => {
+                let (node, data, size) = (node(from)?, from.u64()?, from.u64()?);
+                let (source, time) = (from.option(SourceState::get)?, Time::get(from)?);
+                if size > MAX_SIZE {
+                    return Err(damaged());
+                }
+                Self::Truncate {
+                    node,
+                    data,
+                    size,
+                    source,
+                    time,
+                }
+            }
+            8 => Self::Orphan(node(from)?, from.bool()?),
+            9 => Self::Remove(node(from)?),
+            10 => Self::Filesystem(from.u32()?, from.bytes()?.to_vec()),
+            _ => return Err(damaged()),
+        })
+    }
+}

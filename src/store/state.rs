@@ -1,0 +1,258 @@
+//! The state: what the records add up to, as keys and values. The newest are in memory, the rest in tables.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::table::{Builder, Entry, Table, hash};
+
+/// What a set of records did: each key's new value, or None where the key is gone.
+pub type Puts = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Bytes of memory for an entry, beside its key and value.
+const ENTRY: u64 = 96;
+
+/// The layers, the newest first: `active`, `frozen`, `tables`.
+#[derive(Default)]
+struct Layers {
+    active: Puts,
+    /// About how much memory `active` takes, in bytes.
+    size: u64,
+    /// What the barrier that is under way writes into a table.
+    frozen: Option<Arc<Puts>>,
+    tables: Arc<[Arc<Table>]>,
+}
+
+/// The state of a store.
+#[derive(Default)]
+pub struct State(RwLock<Layers>);
+
+impl State {
+    /// A state of these tables, the newest first.
+    pub fn new(tables: Vec<Arc<Table>>) -> Self {
+        Self(RwLock::new(Layers {
+            tables: tables.into(),
+            ..Layers::default()
+        }))
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// EUCLEAN for a damaged table, or that of a read.
+    pub fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let layers = self.0.read();
+        let frozen = || layers.frozen.as_ref().and_then(|frozen| frozen.get(key));
+        if let Some(value) = layers.active.get(key).or_else(frozen) {
+            return Ok(value.clone());
+        }
+        let tables = Arc::clone(&layers.tables);
+        drop(layers);
+        let hash = hash(key);
+        for table in &*tables {
+            if let Some(value) = table.get(key, hash)? {
+                return Ok(value);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Entries whose key begins with `prefix` and lies after `after`, in order: at least one and at most about `limit`, if there
+    /// is one.
+    ///
+    /// # Errors
+    /// EUCLEAN for a damaged table, or that of a read.
+    pub fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut after = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
+        loop {
+            let (merged, end) = self.merged(prefix, &after, limit)?;
+            let live: Vec<_> = merged
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, value?)))
+                .collect();
+            match end {
+                Some(end) if live.is_empty() => after = Bound::Excluded(end),
+                _ => return Ok(live),
+            }
+        }
+    }
+
+    /// What all layers together say of the next keys, and the last of these keys if there are more.
+    fn merged(
+        &self,
+        prefix: &[u8],
+        after: &Bound<Vec<u8>>,
+        limit: usize,
+    ) -> io::Result<(Puts, Option<Vec<u8>>)> {
+        let layers = self.0.read();
+        let mut parts = vec![range(&layers.active, prefix, after, limit)];
+        parts.extend(
+            layers
+                .frozen
+                .as_ref()
+                .map(|frozen| range(frozen, prefix, after, limit)),
+        );
+        let tables = Arc::clone(&layers.tables);
+        drop(layers);
+        for table in &*tables {
+            parts.push(table.range(prefix, after, limit)?);
+        }
+        // A part that was cut says nothing of what lies beyond its last key.
+        let ends = parts
+            .iter()
+            .filter(|(_, more)| *more)
+            .filter_map(|(entries, _)| entries.last());
+        let end = ends.map(|(key, _)| key.clone()).min();
+        let mut merged = Puts::new();
+        for (entries, _) in parts {
+            for (key, value) in entries {
+                if end.as_ref().is_none_or(|end| key <= *end) {
+                    merged.entry(key).or_insert(value);
+                }
+            }
+        }
+        Ok((merged, end))
+    }
+
+    /// Lets the puts count.
+    pub fn put(&self, puts: Puts) {
+        let mut layers = self.0.write();
+        for (key, value) in puts {
+            layers.size += ENTRY + (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
+            layers.active.insert(key, value);
+        }
+    }
+
+    /// About how much memory the newest layer takes, in bytes. A key that is put again counts again.
+    pub fn size(&self) -> u64 {
+        self.0.read().size
+    }
+
+    /// Takes aside what a barrier is to write. What one before could not write is part of it.
+    pub fn freeze(&self) {
+        let mut layers = self.0.write();
+        let active = std::mem::take(&mut layers.active);
+        layers.size = 0;
+        layers.frozen = match layers.frozen.take() {
+            None => Some(Arc::new(active)),
+            Some(frozen) => {
+                let mut all = Arc::unwrap_or_clone(frozen);
+                all.extend(active);
+                Some(Arc::new(all))
+            }
+        };
+    }
+
+    /// What was frozen.
+    pub fn frozen(&self) -> Arc<Puts> {
+        self.0.read().frozen.clone().unwrap_or_default()
+    }
+
+    /// The tables, the newest first.
+    pub fn tables(&self) -> Arc<[Arc<Table>]> {
+        Arc::clone(&self.0.read().tables)
+    }
+
+    /// Other tables from now on, which have what was frozen.
+    pub fn set_tables(&self, tables: Vec<Arc<Table>>) {
+        let mut layers = self.0.write();
+        layers.tables = tables.into();
+        layers.frozen = None;
+    }
+}
+
+fn range(puts: &Puts, prefix: &[u8], after: &Bound<Vec<u8>>, limit: usize) -> (Vec<Entry>, bool) {
+    let start = match after {
+        Bound::Unbounded => Bound::Included(prefix.to_vec()),
+        after => after.clone(),
+    };
+    let mut found = Vec::new();
+    for (key, value) in puts
+        .range((start, Bound::Unbounded))
+        .take_while(|(key, _)| key.starts_with(prefix))
+    {
+        if found.len() == limit {
+            return (found, true);
+        }
+        found.push((key.clone(), value.clone()));
+    }
+    (found, false)
+}
+
+/// How many of the newest tables are to become one with the new one of `len` bytes: each table is more than three times as
+/// long as all newer ones together, so that there are few of them, and what is written once is written again a few times.
+pub fn to_merge(tables: &[Arc<Table>], len: u64) -> usize {
+    let (mut count, mut sum) = (0, len);
+    for (n, table) in tables.iter().enumerate() {
+        if table.len() < 3 * sum {
+            count = n + 1;
+        }
+        sum += table.len();
+    }
+    count
+}
+
+/// Writes a table of `puts` and, below it, of `tables`, the newest first. `all`: there is no older table, and keys that are gone
+/// are left out.
+///
+/// # Errors
+/// EUCLEAN for a damaged table, or that of the call that failed.
+pub fn merge(
+    mut builder: Builder<'_>,
+    puts: &Puts,
+    tables: &[Arc<Table>],
+    all: bool,
+) -> io::Result<Table> {
+    type Part<'a> = Box<dyn Iterator<Item = io::Result<Entry>> + 'a>;
+    let newest: Part<'_> = Box::new(
+        puts.iter()
+            .map(|(key, value)| Ok((key.clone(), value.clone()))),
+    );
+    let older = tables
+        .iter()
+        .map(|table| Box::new(table.entries()) as Part<'_>);
+    let mut parts: Vec<_> = std::iter::once(newest)
+        .chain(older)
+        .map(Iterator::peekable)
+        .collect();
+    loop {
+        let mut next: Option<Vec<u8>> = None;
+        for part in &mut parts {
+            match part.peek() {
+                Some(Ok((key, _))) if next.as_ref().is_none_or(|next| key < next) => {
+                    next = Some(key.clone())
+                }
+                Some(Err(_)) => {
+                    return Err(part
+                        .next()
+                        .and_then(Result::err)
+                        .unwrap_or_else(super::codec::damaged));
+                }
+                _ => {}
+            }
+        }
+        let Some(key) = next else {
+            return builder.finish();
+        };
+        let mut value = None;
+        for part in &mut parts {
+            if let Some(Ok((_, found))) =
+                part.next_if(|entry| entry.as_ref().is_ok_and(|(found, _)| *found == key))
+            {
+                value.get_or_insert(found);
+            }
+        }
+        let value = value.flatten();
+        if value.is_some() || !all {
+            builder.add(&key, value.as_deref())?;
+        }
+    }
+}

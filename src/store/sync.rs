@@ -1,0 +1,406 @@
+//! Making durable: one node, all names, or everything.
+
+use std::collections::HashSet;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Store;
+use super::content::{Content, PAGE, pages};
+use super::data;
+use super::life::random;
+use super::manifest::Manifest;
+use super::node::NodeId;
+use super::record::Record;
+use super::state::{merge, to_merge};
+use super::table::{self, Builder};
+use super::tail::{self, Tail};
+use super::turn::{Purpose, Turn};
+use super::undurable::{DirtyFile, Garbage, Work};
+
+/// Above so many files, one syncfs(2) is made instead of an fdatasync(2) each.
+const SYNCFS_ABOVE: usize = 32;
+/// Files whose state is settled under one hold of the lock: nobody waits long for it.
+const AT_ONCE: usize = 256;
+
+impl Store {
+    /// fsync(2) of a node. `data_only`, as fdatasync(2): times that came by writing may be lost.
+    ///
+    /// # Errors
+    /// EIO, ENOSPC, EDQUOT: bytes of it were lost, or may be. A barrier's error is told once.
+    pub fn sync(&self, id: NodeId, data_only: bool) -> io::Result<()> {
+        let error = self.log.lock().undurable.take_error(id);
+        let done = self.sync_node(id, data_only);
+        error.map_or(done, Err)
+    }
+
+    pub(super) fn sync_node(&self, id: NodeId, data_only: bool) -> io::Result<()> {
+        let work = self.log.lock().undurable.work_for(id, data_only);
+        self.sync_work(work, Some(id))
+    }
+
+    /// fsync(2) of a directory: all names and attributes become durable, and the bytes of files that took the place of others.
+    ///
+    /// # Errors
+    /// As [`Store::sync`].
+    pub fn sync_names(&self) -> io::Result<()> {
+        let work = self.log.lock().undurable.work_for_names();
+        self.sync_work(work, None)
+    }
+
+    fn sync_work(&self, work: Work, asked: Option<NodeId>) -> io::Result<()> {
+        self.sync_files(&work.files, asked)?;
+        let Some((upto, nodes)) = work.record else {
+            return Ok(());
+        };
+        let record = Record::Sync {
+            upto,
+            nodes: nodes.clone(),
+        };
+        let number = match self.append(&record, true) {
+            Ok(number) => number,
+            // Too many nodes for a record, or no room for it.
+            Err(_) => return self.barrier_of(&mut self.turn.lock(), Purpose::Sync),
+        };
+        if !self.sync_tail(number) {
+            return self.barrier_of(&mut self.turn.lock(), Purpose::Sync);
+        }
+        self.log.lock().undurable.record_durable(upto, &nodes);
+        Ok(())
+    }
+
+    /// Syncs data files. The failure of another than the one that was asked for is told to who syncs that one.
+    fn sync_files(&self, files: &[DirtyFile], asked: Option<NodeId>) -> io::Result<()> {
+        if files.len() > SYNCFS_ABOVE && matches!(self.disk.sync_filesystem(), Ok(true)) {
+            for files in files.chunks(AT_ONCE) {
+                let mut log = self.log.lock();
+                files
+                    .iter()
+                    .for_each(|file| log.undurable.file_synced(file));
+            }
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for file in files {
+            let done = self.sync_file(file);
+            let mut log = self.log.lock();
+            match done {
+                Ok(()) => log.undurable.file_synced(file),
+                Err(error) => {
+                    if asked != Some(file.node) {
+                        log.undurable.file_failed(file.node, &error);
+                    }
+                    result = result.and(Err(error));
+                }
+            }
+        }
+        result
+    }
+
+    fn sync_file(&self, file: &DirtyFile) -> io::Result<()> {
+        // None: a durable record has let go of it.
+        let Some(data) = self.data.get(&*self.disk, file.node, file.data)? else {
+            return Ok(());
+        };
+        data.file.sync()?;
+        if file.fresh {
+            self.disk.sync_directory(&data::directory(file.node))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes the tail durable up to a record. False: the sync failed.
+    fn sync_tail(&self, number: u64) -> bool {
+        let mut commit = self.commit.lock();
+        loop {
+            if commit.failed.is_some() || commit.durable >= number {
+                return commit.failed.is_none();
+            }
+            if !commit.leading {
+                break;
+            }
+            self.committed.wait(&mut commit);
+        }
+        commit.leading = true;
+        drop(commit);
+        let (files, last) = {
+            let log = self.log.lock();
+            let tails = log.older.iter().chain([&log.tail]);
+            (
+                tails
+                    .map(|tail| Arc::clone(tail.file()))
+                    .collect::<Vec<_>>(),
+                log.tail.next() - 1,
+            )
+        };
+        let result = files.iter().try_for_each(|file| file.sync());
+        let mut commit = self.commit.lock();
+        commit.leading = false;
+        match &result {
+            Ok(()) => commit.durable = commit.durable.max(last),
+            // The kernel takes its pages for written from now on: what the tail holds is in memory only.
+            Err(error) => {
+                log::error!(
+                    "the store's tail could not be made durable ({error}): a barrier is made instead"
+                );
+                commit.failed = Some(last);
+                if let Some(life) = self.life.lock().take() {
+                    life.end();
+                }
+            }
+        }
+        self.committed.notify_all();
+        result.is_ok()
+    }
+
+    /// Makes everything durable: syncs all data files, writes what is in memory into a table, and begins a new tail.
+    ///
+    /// # Errors
+    /// That of the call that failed. What was answered still counts, and the next barrier makes it durable. The error of a data
+    /// file is told to who syncs that file, and is not an error here.
+    pub fn barrier(&self) -> io::Result<()> {
+        self.barrier_of(&mut self.turn.lock(), Purpose::Sync)?;
+        self.collect_garbage();
+        Ok(())
+    }
+
+    /// A barrier that leaves the garbage: whoever holds a stripe may make it.
+    pub(super) fn barrier_of(&self, turn: &mut Turn, purpose: Purpose) -> io::Result<()> {
+        let nothing = {
+            let log = self.log.lock();
+            log.undurable.is_empty() && log.older.is_empty() && log.tail.size() == 0
+        };
+        if nothing && purpose == Purpose::Sync {
+            return Ok(());
+        }
+        let mut tail = Tail::make(
+            &*self.disk,
+            turn.next_tail,
+            random()?,
+            purpose == Purpose::Sync,
+        )?;
+        let (upto, used, files) = {
+            let mut log = self.log.lock();
+            let next = log.tail.next();
+            tail.begin(&self.uuid, next)?;
+            let old = std::mem::replace(&mut log.tail, tail);
+            log.older.push(old);
+            self.state.freeze();
+            (
+                next - 1,
+                self.room.used(),
+                log.undurable.work_for_all().files,
+            )
+        };
+        // Not before: the numbers of tails that count have no gap.
+        turn.next_tail += 1;
+        // A file that fails is told to who syncs it. Waiting for a disk that has lost it would hold up all others for ever.
+        if let Err(error) = self.sync_files(&files, None) {
+            log::warn!("bytes of a file of the store may be lost: {error}");
+        }
+        self.write_state(turn, upto, used, purpose)?;
+        self.settle_all(upto);
+        let older: Vec<u64> = self
+            .log
+            .lock()
+            .older
+            .drain(..)
+            .map(|tail| tail.number())
+            .collect();
+        for number in older {
+            self.remove(&tail::path(number));
+        }
+        Ok(())
+    }
+
+    fn write_state(
+        &self,
+        turn: &mut Turn,
+        upto: u64,
+        used: u64,
+        purpose: Purpose,
+    ) -> io::Result<()> {
+        let frozen = self.state.frozen();
+        let old = self.state.tables();
+        let mut tables = old.to_vec();
+        let mut merged = 0;
+        if !frozen.is_empty() {
+            let len = frozen
+                .iter()
+                .map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len) + 6) as u64)
+                .sum();
+            merged = to_merge(&tables, len);
+            let builder = Builder::new(&*self.disk, turn.next_table)?;
+            turn.next_table += 1;
+            let table = merge(builder, &frozen, &tables[..merged], merged == tables.len())?;
+            tables.splice(..merged, [Arc::new(table)]);
+        }
+        let log = self.log.lock();
+        let manifest = Manifest {
+            tables: tables.iter().map(|table| table.number()).collect(),
+            tail: log.tail.number(),
+            first: upto + 1,
+            next: self.next.load(Ordering::Relaxed),
+            used,
+            closed: purpose == Purpose::Close,
+            life: turn.manifest.life,
+        };
+        drop(log);
+        manifest.write(&*self.disk, &self.uuid)?;
+        turn.manifest = manifest;
+        self.state.set_tables(tables);
+        for table in &old[..merged] {
+            self.remove(&table::path(table.number()));
+        }
+        Ok(())
+    }
+
+    fn settle_all(&self, upto: u64) {
+        {
+            let mut commit = self.commit.lock();
+            commit.durable = commit.durable.max(upto);
+            commit.failed = commit.failed.filter(|last| *last > upto);
+        }
+        let nodes = self.log.lock().undurable.nodes();
+        self.log.lock().undurable.record_durable(upto, &[]);
+        for nodes in nodes.chunks(AT_ONCE) {
+            self.log.lock().undurable.record_durable(upto, nodes);
+        }
+    }
+
+    /// Removes a file that the state does not need any more. If it stays, the next opening removes it.
+    fn remove(&self, path: &std::path::Path) {
+        match self.disk.remove(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                log::warn!("{} stays in the store: {error}", path.display())
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives back the room of data files, as far as the records that allow it are durable.
+    pub(super) fn collect_garbage(&self) {
+        let garbage = self.log.lock().undurable.take_garbage();
+        for garbage in garbage {
+            match garbage {
+                Garbage::Unused(id, data) => {
+                    self.data.close(id, data);
+                    self.remove(&data::path(id, data));
+                }
+                Garbage::Longer(id) => self.shorten(id),
+            }
+        }
+    }
+
+    /// Cuts the node's data file behind its last page, if a power cut could not make the file longer again.
+    fn shorten(&self, id: NodeId) {
+        let _stripe = self.stripe(id).lock();
+        if self.log.lock().undurable.has_records(id) {
+            return self.log.lock().undurable.put_garbage(Garbage::Longer(id));
+        }
+        let cut = || -> io::Result<()> {
+            let Some(Content { data, size, .. }) = self.content(id)? else {
+                return Ok(());
+            };
+            let Some(data) = self.data.get(&*self.disk, id, data)? else {
+                return Ok(());
+            };
+            let end = pages(size).saturating_mul(PAGE);
+            if data.file.size()? > end {
+                data.file.set_len(end)
+            } else {
+                Ok(())
+            }
+        };
+        if let Err(error) = cut() {
+            log::warn!("a data file of the store stays longer than its file: {error}");
+        }
+    }
+
+    /// Makes room on a full disk: what is no longer needed goes at once, not with the next barrier.
+    fn make_room(&self) {
+        if self.sync_names().is_ok() {
+            self.collect_garbage();
+        }
+    }
+
+    /// Does it once more if there was no room, after giving back what is no longer needed.
+    pub(super) fn with_room(&self, mut work: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        match work() {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+                    && self.log.lock().undurable.has_garbage() =>
+            {
+                self.make_room();
+                work()
+            }
+            done => done,
+        }
+    }
+
+    /// Removes data files that no file of the view has: what a life that ended too early left. Those of this life, whose
+    /// number is `first` or higher, are not looked at.
+    ///
+    /// # Errors
+    /// That of the call that failed.
+    pub(super) fn sweep(&self, first: u64) -> io::Result<()> {
+        for number in 0..data::DIRECTORIES {
+            let directory = data::directory(NodeId(number));
+            for name in self.disk.list(&directory)? {
+                let found = name.to_str().and_then(data::parse);
+                let Some((id, data)) = found.filter(|(_, data)| *data < first) else {
+                    continue;
+                };
+                let _stripe = self.stripe(id).lock();
+                if self.content(id)?.is_none_or(|content| content.data != data) {
+                    self.remove(&data::path(id, data));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes tables and tails that do not count.
+    pub(super) fn sweep_state(&self, turn: &Turn) -> io::Result<()> {
+        let tables: HashSet<_> = turn
+            .manifest
+            .tables
+            .iter()
+            .map(|number| table::path(*number))
+            .collect();
+        for name in self.disk.list("tables".as_ref())? {
+            let path = std::path::Path::new("tables").join(name);
+            if !tables.contains(&path) {
+                self.remove(&path);
+            }
+        }
+        let current = tail::path(self.log.lock().tail.number());
+        for name in self.disk.list("tails".as_ref())? {
+            let path = std::path::Path::new("tails").join(name);
+            if path != current {
+                self.remove(&path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable and ends: the next opening has nothing to recover.
+    ///
+    /// # Errors
+    /// As [`Store::barrier`]. The next opening recovers then.
+    pub fn close(&self) -> io::Result<()> {
+        self.barrier()?;
+        self.barrier_of(&mut self.turn.lock(), Purpose::Close)?;
+        // It holds no record, and has the reserve.
+        self.remove(&tail::path(self.log.lock().tail.number()));
+        if let Some(life) = self.life.lock().take() {
+            life.end();
+        }
+        Ok(())
+    }
+
+    pub(super) fn stripe(&self, id: NodeId) -> &parking_lot::Mutex<()> {
+        &self.stripes[(id.0 % self.stripes.len() as u64) as usize]
+    }
+}

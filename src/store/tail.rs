@@ -1,0 +1,237 @@
+//! The tail: a file of all records since the last barrier. Each barrier begins a new one.
+//!
+//! A header, then records: the length of the payload and its checksum, four bytes each, and the payload. The checksum covers the
+//! tail's salt and the record's number too, so bytes of another tail, or of a record that was written over, are no record.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::codec::{Reader, Writer, damaged};
+use super::disk::{Disk, DiskFile, How};
+use super::table::{checked, with_checksum};
+
+const MAGIC: &[u8; 8] = b"mmfstail";
+const HEADER: usize = 8 + 16 + 8 + 8 + 8 + 4;
+/// So many bytes beyond the records are allocated in advance, and only records that free something may use them: what
+/// unlink(2), truncate(2) and fsync(2) record finds room in a full filesystem.
+const RESERVE: u64 = 1 << 20;
+/// Bytes that are allocated in one call.
+const STEP: u64 = 256 << 10;
+/// Before each payload: length and checksum.
+const FRAME: usize = 8;
+/// The longest payload: many changes with an extended attribute of 64 KiB among them stay below it.
+pub const MAX_PAYLOAD: usize = 1 << 20;
+/// No tail is longer: barriers keep it far below. A longer one was not written by mmfs.
+const MAX_TAIL: u64 = 1 << 30;
+
+/// Below `tails`, by its number.
+pub fn path(number: u64) -> PathBuf {
+    Path::new("tails").join(format!("{number:x}"))
+}
+
+/// The tail that is written to.
+pub struct Tail {
+    number: u64,
+    file: Arc<dyn DiskFile>,
+    salt: u64,
+    /// The number of the next record.
+    next: u64,
+    end: u64,
+    /// Bytes for which there is room. u64::MAX: the filesystem cannot allocate in advance.
+    allocated: u64,
+}
+
+impl Tail {
+    /// What stands for the tail of a store that has none yet: `file` is not written to.
+    pub fn unwritten(number: u64, next: u64, file: Arc<dyn DiskFile>) -> Self {
+        Self {
+            number,
+            file,
+            salt: 0,
+            next,
+            end: HEADER as u64,
+            allocated: 0,
+        }
+    }
+
+    /// Makes the file of tail `number`, with its reserve. Its header is written by [`Tail::begin`].
+    ///
+    /// # Errors
+    /// That of the call that failed. ENOSPC or EDQUOT: there is no room for the reserve, and it is needed.
+    pub fn make(disk: &dyn Disk, number: u64, salt: u64, needs_reserve: bool) -> io::Result<Self> {
+        let file = disk.open(&path(number), How::Empty)?;
+        disk.sync_directory(Path::new("tails"))?;
+        let mut tail = Self {
+            number,
+            file,
+            salt,
+            next: 0,
+            end: HEADER as u64,
+            allocated: 0,
+        };
+        match tail.allocate(0) {
+            Err(error) if needs_reserve => Err(error),
+            _ => Ok(tail),
+        }
+    }
+
+    /// Writes the header: from now on the next record is record `first` of the store `uuid`.
+    ///
+    /// # Errors
+    /// That of the write.
+    pub fn begin(&mut self, uuid: &[u8; 16], first: u64) -> io::Result<()> {
+        let mut to = Writer::default();
+        let header = to
+            .raw(MAGIC)
+            .raw(uuid)
+            .u64(self.number)
+            .u64(self.salt)
+            .u64(first)
+            .done();
+        self.file.write_all_at(&with_checksum(header), 0)?;
+        self.next = first;
+        Ok(())
+    }
+
+    /// Appends a record and returns its number. `frees`: it may use the reserve.
+    ///
+    /// # Errors
+    /// That of the write, or of keeping the reserve. The record does not count then, and the next takes its place.
+    pub fn append(&mut self, payload: &[u8], frees: bool) -> io::Result<u64> {
+        match self.allocate((FRAME + payload.len()) as u64) {
+            Err(error) if !frees => return Err(error),
+            _ => {}
+        }
+        let mut to = Writer::default();
+        to.u32(payload.len() as u32)
+            .u32(checksum(self.salt, self.next, payload))
+            .raw(payload);
+        self.file.write_all_at(&to.done(), self.end)?;
+        self.end += (FRAME + payload.len()) as u64;
+        self.next += 1;
+        Ok(self.next - 1)
+    }
+
+    /// Keeps the reserve beyond the next `len` bytes.
+    fn allocate(&mut self, len: u64) -> io::Result<()> {
+        let needed = self.end + len + RESERVE;
+        if needed <= self.allocated {
+            return Ok(());
+        }
+        let len = (needed - self.allocated).next_multiple_of(STEP);
+        match self.file.allocate(self.allocated, len) {
+            Ok(()) => self.allocated += len,
+            Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
+                self.allocated = u64::MAX
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The number of the record that comes next.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes of its records.
+    pub fn size(&self) -> u64 {
+        self.end - HEADER as u64
+    }
+
+    /// Its file, to make it durable.
+    pub fn file(&self) -> &Arc<dyn DiskFile> {
+        &self.file
+    }
+}
+
+fn checksum(salt: u64, number: u64, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&salt.to_le_bytes());
+    hasher.update(&number.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// A tail as it was found.
+pub struct Found {
+    bytes: Vec<u8>,
+    salt: u64,
+    /// The number of its first record. None: the header is not there or not whole, and so there are no records.
+    pub first: Option<u64>,
+}
+
+impl Found {
+    /// Reads tail `number`. One that is not there has no records.
+    ///
+    /// # Errors
+    /// EUCLEAN if it is longer than any tail, or that of the read.
+    pub fn read(disk: &dyn Disk, uuid: &[u8; 16], number: u64) -> io::Result<Self> {
+        let none = Self {
+            bytes: Vec::new(),
+            salt: 0,
+            first: None,
+        };
+        let file = match disk.open(&path(number), How::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(none),
+            other => other?,
+        };
+        let len = file.size()?;
+        if len > MAX_TAIL {
+            return Err(damaged());
+        }
+        let mut bytes = vec![0; len as usize];
+        let len = file.read_full_at(&mut bytes, 0)?;
+        bytes.truncate(len);
+        let Some(header) = bytes.get(..HEADER).and_then(|header| checked(header).ok()) else {
+            return Ok(none);
+        };
+        let mut from = Reader(header);
+        let ours = from.raw(8)? == MAGIC && from.raw(16)? == uuid && from.u64()? == number;
+        let (salt, first) = (from.u64()?, from.u64()?);
+        Ok(if ours {
+            Self {
+                bytes,
+                salt,
+                first: Some(first),
+            }
+        } else {
+            none
+        })
+    }
+
+    /// The payloads of its records, each with its number, up to the first that is not whole.
+    pub fn records(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut from = Reader(self.bytes.get(HEADER..).unwrap_or_default());
+        let mut next = self.first;
+        std::iter::from_fn(move || {
+            let number = next?;
+            let (len, sum) = (from.u32().ok()?, from.u32().ok()?);
+            let payload = from.raw(len as usize).ok()?;
+            next = number.checked_add(1);
+            (len as usize <= MAX_PAYLOAD && checksum(self.salt, number, payload) == sum)
+                .then_some((number, payload))
+        })
+    }
+
+    /// Bytes behind its last whole record.
+    pub fn torn(&self) -> usize {
+        let whole: usize = self
+            .records()
+            .map(|(_, payload)| FRAME + payload.len())
+            .sum();
+        self.bytes.len().saturating_sub(if self.first.is_some() {
+            HEADER + whole
+        } else {
+            0
+        })
+    }
+}

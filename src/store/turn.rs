@@ -1,0 +1,44 @@
+//! What barriers and syncs share: whose turn it is, and how far the tail is durable.
+
+use super::manifest::Manifest;
+
+/// Who waits for the tail to be durable. One makes the sync for all who wait.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// The tail is durable up to this record.
+    pub durable: u64,
+    pub leading: bool,
+    /// A sync of the tail failed when this was its last record. No sync of the tail counts until a barrier covers it.
+    pub failed: Option<u64>,
+}
+
+impl Commit {
+    /// All records up to `durable` are durable.
+    pub fn new(durable: u64) -> Self {
+        Self {
+            durable,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a barrier is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To begin: it is made even if there is nothing to write, and without a reserve if there is no room for one.
+    Open,
+    /// To make durable what is not.
+    Sync,
+    /// To end: no tail counts afterwards.
+    Close,
+}
+
+/// What only one barrier at a time uses.
+#[derive(Debug)]
+pub struct Turn {
+    /// The numbers of the next table and the next tail.
+    pub next_table: u64,
+    pub next_tail: u64,
+    /// What the file `state` says.
+    pub manifest: Manifest,
+}

@@ -1,0 +1,333 @@
+//! What a power cut would take back: records and bytes that no sync covers yet.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+
+use super::effects::Effects;
+use super::node::{Name, NodeId};
+use super::record::{Change, Record, Written};
+
+/// What is not durable yet of one node.
+#[derive(Debug, Clone, Default)]
+struct Dirt {
+    /// Its last record of class M.
+    meta: u64,
+    /// Its last record of pages or growth; its last of a time alone.
+    data: u64,
+    time: u64,
+    /// Its data file; how often bytes have landed in it, and how many of these times a sync has covered.
+    file: u64,
+    written: u64,
+    synced: u64,
+    /// The data file's name is new.
+    fresh: bool,
+    /// Its last truncation to a smaller length.
+    cut: u64,
+    /// The errno of a sync that nobody asked for. It is told to the next who asks.
+    error: Option<i32>,
+}
+
+/// A data file that changes once a record is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Garbage {
+    /// The data file of this number is removed.
+    Unused(NodeId, u64),
+    /// The node's data file is cut behind the last page.
+    Longer(NodeId),
+}
+
+/// A data file with bytes that are not durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirtyFile {
+    /// Whose it is.
+    pub node: NodeId,
+    /// Its number.
+    pub data: u64,
+    /// How often bytes had landed.
+    written: u64,
+    /// Its name is new.
+    pub fresh: bool,
+}
+
+/// What a sync is to make durable.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// The data files that are synced first.
+    pub files: Vec<DirtyFile>,
+    /// A record is needed: its `upto` and its nodes.
+    pub record: Option<(u64, Vec<NodeId>)>,
+}
+
+/// What is not durable yet. Record numbers begin with 1.
+#[derive(Debug, Default)]
+pub struct Undurable {
+    nodes: HashMap<NodeId, Dirt>,
+    /// Nodes that a rename or truncation put in place of other bytes, with the number of that record. Whoever makes this record
+    /// durable makes the node's bytes durable before.
+    placed: HashMap<NodeId, u64>,
+    /// The last record, and the last of class M.
+    last: u64,
+    last_meta: u64,
+    /// Class M is durable up to this record.
+    durable: u64,
+    garbage: Vec<(u64, Garbage)>,
+}
+
+impl Undurable {
+    /// Nothing: all records up to `last` are durable.
+    pub fn new(last: u64) -> Self {
+        Self {
+            last,
+            last_meta: last,
+            durable: last,
+            ..Self::default()
+        }
+    }
+
+    /// Record `number` was written.
+    pub fn note(&mut self, number: u64, record: &Record, effects: &Effects<'_>) {
+        self.last = number;
+        match record {
+            Record::Meta(changes) => {
+                self.last_meta = number;
+                changes
+                    .iter()
+                    .for_each(|change| self.note_change(number, change));
+            }
+            Record::Written(Written {
+                node,
+                count: 0,
+                size: 0,
+                ..
+            }) => self.dirt(*node).time = number,
+            Record::Written(Written { node, .. }) | Record::Whole { node, .. } => {
+                self.dirt(*node).data = number
+            }
+            Record::Sync { .. } => {}
+        }
+        for (node, data) in &effects.unused {
+            self.garbage.push((number, Garbage::Unused(*node, *data)));
+            if let Some(dirt) = self.nodes.get_mut(node) {
+                // What was written went into the data file that is no longer used.
+                (dirt.synced, dirt.fresh) = (dirt.written, false);
+            }
+        }
+        self.garbage.extend(
+            effects
+                .shorter
+                .iter()
+                .map(|node| (number, Garbage::Longer(*node))),
+        );
+        for node in &effects.shorter {
+            self.dirt(*node).cut = number;
+        }
+    }
+
+    fn note_change(&mut self, number: u64, change: &Change) {
+        match change {
+            Change::Remove(id) => {
+                self.nodes.remove(id);
+                self.placed.remove(id);
+            }
+            Change::Make(id, _)
+            | Change::Attributes(id, _)
+            | Change::Links(id, _)
+            | Change::Opaque(id, _)
+            | Change::Xattr(id, ..)
+            | Change::Orphan(id, _) => self.dirt(*id).meta = number,
+            Change::Name {
+                directory,
+                to,
+                replaces,
+                ..
+            } => {
+                self.dirt(*directory).meta = number;
+                if let Some(Name::Node(id)) = to {
+                    self.dirt(*id).meta = number;
+                    if *replaces {
+                        self.placed.insert(*id, number);
+                    }
+                }
+            }
+            Change::Truncate { node, .. } => {
+                self.dirt(*node).meta = number;
+                self.placed.insert(*node, number);
+            }
+            Change::Filesystem(..) => {}
+        }
+    }
+
+    fn dirt(&mut self, id: NodeId) -> &mut Dirt {
+        self.nodes.entry(id).or_default()
+    }
+
+    /// Bytes of the node have landed in its data file. `fresh`: the file was made for them.
+    pub fn landed(&mut self, id: NodeId, data: u64, fresh: bool) {
+        let dirt = self.dirt(id);
+        dirt.file = data;
+        dirt.written += 1;
+        dirt.fresh |= fresh;
+    }
+
+    /// Whether there is anything that a barrier would make durable.
+    pub fn is_empty(&self) -> bool {
+        self.last_meta <= self.durable && self.nodes.is_empty()
+    }
+
+    /// Whether the node was cut by a record that is not durable.
+    pub fn is_cut(&self, id: NodeId) -> bool {
+        self.nodes
+            .get(&id)
+            .is_some_and(|dirt| dirt.cut > self.durable)
+    }
+
+    /// Whether a power cut would change the node's bytes or length.
+    pub fn has_records(&self, id: NodeId) -> bool {
+        self.nodes
+            .get(&id)
+            .is_some_and(|dirt| dirt.meta > self.durable || dirt.data > 0)
+    }
+
+    /// What a sync of one node has to do. `data_only`: times that came by writing may be lost.
+    pub fn work_for(&self, id: NodeId, data_only: bool) -> Work {
+        let Some(dirt) = self.nodes.get(&id) else {
+            return Work::default();
+        };
+        if dirt.meta > self.durable || dirt.data > 0 || (dirt.time > 0 && !data_only) {
+            return self.work(HashSet::from([id]));
+        }
+        Work {
+            files: self.files(&HashSet::from([id])),
+            record: None,
+        }
+    }
+
+    /// What a sync of all names and attributes has to do.
+    pub fn work_for_names(&self) -> Work {
+        if self.last_meta > self.durable {
+            self.work(HashSet::new())
+        } else {
+            Work::default()
+        }
+    }
+
+    /// What a barrier has to do before it writes the state.
+    pub fn work_for_all(&self) -> Work {
+        Work {
+            files: self.files(&self.nodes.keys().copied().collect()),
+            record: None,
+        }
+    }
+
+    fn work(&self, mut nodes: HashSet<NodeId>) -> Work {
+        let has_bytes = |id: &&NodeId| {
+            self.nodes
+                .get(id)
+                .is_some_and(|dirt| dirt.data > 0 || dirt.written > dirt.synced)
+        };
+        nodes.extend(self.placed.keys().filter(has_bytes));
+        let mut all: Vec<_> = nodes.iter().copied().collect();
+        all.sort_unstable();
+        Work {
+            files: self.files(&nodes),
+            record: Some((self.last, all)),
+        }
+    }
+
+    fn files(&self, nodes: &HashSet<NodeId>) -> Vec<DirtyFile> {
+        let dirty = |id: &NodeId| {
+            let dirt = self
+                .nodes
+                .get(id)
+                .filter(|dirt| dirt.written > dirt.synced)?;
+            Some(DirtyFile {
+                node: *id,
+                data: dirt.file,
+                written: dirt.written,
+                fresh: dirt.fresh,
+            })
+        };
+        let mut files: Vec<_> = nodes.iter().filter_map(dirty).collect();
+        files.sort_unstable();
+        files
+    }
+
+    /// A data file is durable, as far as [`Work`] saw it.
+    pub fn file_synced(&mut self, file: &DirtyFile) {
+        if let Some(dirt) = self.nodes.get_mut(&file.node) {
+            dirt.synced = dirt.synced.max(file.written);
+            dirt.fresh &= dirt.written > file.written;
+            self.forget_if_clean(file.node);
+        }
+    }
+
+    /// The node's data file could not be made durable, and nobody who asked for it is told.
+    pub fn file_failed(&mut self, id: NodeId, error: &io::Error) {
+        self.dirt(id).error = Some(error.raw_os_error().unwrap_or(libc::EIO));
+    }
+
+    /// An error that nobody was told yet.
+    pub fn take_error(&mut self, id: NodeId) -> Option<io::Error> {
+        let error = self.nodes.get_mut(&id)?.error.take()?;
+        Some(io::Error::from_raw_os_error(error))
+    }
+
+    /// A sync record is durable.
+    pub fn record_durable(&mut self, upto: u64, nodes: &[NodeId]) {
+        self.durable = self.durable.max(upto);
+        self.settle(upto, nodes);
+    }
+
+    /// All nodes of which something is not durable.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    fn settle(&mut self, upto: u64, nodes: &[NodeId]) {
+        for id in nodes {
+            if let Some(dirt) = self.nodes.get_mut(id) {
+                dirt.data = if dirt.data <= upto { 0 } else { dirt.data };
+                dirt.time = if dirt.time <= upto { 0 } else { dirt.time };
+                self.forget_if_clean(*id);
+            }
+        }
+        let durable = self.durable;
+        self.placed.retain(|_, number| *number > durable);
+    }
+
+    fn forget_if_clean(&mut self, id: NodeId) {
+        let clean = self.nodes.get(&id).is_some_and(|dirt| {
+            dirt.meta.max(dirt.cut) <= self.durable
+                && dirt.data == 0
+                && dirt.time == 0
+                && dirt.written == dirt.synced
+                && dirt.error.is_none()
+        });
+        if clean {
+            self.nodes.remove(&id);
+        }
+    }
+
+    /// Whether data files could give room back.
+    pub fn has_garbage(&self) -> bool {
+        !self.garbage.is_empty()
+    }
+
+    /// Takes out the garbage that durable records allow.
+    pub fn take_garbage(&mut self) -> Vec<Garbage> {
+        let durable = self.durable;
+        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.garbage)
+            .into_iter()
+            .partition(|g| g.0 <= durable);
+        self.garbage = later;
+        let mut now: Vec<_> = now.into_iter().map(|(_, garbage)| garbage).collect();
+        let mut seen = HashSet::new();
+        now.retain(|garbage| seen.insert(*garbage));
+        now
+    }
+
+    /// Puts garbage back for the next time.
+    pub fn put_garbage(&mut self, garbage: Garbage) {
+        self.garbage.push((self.last, garbage));
+    }
+}

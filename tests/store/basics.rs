@@ -1,0 +1,175 @@
+//! What a store does, in a few lines each.
+
+use std::sync::Arc;
+
+use mmfs::store::check::check;
+use mmfs::store::keeper::Keeper;
+use mmfs::store::opening::{OpenError, Rule};
+use mmfs::store::{
+    Attributes, Base, Change, Directory, Kind, Name, Node, NodeId, SourceState, Store, Time, Xattr,
+    make,
+};
+
+const NOW: Time = Time {
+    seconds: 1_000_000_000,
+    nanoseconds: 5,
+};
+
+fn base() -> Base {
+    Base {
+        path: "/some/where\nelse".into(),
+        filesystem: "1234".into(),
+        root: 2,
+        born: Some(NOW),
+    }
+}
+
+fn new_store(path: &std::path::Path) {
+    make(&Directory::open(path).unwrap(), &base()).unwrap();
+}
+
+fn open(path: &std::path::Path) -> (Store, Rule) {
+    let (opened, found) = Store::open_directory(path, false).unwrap();
+    assert_eq!(found, base());
+    (opened.store, opened.recovery.rule)
+}
+
+fn node(kind: Kind) -> Box<Node> {
+    let attributes = Attributes {
+        mode: Some(0o644),
+        uid: Some(0),
+        gid: Some(0),
+        ..Attributes::default()
+    };
+    Box::new(Node {
+        kind,
+        origin: None,
+        attributes,
+        links: 1,
+        opaque: false,
+        device: 0,
+        target: Vec::new(),
+        place: None,
+    })
+}
+
+fn name(directory: NodeId, name: &str, to: NodeId) -> Change {
+    Change::Name {
+        directory,
+        name: name.into(),
+        to: Some(Name::Node(to)),
+        replaces: false,
+    }
+}
+
+fn no_source(_: u64, _: &mut [u8]) -> std::io::Result<()> {
+    panic!("nothing comes from a source");
+}
+
+#[test]
+fn what_was_changed_is_there_after_a_kill_and_after_a_close() {
+    let place = tempfile::tempdir().unwrap();
+    new_store(place.path());
+    let (store, rule) = open(place.path());
+    assert_eq!(rule, Rule::Closed);
+    let (root, file, from_source) = (store.new_number(), store.new_number(), store.new_number());
+    store
+        .change(vec![
+            Change::Make(root, node(Kind::Directory)),
+            Change::Make(file, node(Kind::File)),
+            name(root, "file", file),
+            Change::Xattr(file, b"user.a".to_vec(), Some(Xattr::Set(b"b".to_vec()))),
+            Change::Make(from_source, node(Kind::File)),
+            name(root, "changed", from_source),
+        ])
+        .unwrap();
+    store
+        .write(file, 3, b"hello", None, NOW, &mut no_source)
+        .unwrap();
+    let source = Some(SourceState {
+        size: 10_000,
+        mtime: NOW,
+    });
+    let mut sevens = |_: u64, to: &mut [u8]| {
+        to.fill(7);
+        Ok(())
+    };
+    store
+        .write(from_source, 4090, b"0123456789", source, NOW, &mut sevens)
+        .unwrap();
+    drop(store);
+    for expected in [Rule::Killed, Rule::Closed] {
+        let (store, rule) = open(place.path());
+        assert_eq!(rule, expected);
+        assert_eq!(store.names(root, b"", 10).unwrap().len(), 2);
+        assert_eq!(store.name(root, b"file").unwrap(), Some(Name::Node(file)));
+        assert_eq!(store.xattrs(file).unwrap().len(), 1);
+        let mut bytes = [1; 20];
+        assert_eq!(store.read(file, 0, &mut bytes, &mut no_source).unwrap(), 8);
+        assert_eq!(&bytes[..8], b"\0\0\0hello");
+        let mut bytes = vec![1; 20_000];
+        assert_eq!(
+            store.read(from_source, 0, &mut bytes, &mut sevens).unwrap(),
+            10_000
+        );
+        let mut wanted = vec![7; 10_000];
+        wanted[4090..4100].copy_from_slice(b"0123456789");
+        assert!(bytes[..10_000] == wanted);
+        assert_eq!(store.used(), 4096 * 3);
+        store.close().unwrap();
+    }
+    let report = check(place.path(), false).unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_store_that_is_open_is_not_opened_again() {
+    let place = tempfile::tempdir().unwrap();
+    new_store(place.path());
+    let (store, _) = open(place.path());
+    assert!(matches!(
+        Store::open_directory(place.path(), false),
+        Err(OpenError::InUse)
+    ));
+    store.close().unwrap();
+}
+
+#[test]
+fn the_keeper_makes_barriers_while_much_is_changed() {
+    let place = tempfile::tempdir().unwrap();
+    new_store(place.path());
+    let store = Arc::new(open(place.path()).0);
+    let keeper = Keeper::start(&store, true).unwrap();
+    let root = store.new_number();
+    store
+        .change(vec![Change::Make(root, node(Kind::Directory))])
+        .unwrap();
+    for number in 0..50_000 {
+        let id = store.new_number();
+        store
+            .change(vec![
+                Change::Make(id, node(Kind::File)),
+                name(root, &number.to_string(), id),
+            ])
+            .unwrap();
+    }
+    drop(keeper);
+    drop(store);
+    let (store, rule) = open(place.path());
+    assert_eq!(rule, Rule::Killed);
+    let (mut count, mut last) = (0, Vec::new());
+    loop {
+        let names = store.names(root, &last, 1000).unwrap();
+        let Some((name, _)) = names.last() else { break };
+        last = name.clone();
+        count += names.len();
+    }
+    assert_eq!(count, 50_000);
+    store.close().unwrap();
+    assert!(
+        std::fs::read_dir(place.path().join("tables"))
+            .unwrap()
+            .count()
+            < 5
+    );
+}

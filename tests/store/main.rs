@@ -1,0 +1,3 @@
+//! The store alone, without a mount.
+
+mod basics;
