@@ -136,7 +136,7 @@ pub struct Options {
     )]
     entry_timeout: Duration,
     /// Bypass the kernel's page cache.
-    #[arg(long, help_heading = "Kernel cache")]
+    #[arg(long, help_heading = "Kernel cache", hide_short_help = true)]
     direct_io: bool,
     /// Let the kernel read and write open files by itself.
     ///

@@ -41,6 +41,11 @@ pub enum Verb {
     ///
     /// A mount keeps its last 4,096 requests. Only root and the user who mounted it are answered.
     Trace(Trace),
+    /// Say what a store holds, and whether it is sound.
+    ///
+    /// A store has the changes of a private view. It is not changed, unless --repair is given. The exit code is 0 for a
+    /// sound store, and 1 for one that is damaged, cannot be read, or is in use.
+    Check(Check),
 }
 
 impl Verb {
@@ -53,6 +58,7 @@ impl Verb {
             Self::Help(help) => help.run(command()),
             Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),
             Self::Status(status) => show::status(status.mount_point.as_deref(), status.form()),
+            Self::Check(check) => show::store(&check.store, check.after_power_cut, check.repair),
             Self::Trace(trace) => show::trace(&trace.mount_point, trace.follow, trace.slow),
         }
     }
@@ -102,6 +108,22 @@ impl Status {
             _ => Form::Text,
         }
     }
+}
+
+/// `mmfs check STORE`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The directory of the store.
+    #[arg(value_name = "STORE", value_hint = ValueHint::DirPath)]
+    store: PathBuf,
+    /// Count only what was synced, as after a power cut.
+    #[arg(long)]
+    after_power_cut: bool,
+    /// Drop changes that do not count, and files that nothing needs.
+    ///
+    /// It drops what the next mount would drop. A damaged store is left as it is.
+    #[arg(long)]
+    repair: bool,
 }
 
 /// `mmfs trace MNT`.

@@ -1,6 +1,7 @@
-//! The output of `mmfs status` and `mmfs trace`, made from the answers of mounts ([`crate::report`]).
+//! The output of `mmfs status` and `mmfs trace`, made from the answers of mounts ([`crate::report`]), and of `mmfs check`.
 
 mod asked;
+mod checked;
 mod out;
 mod prometheus;
 mod status;
@@ -8,6 +9,7 @@ mod text;
 mod trace;
 mod watch;
 
+pub use checked::store;
 pub use trace::{answered, end, trace, unanswered};
 
 use crate::refusal::StartError;

@@ -24,6 +24,7 @@ use super::tail::{Found, Tail};
 use super::turn::{Commit, Purpose, Turn};
 use super::undurable::Undurable;
 use super::{Base, Log, Store, codec, key};
+use crate::terminal::{for_shell, one_line};
 
 /// Numbers that a life which ended too early may have given away.
 const SKIPPED: u64 = 1 << 24;
@@ -89,6 +90,35 @@ pub enum OpenError {
     Damaged(&'static str),
     /// A call failed: what was done, and the error.
     Failed(&'static str, io::Error),
+}
+
+impl OpenError {
+    /// The sentence for a person, about the store in the directory `path`.
+    pub fn sentence(&self, path: &Path) -> String {
+        let store = for_shell(path);
+        match self {
+            Self::NotAStore => format!(
+                "{store} is not a store of mmfs; a private mount makes one in an empty directory"
+            ),
+            Self::Version(line) => {
+                format!(
+                    "{store} is a store of another version of mmfs: {}",
+                    one_line(line)
+                )
+            }
+            Self::InUse => {
+                format!("the store {store} is in use by another mmfs; unmount that first")
+            }
+            Self::Damaged(part) => {
+                format!(
+                    "the store {store} is damaged: {part} is not as mmfs wrote it; it was left as it is"
+                )
+            }
+            Self::Failed(part, error) => {
+                format!("the store {store} cannot be opened: {part}: {error}")
+            }
+        }
+    }
 }
 
 /// Says what was looked at when the error came.
@@ -415,6 +445,13 @@ impl Recovered {
 
 /// Takes the lock of a store.
 pub(super) fn lock(directory: &Directory) -> Result<OwnedFd, OpenError> {
+    // In a directory that is no store, not even a lock is left.
+    format::read_format(directory)
+        .map_err(at("format"))
+        .and_then(|format| match format {
+            Format::None => Err(OpenError::NotAStore),
+            _ => Ok(()),
+        })?;
     directory
         .lock()
         .map_err(|error| match error.raw_os_error() {
