@@ -48,7 +48,8 @@ pub trait DiskFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// The length in bytes.
     fn size(&self) -> io::Result<u64>;
-    /// fallocate(2): what is written to these bytes later finds room. The length stays. EOPNOTSUPP where there is no such call.
+    /// fallocate(2): what is written to these bytes later finds room. EOPNOTSUPP where there is no such call. The length may grow,
+    /// with zeros.
     fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
     /// fallocate(2), PUNCH_HOLE: gives the room of these bytes back. They read as zeros from then on.
     fn punch(&self, at: u64, len: u64) -> io::Result<()>;
@@ -114,6 +115,9 @@ pub struct Directory {
     directory: OwnedFd,
     /// syncfs(2) covers file data on these; on overlayfs or FUSE it may not.
     syncs_all: bool,
+    /// On these, bytes that were written once are written over in place, and fdatasync(2) of that needs no commit of the
+    /// journal: on ext4 a sync of first pages took 2.7 times as long as fdatasync(2) of a plain file, and 3.2 without.
+    overwrites: bool,
 }
 
 impl Directory {
@@ -134,6 +138,7 @@ impl Directory {
         Ok(Self {
             directory,
             syncs_all: [EXT4, XFS, BTRFS].contains(&kind),
+            overwrites: [EXT4, XFS].contains(&kind),
         })
     }
 
@@ -206,7 +211,10 @@ impl Disk for Directory {
         if how == How::Empty && stat.st_size != 0 {
             fs::ftruncate(&fd, 0)?;
         }
-        Ok(Arc::new(Open(fd)))
+        Ok(Arc::new(Open {
+            fd,
+            overwrites: self.overwrites,
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -258,44 +266,50 @@ impl Disk for Directory {
     }
 }
 
-struct Open(OwnedFd);
+struct Open {
+    fd: OwnedFd,
+    overwrites: bool,
+}
 
 impl DiskFile for Open {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        Ok(rustix::io::pread(&self.0, buffer, at)?)
+        Ok(rustix::io::pread(&self.fd, buffer, at)?)
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
-        Ok(rustix::io::pwrite(&self.0, bytes, at)?)
+        Ok(rustix::io::pwrite(&self.fd, bytes, at)?)
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::io::retry_on_intr(|| fs::fdatasync(&self.0))?)
+        Ok(rustix::io::retry_on_intr(|| fs::fdatasync(&self.fd))?)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        Ok(rustix::io::retry_on_intr(|| fs::ftruncate(&self.0, len))?)
+        Ok(rustix::io::retry_on_intr(|| fs::ftruncate(&self.fd, len))?)
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(u64::try_from(fs::fstat(&self.0)?.st_size).unwrap_or(0))
+        Ok(u64::try_from(fs::fstat(&self.fd)?.st_size).unwrap_or(0))
     }
 
     fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
-        Ok(rustix::io::retry_on_intr(|| {
-            fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, at, len)
-        })?)
+        let keep = FallocateFlags::KEEP_SIZE;
+        rustix::io::retry_on_intr(|| fs::fallocate(&self.fd, keep, at, len))?;
+        if self.overwrites {
+            (self as &dyn DiskFile).write_all_at(&vec![0; len as usize], at)?;
+        }
+        Ok(())
     }
 
     fn punch(&self, at: u64, len: u64) -> io::Result<()> {
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(rustix::io::retry_on_intr(|| {
-            fs::fallocate(&self.0, how, at, len)
+            fs::fallocate(&self.fd, how, at, len)
         })?)
     }
 
     fn seek_data(&self, at: u64) -> io::Result<Option<u64>> {
-        match fs::seek(&self.0, SeekFrom::Data(at)) {
+        match fs::seek(&self.fd, SeekFrom::Data(at)) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NXIO) => Ok(None),
             Err(error) => Err(error.into()),
@@ -303,10 +317,10 @@ impl DiskFile for Open {
     }
 
     fn seek_hole(&self, at: u64) -> io::Result<u64> {
-        Ok(fs::seek(&self.0, SeekFrom::Hole(at))?)
+        Ok(fs::seek(&self.fd, SeekFrom::Hole(at))?)
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        Some(self.fd.as_fd())
     }
 }

@@ -123,7 +123,11 @@ impl Tail {
         }
         let len = (needed - self.allocated).next_multiple_of(STEP);
         match self.file.allocate(self.allocated, len) {
-            Ok(()) => self.allocated += len,
+            Ok(()) => {
+                self.file
+                    .write_all_at(&vec![0; len as usize], self.allocated)?;
+                self.allocated += len;
+            }
             Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
                 self.allocated = u64::MAX
             }
@@ -215,7 +219,11 @@ impl Found {
         std::iter::from_fn(move || {
             let number = next?;
             let (len, sum) = (from.u32().ok()?, from.u32().ok()?);
-            let payload = from.raw(len as usize).ok()?;
+            // What was allocated and not used yet reads as zeros.
+            let payload = from
+                .raw(len as usize)
+                .ok()
+                .filter(|payload| !payload.is_empty())?;
             next = number.checked_add(1);
             (len as usize <= MAX_PAYLOAD && checksum(self.salt, number, payload) == sum)
                 .then_some((number, payload))
@@ -228,7 +236,12 @@ impl Found {
             .records()
             .map(|(_, payload)| FRAME + payload.len())
             .sum();
-        self.bytes.len().saturating_sub(if self.first.is_some() {
+        let used = self
+            .bytes
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        used.saturating_sub(if self.first.is_some() {
             HEADER + whole
         } else {
             0
