@@ -89,10 +89,14 @@ impl Actor {
     /// # Errors
     /// As [`Actor::change`].
     pub fn set_acl(&self, group: u32) -> Result<()> {
-        let keeps = self.is_root()
+        identity::act_for(self.caller, self.is_in_group(group))
+    }
+
+    /// Whether the caller is root or a member of the group: such callers keep sgid bits.
+    pub fn is_in_group(&self, group: u32) -> bool {
+        self.is_root()
             || self.caller.gid == group
-            || supplementary_groups(self.pid).contains(&group);
-        identity::act_for(self.caller, keeps)
+            || supplementary_groups(self.pid).contains(&group)
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct Config {
     /// The tree being served, absolute.
     pub source: PathBuf,
+    /// The directory of the store, absolute: the view is private. `None`: it is shared.
+    pub store: Option<PathBuf>,
     /// The mount point, absolute. `/dev/fd/N` if the parent process passed a mounted /dev/fuse as descriptor N.
     pub mount_point: PathBuf,
     /// Stay attached to the terminal and run in the foreground.

@@ -3,12 +3,17 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use mmfs::config::Config;
+use mmfs::daemon::Ready;
 use mmfs::fs::Fs;
 use mmfs::fuse::Adapter;
 use mmfs::refusal::{ExitCode as Code, StartError};
 use mmfs::sys::memory;
 use mmfs::sys::process::{self, Inherited};
+use mmfs::view::Tree;
+use mmfs::view::private::Private;
 use mmfs::view::shared::Shared;
 use mmfs::{ask, cli, daemon, generate, log_report, logging, pid_file, session};
 
@@ -42,27 +47,39 @@ fn run(args: &[OsString]) -> Result<(), StartError> {
     let config = options.resolve()?;
     daemon::start(&config, inherited, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
-        let fs =
-            Fs::new(&config, |reporter| Shared::open(&config, reporter)).map_err(unreadable)?;
-        let adapter = Adapter::new(fs.clone(), &config);
-        let facts = adapter.facts();
-        let (channel, watched) = (adapter.channel(), adapter.channel());
-        let answers = |answering: session::Answering| {
-            facts.begin(answering.features);
-            if let Some(device) = answering.device {
-                fs.set_own_device(device);
-            }
-            fs.begin(answering.kernel)
-                .map_err(|error| StartError::System("start a thread", error))?;
-            log_report::watch(watched)
-                .map_err(|error| StartError::System("start a thread", error))?;
-            ready.announce(&config)
+        let Some(path) = &config.store else {
+            let open = |reporter| Shared::open(&config, reporter);
+            return serve(&config, ready, Fs::new(&config, open).map_err(unreadable)?);
         };
-        let outcome = session::serve(&config, adapter, answers, move || log_report::all(&channel));
-        // `destroy` of the adapter has not run if event loops still wait for a source that does not answer.
-        fs.settle();
+        let (store, sweeps) = session::open_store(path, &config)?;
+        let open = |reporter| Private::open(&config, reporter, store, sweeps);
+        let fs = Fs::new(&config, open).map_err(unreadable)?;
+        let outcome = serve(&config, ready, fs.clone());
+        if let Err(error) = fs.tree().end() {
+            log::error!("the store was not closed: {error}");
+        }
         outcome
     })
+}
+
+fn serve<T: Tree>(config: &Config, ready: &mut Ready, fs: Arc<Fs<T>>) -> Result<(), StartError> {
+    let adapter = Adapter::new(fs.clone(), config);
+    let facts = adapter.facts();
+    let (channel, watched) = (adapter.channel(), adapter.channel());
+    let answers = |answering: session::Answering| {
+        facts.begin(answering.features);
+        if let Some(device) = answering.device {
+            fs.set_own_device(device);
+        }
+        fs.begin(answering.kernel)
+            .map_err(|error| StartError::System("start a thread", error))?;
+        log_report::watch(watched).map_err(|error| StartError::System("start a thread", error))?;
+        ready.announce(config)
+    };
+    let outcome = session::serve(config, adapter, answers, move || log_report::all(&channel));
+    // `destroy` of the adapter has not run if event loops still wait for a source that does not answer.
+    fs.settle();
+    outcome
 }
 
 fn check(mount_point: &Path) -> Result<(), StartError> {

@@ -103,6 +103,10 @@ pub enum StartError {
     Handshake(io::Error),
     /// The log file cannot be opened.
     Log(PathBuf, io::Error),
+    /// The directory of the store cannot be made or found.
+    Store(PathBuf, io::Error),
+    /// Store, source and mount point do not lie apart: the store, and the other path.
+    StoreInside(PathBuf, PathBuf),
     /// The PID file cannot be written.
     PidFile(PathBuf, io::Error),
     /// The source cannot be opened for serving.
@@ -242,6 +246,15 @@ impl Display for StartError {
             Self::HelperMissing | Self::OthersForbidden | Self::Helper(_) => write_helper(f, self),
             Self::Mount(path, errno) => write_mount(f, path, *errno),
             Self::Handshake(error) => write!(f, "the kernel refused the session: {error}"),
+            Self::Store(path, error) => {
+                write!(f, "the store {} cannot be made: {error}", for_shell(path))
+            }
+            Self::StoreInside(store, other) => write!(
+                f,
+                "the store {} and {} lie in each other; keep the store elsewhere",
+                for_shell(store),
+                for_shell(other)
+            ),
             Self::Log(path, error) => write!(
                 f,
                 "cannot open the log file {path:?}: {error}; \

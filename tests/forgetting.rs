@@ -44,6 +44,7 @@ fn a_removed_file_is_reachable_whoever_forgets_it_meanwhile() {
 
 fn serve(source: &Path) -> Arc<Fs<Shared>> {
     let config = Config {
+        store: None,
         source: source.into(),
         mount_point: "/".into(),
         foreground: true,

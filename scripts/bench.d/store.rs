@@ -119,6 +119,7 @@ fn blank(kind: Kind) -> Node {
         opaque: false,
         device: 0,
         target: Vec::new(),
+        reached: Vec::new(),
         place: None,
     }
 }

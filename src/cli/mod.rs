@@ -68,6 +68,16 @@ pub struct Options {
     /// The source's access times stay as they are.
     #[arg(short, long, overrides_with = "read_write", help_heading = "Access")]
     read_only: bool,
+    /// Keep changes in STORE, and leave the source as it is.
+    #[arg(
+        long,
+        value_name = "STORE",
+        value_hint = ValueHint::DirPath,
+        conflicts_with = "passthrough",
+        help_heading = "Access",
+        hide = true
+    )]
+    private: Option<PathBuf>,
     #[arg(long, hide = true, overrides_with = "read_only")]
     read_write: bool,
     #[arg(long, hide = true, value_enum, action = ArgAction::Append)]
@@ -415,6 +425,11 @@ impl Options {
         let flags = self.flags();
         let leaves_atime = flags.read_only || flags.no_atime;
         preflight::order(&source, &mount_point, leaves_atime)?;
+        let store = self.private.as_deref();
+        let store = store.map(absolute(StartError::Store)).transpose()?;
+        if let Some(store) = &store {
+            preflight::apart(store, &source, &mount_point)?;
+        }
         let limit = raise_limit();
         let threads = self
             .threads
@@ -423,6 +438,7 @@ impl Options {
         let pid_file = self.pidfile.as_deref();
         Ok(Config {
             access: self.access(),
+            store,
             flags,
             log: self.log()?,
             pid_file: pid_file.map(absolute(StartError::PidFile)).transpose()?,

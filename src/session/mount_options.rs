@@ -123,6 +123,7 @@ mod tests {
 
     fn options(flags: Flags) -> MountOptions {
         MountOptions::new(&Config {
+            store: None,
             source: "/src".into(),
             mount_point: "/mnt".into(),
             foreground: true,

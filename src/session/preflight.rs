@@ -115,6 +115,28 @@ pub fn order(source: &Path, mount_point: &Path, leaves_atime: bool) -> Result<()
     Ok(())
 }
 
+/// Checks that a store lies neither in the source or the mount point, nor they in it. All paths are absolute.
+///
+/// # Errors
+/// [`StartError::StoreInside`], or the sentence for a store whose parent is not there.
+pub fn apart(store: &Path, source: &Path, mount_point: &Path) -> Result<(), StartError> {
+    let real = match store.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = store.parent().unwrap_or(store);
+            let parent = parent.canonicalize();
+            parent.map(|parent| parent.join(store.file_name().unwrap_or_default()))
+        }
+        found => found,
+    };
+    let real = real.map_err(|error| StartError::Store(store.into(), error))?;
+    for other in [source, mount_point] {
+        if real.starts_with(other) || other.starts_with(&real) {
+            return Err(StartError::StoreInside(store.into(), other.into()));
+        }
+    }
+    Ok(())
+}
+
 /// Checks that a limit of `limit` open files is enough for `threads` worker threads.
 ///
 /// # Errors

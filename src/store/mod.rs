@@ -197,6 +197,11 @@ impl Store {
             .transpose()
     }
 
+    /// Whether the node goes with its last open.
+    pub fn is_orphan(&self, id: NodeId) -> io::Result<bool> {
+        Ok(self.state.get(&key::orphan(id))?.is_some())
+    }
+
     /// Filesystems of the source: the store's number for each, and what identifies it.
     pub fn filesystems(&self) -> io::Result<Vec<(u32, Vec<u8>)>> {
         let number = |(key, identity): (Vec<u8>, Vec<u8>)| match key::Key::decode(&key)? {
@@ -297,7 +302,8 @@ fn check_change(change: &Change) -> io::Result<()> {
                 .origin
                 .as_ref()
                 .is_none_or(|origin| origin.identity.len() <= Origin::MAX_IDENTITY);
-            NodeId::checked(id.0).is_ok() && origin && node.target.len() <= Node::MAX_TARGET
+            let paths = node.target.len().max(node.reached.len()) <= Node::MAX_TARGET;
+            NodeId::checked(id.0).is_ok() && origin && paths
         }
         Change::Name { name, .. } => node::check_name(name).is_ok(),
         Change::Xattr(_, name, value) => {

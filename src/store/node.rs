@@ -190,6 +190,8 @@ pub struct Node {
     pub device: u64,
     /// Where a symbolic link leads.
     pub target: Vec<u8>,
+    /// The path below the source's root by which the origin was reached at its first change. Empty: the root, or no origin.
+    pub reached: Vec<u8>,
     /// A directory's one name: it is found below this name only. The store keeps it, by [`super::Change::Name`].
     pub place: Option<(NodeId, Vec<u8>)>,
 }
@@ -205,7 +207,8 @@ impl Node {
         to.i64(self.links)
             .u8(u8::from(self.opaque))
             .u64(self.device)
-            .bytes(&self.target);
+            .bytes(&self.target)
+            .bytes(&self.reached);
         to.option(self.place.as_ref(), |to, (parent, name)| {
             _ = to.u64(parent.0).bytes(name)
         });
@@ -220,12 +223,15 @@ impl Node {
             opaque: from.bool()?,
             device: from.u64()?,
             target: from.bytes()?.to_vec(),
+            reached: from.bytes()?.to_vec(),
             place: from.option(|from| {
                 let parent = NodeId::checked(from.u64()?)?;
                 Ok((parent, check_name(from.bytes()?)?.to_vec()))
             })?,
         };
         let sound = node.target.len() <= Self::MAX_TARGET
+            && node.reached.len() <= Self::MAX_TARGET
+            && !node.reached.contains(&0)
             && !node.target.contains(&0)
             && (node.kind == Kind::Directory || (!node.opaque && node.place.is_none()))
             && node.links.unsigned_abs() < 1 << 40;

@@ -2,6 +2,7 @@
 //! [`shared`] is the source itself. The operations ([`crate::fs`]) are compiled once for each kind, so no request allocates a
 //! trait object.
 
+pub mod private;
 mod reporter;
 pub mod shared;
 

@@ -85,6 +85,7 @@ pub fn serve_with(change: impl FnOnce(&mut Config)) -> Served {
 
 fn config() -> Config {
     Config {
+        store: None,
         source: "/nowhere".into(),
         mount_point: "/nowhere".into(),
         foreground: true,

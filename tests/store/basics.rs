@@ -49,6 +49,7 @@ fn node(kind: Kind) -> Box<Node> {
         opaque: false,
         device: 0,
         target: Vec::new(),
+        reached: Vec::new(),
         place: None,
     })
 }

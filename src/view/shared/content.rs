@@ -114,6 +114,26 @@ impl OpenFile {
         own.map_or_else(|| self.mapping.shared(), Ok)
     }
 
+    /// Reads into a buffer that others do not see, and returns how far the file reaches.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read_into(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<usize> {
+        let (fd, mut done) = (self.described()?, 0);
+        while !buffer.is_empty() {
+            match rustix::io::pread(&*fd, &mut *buffer, offset) {
+                Ok(0) => break,
+                Ok(n) => {
+                    (offset, done) = (offset + n as u64, done + n);
+                    buffer = &mut buffer[n..];
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(done)
+    }
+
     /// With passthrough, clients map the source's own pages. Their stores change times that the mount's kernel does not learn
     /// of, so its attributes are dropped.
     pub(super) fn expire_times(&self) {

@@ -18,6 +18,6 @@ mod view;
 mod xattrs;
 
 pub use content::OpenFile;
-pub use node::Node;
+pub use node::{Node, plain_number};
 pub use stream::OpenDir;
 pub use view::Shared;

@@ -111,6 +111,16 @@ impl Node {
         self.life
     }
 
+    /// What tells it from all other inodes of the source, in other mounts too: its filesystem's index, its number and its life.
+    pub fn identity(&self) -> (u32, u64, u64) {
+        (self.life.key.source, self.life.key.ino, self.life.life)
+    }
+
+    /// Whether it is mmfs's own mount, shown as an empty directory.
+    pub fn is_own_mount(&self) -> bool {
+        self.life.kind == Kind::OwnMount
+    }
+
     /// How mmfs shows it.
     pub(super) fn kind(&self) -> Kind {
         self.life.kind

@@ -84,6 +84,11 @@ impl Shared {
         Ok((shared, nodes))
     }
 
+    /// The inode number of the root.
+    pub fn root_number(&self) -> u64 {
+        self.root.1
+    }
+
     /// Records that mmfs moved the change stamp of an inode that is not open.
     pub(super) fn stamp_moved(&self, node: &Node, before: u64, after: u64) {
         self.nodes

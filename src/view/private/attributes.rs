@@ -1,0 +1,153 @@
+//! Changing attributes: what the source's kernel did for a mirror, the view does itself.
+
+use rustix::fs::StatVfs;
+use rustix::io::{Errno, Result};
+
+use super::acl::{ACCESS, Acl};
+use super::content::OpenFile;
+use super::layers::{Layers, errno, to_store};
+use super::node::{Node, Side};
+use super::view::Private;
+use crate::actor::Actor;
+use crate::attr::{Attr, Time};
+use crate::request::{SetAttr, SetTime};
+use crate::store::{Attributes as Overrides, Change, NodeId, Xattr};
+use crate::view::Attributes;
+
+const SUID: u32 = 0o4000;
+const SGID: u32 = 0o2000;
+
+/// The mode after a change that takes suid and sgid away (`setattr_should_drop_suidgid` of Linux). `in_group`: the user may keep
+/// sgid.
+fn stripped(mode: u32, in_group: bool) -> u32 {
+    let executable = mode & 0o010 != 0;
+    let sgid = if executable || !in_group { SGID } else { 0 };
+    mode & !(SUID | sgid)
+}
+
+impl Attributes for Private {
+    fn attr(&self, node: &Node) -> Result<Attr> {
+        self.layers.attr(node)
+    }
+
+    fn set_attr(
+        &self,
+        by: &Actor,
+        node: &Node,
+        _open: Option<&OpenFile>,
+        set: &SetAttr,
+    ) -> Result<()> {
+        let layers = &self.layers;
+        let id = layers.adopt(node)?;
+        let attr = layers.attr(node)?;
+        let mut over = Overrides::default();
+        let mut changes = Vec::new();
+        let now = Time::now();
+        let takes_setid = set.is_nothing() && by.owns(attr.uid);
+        let mut mode = attr.mode & 0o7777;
+        if set.uid.is_some() || set.gid.is_some() || takes_setid {
+            (over.uid, over.gid) = (set.uid, set.gid);
+            if !attr.is_dir() {
+                mode = stripped(mode, by.is_in_group(attr.gid));
+                changes.extend(layers.without_capability(node, id)?);
+            }
+        }
+        if let Some(asked) = set.mode {
+            mode = asked & 0o7777;
+            changes.extend(layers.acl_with_mode(node, id, mode)?);
+        }
+        if set.size.is_some() && !by.is_root() {
+            mode = stripped(mode, by.is_in_group(attr.gid));
+        }
+        if mode != attr.mode & 0o7777 {
+            over.mode = Some(mode);
+        }
+        over.atime = set.atime.map(|time| moment(time, now));
+        over.mtime = set.mtime.map(|time| moment(time, now));
+        if let Some(size) = set.size {
+            self.layers.resize(node, id, size, now)?;
+        }
+        over.ctime = Some(to_store(now));
+        changes.push(Change::Attributes(id, over));
+        layers.store.change(changes).map_err(errno)
+    }
+
+    fn statfs(&self, node: &Node) -> Result<StatVfs> {
+        let root;
+        let below = match &node.side {
+            Side::Source(below) => below,
+            Side::Own(_) => {
+                root = self.layers.below_nodes.get(crate::inode::ROOT)?;
+                &root
+            }
+        };
+        let mut usage = self.layers.below.statfs(below)?;
+        // What can be written is what the store has room for.
+        let blocks = self.layers.store.free().map_err(errno)? / usage.f_frsize.max(1);
+        usage.f_blocks = usage.f_blocks.saturating_sub(usage.f_bfree) + blocks;
+        (usage.f_bfree, usage.f_bavail) = (blocks, blocks);
+        Ok(usage)
+    }
+}
+
+fn moment(time: SetTime, now: Time) -> crate::store::Time {
+    match time {
+        SetTime::Now => to_store(now),
+        SetTime::To(time) => to_store(time),
+    }
+}
+
+impl Layers {
+    /// The change that takes the file's capabilities away, if it has any.
+    fn without_capability(&self, node: &Node, id: NodeId) -> Result<Option<Change>> {
+        const CAPABILITY: &str = "security.capability";
+        match self.xattr_of(node, CAPABILITY.as_ref()) {
+            Ok(_) => Ok(Some(Change::Xattr(
+                id,
+                CAPABILITY.into(),
+                Some(Xattr::Hidden),
+            ))),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn acl_with_mode(&self, node: &Node, id: NodeId, mode: u32) -> Result<Option<Change>> {
+        let value = match self.xattr_of(node, ACCESS.as_ref()) {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+            value => value?,
+        };
+        let mut acl = Acl::parse(&value)?;
+        acl.set_mode(mode);
+        Ok(Some(Change::Xattr(
+            id,
+            ACCESS.into(),
+            Some(Xattr::Set(acl.value())),
+        )))
+    }
+
+    /// What a write takes away from a file: capabilities, and suid and sgid unless the user may keep them.
+    pub fn strip(&self, by: &Actor, node: &Node, id: NodeId, keeps_setid: bool) -> Result<()> {
+        let attr = self.attr(node)?;
+        let mut changes: Vec<Change> = self.without_capability(node, id)?.into_iter().collect();
+        let mode = attr.mode & 0o7777;
+        let kept = match keeps_setid {
+            true => mode,
+            false => stripped(mode, by.is_in_group(attr.gid)),
+        };
+        if kept != mode {
+            let mode = Some(kept);
+            changes.push(Change::Attributes(
+                id,
+                Overrides {
+                    mode,
+                    ..Overrides::default()
+                },
+            ));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.change(changes).map_err(errno)
+    }
+}

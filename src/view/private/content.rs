@@ -1,0 +1,471 @@
+//! The bytes of one file of a private view: the source's, the store's, or both, page by page.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::{Errno, Result};
+
+use super::layers::{Layers, errno, to_store};
+use super::node::{Node, Side};
+use super::view::Private;
+use crate::actor::Actor;
+use crate::attr::{Attr, Time};
+use crate::cache::MayKeep;
+use crate::request::{Durability, Seek, Write};
+use crate::store::{Content as Stored, From, NodeId, PAGE, SourceState};
+use crate::view::{Content, Files, HasFlags, shared};
+
+/// Files of the source up to this length are copied at their first change, in bytes: then nothing of them depends on the source.
+const SMALL: u64 = 64 << 10;
+
+/// The most that one copy_file_range(2) copies in one piece, in bytes.
+const COPY: usize = 1 << 20;
+
+/// One open of a regular file.
+pub struct OpenFile {
+    layers: Arc<Layers>,
+    node: Node,
+    /// The source's file, if the view's file has one.
+    below: Option<shared::OpenFile>,
+    is_writable: bool,
+    opener: Actor,
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenFile")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Files for Private {
+    fn open(&self, by: &Actor, node: &Node, flags: OFlags) -> Result<OpenFile> {
+        let layers = &self.layers;
+        let below = match &node.side {
+            // A file whose bytes are all the store's does not need the source's.
+            Side::Source(_) if layers.is_whole(node)? => None,
+            Side::Source(source) => {
+                let reads = flags - OFlags::RWMODE - OFlags::APPEND;
+                Some(layers.below.open(by, source, reads | OFlags::RDONLY)?)
+            }
+            Side::Own(_) => None,
+        };
+        Ok(OpenFile {
+            layers: layers.clone(),
+            node: node.clone(),
+            below,
+            is_writable: flags & OFlags::RWMODE != OFlags::RDONLY,
+            opener: *by,
+        })
+    }
+
+    fn close(&self, open: Arc<OpenFile>) {
+        // The source's opens are closed in order, because its mapping counts them.
+        if let Ok(OpenFile {
+            below: Some(below), ..
+        }) = Arc::try_unwrap(open)
+        {
+            self.layers.below.close(Arc::new(below));
+        }
+    }
+}
+
+impl Layers {
+    fn is_whole(&self, node: &Node) -> Result<bool> {
+        let Some(id) = self.id(node)? else {
+            return Ok(false);
+        };
+        let content = self.store.content(id).map_err(errno)?;
+        Ok(content.is_some_and(|content| content.source_limit == 0))
+    }
+
+    /// What the source's file is now. None: there is none.
+    fn source_state(&self, node: &Node) -> Result<Option<SourceState>> {
+        let Some(source) = node.source() else {
+            return Ok(None);
+        };
+        let attr = crate::view::Attributes::attr(&self.below, source)?;
+        let (size, mtime) = (attr.size, to_store(attr.mtime));
+        Ok(Some(SourceState { size, mtime }))
+    }
+
+    /// As `source_state`, if it matters for a change of the file's bytes.
+    fn first_state(&self, node: &Node, id: NodeId) -> Result<Option<SourceState>> {
+        match self.store.content(id).map_err(errno)? {
+            Some(_) => Ok(None),
+            None => self.source_state(node),
+        }
+    }
+
+    /// Sets the length.
+    pub fn resize(&self, node: &Node, id: NodeId, size: u64, now: Time) -> Result<()> {
+        let _alone = self.lock(id).write();
+        let state = self.first_state(node, id)?;
+        self.store
+            .truncate(id, size, state, to_store(now))
+            .map_err(errno)
+    }
+}
+
+/// Whether the source's file is another than when the store took its first page.
+fn moved_on(content: &Stored, now: Option<SourceState>) -> bool {
+    content.source_limit > 0 && content.source != now
+}
+
+impl OpenFile {
+    fn id(&self) -> Result<Option<NodeId>> {
+        self.layers.id(&self.node)
+    }
+
+    fn content(&self, id: NodeId) -> Result<Option<Stored>> {
+        self.layers.store.content(id).map_err(errno)
+    }
+
+    /// Fills the buffer with bytes of the source, and zeros behind its end.
+    fn read_source(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        let opened;
+        let below = match (&self.below, self.node.source()) {
+            (Some(below), _) => below,
+            (None, Some(source)) => {
+                opened = self
+                    .layers
+                    .below
+                    .open(&self.opener, source, OFlags::RDONLY)?;
+                &opened
+            }
+            (None, None) => return Err(Errno::IO),
+        };
+        let len = below.read_into(to, at)?;
+        to[len..].fill(0);
+        Ok(())
+    }
+
+    /// As the store asks for bytes of the source. If the source's file has changed since the store took its first page, the two do
+    /// not fit together.
+    fn source_bytes(
+        &self,
+        content: Option<&Stored>,
+    ) -> impl FnMut(u64, &mut [u8]) -> io::Result<()> {
+        let expected = content.and_then(|content| content.source);
+        move |at, to| {
+            if expected.is_some() && expected != self.layers.source_state(&self.node)? {
+                return Err(Errno::IO.into());
+            }
+            Ok(self.read_source(at, to)?)
+        }
+    }
+
+    fn read_mixed(&self, id: NodeId, content: &Stored, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let len = (len as u64).min(content.size.saturating_sub(offset));
+        let mut buffer = vec![0; len as usize];
+        let mut source = self.source_bytes(Some(content));
+        let done = self
+            .layers
+            .store
+            .read(id, offset, &mut buffer, &mut source)
+            .map_err(errno)?;
+        buffer.truncate(done);
+        Ok(buffer)
+    }
+
+    /// Runs a change of the file's bytes, alone.
+    fn changing<T>(&self, change: impl FnOnce(NodeId, Option<Stored>) -> Result<T>) -> Result<T> {
+        if !self.is_writable {
+            return Err(Errno::BADF);
+        }
+        let id = self.layers.adopt(&self.node)?;
+        let _alone = self.layers.lock(id).write();
+        let mut content = self.content(id)?;
+        let state = self.layers.first_state(&self.node, id)?;
+        if content.is_none() && state.is_some_and(|state| state.size > 0 && state.size <= SMALL) {
+            let mtime = state.map_or_else(|| to_store(Time::now()), |state| state.mtime);
+            let mut source = self.source_bytes(None);
+            let store = &self.layers.store;
+            store
+                .make_whole(id, state, mtime, &mut source)
+                .map_err(errno)?;
+            content = self.content(id)?;
+        }
+        change(id, content)
+    }
+
+    fn write_alone(&self, id: NodeId, content: Option<Stored>, write: &Write<'_>) -> Result<usize> {
+        let state = self.layers.first_state(&self.node, id)?;
+        let size = match &content {
+            Some(content) => content.size,
+            None => state.map_or(0, |state| state.size),
+        };
+        let offset = if write.append { size } else { write.offset };
+        let mut data = write.data;
+        if write.from_mapping {
+            // Pages of a mapping never make the file longer.
+            data = &data[..data.len().min(size.saturating_sub(offset) as usize)];
+        }
+        if !write.from_mapping {
+            self.layers
+                .strip(&self.opener, &self.node, id, write.keeps_setid)?;
+        }
+        let mut source = self.source_bytes(content.as_ref());
+        let now = to_store(Time::now());
+        self.layers
+            .store
+            .write(id, offset, data, state, now, &mut source)
+            .map_err(errno)?;
+        Ok(write.data.len())
+    }
+}
+
+impl Content for OpenFile {
+    fn attr(&self) -> Result<Attr> {
+        self.layers.attr(&self.node)
+    }
+
+    fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
+    fn is_cacheable(&self) -> bool {
+        self.below.as_ref().is_none_or(Content::is_cacheable)
+    }
+
+    fn may_keep(&self, moves_atime: bool) -> Result<MayKeep> {
+        let content = match self.id()? {
+            Some(id) => self.content(id)?,
+            None => None,
+        };
+        match (&self.below, content) {
+            (Some(below), None) => below.may_keep(moves_atime),
+            (None, None) => Ok(MayKeep::All),
+            (_, Some(content)) => {
+                let now = self.layers.source_state(&self.node);
+                let moved = content.source_limit > 0 && moved_on(&content, now.unwrap_or(None));
+                Ok(if moved {
+                    MayKeep::Nothing
+                } else {
+                    MayKeep::All
+                })
+            }
+        }
+    }
+
+    fn read<R>(
+        &self,
+        offset: u64,
+        len: usize,
+        flags: OFlags,
+        lend: impl FnOnce(Result<&[u8]>) -> R,
+    ) -> R {
+        let id = match self.id() {
+            Err(errno) => return lend(Err(errno)),
+            Ok(id) => id,
+        };
+        let shared = id.map(|id| self.layers.lock(id).read());
+        let content = match id.map(|id| self.content(id)).transpose() {
+            Err(errno) => return lend(Err(errno)),
+            Ok(content) => content.flatten(),
+        };
+        match (content, id, &self.below) {
+            (None, _, Some(below)) => below.read(offset, len, flags, lend),
+            (Some(content), Some(id), _) => {
+                let bytes = self.read_mixed(id, &content, offset, len);
+                drop(shared);
+                lend(bytes.as_deref().map_err(|errno| *errno))
+            }
+            _ => lend(Ok(&[])),
+        }
+    }
+
+    fn write(&self, write: &Write<'_>) -> Result<usize> {
+        let written = self.changing(|id, content| self.write_alone(id, content, write))?;
+        match write.durability {
+            Durability::Cached => {}
+            Durability::Data => self.sync(true)?,
+            Durability::Full => self.sync(false)?,
+        }
+        Ok(written)
+    }
+
+    fn flush(&self, sync: bool) -> Result<()> {
+        if sync && self.is_writable {
+            self.sync(false)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn sync(&self, data_only: bool) -> Result<()> {
+        match self.id()? {
+            Some(id) => self.layers.store.sync(id, data_only).map_err(errno),
+            None => Ok(()),
+        }
+    }
+
+    fn allocate(&self, by: &Actor, mode: FallocateFlags, offset: u64, len: u64) -> Result<()> {
+        let keeps = mode.contains(FallocateFlags::KEEP_SIZE);
+        let what = mode - FallocateFlags::KEEP_SIZE;
+        let zeroes = match what {
+            FallocateFlags::ZERO_RANGE => true,
+            FallocateFlags::PUNCH_HOLE if keeps => true,
+            flags if flags.is_empty() => false,
+            _ => return Err(Errno::OPNOTSUPP),
+        };
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= i64::MAX as u64)
+            .ok_or(Errno::FBIG)?;
+        let store = &self.layers.store;
+        self.changing(|id, content| {
+            self.layers.strip(by, &self.node, id, by.is_root())?;
+            let state = self.layers.first_state(&self.node, id)?;
+            let now = to_store(Time::now());
+            let size = content.map_or_else(
+                || state.map_or(0, |state| state.size),
+                |content| content.size,
+            );
+            if zeroes && offset < size {
+                let mut source = self.source_bytes(content.as_ref());
+                store
+                    .punch(id, offset..end, state, now, &mut source)
+                    .map_err(errno)?;
+            }
+            if !keeps && end > size {
+                let state = self.layers.first_state(&self.node, id)?;
+                store.truncate(id, end, state, now).map_err(errno)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn seek(&self, to: Seek) -> Result<u64> {
+        let id = self.id()?;
+        let content = match id {
+            Some(id) => self.content(id)?,
+            None => None,
+        };
+        match (content, id, &self.below) {
+            (None, _, Some(below)) => below.seek(to),
+            (Some(content), Some(id), _) => self.seek_mixed(id, &content, to),
+            _ => Err(Errno::NXIO),
+        }
+    }
+
+    fn copy_from(
+        &self,
+        by: &Actor,
+        (from, at): (&Self, u64),
+        offset: u64,
+        len: usize,
+    ) -> Result<usize> {
+        let mut done = 0;
+        while done < len {
+            let part = (len - done).min(COPY);
+            let bytes = from.read(at + done as u64, part, OFlags::empty(), |bytes| {
+                bytes.map(<[u8]>::to_vec)
+            });
+            let bytes = match bytes {
+                Ok(bytes) if bytes.is_empty() => break,
+                Ok(bytes) => bytes,
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            };
+            let write = Write {
+                offset: offset + done as u64,
+                data: &bytes,
+                append: false,
+                from_mapping: false,
+                direct: false,
+                keeps_setid: by.is_root(),
+                durability: Durability::Cached,
+            };
+            match self.write(&write) {
+                Ok(n) => done += n,
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    fn pass_through<H: std::any::Any + Send + Sync>(
+        &self,
+        _by: &Actor,
+        _register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
+    ) -> Option<&H> {
+        None
+    }
+}
+
+impl OpenFile {
+    fn seek_mixed(&self, id: NodeId, content: &Stored, to: Seek) -> Result<u64> {
+        let (Seek::Data(begin) | Seek::Hole(begin)) = to;
+        if begin >= content.size {
+            return Err(Errno::NXIO);
+        }
+        let wants_data = matches!(to, Seek::Data(_));
+        let pieces = self
+            .layers
+            .store
+            .pieces(id, content, begin..content.size)
+            .map_err(errno)?;
+        for piece in pieces {
+            let found = match piece.from {
+                From::Zero if wants_data => None,
+                From::Zero => Some(piece.range.start),
+                From::Data => self.seek_data_file(id, content, to, piece.range.start)?,
+                From::Source => self.seek_source(to, piece.range.start)?,
+            };
+            if let Some(found) = found.filter(|found| *found < piece.range.end) {
+                return Ok(found.max(begin));
+            }
+        }
+        if wants_data {
+            Err(Errno::NXIO)
+        } else {
+            Ok(content.size)
+        }
+    }
+
+    fn seek_data_file(
+        &self,
+        id: NodeId,
+        content: &Stored,
+        to: Seek,
+        at: u64,
+    ) -> Result<Option<u64>> {
+        let Some(file) = self.layers.store.data_file(id, content).map_err(errno)? else {
+            return Ok(matches!(to, Seek::Hole(_)).then_some(at));
+        };
+        match to {
+            Seek::Data(_) => file.seek_data(at).map_err(errno),
+            Seek::Hole(_) => match file.seek_hole(at) {
+                Ok(found) => Ok(Some(found)),
+                Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(Some(at)),
+                Err(error) => Err(errno(error)),
+            },
+        }
+    }
+
+    fn seek_source(&self, to: Seek, at: u64) -> Result<Option<u64>> {
+        let Some(below) = &self.below else {
+            return Err(Errno::IO);
+        };
+        let to = if matches!(to, Seek::Data(_)) {
+            Seek::Data(at)
+        } else {
+            Seek::Hole(at)
+        };
+        match below.seek(to) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NXIO) => Ok(matches!(to, Seek::Hole(_)).then_some(at)),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl HasFlags for OpenFile {}
+
+/// The store's page size divides all sizes that count here.
+const _: () = assert!(SMALL % PAGE == 0);

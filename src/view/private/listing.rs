@@ -1,0 +1,251 @@
+//! Listing directories of a private view: what the source has, at the source's positions, then what only the store has.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, OnceLock};
+
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Result;
+
+use super::layers::{Layers, errno};
+use super::node::{Node, Side};
+use super::view::Private;
+use crate::inode::{Place, ROOT};
+use crate::store::{Name, NodeId};
+use crate::view::{DirEntry, Directories, Found, HasFlags, Listing, shared};
+
+/// Positions of names that only the store has begin here. The source's shown positions are lower, and all fit into 31 bits.
+const OWN: u64 = 0x6000_0000;
+
+/// One open of a directory.
+pub struct OpenDir {
+    layers: Arc<Layers>,
+    node: Node,
+    below: Option<shared::OpenDir>,
+    /// Names that the store had when the listing first came to them, sorted.
+    own: OnceLock<Vec<(Vec<u8>, NodeId)>>,
+}
+
+impl std::fmt::Debug for OpenDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenDir")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Directories for Private {
+    fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
+        let below = match &node.side {
+            Side::Source(source) => Some(self.layers.below.open_dir(source, flags)?),
+            Side::Own(_) => None,
+        };
+        Ok(OpenDir {
+            layers: self.layers.clone(),
+            node: node.clone(),
+            below,
+            own: OnceLock::new(),
+        })
+    }
+
+    fn list(
+        &self,
+        listing: &OpenDir,
+        offset: u64,
+        mut take: impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<bool> {
+        let layers = &self.layers;
+        let directory = layers.id(&listing.node)?;
+        let mut has_taken = false;
+        if offset < OWN {
+            if let Some(below) = &listing.below {
+                let (mut is_full, mut failed) = (false, None);
+                let ended = layers.below.list(below, offset, |entry| {
+                    match layers.over_entry(listing, directory, entry) {
+                        Ok(None) => true,
+                        Ok(Some((ino, kind))) => {
+                            is_full = !take(&DirEntry {
+                                ino,
+                                kind,
+                                ..*entry
+                            });
+                            has_taken |= !is_full;
+                            !is_full
+                        }
+                        Err(errno) => {
+                            failed = Some(errno);
+                            false
+                        }
+                    }
+                })?;
+                if let Some(errno) = failed.filter(|_| !has_taken) {
+                    return Err(errno);
+                }
+                if is_full || failed.is_some() || !ended {
+                    return Ok(false);
+                }
+            } else if !layers.list_dots(listing, offset, &mut take)? {
+                return Ok(false);
+            }
+        }
+        layers.list_own(listing, directory, offset.saturating_sub(OWN), &mut take)
+    }
+
+    fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
+        self.layers.lookup(&listing.node, name)
+    }
+
+    fn sync_names(&self, _dir: &Node) -> Result<()> {
+        self.layers.store.sync_names().map_err(errno)
+    }
+}
+
+impl Layers {
+    /// What to show of an entry of the source. None: nothing.
+    fn over_entry(
+        &self,
+        listing: &OpenDir,
+        directory: Option<NodeId>,
+        entry: &DirEntry<'_>,
+    ) -> Result<Option<(u64, FileType)>> {
+        let name = entry.name.as_bytes();
+        if name == b".." {
+            return Ok(Some((
+                self.parent_of(&listing.node)?.unwrap_or(entry.ino),
+                entry.kind,
+            )));
+        }
+        let over = match directory {
+            Some(id) if name != b"." => self.store.name(id, name).map_err(errno)?,
+            _ => None,
+        };
+        match over {
+            None => Ok(Some((entry.ino, entry.kind))),
+            Some(Name::Hidden) => Ok(None),
+            Some(Name::Node(id)) => self.entry_of(id).map(Some),
+        }
+    }
+
+    fn entry_of(&self, id: NodeId) -> Result<(u64, FileType)> {
+        let found = self.found(id)?;
+        Ok((
+            self.nodes.listed_number(found.place.key()),
+            found.place.kind,
+        ))
+    }
+
+    /// The number of the directory that has this one, if the store knows it.
+    fn parent_of(&self, node: &Node) -> Result<Option<u64>> {
+        let Some(id) = self.id(node)? else {
+            return Ok(None);
+        };
+        let stored = self.store.node(id).map_err(errno)?;
+        let Some((parent, _)) = stored.and_then(|node| node.place) else {
+            return Ok(None);
+        };
+        let parent = self.found(parent)?;
+        Ok(Some(self.nodes.listed_number(parent.place.key())))
+    }
+
+    /// `.` and `..` of a directory that the source does not have. True: there is room for more.
+    fn list_dots(
+        &self,
+        listing: &OpenDir,
+        offset: u64,
+        take: &mut impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<bool> {
+        let own = self.nodes.listed_number(listing.node.key());
+        let parent = self.parent_of(&listing.node)?.unwrap_or(ROOT);
+        for (position, (name, ino)) in [(".", own), ("..", parent)]
+            .into_iter()
+            .enumerate()
+            .skip(offset as usize)
+        {
+            let offset = position as u64 + 1;
+            let entry = DirEntry {
+                ino,
+                offset,
+                kind: FileType::Directory,
+                name: name.as_ref(),
+            };
+            if !take(&entry) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn list_own(
+        &self,
+        listing: &OpenDir,
+        directory: Option<NodeId>,
+        skip: u64,
+        take: &mut impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<bool> {
+        let Some(directory) = directory else {
+            return Ok(true);
+        };
+        let names = match listing.own.get() {
+            Some(names) => names,
+            None => {
+                let names = self.own_names(listing, directory)?;
+                listing.own.get_or_init(|| names)
+            }
+        };
+        for (index, (name, id)) in names.iter().enumerate().skip(skip as usize) {
+            let name = OsStr::from_bytes(name);
+            // What was removed or renamed since is not shown. What was replaced is.
+            match self.store.name(directory, name.as_bytes()).map_err(errno)? {
+                Some(Name::Node(_)) => {}
+                _ => continue,
+            }
+            let Ok((ino, kind)) = self.entry_of(*id) else {
+                continue;
+            };
+            let entry = DirEntry {
+                ino,
+                offset: OWN + index as u64 + 1,
+                kind,
+                name,
+            };
+            if !take(&entry) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The names that the store has in a directory, and the source has not.
+    fn own_names(&self, listing: &OpenDir, directory: NodeId) -> Result<Vec<(Vec<u8>, NodeId)>> {
+        let (mut own, mut last) = (Vec::new(), Vec::new());
+        loop {
+            let names = self.store.names(directory, &last, 1024).map_err(errno)?;
+            let Some((name, _)) = names.last() else {
+                return Ok(own);
+            };
+            last = name.clone();
+            for (name, leads) in names {
+                let Name::Node(id) = leads else { continue };
+                if !self.is_below(&listing.node, OsStr::from_bytes(&name))? {
+                    own.push((name, id));
+                }
+            }
+        }
+    }
+}
+
+impl Listing for OpenDir {
+    fn stamp(&self) -> Option<u64> {
+        None
+    }
+
+    fn may_be_cached(&self) -> bool {
+        false
+    }
+
+    fn sync(&self, _data_only: bool) -> Result<()> {
+        self.layers.store.sync_names().map_err(errno)
+    }
+}
+
+impl HasFlags for OpenDir {}

@@ -1,0 +1,20 @@
+//! The private view: the source with a store over it. A change made through it changes the store, never the source.
+//!
+//! A name is looked up in the store first. What the store says nothing of, the source shows. An inode of the source gets a node
+//! in the store at its first change, together with the name by which it was reached.
+
+mod acl;
+mod attributes;
+mod content;
+mod layers;
+mod listing;
+mod names;
+mod node;
+mod rename;
+mod view;
+mod xattrs;
+
+pub use content::OpenFile;
+pub use listing::OpenDir;
+pub use node::Node;
+pub use view::Private;

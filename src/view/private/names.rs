@@ -1,0 +1,394 @@
+//! Looking up, making and removing names of a private view.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{FileType, OFlags, RenameFlags};
+use rustix::io::{Errno, Result};
+
+use super::acl::{ACCESS, Acl, DEFAULT};
+use super::content::OpenFile;
+use super::layers::{Layers, errno, kind_of, to_store};
+use super::node::{Node, Side};
+use super::view::Private;
+use crate::actor::Actor;
+use crate::attr::{Attr, Time};
+use crate::inode::Place;
+use crate::request::{New, Permissions, Removal};
+use crate::source::check_name;
+use crate::store::{self, Attributes as Overrides, Change, NodeId, Xattr};
+use crate::view::{Directories as _, Files as _, Found, Name, Names};
+
+impl Names for Private {
+    fn lookup(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
+        self.layers.lookup(dir, name)
+    }
+
+    fn make(&self, by: &Actor, at: Name<'_, Node>, new: New<'_>) -> Result<Found<Node>> {
+        let _names = self.layers.names.lock();
+        self.layers.make(by, at, new)
+    }
+
+    fn create(
+        &self,
+        by: &Actor,
+        at: Name<'_, Node>,
+        permissions: Permissions,
+        flags: OFlags,
+        made: impl FnOnce(Found<Node>),
+    ) -> Result<OpenFile> {
+        let found = {
+            let _names = self.layers.names.lock();
+            let new = New::Other(FileType::RegularFile, permissions, 0);
+            match self.layers.make(by, at, new) {
+                Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => return Err(Errno::STALE),
+                found => found?,
+            }
+        };
+        let node = found.place.clone();
+        made(found);
+        self.open(by, &node, flags)
+    }
+
+    fn link(&self, node: &Node, (dir, name): Name<'_, Node>) -> Result<Found<Node>> {
+        let layers = &self.layers;
+        let _names = layers.names.lock();
+        check_name(name)?;
+        layers.must_not_exist(dir, name)?;
+        let attr = layers.attr(node)?;
+        if attr.is_dir() {
+            return Err(Errno::PERM);
+        }
+        if attr.nlink == 0 {
+            return Err(Errno::NOENT);
+        }
+        let directory = layers.adopt(dir)?;
+        let id = layers.adopt(node)?;
+        let now = Time::now();
+        let mut changes = vec![Change::Links(id, 1), changed_at(id, now)];
+        changes.push(layers.named(directory, name, Some(store::Name::Node(id)), false));
+        changes.push(dir_changed(directory, now));
+        layers.store.change(changes).map_err(errno)?;
+        layers.found(id)
+    }
+
+    fn remove(&self, (dir, name): Name<'_, Node>, what: Removal) -> Result<()> {
+        let layers = &self.layers;
+        let _names = layers.names.lock();
+        check_name(name)?;
+        let found = layers.lookup(dir, name)?;
+        let is_dir = found.place.kind == FileType::Directory;
+        match what {
+            Removal::Name if is_dir => return Err(Errno::ISDIR),
+            Removal::Directory if !is_dir => return Err(Errno::NOTDIR),
+            Removal::Directory => layers.must_be_empty(&found.place)?,
+            Removal::Name => {}
+        }
+        let directory = layers.adopt(dir)?;
+        let now = Time::now();
+        let mut changes = vec![
+            layers.unnamed(dir, directory, name)?,
+            dir_changed(directory, now),
+        ];
+        if is_dir {
+            changes.push(Change::Links(directory, -1));
+        }
+        let unlinked = layers.unlinked(&found, now)?;
+        changes.extend(unlinked.changes);
+        layers.store.change(changes).map_err(errno)?;
+        if unlinked.is_gone {
+            layers.gone.lock().insert(found.place.key());
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: Name<'_, Node>, to: Name<'_, Node>, flags: RenameFlags) -> Result<()> {
+        let _names = self.layers.names.lock();
+        check_name(from.1)?;
+        check_name(to.1)?;
+        self.layers.rename(from, to, flags)
+    }
+
+    fn read_link(&self, node: &Node) -> Result<Vec<u8>> {
+        match &node.side {
+            Side::Source(source) => self.layers.below.read_link(source),
+            Side::Own(id) => {
+                let stored = self
+                    .layers
+                    .store
+                    .node(*id)
+                    .map_err(errno)?
+                    .ok_or(Errno::STALE)?;
+                match stored.kind {
+                    store::Kind::Symlink => Ok(stored.target),
+                    _ => Err(Errno::INVAL),
+                }
+            }
+        }
+    }
+}
+
+/// A change of a directory's times, because its names change.
+pub(super) fn dir_changed(directory: NodeId, now: Time) -> Change {
+    let now = Some(to_store(now));
+    let over = Overrides {
+        mtime: now,
+        ctime: now,
+        ..Overrides::default()
+    };
+    Change::Attributes(directory, over)
+}
+
+/// A change of an inode's time of change.
+pub(super) fn changed_at(id: NodeId, now: Time) -> Change {
+    let over = Overrides {
+        ctime: Some(to_store(now)),
+        ..Overrides::default()
+    };
+    Change::Attributes(id, over)
+}
+
+/// What becomes of an inode that loses a name.
+#[derive(Default)]
+pub(super) struct Unlinked {
+    pub changes: Vec<Change>,
+    /// It is an unchanged inode of the source, and this was its last name.
+    pub is_gone: bool,
+}
+
+impl Layers {
+    /// What a name leads to.
+    pub fn lookup(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
+        check_name(name)?;
+        if let Some(directory) = self.id(dir)? {
+            match self.store.name(directory, name.as_bytes()).map_err(errno)? {
+                Some(store::Name::Hidden) => return Err(Errno::NOENT),
+                Some(store::Name::Node(id)) => return self.found(id),
+                None => {}
+            }
+        }
+        self.lookup_below(dir, name)
+    }
+
+    /// What the source shows under a name of which the store says nothing.
+    fn lookup_below(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
+        let source = dir.source().ok_or(Errno::NOENT)?;
+        let found = self.below.lookup(source, name)?;
+        self.shown(self.nodes.number_of(dir), name, found)
+    }
+
+    /// Whether the source has this name in the directory, shown or not.
+    pub fn is_below(&self, dir: &Node, name: &OsStr) -> Result<bool> {
+        let Some(source) = dir.source() else {
+            return Ok(false);
+        };
+        match self.below.lookup(source, name) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub fn must_not_exist(&self, dir: &Node, name: &OsStr) -> Result<()> {
+        match self.lookup(dir, name) {
+            Ok(_) => Err(Errno::EXIST),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub fn must_be_empty(&self, dir: &Node) -> Result<()> {
+        if let Some(id) = self.id(dir)? {
+            let mut last = Vec::new();
+            loop {
+                let names = self.store.names(id, &last, 256).map_err(errno)?;
+                let Some((name, _)) = names.last() else { break };
+                last = name.clone();
+                if names.iter().any(|(_, leads)| *leads != store::Name::Hidden) {
+                    return Err(Errno::NOTEMPTY);
+                }
+            }
+        }
+        let Some(source) = dir.source() else {
+            return Ok(());
+        };
+        let listing = self.below.open_dir(source, OFlags::empty())?;
+        let id = self.id(dir)?;
+        let (mut offset, mut outcome) = (0, Ok(()));
+        loop {
+            let ended = self.below.list(&listing, offset, |entry| {
+                offset = entry.offset;
+                if !matches!(entry.name.as_bytes(), b"." | b"..") {
+                    let hidden = id.map(|id| self.store.name(id, entry.name.as_bytes()));
+                    match hidden.transpose() {
+                        Ok(Some(Some(store::Name::Hidden))) => {}
+                        Ok(_) => outcome = Err(Errno::NOTEMPTY),
+                        Err(error) => outcome = Err(errno(error)),
+                    }
+                }
+                outcome.is_ok()
+            })?;
+            if ended || outcome.is_err() {
+                return outcome;
+            }
+        }
+    }
+
+    /// The change that makes a name lead somewhere.
+    pub fn named(
+        &self,
+        directory: NodeId,
+        name: &OsStr,
+        to: Option<store::Name>,
+        replaces: bool,
+    ) -> Change {
+        let name = name.as_bytes().to_vec();
+        Change::Name {
+            directory,
+            name,
+            to,
+            replaces,
+        }
+    }
+
+    /// The change that makes a name lead nowhere.
+    pub fn unnamed(&self, dir: &Node, directory: NodeId, name: &OsStr) -> Result<Change> {
+        let to = self.is_below(dir, name)?.then_some(store::Name::Hidden);
+        Ok(self.named(directory, name, to, false))
+    }
+
+    /// What to record of an inode that loses a name.
+    pub fn unlinked(&self, found: &Found<Node>, now: Time) -> Result<Unlinked> {
+        let is_dir = found.place.kind == FileType::Directory;
+        let is_last = is_dir || found.attr.nlink <= 1;
+        let id = match self.id(&found.place)? {
+            // Nothing of it need be recorded: the name is hidden.
+            None if is_last => {
+                return Ok(Unlinked {
+                    changes: Vec::new(),
+                    is_gone: true,
+                });
+            }
+            None => self.adopt(&found.place)?,
+            Some(id) => id,
+        };
+        let less = if is_dir {
+            -i64::from(found.attr.nlink)
+        } else {
+            -1
+        };
+        let mut changes = vec![Change::Links(id, less), changed_at(id, now)];
+        if is_last {
+            changes.push(Change::Orphan(id, true));
+        }
+        Ok(Unlinked {
+            changes,
+            is_gone: false,
+        })
+    }
+
+    fn make(&self, by: &Actor, (dir, name): Name<'_, Node>, new: New<'_>) -> Result<Found<Node>> {
+        check_name(name)?;
+        self.must_not_exist(dir, name)?;
+        let parent = self.attr(dir)?;
+        if parent.nlink == 0 {
+            return Err(Errno::NOENT);
+        }
+        let directory = self.adopt(dir)?;
+        let id = self.store.new_number();
+        let now = Time::now();
+        let (node, mut changes) = self.new_node(by, dir, &parent, id, new, now)?;
+        let is_dir = node.kind == store::Kind::Directory;
+        changes.insert(0, Change::Make(id, Box::new(node)));
+        changes.push(self.named(directory, name, Some(store::Name::Node(id)), false));
+        changes.push(dir_changed(directory, now));
+        if is_dir {
+            changes.push(Change::Links(directory, 1));
+        }
+        self.store.change(changes).map_err(errno)?;
+        self.found(id)
+    }
+
+    /// A new node with what it gets from its directory: group, ACLs.
+    fn new_node(
+        &self,
+        by: &Actor,
+        dir: &Node,
+        parent: &Attr,
+        id: NodeId,
+        new: New<'_>,
+        now: Time,
+    ) -> Result<(store::Node, Vec<Change>)> {
+        let (kind, permissions, device, target) = match new {
+            New::Directory(permissions) => (FileType::Directory, permissions, 0, Vec::new()),
+            New::Other(kind, permissions, device) => (kind, permissions, device, Vec::new()),
+            New::Symlink(target) => {
+                let permissions = Permissions {
+                    mode: 0o777,
+                    umask: 0,
+                };
+                (
+                    FileType::Symlink,
+                    permissions,
+                    0,
+                    target.as_os_str().as_bytes().to_vec(),
+                )
+            }
+        };
+        if target.len() >= store::Node::MAX_TARGET {
+            return Err(Errno::NAMETOOLONG);
+        }
+        let is_dir = kind == FileType::Directory;
+        let mut mode = permissions.mode & 0o7777;
+        let mut changes = Vec::new();
+        let default = match kind {
+            FileType::Symlink => None,
+            _ => self.xattr_of(dir, DEFAULT.as_ref()).ok(),
+        };
+        match &default {
+            None => mode &= !permissions.umask,
+            Some(value) => {
+                let acl = Acl::parse(value)?.inherited(&mut mode);
+                let mut set = |name: &str, value| {
+                    changes.push(Change::Xattr(id, name.into(), Some(Xattr::Set(value))))
+                };
+                if !acl.is_mode() {
+                    set(ACCESS, acl.value());
+                }
+                if is_dir {
+                    set(DEFAULT, value.clone());
+                }
+            }
+        }
+        let mut gid = by.caller.gid;
+        if parent.mode & 0o2000 != 0 {
+            gid = parent.gid;
+            if is_dir {
+                mode |= 0o2000;
+            }
+        }
+        let time = Some(to_store(now));
+        let attributes = Overrides {
+            mode: Some(mode),
+            uid: Some(by.caller.uid),
+            gid: Some(gid),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+        };
+        let links = if is_dir { 2 } else { 1 };
+        let node = store::Node {
+            kind: kind_of(kind)?,
+            origin: None,
+            attributes,
+            links,
+            opaque: false,
+            device,
+            target,
+            reached: Vec::new(),
+            place: None,
+        };
+        Ok((node, changes))
+    }
+}

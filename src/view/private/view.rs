@@ -1,0 +1,158 @@
+//! The private view, put together from its parts.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::FileType;
+
+use super::content::OpenFile;
+use super::layers::Layers;
+use super::listing::OpenDir;
+use super::node::{Key, Node, Side};
+use crate::config::Config;
+use crate::inode::{NodeTable, Numbers, Place, ROOT};
+use crate::report::ViewReport;
+use crate::store::keeper::Keeper;
+use crate::store::{Change, Store};
+use crate::view::shared::{Shared, plain_number};
+use crate::view::{Found, Reporter, Tree, View};
+
+/// The source with a store over it.
+pub struct Private {
+    pub(super) layers: Arc<Layers>,
+    /// Makes barriers until the view goes.
+    keeper: Mutex<Option<Keeper>>,
+}
+
+impl std::fmt::Debug for Private {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Private").finish_non_exhaustive()
+    }
+}
+
+impl Private {
+    /// Lays `store` over the source. `sweeps`: the store was not closed, and has data files that nothing needs.
+    ///
+    /// # Errors
+    /// Those of opening the source, and of starting a thread.
+    pub fn open(
+        config: &Config,
+        reporter: Reporter,
+        store: Store,
+        sweeps: bool,
+    ) -> io::Result<(Self, Arc<NodeTable<Node>>)> {
+        let mut read_only = config.clone();
+        read_only.flags.read_only = true;
+        let (below, below_nodes) = Shared::open(&read_only, reporter)?;
+        let root = below_nodes.get(ROOT)?;
+        let root_ino = below.root_number();
+        let numbers = Numbers::new(move |key| match key {
+            Key::Source(key) => plain_number(root_ino, key),
+            Key::Own(id) => Some(id.0),
+        });
+        let side = Side::Source(root);
+        let root = Node {
+            side,
+            kind: FileType::Directory,
+            at: None,
+        };
+        let nodes = Arc::new(NodeTable::new(root, numbers));
+        let store = Arc::new(store);
+        let keeper = Keeper::start(&store, sweeps)?;
+        let layers = Layers {
+            below,
+            below_nodes,
+            store,
+            nodes: nodes.clone(),
+            names: Mutex::new(()),
+            bytes: std::array::from_fn(|_| RwLock::new(())),
+            gone: Mutex::new(HashSet::new()),
+            origins: Mutex::new(HashMap::new()),
+        };
+        let view = Self {
+            layers: Arc::new(layers),
+            keeper: Mutex::new(Some(keeper)),
+        };
+        Ok((view, nodes))
+    }
+
+    /// Makes everything durable and closes the store.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn end(&self) -> io::Result<()> {
+        drop(self.keeper.lock().take());
+        self.layers.store.close()
+    }
+}
+
+impl View for Private {
+    type Node = Node;
+    type Open = OpenFile;
+    type Listing = OpenDir;
+}
+
+impl Tree for Private {
+    fn forget(&self, node: &Node) {
+        let layers = &self.layers;
+        if layers.nodes.remembered(node).is_some() {
+            return;
+        }
+        layers.gone.lock().remove(&node.key());
+        if let Ok(Some(id)) = layers.id(node) {
+            let _names = layers.names.lock();
+            if layers.store.is_orphan(id).unwrap_or(false) {
+                if let Err(error) = layers.store.change(vec![Change::Remove(id)]) {
+                    log::warn!(
+                        "a file that was deleted stays in the store until the next mount: {error}"
+                    );
+                }
+                layers.origins.lock().remove(&id);
+            }
+        }
+        if let Side::Source(source) = &node.side {
+            let number = layers.below_nodes.number_of(source);
+            if layers.below_nodes.forget(number, u64::MAX).is_some() {
+                layers.below.forget(source);
+            }
+        }
+    }
+
+    fn trim(&self) {
+        self.layers.below.trim();
+    }
+
+    fn hold(&self, found: &Found<Node>) -> bool {
+        match &found.place.side {
+            Side::Own(_) => false,
+            Side::Source(source) => self.layers.below.hold(&Found {
+                place: source.clone(),
+                attr: found.attr,
+                seen: found.seen,
+                hold: found.hold.clone(),
+            }),
+        }
+    }
+
+    fn release_held(&self) -> bool {
+        self.layers.below.release_held()
+    }
+
+    fn check_open_files(&self) {
+        self.layers.below.check_open_files();
+    }
+
+    fn set_own_device(&self, device: u64) {
+        self.layers.below.set_own_device(device);
+    }
+
+    fn report(&self) -> ViewReport {
+        self.layers.below.report()
+    }
+
+    fn is_stacked(&self) -> bool {
+        self.layers.below.is_stacked()
+    }
+}
