@@ -44,7 +44,7 @@ use rustix::io::Errno;
 pub use content::{Content, From, PAGE, Piece, ReadSource, SourceState};
 pub use disk::{Directory, Disk, DiskFile, How};
 pub use format::{Base, make};
-pub use node::{Attributes, Kind, Name, Node, NodeId, Origin, Time, Xattr};
+pub use node::{Attributes, Kind, MAX_NAME, Name, Node, NodeId, Origin, Time, Xattr};
 pub use record::Change;
 
 use data::DataFiles;

@@ -15,7 +15,6 @@ use crate::actor::Actor;
 use crate::attr::{Attr, Time};
 use crate::inode::Place;
 use crate::request::{New, Permissions, Removal};
-use crate::source::check_name;
 use crate::store::{self, Attributes as Overrides, Change, NodeId, Xattr};
 use crate::view::{Directories as _, Files as _, Found, Name, Names};
 
@@ -104,8 +103,6 @@ impl Names for Private {
 
     fn rename(&self, from: Name<'_, Node>, to: Name<'_, Node>, flags: RenameFlags) -> Result<()> {
         let _names = self.layers.names.lock();
-        check_name(from.1)?;
-        check_name(to.1)?;
         self.layers.rename(from, to, flags)
     }
 
@@ -125,6 +122,14 @@ impl Names for Private {
                 }
             }
         }
+    }
+}
+
+/// Checks that `name` is one component and not too long: the store has no filesystem to ask.
+pub(super) fn check_name(name: &OsStr) -> Result<()> {
+    match name.len() > store::MAX_NAME {
+        true => Err(Errno::NAMETOOLONG),
+        false => crate::source::check_name(name),
     }
 }
 
