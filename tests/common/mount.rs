@@ -112,6 +112,16 @@ impl Mount {
         self.start();
     }
 
+    /// Kills the daemon, unmounts what is left, and starts again with the same options.
+    #[track_caller]
+    pub fn kill_and_remount(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait_end();
+        unmount_as_user(&self.point)
+            .unwrap_or_else(|e| panic!("umount {}: {e}", self.point.display()));
+        self.start();
+    }
+
     /// Unmounts from outside; returns how the daemon ended (success for one in the background, whose status
     /// nobody can see).
     #[track_caller]
