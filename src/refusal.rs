@@ -246,15 +246,8 @@ impl Display for StartError {
             Self::HelperMissing | Self::OthersForbidden | Self::Helper(_) => write_helper(f, self),
             Self::Mount(path, errno) => write_mount(f, path, *errno),
             Self::Handshake(error) => write!(f, "the kernel refused the session: {error}"),
-            Self::Store(path, error) => {
-                write!(f, "the store {} cannot be made: {error}", for_shell(path))
-            }
-            Self::StoreInside(store, other) => write!(
-                f,
-                "the store {} and {} lie in each other; keep the store elsewhere",
-                for_shell(store),
-                for_shell(other)
-            ),
+            Self::Store(store, error) => write_store(f, store, error),
+            Self::StoreInside(store, other) => write_store_inside(f, store, other),
             Self::Log(path, error) => write!(
                 f,
                 "cannot open the log file {path:?}: {error}; \
@@ -358,6 +351,19 @@ fn write_source_dead(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
         ),
         _ => Ok(()),
     }
+}
+
+fn write_store(f: &mut Formatter<'_>, store: &Path, error: &io::Error) -> Formatted {
+    let store = for_shell(store);
+    write!(f, "the store {store} cannot be made: {error}")
+}
+
+fn write_store_inside(f: &mut Formatter<'_>, store: &Path, other: &Path) -> Formatted {
+    let (store, other) = (for_shell(store), for_shell(other));
+    write!(
+        f,
+        "the store {store} and {other} lie in each other; keep the store elsewhere"
+    )
 }
 
 fn write_mount(f: &mut Formatter<'_>, path: &Path, errno: Errno) -> Formatted {

@@ -1,5 +1,6 @@
 //! The command line: argv → [`Options`] (as typed) → [`Config`] (checked), or a [`Verb`].
 
+mod mount_flag;
 mod mount_helper;
 mod mount_options;
 mod similar;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use clap::ValueHint;
 use clap::error::ErrorKind;
-use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
 use crate::descriptors::{most_threads, raise_limit};
@@ -25,6 +26,7 @@ use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
 
+use mount_flag::MountFlag;
 use mount_options::Unknown;
 pub use verbs::Verb;
 
@@ -370,25 +372,6 @@ fn is_verbose(arg: &OsStr) -> bool {
     let letters = arg.as_encoded_bytes().strip_prefix(b"-");
     arg == "--verbose"
         || letters.is_some_and(|letters| !letters.starts_with(b"-") && letters.contains(&b'v'))
-}
-
-/// Generic options of mount(8), each with its opposite.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-#[value(rename_all = "lower")]
-enum MountFlag {
-    Exec,
-    NoExec,
-    Suid,
-    NoSuid,
-    Dev,
-    NoDev,
-    SymFollow,
-    NoSymFollow,
-    Atime,
-    NoAtime,
-    Sync,
-    Async,
-    DirSync,
 }
 
 /// Accepts every value that is not empty.

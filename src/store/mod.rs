@@ -7,6 +7,7 @@
 //! never held together with `log`.
 
 mod bell;
+mod bloom;
 mod bytes;
 pub mod check;
 mod codec;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::table::{Builder, Entry, Table, hash};
+use super::bloom::hash;
+use super::table::{Builder, Entry, Table};
 
 /// What a set of records did: each key's new value, or None where the key is gone.
 pub type Puts = BTreeMap<Vec<u8>, Option<Vec<u8>>>;

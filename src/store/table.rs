@@ -9,8 +9,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use twox_hash::XxHash3_64;
-
+use super::bloom::{Bloom, hash};
 use super::codec::{Reader, Writer, damaged};
 use super::disk::{Disk, DiskFile, How};
 
@@ -21,9 +20,6 @@ const MAGIC: &[u8; 8] = b"mmfstabl";
 const FOOTER: usize = 60;
 const BLOCK: usize = 4096;
 const GONE: u32 = u32::MAX;
-/// Of the Bloom filter. Ten bits and six probes let one key of a hundred through that is not there.
-const BITS_PER_KEY: u64 = 10;
-const PROBES: u64 = 6;
 /// No block is longer: a value has 64 KiB and a little at most.
 const MAX_BLOCK: u32 = 1 << 20;
 
@@ -430,57 +426,6 @@ impl Index {
             }
         }
         low.checked_sub(1)
-    }
-}
-
-/// The hash of a key, for the filters of all tables.
-pub fn hash(key: &[u8]) -> u64 {
-    XxHash3_64::oneshot(key)
-}
-
-/// B. Bloom, "Space/time trade-offs in hash coding with allowable errors", 1970.
-struct Bloom(Vec<u64>);
-
-impl Bloom {
-    fn new(hashes: &[u64]) -> Self {
-        let words = (hashes.len() as u64 * BITS_PER_KEY).div_ceil(64).max(1);
-        let mut bloom = Self(vec![0; words as usize]);
-        for &hash in hashes {
-            for (word, bit) in bloom.probes(hash) {
-                bloom.0[word] |= bit;
-            }
-        }
-        bloom
-    }
-
-    fn may_have(&self, hash: u64) -> bool {
-        self.probes(hash).all(|(word, bit)| self.0[word] & bit != 0)
-    }
-
-    fn probes(&self, hash: u64) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let bits = self.0.len() as u64 * 64;
-        let step = hash.rotate_right(32) | 1;
-        (0..PROBES).map(move |n| {
-            let bit = hash.wrapping_add(n.wrapping_mul(step)) % bits;
-            (bit as usize / 64, 1 << (bit % 64))
-        })
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
-    }
-
-    fn decode(bytes: &[u8]) -> io::Result<Self> {
-        let mut from = Reader(bytes);
-        let mut words = Vec::with_capacity(bytes.len() / 8);
-        while !from.0.is_empty() {
-            words.push(from.u64()?);
-        }
-        if words.is_empty() {
-            Err(damaged())
-        } else {
-            Ok(Self(words))
-        }
     }
 }
 

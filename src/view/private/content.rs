@@ -8,14 +8,13 @@ use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::{Errno, Result};
 
 use super::layers::{Layers, errno, to_store};
-use super::node::{Node, Side};
-use super::view::Private;
+use super::node::Node;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
 use crate::cache::MayKeep;
 use crate::request::{Durability, Seek, Write};
 use crate::store::{Content as Stored, From, NodeId, PAGE, SourceState};
-use crate::view::{Content, Files, HasFlags, shared};
+use crate::view::{Content, Files as _, HasFlags, shared};
 
 /// Files of the source up to this length are copied at their first change, in bytes: then nothing of them depends on the source.
 const SMALL: u64 = 64 << 10;
@@ -25,12 +24,12 @@ const COPY: usize = 1 << 20;
 
 /// One open of a regular file.
 pub struct OpenFile {
-    layers: Arc<Layers>,
-    node: Node,
+    pub(super) layers: Arc<Layers>,
+    pub(super) node: Node,
     /// The source's file, if the view's file has one.
-    below: Option<shared::OpenFile>,
-    is_writable: bool,
-    opener: Actor,
+    pub(super) below: Option<shared::OpenFile>,
+    pub(super) is_writable: bool,
+    pub(super) opener: Actor,
 }
 
 impl std::fmt::Debug for OpenFile {
@@ -41,40 +40,9 @@ impl std::fmt::Debug for OpenFile {
     }
 }
 
-impl Files for Private {
-    fn open(&self, by: &Actor, node: &Node, flags: OFlags) -> Result<OpenFile> {
-        let layers = &self.layers;
-        let below = match &node.side {
-            // A file whose bytes are all the store's does not need the source's.
-            Side::Source(_) if layers.is_whole(node)? => None,
-            Side::Source(source) => {
-                let reads = flags - OFlags::RWMODE - OFlags::APPEND;
-                Some(layers.below.open(by, source, reads | OFlags::RDONLY)?)
-            }
-            Side::Own(_) => None,
-        };
-        Ok(OpenFile {
-            layers: layers.clone(),
-            node: node.clone(),
-            below,
-            is_writable: flags & OFlags::RWMODE != OFlags::RDONLY,
-            opener: *by,
-        })
-    }
-
-    fn close(&self, open: Arc<OpenFile>) {
-        // The source's opens are closed in order, because its mapping counts them.
-        if let Ok(OpenFile {
-            below: Some(below), ..
-        }) = Arc::try_unwrap(open)
-        {
-            self.layers.below.close(Arc::new(below));
-        }
-    }
-}
-
 impl Layers {
-    fn is_whole(&self, node: &Node) -> Result<bool> {
+    /// Whether nothing of the file's bytes comes from the source.
+    pub fn is_whole(&self, node: &Node) -> Result<bool> {
         let Some(id) = self.id(node)? else {
             return Ok(false);
         };

@@ -4,26 +4,25 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Result;
 
 use super::layers::{Layers, errno};
-use super::node::{Node, Side};
-use super::view::Private;
+use super::node::Node;
 use crate::inode::{Place, ROOT};
 use crate::store::{Name, NodeId};
-use crate::view::{DirEntry, Directories, Found, HasFlags, Listing, shared};
+use crate::view::{DirEntry, HasFlags, Listing, shared};
 
 /// Positions of names that only the store has begin here. The source's shown positions are lower, and all fit into 31 bits.
-const OWN: u64 = 0x6000_0000;
+pub(super) const OWN: u64 = 0x6000_0000;
 
 /// One open of a directory.
 pub struct OpenDir {
-    layers: Arc<Layers>,
-    node: Node,
-    below: Option<shared::OpenDir>,
+    pub(super) layers: Arc<Layers>,
+    pub(super) node: Node,
+    pub(super) below: Option<shared::OpenDir>,
     /// Names that the store had when the listing first came to them, sorted.
-    own: OnceLock<Vec<(Vec<u8>, NodeId)>>,
+    pub(super) own: OnceLock<Vec<(Vec<u8>, NodeId)>>,
 }
 
 impl std::fmt::Debug for OpenDir {
@@ -34,75 +33,9 @@ impl std::fmt::Debug for OpenDir {
     }
 }
 
-impl Directories for Private {
-    fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
-        let below = match &node.side {
-            Side::Source(source) => Some(self.layers.below.open_dir(source, flags)?),
-            Side::Own(_) => None,
-        };
-        Ok(OpenDir {
-            layers: self.layers.clone(),
-            node: node.clone(),
-            below,
-            own: OnceLock::new(),
-        })
-    }
-
-    fn list(
-        &self,
-        listing: &OpenDir,
-        offset: u64,
-        mut take: impl FnMut(&DirEntry<'_>) -> bool,
-    ) -> Result<bool> {
-        let layers = &self.layers;
-        let directory = layers.id(&listing.node)?;
-        let mut has_taken = false;
-        if offset < OWN {
-            if let Some(below) = &listing.below {
-                let (mut is_full, mut failed) = (false, None);
-                let ended = layers.below.list(below, offset, |entry| {
-                    match layers.over_entry(listing, directory, entry) {
-                        Ok(None) => true,
-                        Ok(Some((ino, kind))) => {
-                            is_full = !take(&DirEntry {
-                                ino,
-                                kind,
-                                ..*entry
-                            });
-                            has_taken |= !is_full;
-                            !is_full
-                        }
-                        Err(errno) => {
-                            failed = Some(errno);
-                            false
-                        }
-                    }
-                })?;
-                if let Some(errno) = failed.filter(|_| !has_taken) {
-                    return Err(errno);
-                }
-                if is_full || failed.is_some() || !ended {
-                    return Ok(false);
-                }
-            } else if !layers.list_dots(listing, offset, &mut take)? {
-                return Ok(false);
-            }
-        }
-        layers.list_own(listing, directory, offset.saturating_sub(OWN), &mut take)
-    }
-
-    fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
-        self.layers.lookup(&listing.node, name)
-    }
-
-    fn sync_names(&self, _dir: &Node) -> Result<()> {
-        self.layers.store.sync_names().map_err(errno)
-    }
-}
-
 impl Layers {
     /// What to show of an entry of the source. None: nothing.
-    fn over_entry(
+    pub fn over_entry(
         &self,
         listing: &OpenDir,
         directory: Option<NodeId>,
@@ -148,7 +81,7 @@ impl Layers {
     }
 
     /// `.` and `..` of a directory that the source does not have. True: there is room for more.
-    fn list_dots(
+    pub fn list_dots(
         &self,
         listing: &OpenDir,
         offset: u64,
@@ -175,7 +108,7 @@ impl Layers {
         Ok(true)
     }
 
-    fn list_own(
+    pub fn list_own(
         &self,
         listing: &OpenDir,
         directory: Option<NodeId>,

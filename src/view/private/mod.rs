@@ -6,10 +6,12 @@
 mod acl;
 mod attributes;
 mod content;
+mod directories;
 mod layers;
 mod listing;
 mod names;
 mod node;
+mod open;
 mod rename;
 mod view;
 mod xattrs;

@@ -346,24 +346,13 @@ impl Layers {
         let is_dir = kind == FileType::Directory;
         let mut mode = permissions.mode & 0o7777;
         let mut changes = Vec::new();
-        let default = match kind {
-            FileType::Symlink => None,
-            _ => self.xattr_of(dir, DEFAULT.as_ref()).ok(),
-        };
-        match &default {
+        match self
+            .xattr_of(dir, DEFAULT.as_ref())
+            .ok()
+            .filter(|_| kind != FileType::Symlink)
+        {
             None => mode &= !permissions.umask,
-            Some(value) => {
-                let acl = Acl::parse(value)?.inherited(&mut mode);
-                let mut set = |name: &str, value| {
-                    changes.push(Change::Xattr(id, name.into(), Some(Xattr::Set(value))))
-                };
-                if !acl.is_mode() {
-                    set(ACCESS, acl.value());
-                }
-                if is_dir {
-                    set(DEFAULT, value.clone());
-                }
-            }
+            Some(default) => changes.extend(inherited(id, is_dir, default, &mut mode)?),
         }
         let mut gid = by.caller.gid;
         if parent.mode & 0o2000 != 0 {
@@ -396,4 +385,13 @@ impl Layers {
         };
         Ok((node, changes))
     }
+}
+
+/// What a new inode gets from its directory's default ACL.
+fn inherited(id: NodeId, is_dir: bool, default: Vec<u8>, mode: &mut u32) -> Result<Vec<Change>> {
+    let acl = Acl::parse(&default)?.inherited(mode);
+    let set = |name: &str, value| Change::Xattr(id, name.into(), Some(Xattr::Set(value)));
+    let access = (!acl.is_mode()).then(|| set(ACCESS, acl.value()));
+    let default = is_dir.then(|| set(DEFAULT, default));
+    Ok(access.into_iter().chain(default).collect())
 }

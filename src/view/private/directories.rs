@@ -1,0 +1,79 @@
+//! Opening and listing directories of a private view.
+
+use std::ffi::OsStr;
+use std::sync::OnceLock;
+
+use rustix::fs::OFlags;
+use rustix::io::Result;
+
+use super::layers::errno;
+use super::listing::{OWN, OpenDir};
+use super::node::{Node, Side};
+use super::view::Private;
+use crate::view::{DirEntry, Directories, Found};
+
+impl Directories for Private {
+    fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
+        let below = match &node.side {
+            Side::Source(source) => Some(self.layers.below.open_dir(source, flags)?),
+            Side::Own(_) => None,
+        };
+        Ok(OpenDir {
+            layers: self.layers.clone(),
+            node: node.clone(),
+            below,
+            own: OnceLock::new(),
+        })
+    }
+
+    fn list(
+        &self,
+        listing: &OpenDir,
+        offset: u64,
+        mut take: impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<bool> {
+        let layers = &self.layers;
+        let directory = layers.id(&listing.node)?;
+        let mut has_taken = false;
+        if offset < OWN {
+            if let Some(below) = &listing.below {
+                let (mut is_full, mut failed) = (false, None);
+                let ended = layers.below.list(below, offset, |entry| {
+                    match layers.over_entry(listing, directory, entry) {
+                        Ok(None) => true,
+                        Ok(Some((ino, kind))) => {
+                            is_full = !take(&DirEntry {
+                                ino,
+                                kind,
+                                ..*entry
+                            });
+                            has_taken |= !is_full;
+                            !is_full
+                        }
+                        Err(errno) => {
+                            failed = Some(errno);
+                            false
+                        }
+                    }
+                })?;
+                if let Some(errno) = failed.filter(|_| !has_taken) {
+                    return Err(errno);
+                }
+                if is_full || failed.is_some() || !ended {
+                    return Ok(false);
+                }
+            } else if !layers.list_dots(listing, offset, &mut take)? {
+                return Ok(false);
+            }
+        }
+        layers.list_own(listing, directory, offset.saturating_sub(OWN), &mut take)
+    }
+
+    fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
+        self.layers.lookup(&listing.node, name)
+    }
+
+    fn sync_names(&self, _dir: &Node) -> Result<()> {
+        self.layers.store.sync_names().map_err(errno)
+    }
+}
