@@ -9,8 +9,8 @@ use std::time::Duration;
 pub struct Config {
     /// The tree being served, absolute.
     pub source: PathBuf,
-    /// The directory of the store, absolute: the view is private. `None`: it is shared.
-    pub store: Option<PathBuf>,
+    /// The store, if the view is private. `None`: it is shared.
+    pub store: Option<StoreConfig>,
     /// The mount point, absolute. `/dev/fd/N` if the parent process passed a mounted /dev/fuse as descriptor N.
     pub mount_point: PathBuf,
     /// Stay attached to the terminal and run in the foreground.
@@ -80,6 +80,31 @@ pub enum Access {
     OwnerAndRoot,
     /// All users, subject to the permissions of each file.
     Everyone,
+}
+
+/// Where a private view keeps its changes, and what it does when the source changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The directory of the store, absolute. `None`: one is made that goes with the mount.
+    pub directory: Option<PathBuf>,
+    /// How many bytes of files it may hold.
+    pub limit: Option<u64>,
+    /// The source may be another than the one the store was made for.
+    pub base_moved: bool,
+    /// What a changed file does when its file in the source changes, too.
+    pub on_source_change: OnSourceChange,
+}
+
+/// What a changed file of a private view does when its file in the source changes, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnSourceChange {
+    /// Its pages that come from the source cannot be read any more (EIO).
+    #[default]
+    Stop,
+    /// Its pages that come from the source show what the source has now.
+    Follow,
+    /// It cannot be: the first write copies the whole file.
+    Copy,
 }
 
 /// How writes within a file reach the source.

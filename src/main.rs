@@ -47,12 +47,14 @@ fn run(args: &[OsString]) -> Result<(), StartError> {
     let config = options.resolve()?;
     daemon::start(&config, inherited, |ready| {
         let unreadable = |error| StartError::Filesystem(config.source.clone(), error);
-        let Some(path) = &config.store else {
+        let Some(wanted) = &config.store else {
             let open = |reporter| Shared::open(&config, reporter);
             return serve(&config, ready, Fs::new(&config, open).map_err(unreadable)?);
         };
-        let (store, sweeps) = session::open_store(path, &config)?;
-        let open = |reporter| Private::open(&config, reporter, store, sweeps);
+        let mut kept = session::open_store(wanted, &config)?;
+        // Dropped last.
+        let _removal = kept.removal();
+        let open = |reporter| Private::open(&config, wanted, reporter, kept.store, kept.sweeps);
         let fs = Fs::new(&config, open).map_err(unreadable)?;
         let outcome = serve(&config, ready, fs.clone());
         if let Err(error) = fs.tree().end() {

@@ -1,10 +1,12 @@
 //! The command line: argv → [`Options`] (as typed) → [`Config`] (checked), or a [`Verb`].
 
+mod absolute;
 mod mount_flag;
 mod mount_helper;
 mod mount_options;
 mod similar;
 mod size;
+mod store_options;
 #[cfg(test)]
 mod tests;
 pub mod topics;
@@ -12,22 +14,24 @@ mod verbs;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueHint;
 use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 
-use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
+use crate::config::{Access, Config, LogConfig, MountFlags, StoreConfig, WritePath};
 use crate::descriptors::{most_threads, raise_limit};
 use crate::init;
 use crate::refusal::StartError;
 use crate::session::preflight;
 use crate::version::{self, VERSION};
 
+use absolute::absolute;
 use mount_flag::MountFlag;
 use mount_options::Unknown;
+use store_options::StoreOptions;
 pub use verbs::Verb;
 
 const ABOUT: &str = "Show the directory SRC at MNT, its files served from memory maps";
@@ -70,16 +74,8 @@ pub struct Options {
     /// The source's access times stay as they are.
     #[arg(short, long, overrides_with = "read_write", help_heading = "Access")]
     read_only: bool,
-    /// Keep changes in STORE, and leave the source as it is.
-    #[arg(
-        long,
-        value_name = "STORE",
-        value_hint = ValueHint::DirPath,
-        conflicts_with = "passthrough",
-        help_heading = "Access",
-        hide = true
-    )]
-    private: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreOptions,
     #[arg(long, hide = true, overrides_with = "read_only")]
     read_write: bool,
     #[arg(long, hide = true, value_enum, action = ArgAction::Append)]
@@ -405,13 +401,19 @@ impl Options {
         let source = preflight::source(&self.source);
         let source = source.inspect_err(|error| verbs::hint_at(self.source.as_os_str(), error))?;
         let mount_point = preflight::mount_point(&self.mount_point)?;
-        let flags = self.flags();
+        let mut flags = self.flags();
         let leaves_atime = flags.read_only || flags.no_atime;
         preflight::order(&source, &mount_point, leaves_atime)?;
-        let store = self.private.as_deref();
-        let store = store.map(absolute(StartError::Store)).transpose()?;
-        if let Some(store) = &store {
+        let store = self.store.config()?;
+        if let Some(StoreConfig {
+            directory: Some(store),
+            ..
+        }) = &store
+        {
             preflight::apart(store, &source, &mount_point)?;
+            if !preflight::belongs_to_root(store) {
+                (flags.no_suid, flags.no_dev) = (true, true);
+            }
         }
         let limit = raise_limit();
         let threads = self
@@ -478,13 +480,6 @@ impl Options {
         }
         flags
     }
-}
-
-/// Makes a path absolute, because the daemon changes its working directory.
-fn absolute(
-    refused: fn(PathBuf, io::Error) -> StartError,
-) -> impl Fn(&Path) -> Result<PathBuf, StartError> {
-    move |file| std::path::absolute(file).map_err(|error| refused(file.into(), error))
 }
 
 /// One thread per CPU, but at least 5, so that slow requests do not delay fast ones, and at most 16. Fewer if `limit` open files

@@ -137,6 +137,15 @@ pub fn apart(store: &Path, source: &Path, mount_point: &Path) -> Result<(), Star
     Ok(())
 }
 
+/// Whether only root can have written what is in the store: a new one, or one that belongs to root and that nobody else may
+/// write to. Otherwise its suid bits and devices must have no effect.
+pub fn belongs_to_root(store: &Path) -> bool {
+    match rustix::fs::stat(store) {
+        Ok(stat) => stat.st_uid == 0 && stat.st_mode & 0o022 == 0,
+        Err(_) => rustix::process::geteuid().is_root(),
+    }
+}
+
 /// Checks that a limit of `limit` open files is enough for `threads` worker threads.
 ///
 /// # Errors

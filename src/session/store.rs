@@ -1,21 +1,103 @@
 //! The store of a private view: found or made before the mount.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, StoreConfig};
 use crate::refusal::StartError;
 use crate::store::opening::{OpenError, Rule};
 use crate::store::{Base, Directory, Store, Time, make};
 use crate::terminal::for_shell;
 
-/// Opens the store in the directory `path`, and makes it if there is none. True: it was not closed, and is to be swept.
+/// What the directories of stores that go with their mounts are called, before a random part.
+const EPHEMERAL: &str = "mmfs-ephemeral-";
+/// A directory of this name without a store in it is left alone so long: somebody may be about to make one.
+const MAKING: Duration = Duration::from_secs(3600);
+
+/// The store of a mount.
+#[derive(Debug)]
+pub struct Kept {
+    /// The store.
+    pub store: Store,
+    /// It was not closed, and has data files that nothing needs.
+    pub sweeps: bool,
+    /// Its directory, if it goes with the mount.
+    goes: Option<PathBuf>,
+}
+
+/// Removes the store when it goes with the mount.
+#[derive(Debug)]
+pub struct Removal(Option<PathBuf>);
+
+impl Kept {
+    /// What is to do when the mount has ended.
+    pub fn removal(&mut self) -> Removal {
+        Removal(self.goes.take())
+    }
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            if let Err(error) = std::fs::remove_dir_all(&path) {
+                log::warn!("the store {} is not removed: {error}", for_shell(&path));
+            }
+        }
+    }
+}
+
+/// Opens the store of a private view, and makes it if there is none.
 ///
 /// # Errors
 /// The sentence that says why it cannot be used.
-pub fn open_store(path: &Path, config: &Config) -> Result<(Store, bool), StartError> {
+pub fn open_store(wanted: &StoreConfig, config: &Config) -> Result<Kept, StartError> {
+    let mut kept = match &wanted.directory {
+        Some(path) => open_directory(path, config, wanted.base_moved)?,
+        None => {
+            let temporary = std::env::temp_dir();
+            remove_ended(&temporary);
+            let path = temporary.join(format!("{EPHEMERAL}{}", std::process::id()));
+            let mut kept = open_directory(&path, config, false)?;
+            kept.goes = Some(path);
+            kept
+        }
+    };
+    kept.store.set_limit(wanted.limit);
+    kept.sweeps &= kept.goes.is_none();
+    Ok(kept)
+}
+
+/// Removes stores that should have gone with mounts whose daemon was killed.
+fn remove_ended(temporary: &Path) {
+    let ours = rustix::process::geteuid().as_raw();
+    for entry in std::fs::read_dir(temporary).into_iter().flatten().flatten() {
+        let is_ours = |metadata: &Metadata| metadata.is_dir() && metadata.uid() == ours;
+        let Some(metadata) = entry.metadata().ok().filter(is_ours) else {
+            continue;
+        };
+        if !entry
+            .file_name()
+            .as_bytes()
+            .starts_with(EPHEMERAL.as_bytes())
+        {
+            continue;
+        }
+        let is_old = || {
+            metadata
+                .modified()
+                .is_ok_and(|time| time.elapsed().is_ok_and(|age| age > MAKING))
+        };
+        if Store::is_unused(&entry.path()).unwrap_or_else(is_old) {
+            drop(Removal(Some(entry.path())));
+        }
+    }
+}
+
+fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept, StartError> {
     let failed = |error| StartError::Store(path.into(), error);
     let base = base_of(&config.source).map_err(failed)?;
     match DirBuilder::new().mode(0o700).create(path) {
@@ -36,9 +118,13 @@ pub fn open_store(path: &Path, config: &Config) -> Result<(Store, bool), StartEr
         opened => opened,
     };
     let (opened, found) = opened.map_err(|error| StartError::Verb(error.sentence(path)))?;
-    if (&found.filesystem, found.root, found.born) != (&base.filesystem, base.root, base.born) {
+    let is_other =
+        (&found.filesystem, found.root, found.born) != (&base.filesystem, base.root, base.born);
+    if is_other && base_moved {
+        opened.store.set_base(&base).map_err(failed)?;
+    } else if is_other {
         return Err(StartError::Verb(format!(
-            "the store {} has changes to {}, not to {}",
+            "the store {} has changes to {}, not to {}; if that was restored or cloned, use --base-moved",
             for_shell(path),
             for_shell(&found.path),
             for_shell(&config.source)
@@ -52,7 +138,12 @@ pub fn open_store(path: &Path, config: &Config) -> Result<(Store, bool), StartEr
             recovery.dropped
         );
     }
-    Ok((opened.store, recovery.rule != Rule::Closed))
+    let sweeps = recovery.rule != Rule::Closed;
+    Ok(Kept {
+        store: opened.store,
+        sweeps,
+        goes: None,
+    })
 }
 
 /// What tells this source from others.

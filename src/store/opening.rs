@@ -309,6 +309,16 @@ impl Store {
         Ok((opened, base?))
     }
 
+    /// Whether the store in a directory is open nowhere. None: there is no store.
+    pub fn is_unused(path: &Path) -> Option<bool> {
+        let directory = Directory::open(path).ok()?;
+        match lock(&directory) {
+            Ok(_) => Some(true),
+            Err(OpenError::InUse) => Some(false),
+            Err(_) => None,
+        }
+    }
+
     /// Opens the store on a disk, for tests: nothing is locked.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use super::node::Node;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
 use crate::cache::MayKeep;
+use crate::config::OnSourceChange;
 use crate::request::{Durability, Seek, Write};
 use crate::store::{Content as Stored, From, NodeId, PAGE, SourceState};
 use crate::view::{Content, Files as _, HasFlags, shared};
@@ -117,7 +118,8 @@ impl OpenFile {
         &self,
         content: Option<&Stored>,
     ) -> impl FnMut(u64, &mut [u8]) -> io::Result<()> {
-        let expected = content.and_then(|content| content.source);
+        let stops = self.layers.on_source_change != OnSourceChange::Follow;
+        let expected = content.and_then(|content| content.source).filter(|_| stops);
         move |at, to| {
             if expected.is_some() && expected != self.layers.source_state(&self.node)? {
                 return Err(Errno::IO.into());
@@ -148,7 +150,11 @@ impl OpenFile {
         let _alone = self.layers.lock(id).write();
         let mut content = self.content(id)?;
         let state = self.layers.first_state(&self.node, id)?;
-        if content.is_none() && state.is_some_and(|state| state.size > 0 && state.size <= SMALL) {
+        let most = match self.layers.on_source_change {
+            OnSourceChange::Copy => u64::MAX,
+            _ => SMALL,
+        };
+        if content.is_none() && state.is_some_and(|state| state.size > 0 && state.size <= most) {
             let mtime = state.map_or_else(|| to_store(Time::now()), |state| state.mtime);
             let mut source = self.source_bytes(None);
             let store = &self.layers.store;

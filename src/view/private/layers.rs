@@ -13,6 +13,7 @@ use rustix::io::{Errno, Result};
 
 use super::node::{Key, Node, Side};
 use crate::attr::{Attr, MountId, Time};
+use crate::config::OnSourceChange;
 use crate::inode::{NodeTable, ROOT};
 use crate::store::{Attributes, Change, Content, Kind, Name, NodeId, Origin, Store};
 use crate::view::shared::{self, Shared};
@@ -27,6 +28,7 @@ pub(super) struct Layers {
     pub below: Shared,
     /// The source's inodes that the kernel knows through this view.
     pub below_nodes: Arc<NodeTable<shared::Node>>,
+    pub on_source_change: OnSourceChange,
     pub store: Arc<Store>,
     pub nodes: Arc<NodeTable<Node>>,
     /// Whoever changes names holds it.

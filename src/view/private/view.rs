@@ -11,7 +11,7 @@ use super::content::OpenFile;
 use super::layers::Layers;
 use super::listing::OpenDir;
 use super::node::{Key, Node, Side};
-use crate::config::Config;
+use crate::config::{Config, StoreConfig};
 use crate::inode::{NodeTable, Numbers, Place, ROOT};
 use crate::report::ViewReport;
 use crate::store::keeper::Keeper;
@@ -39,6 +39,7 @@ impl Private {
     /// Those of opening the source, and of starting a thread.
     pub fn open(
         config: &Config,
+        wanted: &StoreConfig,
         reporter: Reporter,
         store: Store,
         sweeps: bool,
@@ -64,6 +65,7 @@ impl Private {
         let layers = Layers {
             below,
             below_nodes,
+            on_source_change: wanted.on_source_change,
             store,
             nodes: nodes.clone(),
             names: Mutex::new(()),

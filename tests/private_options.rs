@@ -1,0 +1,195 @@
+//! The store of a private view: where it may lie, what it refuses, when it goes, and what happens when the source changes.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use common::Mount;
+
+fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
+    let builder = Mount::builder()
+        .over(source)
+        .option("--private")
+        .option(store);
+    builder.options(options.iter().copied()).mount()
+}
+
+/// A source and the place for a store beside it.
+fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let (source, store) = (place.path().join("source"), place.path().join("store"));
+    fs::create_dir(&source).unwrap();
+    (place, source, store)
+}
+
+/// Larger than what is copied at the first write.
+fn large() -> Vec<u8> {
+    (0..200_000u32)
+        .flat_map(|n| (n / 7).to_le_bytes())
+        .take(200_000)
+        .collect()
+}
+
+fn change_first_page(path: &Path) {
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(b"changed", 10).unwrap();
+}
+
+#[test]
+fn pages_of_a_file_that_changed_in_the_source_are_not_mixed_with_its_own() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), large()).unwrap();
+    let mount = private(&source, &store, &[]);
+    let path = mount.mnt().join("f");
+    change_first_page(&path);
+    // Another length: a change of the source whatever the clock says.
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(source.join("f"))
+        .unwrap();
+    file.write_all(b"more").unwrap();
+    let mut seen = fs::File::open(&path).unwrap();
+    let mut own = [0; 4096];
+    seen.read_exact(&mut own).unwrap();
+    assert_eq!(&own[10..17], b"changed");
+    seen.seek(SeekFrom::Start(100_000)).unwrap();
+    assert_eq!(
+        seen.read(&mut own).unwrap_err().raw_os_error(),
+        Some(libc::EIO)
+    );
+    assert!(fs::metadata(&path).unwrap().len() == 200_000);
+}
+
+#[test]
+fn a_view_that_follows_shows_what_the_source_has_now() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), large()).unwrap();
+    let mount = private(&source, &store, &["--on-source-change", "follow"]);
+    let path = mount.mnt().join("f");
+    change_first_page(&path);
+    let behind = fs::OpenOptions::new()
+        .write(true)
+        .open(source.join("f"))
+        .unwrap();
+    behind.write_all_at(b"behind", 150_000).unwrap();
+    behind.set_len(250_000).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes.len(), 200_000);
+    assert_eq!(
+        (&bytes[10..17], &bytes[150_000..150_006]),
+        (&b"changed"[..], &b"behind"[..])
+    );
+}
+
+#[test]
+fn a_view_that_copies_does_not_depend_on_the_source_any_more() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), large()).unwrap();
+    let mount = private(&source, &store, &["--on-source-change", "copy"]);
+    let path = mount.mnt().join("f");
+    change_first_page(&path);
+    fs::write(source.join("f"), b"gone").unwrap();
+    let mut expected = large();
+    expected[10..17].copy_from_slice(b"changed");
+    assert!(fs::read(&path).unwrap() == expected);
+}
+
+#[test]
+fn a_full_store_refuses_more_and_still_removes() {
+    let (_place, source, store) = place();
+    let mount = private(&source, &store, &["--store-limit", "1M"]);
+    let path = mount.mnt().join("f");
+    let mut file = fs::File::create(&path).unwrap();
+    let error = (0..64)
+        .find_map(|_| file.write_all(&[1; 65536]).err())
+        .expect("no limit");
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    assert!(file.metadata().unwrap().len() <= 1 << 20);
+    drop(file);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, vec![2; 500_000]).unwrap();
+}
+
+#[test]
+fn a_store_of_another_source_is_refused_unless_it_moved() {
+    let (place, source, store) = place();
+    let mut mount = private(&source, &store, &[]);
+    fs::write(mount.mnt().join("f"), "mine").unwrap();
+    mount.unmount();
+    let other = place.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let refused = Mount::builder()
+        .over(&other)
+        .option("--private")
+        .option(&store)
+        .refused();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        text.contains("--base-moved") && refused.status.code() == Some(1),
+        "{text}"
+    );
+    fs::rename(&source, place.path().join("moved")).unwrap();
+    drop(mount);
+    let mount = private(&other, &store, &["--base-moved"]);
+    assert!(mount.mnt().exists());
+}
+
+#[test]
+fn a_store_does_not_lie_in_its_source() {
+    let (_place, source, _) = place();
+    let inside = source.join("store");
+    let refused = Mount::builder()
+        .over(&source)
+        .option("--private")
+        .option(&inside)
+        .refused();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        text.contains("keep the store elsewhere") && refused.status.code() == Some(1),
+        "{text}"
+    );
+    assert!(!inside.exists());
+}
+
+#[test]
+fn a_store_is_in_use_by_one_mount() {
+    let (_place, source, store) = place();
+    let mount = private(&source, &store, &[]);
+    let refused = Mount::builder()
+        .over(&source)
+        .option("--private")
+        .option(&store)
+        .refused();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        text.contains("is in use by another mmfs") && refused.status.code() == Some(1),
+        "{text}"
+    );
+    fs::write(mount.mnt().join("f"), "goes on").unwrap();
+}
+
+#[test]
+fn an_ephemeral_store_goes_with_the_mount_and_after_a_kill_with_the_next() {
+    let (place, source, _) = place();
+    fs::write(source.join("f"), "source").unwrap();
+    let stores = place.path().join("tmp");
+    fs::create_dir(&stores).unwrap();
+    let builder = Mount::builder()
+        .over(&source)
+        .option("--ephemeral")
+        .env("TMPDIR", &stores);
+    let mut mount = builder.mount();
+    let count = || fs::read_dir(&stores).unwrap().count();
+    fs::write(mount.mnt().join("f"), "mine").unwrap();
+    assert_eq!(count(), 1);
+    mount.kill_and_remount();
+    assert_eq!(
+        (count(), fs::read_to_string(mount.mnt().join("f")).unwrap()),
+        (1, "source".into())
+    );
+    mount.unmount();
+    assert_eq!(count(), 0);
+}
