@@ -193,3 +193,85 @@ fn an_ephemeral_store_goes_with_the_mount_and_after_a_kill_with_the_next() {
     mount.unmount();
     assert_eq!(count(), 0);
 }
+
+/// Both are timed out at once: what the source has now is asked for.
+const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
+
+#[test]
+fn a_file_that_was_replaced_in_the_source_stays_as_it_was_changed() {
+    let (_place, source, store) = place();
+    for name in ["whole", "paged", "moded", "same"] {
+        fs::write(source.join(name), large()).unwrap();
+    }
+    let mut mount = private(&source, &store, &AT_ONCE);
+    let path = |name: &str| mount.mnt().join(name);
+    fs::write(path("whole"), "mine").unwrap();
+    change_first_page(&path("paged"));
+    fs::set_permissions(
+        path("moded"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    for name in ["whole", "paged", "moded", "same"] {
+        fs::write(source.join("new"), "theirs").unwrap();
+        fs::rename(source.join("new"), source.join(name)).unwrap();
+    }
+    for _ in 0..2 {
+        let path = |name: &str| mount.mnt().join(name);
+        assert_eq!(fs::read_to_string(path("whole")).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(path("same")).unwrap(), "theirs");
+        let mut page = [0; 17];
+        fs::File::open(path("paged"))
+            .unwrap()
+            .read_exact_at(&mut page, 0)
+            .unwrap();
+        assert_eq!(&page[10..], b"changed");
+        for name in ["paged", "moded"] {
+            let error = fs::read(path(name)).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+            assert_eq!(fs::metadata(path(name)).unwrap().len(), 200_000, "{name}");
+        }
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &fs::metadata(path("moded")).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o7777, 0o600);
+        let names = fs::read_dir(mount.mnt()).unwrap().count();
+        assert_eq!(names, 4);
+        mount.remount();
+    }
+}
+
+#[test]
+fn changes_below_a_directory_move_on_to_the_one_that_replaced_it() {
+    let (_place, source, store) = place();
+    fs::create_dir(source.join("d")).unwrap();
+    fs::write(source.join("d/old"), "old").unwrap();
+    let mut mount = private(&source, &store, &AT_ONCE);
+    fs::write(mount.mnt().join("d/mine"), "mine").unwrap();
+    fs::rename(source.join("d"), source.join("before")).unwrap();
+    fs::create_dir(source.join("d")).unwrap();
+    fs::write(source.join("d/new"), "new").unwrap();
+    for _ in 0..2 {
+        let names = |path: &str| {
+            let entries = fs::read_dir(mount.mnt().join(path)).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names("d"), ["mine", "new"]);
+        assert_eq!(names("before"), ["old"]);
+        assert_eq!(
+            fs::read_to_string(mount.mnt().join("d/mine")).unwrap(),
+            "mine"
+        );
+        mount.remount();
+    }
+    fs::remove_dir_all(source.join("d")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            fs::read_to_string(mount.mnt().join("d/mine")).unwrap(),
+            "mine"
+        );
+        mount.remount();
+    }
+}

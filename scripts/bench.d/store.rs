@@ -120,6 +120,8 @@ fn blank(kind: Kind) -> Node {
         device: 0,
         target: Vec::new(),
         reached: Vec::new(),
+        known: Attributes::default(),
+        known_size: 0,
         place: None,
     }
 }

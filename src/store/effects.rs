@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::codec::{Reader, Writer, damaged};
 use super::content::{Chunk, Content, From, PAGE, pages};
 use super::key;
-use super::node::{Attributes, Kind, Name, Node, NodeId, Xattr};
+use super::node::{Attributes, Kind, Name, Node, NodeId, Origin, Xattr};
 use super::record::{Change, Record, Written};
 use super::state::{Puts, State};
 
@@ -61,6 +61,7 @@ impl<'a> Effects<'a> {
                 node.links = node.links.checked_add(*more).ok_or_else(damaged)?;
                 self.put_node(*id, &node)
             }
+            Change::Origin(id, origin) => self.move_on(*id, origin),
             Change::Opaque(id, opaque) => {
                 let mut node = self.node(*id)?;
                 if node.kind != Kind::Directory {
@@ -116,6 +117,18 @@ impl<'a> Effects<'a> {
                 ..node.clone()
             },
         )
+    }
+
+    fn move_on(&mut self, id: NodeId, origin: &Origin) -> io::Result<()> {
+        let mut node = self.node(id)?;
+        let key = key::origin(origin);
+        if self.get(&key)?.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        let before = node.origin.replace(origin.clone()).ok_or(Errno::INVAL)?;
+        self.put(key::origin(&before), None);
+        self.put(key, Some(encoded(|to| _ = to.u64(id.0))));
+        self.put_node(id, &node)
     }
 
     fn attributes(&mut self, id: NodeId, set: &Attributes) -> io::Result<()> {

@@ -101,7 +101,7 @@ impl Origin {
             .bytes(&self.identity);
     }
 
-    fn get(from: &mut Reader<'_>) -> io::Result<Self> {
+    pub(super) fn get(from: &mut Reader<'_>) -> io::Result<Self> {
         let origin = Self {
             filesystem: from.u32()?,
             number: from.u64()?,
@@ -192,6 +192,10 @@ pub struct Node {
     pub target: Vec<u8>,
     /// The path below the source's root by which the origin was reached at its first change. Empty: the root, or no origin.
     pub reached: Vec<u8>,
+    /// The origin's attributes at its first change: they show if the source has lost it.
+    pub known: Attributes,
+    /// The origin's length then, in bytes.
+    pub known_size: u64,
     /// A directory's one name: it is found below this name only. The store keeps it, by [`super::Change::Name`].
     pub place: Option<(NodeId, Vec<u8>)>,
 }
@@ -209,6 +213,8 @@ impl Node {
             .u64(self.device)
             .bytes(&self.target)
             .bytes(&self.reached);
+        self.known.put(to);
+        to.u64(self.known_size);
         to.option(self.place.as_ref(), |to, (parent, name)| {
             _ = to.u64(parent.0).bytes(name)
         });
@@ -224,6 +230,8 @@ impl Node {
             device: from.u64()?,
             target: from.bytes()?.to_vec(),
             reached: from.bytes()?.to_vec(),
+            known: Attributes::get(from)?,
+            known_size: from.u64()?,
             place: from.option(|from| {
                 let parent = NodeId::checked(from.u64()?)?;
                 Ok((parent, check_name(from.bytes()?)?.to_vec()))

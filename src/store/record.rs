@@ -4,7 +4,9 @@ use std::io;
 
 use super::codec::{Reader, Writer, damaged};
 use super::content::{From, MAX_SIZE, SourceState, pages};
-use super::node::{Attributes, Name, Node, NodeId, Time, Xattr, check_name, check_xattr_name};
+use super::node::{
+    Attributes, Name, Node, NodeId, Origin, Time, Xattr, check_name, check_xattr_name,
+};
 
 /// One step of a change. Those of one record happen together, or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub enum Change {
     Attributes(NodeId, Attributes),
     /// Adds to the count of links.
     Links(NodeId, i64),
+    /// The node stands for another inode of the source from now on: a directory that was replaced by one of the same name.
+    Origin(NodeId, Box<Origin>),
     /// Shows or hides what the source has in a directory.
     Opaque(NodeId, bool),
     /// What a name of the directory leads to. None: what the source has shows again.
@@ -240,6 +244,7 @@ impl Change {
             Self::Orphan(id, orphan) => _ = to.u8(8).u64(id.0).u8(u8::from(*orphan)),
             Self::Remove(id) => _ = to.u8(9).u64(id.0),
             Self::Filesystem(number, identity) => _ = to.u8(10).u32(*number).bytes(identity),
+            Self::Origin(id, origin) => origin.put(to.u8(11).u64(id.0)),
         }
     }
 
@@ -279,6 +284,7 @@ impl Change {
             8 => Self::Orphan(node(from)?, from.bool()?),
             9 => Self::Remove(node(from)?),
             10 => Self::Filesystem(from.u32()?, from.bytes()?.to_vec()),
+            11 => Self::Origin(node(from)?, Box::new(Origin::get(from)?)),
             _ => return Err(damaged()),
         })
     }

@@ -133,6 +133,7 @@ impl Undurable {
             | Change::Attributes(id, _)
             | Change::Links(id, _)
             | Change::Opaque(id, _)
+            | Change::Origin(id, _)
             | Change::Xattr(id, ..)
             | Change::Orphan(id, _) => self.dirt(*id).meta = number,
             Change::Name {

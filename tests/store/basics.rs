@@ -50,6 +50,8 @@ fn node(kind: Kind) -> Box<Node> {
         device: 0,
         target: Vec::new(),
         reached: Vec::new(),
+        known: Attributes::default(),
+        known_size: 0,
         place: None,
     })
 }

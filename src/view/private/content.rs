@@ -65,14 +65,23 @@ impl Layers {
     fn first_state(&self, node: &Node, id: NodeId) -> Result<Option<SourceState>> {
         match self.store.content(id).map_err(errno)? {
             Some(_) => Ok(None),
+            None if self.has_lost_bytes(node)? => Err(Errno::IO),
             None => self.source_state(node),
         }
+    }
+
+    /// Whether the source has lost the file, and with it bytes that the store does not have.
+    fn has_lost_bytes(&self, node: &Node) -> Result<bool> {
+        Ok(node.source().is_none() && self.attr(node)?.size > 0)
     }
 
     /// Sets the length.
     pub fn resize(&self, node: &Node, id: NodeId, size: u64, now: Time) -> Result<()> {
         let _alone = self.lock(id).write();
-        let state = self.first_state(node, id)?;
+        let state = match size {
+            0 => None,
+            _ => self.first_state(node, id)?,
+        };
         self.store
             .truncate(id, size, state, to_store(now))
             .map_err(errno)
@@ -248,7 +257,15 @@ impl Content for OpenFile {
                 drop(shared);
                 lend(bytes.as_deref().map_err(|errno| *errno))
             }
-            _ => lend(Ok(&[])),
+            // The source has lost it, and the store has none of its bytes.
+            _ => lend(
+                self.layers
+                    .attr(&self.node)
+                    .and_then(|attr| match attr.size {
+                        0 => Ok(&[][..]),
+                        _ => Err(Errno::IO),
+                    }),
+            ),
         }
     }
 

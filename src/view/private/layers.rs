@@ -169,13 +169,61 @@ impl Layers {
                 self.origins.lock().insert(id, found.place.clone());
                 self.placed(None, found)
             }
-            // The source lost it. What the store has of it is shown.
-            None => {
-                let attr = self.attr_of_own(id, &stored)?;
-                let node = Node::own(id, kind);
-                Ok(Found::seen(node, attr, crate::inode::Seen::Held))
+            None => self.lost(id, &stored),
+        }
+    }
+
+    /// A node of the store, under a name of the directory. In a directory of the source the name decides: what the source has
+    /// there now is what the node is about, if it still is.
+    pub fn found_at(
+        &self,
+        dir: &Node,
+        directory: NodeId,
+        name: &OsStr,
+        id: NodeId,
+    ) -> Result<Found<Node>> {
+        let stored = self.stored(id)?;
+        let (Some(origin), Some(source)) = (&stored.origin, dir.source()) else {
+            return self.found(id);
+        };
+        let way = self.stored(directory)?.reached;
+        let here = [way.as_slice(), name.as_bytes()].join(&b'/');
+        if here.strip_prefix(b"/").unwrap_or(&here) != stored.reached {
+            return self.found(id);
+        }
+        let found = match self.below.lookup(source, name) {
+            Err(Errno::NOENT) => return self.lost(id, &stored),
+            found => found?,
+        };
+        let now = Self::origin(&found.place);
+        if now != *origin {
+            // Directories merge by name. A file of the same name is another file.
+            if !found.attr.is_dir() || stored.kind != Kind::Directory || !self.move_on(id, now)? {
+                return self.lost(id, &stored);
             }
         }
+        self.origins.lock().insert(id, found.place.clone());
+        self.shown(self.nodes.number_of(dir), name, found)
+    }
+
+    /// Lets a directory stand for the one that has its name in the source now. False: the store has another node for that one.
+    fn move_on(&self, id: NodeId, origin: Origin) -> Result<bool> {
+        match self
+            .store
+            .change(vec![Change::Origin(id, Box::new(origin))])
+        {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(errno(error)),
+        }
+    }
+
+    /// A node that the source has lost: what the store has of it is shown.
+    fn lost(&self, id: NodeId, stored: &crate::store::Node) -> Result<Found<Node>> {
+        self.origins.lock().remove(&id);
+        let attr = self.attr_of_own(id, stored)?;
+        let node = Node::own(id, type_of(stored.kind));
+        Ok(Found::seen(node, attr, crate::inode::Seen::Held))
     }
 
     /// Goes the way by which the origin was reached at its first change.
@@ -246,6 +294,7 @@ impl Layers {
         if source.is_own_mount() {
             return Err(Errno::PERM);
         }
+        let attr = self.below.attr(source)?;
         let id = self.store.new_number();
         let made = crate::store::Node {
             kind: kind_of(node.kind)?,
@@ -256,6 +305,8 @@ impl Layers {
             device: 0,
             target: Vec::new(),
             reached: self.reached(node)?,
+            known: known(&attr),
+            known_size: attr.size,
             place: None,
         };
         let mut changes = vec![Change::Make(id, Box::new(made))];
@@ -306,7 +357,7 @@ impl Layers {
         let mut attr = Attr {
             dev: 0,
             ino: id.0,
-            size: stored.target.len() as u64,
+            size: stored.known_size.max(stored.target.len() as u64),
             blocks: 0,
             atime: none,
             mtime: none,
@@ -321,21 +372,17 @@ impl Layers {
             mount_root: false,
             mount: MountId::default(),
         };
+        // Links of a node that the source has lost are those it had.
+        if stored.origin.is_some() {
+            attr.nlink = 1;
+        }
+        lay_attributes(&stored.known, &mut attr);
         self.lay(id, stored, &mut attr)?;
         Ok(attr)
     }
 
     fn lay(&self, id: NodeId, stored: &crate::store::Node, attr: &mut Attr) -> Result<()> {
-        let over = &stored.attributes;
-        if let Some(mode) = over.mode {
-            attr.mode = (attr.mode & !0o7777) | mode;
-        }
-        attr.uid = over.uid.unwrap_or(attr.uid);
-        attr.gid = over.gid.unwrap_or(attr.gid);
-        attr.atime = over.atime.map_or(attr.atime, from_store);
-        attr.mtime = over.mtime.map_or(attr.mtime, from_store);
-        attr.ctime = over.ctime.map_or(attr.ctime, from_store);
-        attr.btime = over.btime.map(from_store).or(attr.btime);
+        lay_attributes(&stored.attributes, attr);
         let links = i64::from(attr.nlink) + stored.links;
         attr.nlink = links.clamp(0, u32::MAX.into()) as u32;
         if stored.kind == Kind::File {
@@ -362,4 +409,29 @@ fn lay_content(content: &Content, attr: &mut Attr) {
     attr.blocks = (content.bytes() / 512).max(below);
     attr.mtime = content.mtime.map_or(attr.mtime, from_store);
     attr.ctime = content.ctime.map_or(attr.ctime, from_store).max(attr.ctime);
+}
+
+fn lay_attributes(over: &Attributes, attr: &mut Attr) {
+    if let Some(mode) = over.mode {
+        attr.mode = (attr.mode & !0o7777) | mode;
+    }
+    attr.uid = over.uid.unwrap_or(attr.uid);
+    attr.gid = over.gid.unwrap_or(attr.gid);
+    attr.atime = over.atime.map_or(attr.atime, from_store);
+    attr.mtime = over.mtime.map_or(attr.mtime, from_store);
+    attr.ctime = over.ctime.map_or(attr.ctime, from_store);
+    attr.btime = over.btime.map(from_store).or(attr.btime);
+}
+
+/// What is kept of an origin's attributes.
+fn known(attr: &Attr) -> Attributes {
+    Attributes {
+        mode: Some(attr.mode & 0o7777),
+        uid: Some(attr.uid),
+        gid: Some(attr.gid),
+        atime: Some(to_store(attr.atime)),
+        mtime: Some(to_store(attr.mtime)),
+        ctime: Some(to_store(attr.ctime)),
+        btime: attr.btime.map(to_store),
+    }
 }

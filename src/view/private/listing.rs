@@ -55,7 +55,11 @@ impl Layers {
         match over {
             None => Ok(Some((entry.ino, entry.kind))),
             Some(Name::Hidden) => Ok(None),
-            Some(Name::Node(id)) => self.entry_of(id).map(Some),
+            Some(Name::Node(_)) => {
+                let found = self.lookup(&listing.node, entry.name)?;
+                let ino = self.nodes.listed_number(found.place.key());
+                Ok(Some((ino, found.place.kind)))
+            }
         }
     }
 

@@ -168,7 +168,7 @@ impl Layers {
         if let Some(directory) = self.id(dir)? {
             match self.store.name(directory, name.as_bytes()).map_err(errno)? {
                 Some(store::Name::Hidden) => return Err(Errno::NOENT),
-                Some(store::Name::Node(id)) => return self.found(id),
+                Some(store::Name::Node(id)) => return self.found_at(dir, directory, name, id),
                 None => {}
             }
         }
@@ -381,6 +381,8 @@ impl Layers {
             device,
             target,
             reached: Vec::new(),
+            known: Overrides::default(),
+            known_size: 0,
             place: None,
         };
         Ok((node, changes))
