@@ -22,6 +22,7 @@ impl Store {
     ///
     /// # Errors
     /// ENOSPC, EDQUOT: there is no room, or the limit is reached. EFBIG: beyond the largest file. ENOENT, EINVAL: no such file.
+    /// EINVAL too for a time or a state of the source that no filesystem has.
     /// Else that of a read or write. No page of the file changes then, but pages that the store had may be written in part.
     pub fn write(
         &self,
@@ -35,6 +36,7 @@ impl Store {
         if bytes.is_empty() {
             return Ok(());
         }
+        check(now, time)?;
         let end = at
             .checked_add(bytes.len() as u64)
             .filter(|end| *end <= MAX_SIZE)
@@ -70,6 +72,7 @@ impl Store {
         if size > MAX_SIZE {
             return Err(Errno::FBIG.into());
         }
+        check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
             let content = self
@@ -117,6 +120,7 @@ impl Store {
         time: Time,
         source: &mut ReadSource<'_>,
     ) -> io::Result<()> {
+        check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
             let content = self
@@ -171,6 +175,7 @@ impl Store {
         time: Time,
         source: &mut ReadSource<'_>,
     ) -> io::Result<()> {
+        check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
             let content = self
@@ -247,5 +252,18 @@ impl Store {
             Some(node) if node.kind != super::Kind::File => Err(Errno::INVAL.into()),
             Some(_) => Ok(Content::new(self.new_number().0, now)),
         }
+    }
+}
+
+/// Whether a store takes these values.
+pub fn are_sound(now: Option<SourceState>, time: Time) -> bool {
+    now.is_none_or(SourceState::is_sound) && time.is_sound()
+}
+
+fn check(now: Option<SourceState>, time: Time) -> io::Result<()> {
+    if are_sound(now, time) {
+        Ok(())
+    } else {
+        Err(Errno::INVAL.into())
     }
 }

@@ -32,6 +32,11 @@ pub struct SourceState {
 }
 
 impl SourceState {
+    /// Whether a store takes it.
+    pub(super) fn is_sound(self) -> bool {
+        self.size <= MAX_SIZE && self.mtime.is_sound()
+    }
+
     pub(super) fn put(self, to: &mut Writer) {
         self.mtime.put(to.u64(self.size));
     }
@@ -41,7 +46,7 @@ impl SourceState {
             size: from.u64()?,
             mtime: Time::get(from)?,
         };
-        if state.size <= MAX_SIZE {
+        if state.is_sound() {
             Ok(state)
         } else {
             Err(damaged())

@@ -217,8 +217,9 @@ impl Store {
     /// ENOSPC or EDQUOT: there is no room, or the limit is reached. ENOENT: a node that is not there. EEXIST: a node that is there.
     /// E2BIG, EINVAL: a value that no store takes. EUCLEAN: a damaged store. Else that of the write. Nothing is changed then.
     pub fn change(&self, changes: Vec<Change>) -> io::Result<()> {
-        for change in &changes {
-            check_change(change)?;
+        changes.iter().try_for_each(check_change)?;
+        if changes.len() > Record::MAX_CHANGES {
+            return Err(Errno::TOOBIG.into());
         }
         let frees = changes.iter().any(|change| match change {
             Change::Remove(_) | Change::Orphan(..) | Change::Truncate { .. } => true,
@@ -292,20 +293,17 @@ impl Store {
 
 fn check_change(change: &Change) -> io::Result<()> {
     let sound = match change {
-        Change::Make(id, node) => {
-            let origin = node
-                .origin
-                .as_ref()
-                .is_none_or(|origin| origin.identity.len() <= Origin::MAX_IDENTITY);
-            NodeId::checked(id.0).is_ok() && origin && node.target.len() <= Node::MAX_TARGET
-        }
+        Change::Make(id, node) => NodeId::checked(id.0).is_ok() && node.is_sound(),
         Change::Name { name, .. } => node::check_name(name).is_ok(),
         Change::Xattr(_, name, value) => {
             value.as_ref().map_or(Ok(()), effects::check_xattr)?;
             node::check_xattr_name(name).is_ok()
         }
-        Change::Attributes(_, set) => set.mode.is_none_or(|mode| mode <= 0o7777),
-        Change::Truncate { size, .. } => *size <= content::MAX_SIZE,
+        Change::Attributes(_, set) => set.is_sound(),
+        Change::Truncate {
+            size, source, time, ..
+        } => *size <= content::MAX_SIZE && bytes::are_sound(*source, *time),
+        Change::Filesystem(_, identity) => identity.len() <= Origin::MAX_IDENTITY,
         _ => true,
     };
     if sound {
