@@ -108,7 +108,8 @@ impl Store {
         })
     }
 
-    /// Makes bytes zero. The length stays. Pages that the store had give their room back.
+    /// Makes bytes zero. The length stays. Pages that the store had give their room back. Where no byte of the file is, nothing
+    /// changes.
     ///
     /// # Errors
     /// As [`Store::write`].
@@ -127,6 +128,9 @@ impl Store {
                 .content(id)?
                 .map_or_else(|| self.first_content(id, now), Ok)?;
             let range = range.start..range.end.min(content.size);
+            if range.is_empty() {
+                return Ok(());
+            }
             let mut writer = Writer {
                 store: self,
                 id,
@@ -153,12 +157,8 @@ impl Store {
                 }
             }
             if inner.start > inner.end {
-                let len = range.end.saturating_sub(range.start) as usize;
-                return if len == 0 {
-                    Ok(())
-                } else {
-                    writer.write(range.start, range.end, &zeros[..len], source)
-                };
+                let len = (range.end - range.start) as usize;
+                return writer.write(range.start, range.end, &zeros[..len], source);
             }
             writer.zero_pages(inner)
         })
@@ -205,13 +205,13 @@ impl Store {
             time,
         };
         let pieces = self.pieces(id, &content, 0..content.size)?;
-        let missing = |piece: &&Piece| piece.from == From::Source;
-        let missing: u64 = pieces
-            .iter()
-            .filter(missing)
-            .map(|piece| piece.range.end - piece.range.start)
-            .sum();
-        self.room.check(missing as i64, false)?;
+        let whole = Content {
+            dense: Content::WHOLE,
+            stored: 0,
+            ..content
+        };
+        self.room
+            .check(whole.bytes() as i64 - content.bytes() as i64, false)?;
         writer.secure_cut()?;
         let data = writer.data()?;
         let mut buffer = vec![0; 1 << 20];
