@@ -103,6 +103,12 @@ impl Content {
         }
     }
 
+    /// Whether pages left their places between this and `now`: what was looked up with this content may mix the two.
+    pub fn has_moved(&self, now: &Self) -> bool {
+        (self.data, self.dense, self.source_limit) != (now.data, now.dense, now.source_limit)
+            || now.size < self.size
+    }
+
     /// Bytes that count for a limit: the pages in the data file.
     pub fn bytes(&self) -> u64 {
         let pages = self.dense.min(pages(self.size)).saturating_add(self.stored);
