@@ -145,6 +145,7 @@ impl Store {
                 page_of(range.end)
             };
             let inner = pages(range.start)..inner_end;
+            writer.check_zero_pages(&inner)?;
             let zeros = [0; PAGE as usize];
             for edge in [
                 range.start..range.end.min(inner.start * PAGE),
