@@ -28,6 +28,8 @@ mod state;
 mod sync;
 mod table;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod undurable;
 mod writer;
@@ -110,22 +112,38 @@ impl Store {
 
     /// The node that began as this inode of the source.
     pub fn by_origin(&self, origin: &Origin) -> io::Result<Option<NodeId>> {
-        let Some(bytes) = self.state.get(&key::origin(origin))? else {
-            return Ok(None);
-        };
-        let id = decoded(&bytes, |from| NodeId::checked(from.u64()?))?;
-        match self.node(id)? {
-            Some(node) if node.origin.as_ref() == Some(origin) => Ok(Some(id)),
-            _ => Err(codec::damaged()),
+        self.settled(|| {
+            let Some(bytes) = self.state.get(&key::origin(origin))? else {
+                return Ok(None);
+            };
+            let id = decoded(&bytes, |from| NodeId::checked(from.u64()?))?;
+            match self.node(id)? {
+                Some(node) if node.origin.as_ref() == Some(origin) => Ok(Some(id)),
+                _ => Err(codec::damaged()),
+            }
+        })
+    }
+
+    /// Looks once more, with no change under way, if what was found does not fit together: a change between the two halves of a
+    /// look-up looks like damage.
+    fn settled<T>(&self, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match look() {
+            Err(error) if error.raw_os_error() == codec::damaged().raw_os_error() => {
+                let _log = self.log.lock();
+                look()
+            }
+            done => done,
         }
     }
 
     /// What the store says of a name. None: nothing, and the source's entry shows, if there is one.
     pub fn name(&self, directory: NodeId, name: &[u8]) -> io::Result<Option<Name>> {
-        let Some(bytes) = self.state.get(&key::name(directory, name))? else {
-            return Ok(None);
-        };
-        self.checked_name(directory, name, &bytes).map(Some)
+        self.settled(|| {
+            let Some(bytes) = self.state.get(&key::name(directory, name))? else {
+                return Ok(None);
+            };
+            self.checked_name(directory, name, &bytes).map(Some)
+        })
     }
 
     /// The next names of the directory after `after`, sorted by their bytes: about `limit` at most, none at the end.
@@ -136,15 +154,16 @@ impl Store {
         limit: usize,
     ) -> io::Result<Vec<(Vec<u8>, Name)>> {
         let prefix = key::names(directory);
-        let found = self
-            .state
-            .scan(&prefix, Some(&key::name(directory, after)), limit)?;
+        let after = key::name(directory, after);
         let entry = |(key, value): (Vec<u8>, Vec<u8>)| {
             let name = node::check_name(&key[prefix.len()..])?.to_vec();
             let leads = self.checked_name(directory, &name, &value)?;
             Ok((name, leads))
         };
-        found.into_iter().map(entry).collect()
+        self.settled(|| {
+            let found = self.state.scan(&prefix, Some(&after), limit)?;
+            found.into_iter().map(entry).collect()
+        })
     }
 
     /// A directory has one name only: a store in which it had two could lead in circles.
