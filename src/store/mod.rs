@@ -21,6 +21,8 @@ mod life;
 mod manifest;
 mod node;
 pub mod opening;
+#[cfg(test)]
+mod part_tests;
 mod pieces;
 mod record;
 mod room;
