@@ -68,7 +68,7 @@ fn a_store_does_what_its_model_does() {
             (Some(_), _) => count < 1,
             (None, Some(wanted)) => count < wanted,
             // The rest of the 30 seconds is for the last sequence, and for a machine that does other things too.
-            (None, None) => count < 20 || began.elapsed() < Duration::from_secs(15),
+            (None, None) => count < 20 || began.elapsed() < Duration::from_secs(12),
         };
         if !goes_on {
             break;

@@ -193,7 +193,7 @@ fn each_thread_finds_its_files_as_it_left_them() {
         let store = &store;
         work(move |progress| {
             let (mut files, mut random) = (files.lock(), Random(seed as u64));
-            for _ in 0..rounds(300) {
+            for _ in 0..rounds(200) {
                 let file = random.below(3) as usize;
                 files[file].step(store, directory, &mut random);
                 progress.step();
@@ -220,7 +220,7 @@ fn a_write_beside_others_in_the_same_page_is_not_lost() {
     const THREADS: u64 = 4;
     let place = Place::new();
     let mut store = place.open().0;
-    for round in 0..rounds(40) {
+    for round in 0..rounds(25) {
         let id = make(&store, Kind::File);
         let worker = |thread: u64| {
             let store = &store;
@@ -271,7 +271,7 @@ fn a_file_is_synced_and_read_while_others_truncate_it() {
     let last = &last;
     let writer = |thread: u8| {
         work(move |progress| {
-            for round in 0..rounds(300) {
+            for round in 0..rounds(200) {
                 let to = if round % 4 == 3 { 5000 } else { 0 };
                 store_of.truncate(id, to, None, NOW).unwrap();
                 let new = vec![thread; 3 * PAGE as usize + 10];
@@ -325,7 +325,7 @@ fn what_was_cut_off_does_not_come_back_with_growth() {
     let store_of = &store;
     let worker = |id: NodeId| {
         work(move |progress| {
-            for round in 0..rounds(250) {
+            for round in 0..rounds(150) {
                 let ones = [1; 3 * PAGE as usize];
                 store_of
                     .write(id, 0, &ones, None, NOW, &mut sevens)
@@ -371,7 +371,7 @@ fn a_store_at_its_limit_stays_below_it_and_frees_what_is_removed() {
         work(move |progress| {
             let (mut random, mut files) = (Random(thread), Vec::new());
             let mut refused = 0;
-            for _ in 0..rounds(300) {
+            for _ in 0..rounds(200) {
                 let id = make(store_of, Kind::File);
                 files.push(id);
                 let new = vec![1; random.below(20 * PAGE) as usize + 1];
@@ -421,7 +421,7 @@ fn names_are_looked_up_while_they_change() {
     };
     let mover = work(move |progress| {
         let mut sides = [left, right];
-        for _ in 0..rounds(1500) {
+        for _ in 0..rounds(1000) {
             let changes = vec![name(sides[0], "m", None), name(sides[1], "m", Some(moved))];
             store_of.change(changes).unwrap();
             sides.reverse();
@@ -429,7 +429,7 @@ fn names_are_looked_up_while_they_change() {
         }
     });
     let maker = work(move |progress| {
-        for _ in 0..rounds(1500) {
+        for _ in 0..rounds(1000) {
             let id = store_of.new_number();
             let mut new = node(Kind::File);
             new.origin = Some(origin());
