@@ -151,6 +151,21 @@ fn lies_in(mut directory: NodeId, id: NodeId, model: &Model) -> bool {
     }
 }
 
+/// Attributes, some of them set: `bits` says which.
+fn attributes(bits: u64, milliseconds: u64) -> Attributes {
+    let some = |bit: u64| (bits >> bit & 1 == 1).then_some((bits >> 8) as u32);
+    let moment = |bit| some(bit).map(|_| time(milliseconds + bit));
+    Attributes {
+        mode: some(0).map(|mode| mode & 0o7777),
+        uid: some(1),
+        gid: some(2),
+        atime: moment(3),
+        mtime: moment(4),
+        ctime: moment(5),
+        btime: moment(6),
+    }
+}
+
 fn one(step: &Meta, slots: &Slots, model: &Model, milliseconds: u64) -> Vec<Change> {
     let id = |slot: &usize| slots.ids[*slot];
     match step {
@@ -158,18 +173,10 @@ fn one(step: &Meta, slots: &Slots, model: &Model, milliseconds: u64) -> Vec<Chan
             vec![Change::Make(id(slot), Box::new(node(*kind, *origin)))]
         }
         Meta::Attributes(slot, bits) => {
-            let some = |bit: u64| (bits >> bit & 1 == 1).then_some((bits >> 8) as u32);
-            let moment = |bit| some(bit).map(|_| time(milliseconds + bit));
-            let set = Attributes {
-                mode: some(0).map(|mode| mode & 0o7777),
-                uid: some(1),
-                gid: some(2),
-                atime: moment(3),
-                mtime: moment(4),
-                ctime: moment(5),
-                btime: moment(6),
-            };
-            vec![Change::Attributes(id(slot), set)]
+            vec![Change::Attributes(
+                id(slot),
+                attributes(*bits, milliseconds),
+            )]
         }
         Meta::Links(slot, more) => vec![Change::Links(id(slot), *more)],
         Meta::Opaque(slot, opaque) => vec![Change::Opaque(id(slot), *opaque)],
