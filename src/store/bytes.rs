@@ -22,6 +22,7 @@ impl Store {
     ///
     /// # Errors
     /// ENOSPC, EDQUOT: there is no room, or the limit is reached. EFBIG: beyond the largest file. ENOENT, EINVAL: no such file.
+    /// EINVAL too for a time or a state of the source that no filesystem has.
     /// Else that of a read or write. No page of the file changes then, but pages that the store had may be written in part.
     pub fn write(
         &self,
@@ -35,6 +36,7 @@ impl Store {
         if bytes.is_empty() {
             return Ok(());
         }
+        check(now, time)?;
         let end = at
             .checked_add(bytes.len() as u64)
             .filter(|end| *end <= MAX_SIZE)
@@ -70,6 +72,7 @@ impl Store {
         if size > MAX_SIZE {
             return Err(Errno::FBIG.into());
         }
+        check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
             let content = self
@@ -105,7 +108,8 @@ impl Store {
         })
     }
 
-    /// Makes bytes zero. The length stays. Pages that the store had give their room back.
+    /// Makes bytes zero. The length stays. Pages that the store had give their room back. Where no byte of the file is, nothing
+    /// changes.
     ///
     /// # Errors
     /// As [`Store::write`].
@@ -117,12 +121,16 @@ impl Store {
         time: Time,
         source: &mut ReadSource<'_>,
     ) -> io::Result<()> {
+        check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
             let content = self
                 .content(id)?
                 .map_or_else(|| self.first_content(id, now), Ok)?;
             let range = range.start..range.end.min(content.size);
+            if range.is_empty() {
+                return Ok(());
+            }
             let mut writer = Writer {
                 store: self,
                 id,
@@ -137,6 +145,7 @@ impl Store {
                 page_of(range.end)
             };
             let inner = pages(range.start)..inner_end;
+            writer.check_zero_pages(&inner)?;
             let zeros = [0; PAGE as usize];
             for edge in [
                 range.start..range.end.min(inner.start * PAGE),
@@ -149,12 +158,8 @@ impl Store {
                 }
             }
             if inner.start > inner.end {
-                let len = range.end.saturating_sub(range.start) as usize;
-                return if len == 0 {
-                    Ok(())
-                } else {
-                    writer.write(range.start, range.end, &zeros[..len], source)
-                };
+                let len = (range.end - range.start) as usize;
+                return writer.write(range.start, range.end, &zeros[..len], source);
             }
             writer.zero_pages(inner)
         })
@@ -171,6 +176,7 @@ impl Store {
         time: Time,
         source: &mut ReadSource<'_>,
     ) -> io::Result<()> {
+        check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
             let content = self
@@ -200,13 +206,13 @@ impl Store {
             time,
         };
         let pieces = self.pieces(id, &content, 0..content.size)?;
-        let missing = |piece: &&Piece| piece.from == From::Source;
-        let missing: u64 = pieces
-            .iter()
-            .filter(missing)
-            .map(|piece| piece.range.end - piece.range.start)
-            .sum();
-        self.room.check(missing as i64, false)?;
+        let whole = Content {
+            dense: Content::WHOLE,
+            stored: 0,
+            ..content
+        };
+        self.room
+            .check(whole.bytes() as i64 - content.bytes() as i64, false)?;
         writer.secure_cut()?;
         let data = writer.data()?;
         let mut buffer = vec![0; 1 << 20];
@@ -247,5 +253,18 @@ impl Store {
             Some(node) if node.kind != super::Kind::File => Err(Errno::INVAL.into()),
             Some(_) => Ok(Content::new(self.new_number().0, now)),
         }
+    }
+}
+
+/// Whether a store takes these values.
+pub fn are_sound(now: Option<SourceState>, time: Time) -> bool {
+    now.is_none_or(SourceState::is_sound) && time.is_sound()
+}
+
+fn check(now: Option<SourceState>, time: Time) -> io::Result<()> {
+    if are_sound(now, time) {
+        Ok(())
+    } else {
+        Err(Errno::INVAL.into())
     }
 }

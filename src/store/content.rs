@@ -32,6 +32,11 @@ pub struct SourceState {
 }
 
 impl SourceState {
+    /// Whether a store takes it.
+    pub(super) fn is_sound(self) -> bool {
+        self.size <= MAX_SIZE && self.mtime.is_sound()
+    }
+
     pub(super) fn put(self, to: &mut Writer) {
         self.mtime.put(to.u64(self.size));
     }
@@ -41,7 +46,7 @@ impl SourceState {
             size: from.u64()?,
             mtime: Time::get(from)?,
         };
-        if state.size <= MAX_SIZE {
+        if state.is_sound() {
             Ok(state)
         } else {
             Err(damaged())
@@ -96,6 +101,12 @@ impl Content {
             mtime: None,
             ctime: None,
         }
+    }
+
+    /// Whether pages left their places between this and `now`: what was looked up with this content may mix the two.
+    pub fn has_moved(&self, now: &Self) -> bool {
+        (self.data, self.dense, self.source_limit) != (now.data, now.dense, now.source_limit)
+            || now.size < self.size
     }
 
     /// Bytes that count for a limit: the pages in the data file.

@@ -58,7 +58,10 @@ impl<'a> Effects<'a> {
             Change::Attributes(id, set) => self.attributes(*id, set),
             Change::Links(id, more) => {
                 let mut node = self.node(*id)?;
-                node.links = node.links.checked_add(*more).ok_or_else(damaged)?;
+                node.links = node.links.saturating_add(*more);
+                if !node.is_sound() {
+                    return Err(Errno::INVAL.into());
+                }
                 self.put_node(*id, &node)
             }
             Change::Origin(id, origin) => self.move_on(*id, origin),

@@ -22,6 +22,8 @@ mod life;
 mod manifest;
 mod node;
 pub mod opening;
+#[cfg(test)]
+mod part_tests;
 mod pieces;
 mod record;
 mod room;
@@ -29,6 +31,8 @@ mod state;
 mod sync;
 mod table;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod undurable;
 mod writer;
@@ -111,22 +115,38 @@ impl Store {
 
     /// The node that began as this inode of the source.
     pub fn by_origin(&self, origin: &Origin) -> io::Result<Option<NodeId>> {
-        let Some(bytes) = self.state.get(&key::origin(origin))? else {
-            return Ok(None);
-        };
-        let id = decoded(&bytes, |from| NodeId::checked(from.u64()?))?;
-        match self.node(id)? {
-            Some(node) if node.origin.as_ref() == Some(origin) => Ok(Some(id)),
-            _ => Err(codec::damaged()),
+        self.settled(|| {
+            let Some(bytes) = self.state.get(&key::origin(origin))? else {
+                return Ok(None);
+            };
+            let id = decoded(&bytes, |from| NodeId::checked(from.u64()?))?;
+            match self.node(id)? {
+                Some(node) if node.origin.as_ref() == Some(origin) => Ok(Some(id)),
+                _ => Err(codec::damaged()),
+            }
+        })
+    }
+
+    /// Looks once more, with no change under way, if what was found does not fit together: a change between the two halves of a
+    /// look-up looks like damage.
+    fn settled<T>(&self, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match look() {
+            Err(error) if error.raw_os_error() == codec::damaged().raw_os_error() => {
+                let _log = self.log.lock();
+                look()
+            }
+            done => done,
         }
     }
 
     /// What the store says of a name. None: nothing, and the source's entry shows, if there is one.
     pub fn name(&self, directory: NodeId, name: &[u8]) -> io::Result<Option<Name>> {
-        let Some(bytes) = self.state.get(&key::name(directory, name))? else {
-            return Ok(None);
-        };
-        self.checked_name(directory, name, &bytes).map(Some)
+        self.settled(|| {
+            let Some(bytes) = self.state.get(&key::name(directory, name))? else {
+                return Ok(None);
+            };
+            self.checked_name(directory, name, &bytes).map(Some)
+        })
     }
 
     /// The next names of the directory after `after`, sorted by their bytes: about `limit` at most, none at the end.
@@ -137,15 +157,16 @@ impl Store {
         limit: usize,
     ) -> io::Result<Vec<(Vec<u8>, Name)>> {
         let prefix = key::names(directory);
-        let found = self
-            .state
-            .scan(&prefix, Some(&key::name(directory, after)), limit)?;
+        let after = key::name(directory, after);
         let entry = |(key, value): (Vec<u8>, Vec<u8>)| {
             let name = node::check_name(&key[prefix.len()..])?.to_vec();
             let leads = self.checked_name(directory, &name, &value)?;
             Ok((name, leads))
         };
-        found.into_iter().map(entry).collect()
+        self.settled(|| {
+            let found = self.state.scan(&prefix, Some(&after), limit)?;
+            found.into_iter().map(entry).collect()
+        })
     }
 
     /// A directory has one name only: a store in which it had two could lead in circles.
@@ -223,8 +244,9 @@ impl Store {
     /// ENOSPC or EDQUOT: there is no room, or the limit is reached. ENOENT: a node that is not there. EEXIST: a node that is there.
     /// E2BIG, EINVAL: a value that no store takes. EUCLEAN: a damaged store. Else that of the write. Nothing is changed then.
     pub fn change(&self, changes: Vec<Change>) -> io::Result<()> {
-        for change in &changes {
-            check_change(change)?;
+        changes.iter().try_for_each(check_change)?;
+        if changes.len() > Record::MAX_CHANGES {
+            return Err(Errno::TOOBIG.into());
         }
         let frees = changes.iter().any(|change| match change {
             Change::Remove(_) | Change::Orphan(..) | Change::Truncate { .. } => true,
@@ -298,21 +320,17 @@ impl Store {
 
 fn check_change(change: &Change) -> io::Result<()> {
     let sound = match change {
-        Change::Make(id, node) => {
-            let origin = node
-                .origin
-                .as_ref()
-                .is_none_or(|origin| origin.identity.len() <= Origin::MAX_IDENTITY);
-            let paths = node.target.len().max(node.reached.len()) <= Node::MAX_TARGET;
-            NodeId::checked(id.0).is_ok() && origin && paths
-        }
+        Change::Make(id, node) => NodeId::checked(id.0).is_ok() && node.is_sound(),
         Change::Name { name, .. } => node::check_name(name).is_ok(),
         Change::Xattr(_, name, value) => {
             value.as_ref().map_or(Ok(()), effects::check_xattr)?;
             node::check_xattr_name(name).is_ok()
         }
-        Change::Attributes(_, set) => set.mode.is_none_or(|mode| mode <= 0o7777),
-        Change::Truncate { size, .. } => *size <= content::MAX_SIZE,
+        Change::Attributes(_, set) => set.is_sound(),
+        Change::Truncate {
+            size, source, time, ..
+        } => *size <= content::MAX_SIZE && bytes::are_sound(*source, *time),
+        Change::Filesystem(_, identity) => identity.len() <= Origin::MAX_IDENTITY,
         _ => true,
     };
     if sound {

@@ -67,12 +67,17 @@ impl Time {
         to.i64(self.seconds).u32(self.nanoseconds);
     }
 
+    /// Whether a store takes it.
+    pub(super) fn is_sound(self) -> bool {
+        self.nanoseconds < 1_000_000_000
+    }
+
     pub(super) fn get(from: &mut Reader<'_>) -> io::Result<Self> {
         let time = Self {
             seconds: from.i64()?,
             nanoseconds: from.u32()?,
         };
-        if time.nanoseconds < 1_000_000_000 {
+        if time.is_sound() {
             Ok(time)
         } else {
             Err(damaged())
@@ -101,13 +106,17 @@ impl Origin {
             .bytes(&self.identity);
     }
 
+    fn is_sound(&self) -> bool {
+        self.identity.len() <= Self::MAX_IDENTITY
+    }
+
     pub(super) fn get(from: &mut Reader<'_>) -> io::Result<Self> {
         let origin = Self {
             filesystem: from.u32()?,
             number: from.u64()?,
             identity: from.bytes()?.to_vec(),
         };
-        if origin.identity.len() <= Self::MAX_IDENTITY {
+        if origin.is_sound() {
             Ok(origin)
         } else {
             Err(damaged())
@@ -165,11 +174,19 @@ impl Attributes {
             ctime: from.option(Time::get)?,
             btime: from.option(Time::get)?,
         };
-        if attributes.mode.is_some_and(|mode| mode > 0o7777) {
-            Err(damaged())
-        } else {
+        if attributes.is_sound() {
             Ok(attributes)
+        } else {
+            Err(damaged())
         }
+    }
+
+    /// Whether a store takes them.
+    pub(super) fn is_sound(&self) -> bool {
+        let mut times = [self.atime, self.mtime, self.ctime, self.btime]
+            .into_iter()
+            .flatten();
+        self.mode.is_none_or(|mode| mode <= 0o7777) && times.all(Time::is_sound)
     }
 }
 
@@ -237,13 +254,24 @@ impl Node {
                 Ok((parent, check_name(from.bytes()?)?.to_vec()))
             })?,
         };
-        let sound = node.target.len() <= Self::MAX_TARGET
-            && node.reached.len() <= Self::MAX_TARGET
-            && !node.reached.contains(&0)
-            && !node.target.contains(&0)
-            && (node.kind == Kind::Directory || (!node.opaque && node.place.is_none()))
-            && node.links.unsigned_abs() < 1 << 40;
-        if sound { Ok(node) } else { Err(damaged()) }
+        if node.is_sound() && (node.kind == Kind::Directory || node.place.is_none()) {
+            Ok(node)
+        } else {
+            Err(damaged())
+        }
+    }
+
+    /// Whether a store takes it. Its place does not count: the store sets it.
+    pub(super) fn is_sound(&self) -> bool {
+        self.origin.as_ref().is_none_or(Origin::is_sound)
+            && self.attributes.is_sound()
+            && self.known.is_sound()
+            && self.reached.len() <= Self::MAX_TARGET
+            && !self.reached.contains(&0)
+            && self.target.len() <= Self::MAX_TARGET
+            && !self.target.contains(&0)
+            && (self.kind == Kind::Directory || !self.opaque)
+            && self.links.unsigned_abs() < 1 << 40
     }
 }
 

@@ -14,7 +14,8 @@ use super::node::NodeId;
 use super::{DiskFile, Store};
 
 impl Store {
-    /// Which bytes of the range come from where, up to the end of the file. Neighbours come from different sides.
+    /// Which bytes of the range come from where, up to the end of the file. Neighbours come from different sides. They count if
+    /// the file's content has not moved since `content` was looked up: see [`Content::has_moved`].
     ///
     /// # Errors
     /// EUCLEAN for a damaged store, or that of a read.
@@ -119,16 +120,34 @@ impl Store {
         buffer: &mut [u8],
         source: &mut ReadSource<'_>,
     ) -> io::Result<usize> {
-        let content = self.content(id)?.ok_or(Errno::NOENT)?;
+        loop {
+            let content = self.content(id)?.ok_or(Errno::NOENT)?;
+            let done = self.read_content(id, &content, at, buffer, source);
+            // A truncation beside this takes the data file away, and makes pages zero that this has still to read.
+            let now = self.content(id)?.ok_or(Errno::NOENT)?;
+            if !content.has_moved(&now) {
+                return done;
+            }
+        }
+    }
+
+    fn read_content(
+        &self,
+        id: NodeId,
+        content: &Content,
+        at: u64,
+        buffer: &mut [u8],
+        source: &mut ReadSource<'_>,
+    ) -> io::Result<usize> {
         let end = at.saturating_add(buffer.len() as u64).min(content.size);
-        for piece in self.pieces(id, &content, at..end)? {
+        for piece in self.pieces(id, content, at..end)? {
             let to =
                 &mut buffer[(piece.range.start - at) as usize..(piece.range.end - at) as usize];
             match piece.from {
                 From::Source => source(piece.range.start, to)?,
                 From::Zero => to.fill(0),
                 From::Data => {
-                    let data = self.data_of(id, &content)?;
+                    let data = self.data_of(id, content)?;
                     let len =
                         data.map_or(Ok(0), |data| data.file.read_full_at(to, piece.range.start))?;
                     to[len..].fill(0);

@@ -100,6 +100,9 @@ pub enum Record {
 }
 
 impl Record {
+    /// Changes of one record: their count has two bytes.
+    pub const MAX_CHANGES: usize = u16::MAX as usize;
+
     /// The node, for class D.
     pub fn data_of(&self) -> Option<NodeId> {
         match self {

@@ -353,7 +353,9 @@ impl Store {
                     continue;
                 };
                 let _stripe = self.stripe(id).lock();
-                if self.content(id)?.is_none_or(|content| content.data != data) {
+                let unused = self.content(id)?.is_none_or(|content| content.data != data);
+                // One that lost its file in this life stays until the record of that is durable.
+                if unused && !self.log.lock().undurable.waits(id, data) {
                     self.remove(&data::path(id, data));
                 }
             }

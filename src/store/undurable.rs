@@ -314,6 +314,12 @@ impl Undurable {
         !self.garbage.is_empty()
     }
 
+    /// Whether the data file waits for a durable record that lets go of it.
+    pub fn waits(&self, id: NodeId, data: u64) -> bool {
+        let unused = Garbage::Unused(id, data);
+        self.garbage.iter().any(|(_, garbage)| *garbage == unused)
+    }
+
     /// Takes out the garbage that durable records allow.
     pub fn take_garbage(&mut self) -> Vec<Garbage> {
         let durable = self.durable;

@@ -213,19 +213,27 @@ impl Writer<'_> {
         }
     }
 
+    /// Checks that [`Writer::zero_pages`] can do it.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP: above 64 GiB, and the source goes on behind them.
+    pub fn check_zero_pages(&self, range: &Range<u64>) -> io::Result<()> {
+        if is_long(range) && range.end * PAGE < self.content.source_limit {
+            Err(Errno::OPNOTSUPP.into())
+        } else {
+            Ok(())
+        }
+    }
+
     pub fn zero_pages(&self, range: Range<u64>) -> io::Result<()> {
         let (begin, end) = (range.start * PAGE, range.end * PAGE);
         if begin >= end {
             return self.record_time();
         }
-        let long = range.end - range.start > MAX_PUNCH;
-        if long && end < self.content.source_limit {
-            return Err(Errno::OPNOTSUPP.into());
-        }
         if let Some(data) = self.store.data_of(self.id, &self.content)? {
             self.zero_bytes(&data, begin, end)?;
         }
-        if long {
+        if is_long(&range) {
             let record = self.record(
                 range.start,
                 Written::SOURCE_ENDS,
@@ -269,8 +277,9 @@ impl Writer<'_> {
     pub fn record_time(&self) -> io::Result<()> {
         let nanoseconds =
             |time: Time| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-        let last = self.content.mtime.min(self.content.ctime).map(nanoseconds);
-        if last.is_some_and(|last| (nanoseconds(self.time) - last).abs() < TIME_GRAIN) {
+        let last = self.content.mtime.min(self.content.ctime);
+        if last.is_some_and(|last| (nanoseconds(self.time) - nanoseconds(last)).abs() < TIME_GRAIN)
+        {
             return Ok(());
         }
         // It may use the reserve: the bytes are written already.
@@ -278,4 +287,8 @@ impl Writer<'_> {
             .append(&self.record(0, 0, From::Data, 0), true)
             .map(drop)
     }
+}
+
+fn is_long(range: &Range<u64>) -> bool {
+    range.end.saturating_sub(range.start) > MAX_PUNCH
 }

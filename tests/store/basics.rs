@@ -176,3 +176,50 @@ fn the_keeper_makes_barriers_while_much_is_changed() {
             < 5
     );
 }
+
+#[test]
+fn a_directory_stands_for_the_one_that_replaced_it() {
+    let place = tempfile::tempdir().unwrap();
+    new_store(place.path());
+    let (store, _) = open(place.path());
+    let origin = |number| Origin {
+        filesystem: 1,
+        number,
+        identity: vec![1, 2],
+    };
+    let (first, second) = (store.new_number(), store.new_number());
+    let made = |number| {
+        Box::new(Node {
+            origin: Some(origin(number)),
+            ..*node(Kind::Directory)
+        })
+    };
+    store
+        .change(vec![
+            Change::Make(first, made(7)),
+            Change::Make(second, made(8)),
+        ])
+        .unwrap();
+    let moves = |id, number| store.change(vec![Change::Origin(id, Box::new(origin(number)))]);
+    assert_eq!(
+        moves(first, 8).unwrap_err().kind(),
+        std::io::ErrorKind::AlreadyExists
+    );
+    moves(first, 9).unwrap();
+    assert_eq!(store.by_origin(&origin(7)).unwrap(), None);
+    assert_eq!(store.by_origin(&origin(9)).unwrap(), Some(first));
+    moves(second, 7).unwrap();
+    let own = store.new_number();
+    store
+        .change(vec![Change::Make(own, node(Kind::Directory))])
+        .unwrap();
+    assert_eq!(
+        moves(own, 10).unwrap_err().raw_os_error(),
+        Some(libc::EINVAL)
+    );
+    store.close().unwrap();
+    assert_eq!(
+        check(place.path(), false).unwrap().problems,
+        Vec::<String>::new()
+    );
+}

@@ -1,3 +1,12 @@
 //! The store alone, without a mount.
 
 mod basics;
+mod changes;
+mod crowd;
+mod model;
+mod operation;
+mod place;
+mod random;
+mod run;
+mod sizes;
+mod threads;
