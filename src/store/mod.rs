@@ -217,6 +217,9 @@ impl Store {
     /// ENOSPC or EDQUOT: there is no room, or the limit is reached. ENOENT: a node that is not there. EEXIST: a node that is there.
     /// E2BIG, EINVAL: a value that no store takes. EUCLEAN: a damaged store. Else that of the write. Nothing is changed then.
     pub fn change(&self, changes: Vec<Change>) -> io::Result<()> {
+        if changes.len() > u16::MAX.into() {
+            return Err(Errno::TOOBIG.into());
+        }
         for change in &changes {
             check_change(change)?;
         }
@@ -306,6 +309,7 @@ fn check_change(change: &Change) -> io::Result<()> {
         }
         Change::Attributes(_, set) => set.mode.is_none_or(|mode| mode <= 0o7777),
         Change::Truncate { size, .. } => *size <= content::MAX_SIZE,
+        Change::Filesystem(_, identity) => identity.len() <= Origin::MAX_IDENTITY,
         _ => true,
     };
     if sound {

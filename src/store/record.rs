@@ -4,7 +4,9 @@ use std::io;
 
 use super::codec::{Reader, Writer, damaged};
 use super::content::{From, MAX_SIZE, SourceState, pages};
-use super::node::{Attributes, Name, Node, NodeId, Time, Xattr, check_name, check_xattr_name};
+use super::node::{
+    Attributes, Name, Node, NodeId, Origin, Time, Xattr, check_name, check_xattr_name,
+};
 
 /// One step of a change. Those of one record happen together, or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -278,7 +280,13 @@ impl Change {
             }
             8 => Self::Orphan(node(from)?, from.bool()?),
             9 => Self::Remove(node(from)?),
-            10 => Self::Filesystem(from.u32()?, from.bytes()?.to_vec()),
+            10 => {
+                let (number, identity) = (from.u32()?, from.bytes()?.to_vec());
+                if identity.len() > Origin::MAX_IDENTITY {
+                    return Err(damaged());
+                }
+                Self::Filesystem(number, identity)
+            }
             _ => return Err(damaged()),
         })
     }

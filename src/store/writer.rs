@@ -269,12 +269,9 @@ impl Writer<'_> {
     pub fn record_time(&self) -> io::Result<()> {
         let nanoseconds =
             |time: Time| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-        let last = self
-            .content
-            .mtime
-            .min(self.content.ctime)
-            .map_or(i128::MIN, nanoseconds);
-        if (nanoseconds(self.time) - last).abs() < TIME_GRAIN {
+        // None: the node's attributes were set since, and the write is later.
+        let last = self.content.mtime.min(self.content.ctime).map(nanoseconds);
+        if last.is_some_and(|last| (nanoseconds(self.time) - last).abs() < TIME_GRAIN) {
             return Ok(());
         }
         // It may use the reserve: the bytes are written already.
