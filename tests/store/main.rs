@@ -1,3 +1,4 @@
 //! The store alone, without a mount.
 
 mod basics;
+mod hostile;
