@@ -76,7 +76,9 @@ impl Good {
     /// In memory if the machine has a place for that: thousands of barriers need no disk.
     pub fn new() -> Self {
         let fast = Path::new("/dev/shm");
-        let base = tempfile::tempdir_in(fast).or_else(|_| tempfile::tempdir());
+        let mut named = tempfile::Builder::new();
+        let named = named.prefix("mmfs-hostile-");
+        let base = named.tempdir_in(fast).or_else(|_| named.tempdir());
         let base = base.expect("a temporary directory");
         let (store, canary) = (base.path().join("store"), base.path().join("canary"));
         for directory in [&store, &canary, &canary.join("directory")] {
