@@ -16,8 +16,6 @@ use super::node::{Kind, Name, Node, NodeId, Xattr};
 use super::opening::{OpenError, Options, Recovered, Recovery, lock, options};
 use super::state::State;
 
-/// No directory lies deeper.
-const MAX_DEPTH: usize = 1 << 16;
 /// More problems are counted, and not told.
 const TOLD: usize = 20;
 
@@ -100,6 +98,7 @@ impl Report {
                 next: found.next(),
                 report: &mut report,
                 chunks: (None, 0),
+                places: HashMap::new(),
             };
             walk.entries().unwrap_or_else(|error| {
                 report.problem(format!("The state cannot be read: {error}."))
@@ -134,6 +133,8 @@ struct Walk<'a> {
     report: &'a mut Report,
     /// Pages in the chunks of the node that was looked at last.
     chunks: (Option<NodeId>, u64),
+    /// Directories whose way up was followed, and whether it leads in circles. None: it is being followed.
+    places: HashMap<NodeId, Option<bool>>,
 }
 
 impl Walk<'_> {
@@ -240,21 +241,31 @@ impl Walk<'_> {
             }
         }
         if node.kind == Kind::Directory && self.leads_in_circles(id)? {
-            return Ok(Some(format!("Directory {:x} lies in itself.", id.0)));
+            return Ok(Some(format!(
+                "Directory {:x} lies in itself, or below one that does.",
+                id.0
+            )));
         }
         Ok(None)
     }
 
-    fn leads_in_circles(&self, id: NodeId) -> io::Result<bool> {
-        let mut at = id;
-        for _ in 0..MAX_DEPTH {
+    /// Each directory is looked at once, however deep the others lie.
+    fn leads_in_circles(&mut self, id: NodeId) -> io::Result<bool> {
+        let (mut at, mut way) = (id, Vec::new());
+        let circles = loop {
+            match self.places.get(&at) {
+                Some(known) => break known.unwrap_or(true),
+                None => _ = self.places.insert(at, None),
+            }
+            way.push(at);
             match self.get(at)?.and_then(|node| node.place) {
-                None => return Ok(false),
-                Some((parent, _)) if parent == id => return Ok(true),
+                None => break false,
                 Some((parent, _)) => at = parent,
             }
-        }
-        Ok(true)
+        };
+        self.places
+            .extend(way.into_iter().map(|at| (at, Some(circles))));
+        Ok(circles)
     }
 
     fn name(&mut self, directory: NodeId, name: &[u8], leads: Name) -> io::Result<Option<String>> {
@@ -288,7 +299,7 @@ impl Walk<'_> {
             return Ok(Some(format!("Node {:x} has bytes and is no file.", id.0)));
         }
         self.report.files += 1;
-        self.report.bytes += content.bytes();
+        self.report.bytes = self.report.bytes.saturating_add(content.bytes());
         match self.disk.open(&data::path(id, content.data), How::Read) {
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !content.filed => Ok(None),

@@ -1,5 +1,6 @@
 //! The file `state`: which tables and which tail count. Each barrier replaces it as a whole.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
@@ -8,8 +9,12 @@ use super::disk::{Disk, How};
 use super::table::{checked, with_checksum};
 
 const MAGIC: &[u8; 8] = b"mmfsstat";
-/// More tables than a store ever has.
-const MAX_TABLES: u32 = 1 << 10;
+/// More tables than a store ever has: each is three times as long as all newer ones together.
+const MAX_TABLES: u32 = 64;
+/// Tails, tables and records are counted from 1, and none has a number as high.
+const MAX_NUMBER: u64 = 1 << 62;
+/// Where numbers of nodes and data files end for a store that is opened. What lies behind is left for that opening.
+const LAST: u64 = (1 << 63) - (1 << 32);
 
 /// What the file `state` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +52,13 @@ impl Manifest {
         let (closed, life, count) = (from.bool()?, from.u64()?, from.u32()?);
         let tables: Vec<u64> = (0..count).map(|_| from.u64()).collect::<io::Result<_>>()?;
         from.end()?;
-        if count > MAX_TABLES || !(super::NodeId::FIRST..1 << 63).contains(&next) {
+        let counted = |number: &u64| (1..MAX_NUMBER).contains(number);
+        let distinct: HashSet<_> = tables.iter().collect();
+        let sound = count <= MAX_TABLES
+            && distinct.len() == tables.len()
+            && tables.iter().chain([&tail, &first]).all(counted)
+            && (super::NodeId::FIRST..LAST).contains(&next);
+        if !sound {
             return Err(damaged());
         }
         Ok(Self {

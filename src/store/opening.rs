@@ -220,7 +220,7 @@ impl Recovered {
                 return Err(OpenError::Damaged("tails"));
             }
         }
-        self.recovery.torn = tails.iter().map(|tail| tail.torn() as u64).sum();
+        self.recovery.torn = tails.iter().map(Found::torn).sum();
         Ok(())
     }
 
@@ -247,6 +247,9 @@ impl Recovered {
                 .ok_or(OpenError::Damaged("tails"))?;
             self.last_tail = number;
             tails.push(found);
+            if tails.iter().map(Found::size).sum::<u64>() > MAX_REPLAY {
+                return Err(OpenError::Damaged("tails"));
+            }
         }
     }
 }
@@ -402,13 +405,25 @@ impl Store {
             let Ok(key::Key::Orphan(id)) = key::Key::decode(&key) else {
                 continue;
             };
-            if self.node(id).map_err(at("tables"))?.is_some() {
-                self.change(vec![Change::Remove(id)])
-                    .map_err(at("a file that was deleted while open"))?;
-                recovery.orphans += 1;
+            match self.remove_orphan(id) {
+                Ok(gone) => recovery.orphans += u64::from(gone),
+                // It stays. What else can be read of the store is worth more than its room.
+                Err(error) if error.raw_os_error() == Some(libc::EUCLEAN) => {
+                    log::warn!("a file that was deleted while open stays in the store: {error}")
+                }
+                Err(error) => return Err(at("a file that was deleted while open")(error)),
             }
         }
         Ok(())
+    }
+
+    /// False: it was gone already.
+    fn remove_orphan(&self, id: NodeId) -> io::Result<bool> {
+        let there = self.node(id)?.is_some();
+        if there {
+            self.change(vec![Change::Remove(id)])?;
+        }
+        Ok(there)
     }
 }
 
@@ -428,7 +443,7 @@ impl Recovered {
                     let name = name.to_str()?.to_owned();
                     u64::from_str_radix(&name, 16)
                         .ok()
-                        .filter(|number| *number < 1 << 62)
+                        .filter(|number| *number < 1 << 61)
                 });
             Ok(numbers.max().unwrap_or(0))
         };

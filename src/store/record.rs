@@ -286,7 +286,13 @@ impl Change {
             }
             8 => Self::Orphan(node(from)?, from.bool()?),
             9 => Self::Remove(node(from)?),
-            10 => Self::Filesystem(from.u32()?, from.bytes()?.to_vec()),
+            10 => {
+                let (number, identity) = (from.u32()?, from.bytes()?.to_vec());
+                if identity.len() > Origin::MAX_IDENTITY {
+                    return Err(damaged());
+                }
+                Self::Filesystem(number, identity)
+            }
             11 => Self::Origin(node(from)?, Box::new(Origin::get(from)?)),
             _ => return Err(damaged()),
         })

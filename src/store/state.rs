@@ -13,6 +13,8 @@ use super::table::{Builder, Entry, Table};
 /// What a set of records did: each key's new value, or None where the key is gone.
 pub type Puts = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// The most keys that one step of a search through keys that are gone looks at.
+const STEP: usize = 1024;
 /// Bytes of memory for an entry, beside its key and value.
 const ENTRY: u64 = 96;
 
@@ -70,7 +72,7 @@ impl State {
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
-        limit: usize,
+        mut limit: usize,
     ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut after = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
         loop {
@@ -80,7 +82,11 @@ impl State {
                 .filter_map(|(key, value)| Some((key, value?)))
                 .collect();
             match end {
-                Some(end) if live.is_empty() => after = Bound::Excluded(end),
+                Some(end) if live.is_empty() => {
+                    after = Bound::Excluded(end);
+                    // Where many keys are gone, a block is not read once for each of them.
+                    limit = limit.max(limit.saturating_mul(2).min(STEP));
+                }
                 _ => return Ok(live),
             }
         }
@@ -175,14 +181,15 @@ fn range(puts: &Puts, prefix: &[u8], after: &Bound<Vec<u8>>, limit: usize) -> (V
         Bound::Unbounded => Bound::Included(prefix.to_vec()),
         after => after.clone(),
     };
-    let mut found = Vec::new();
+    let (mut found, mut size) = (Vec::new(), 0usize);
     for (key, value) in puts
         .range((start, Bound::Unbounded))
         .take_while(|(key, _)| key.starts_with(prefix))
     {
-        if found.len() == limit {
+        if found.len() == limit || size >= limit.saturating_mul(1024) {
             return (found, true);
         }
+        size += key.len() + value.as_ref().map_or(0, Vec::len);
         found.push((key.clone(), value.clone()));
     }
     (found, false)

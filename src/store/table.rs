@@ -68,6 +68,10 @@ impl Table {
         {
             return Err(damaged());
         }
+        // A hole costs a hostile store nothing, and would take memory here.
+        if file.seek_hole(index_at).is_ok_and(|hole| hole < len) {
+            return Err(damaged());
+        }
         let index = Index::decode(&read(&*file, index_at, index_len)?, index_at)?;
         let bloom = Bloom::decode(&read(&*file, index_at + index_len, bloom_len)?)?;
         Ok(Self {
@@ -119,7 +123,8 @@ impl Table {
         Ok(None)
     }
 
-    /// The entries with a key that begins with `prefix` and lies after `after`, up to `limit`. True: there are more.
+    /// The entries with a key that begins with `prefix` and lies after `after`: up to `limit`, or so many KiB, but at least one.
+    /// True: there are more.
     ///
     /// # Errors
     /// EUCLEAN for a damaged block, or that of the read.
@@ -133,7 +138,7 @@ impl Table {
             Bound::Included(key) | Bound::Excluded(key) => key.as_slice(),
             Bound::Unbounded => prefix,
         };
-        let mut found = Vec::new();
+        let (mut found, mut size) = (Vec::new(), 0usize);
         for block in self.index.find(start).unwrap_or(0)..self.index.len() {
             let bytes = self.block(block)?;
             let mut from = Reader(&bytes);
@@ -150,9 +155,10 @@ impl Table {
                 if !key.starts_with(prefix) {
                     return Ok((found, false));
                 }
-                if found.len() == limit {
+                if found.len() == limit || size >= limit.saturating_mul(1024) {
                     return Ok((found, true));
                 }
+                size += key.len() + value.map_or(0, <[u8]>::len);
                 found.push((key.to_vec(), value.map(<[u8]>::to_vec)));
             }
         }
@@ -164,7 +170,8 @@ impl Table {
         Entries {
             table: Arc::clone(self),
             block: 0,
-            ready: Vec::new().into_iter(),
+            bytes: Vec::new(),
+            at: 0,
             last: None,
         }
     }
@@ -180,8 +187,25 @@ impl Table {
 pub struct Entries {
     table: Arc<Table>,
     block: usize,
-    ready: std::vec::IntoIter<Entry>,
+    /// The block before `block`, and how far it was taken.
+    bytes: Vec<u8>,
+    at: usize,
     last: Option<Vec<u8>>,
+}
+
+impl Entries {
+    fn take(&mut self) -> io::Result<Entry> {
+        let mut from = Reader(&self.bytes[self.at..]);
+        let (key, value) = entry(&mut from)?;
+        // A table whose keys are not in order would hide some of them.
+        if self.last.as_deref().is_some_and(|last| last >= key) {
+            return Err(damaged());
+        }
+        let (key, value) = (key.to_vec(), value.map(<[u8]>::to_vec));
+        self.at = self.bytes.len() - from.0.len();
+        self.last = Some(key.clone());
+        Ok((key, value))
+    }
 }
 
 impl Iterator for Entries {
@@ -189,37 +213,19 @@ impl Iterator for Entries {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(entry) = self.ready.next() {
-                // A table whose keys are not in order would hide some of them.
-                if self.last.as_ref().is_some_and(|last| *last >= entry.0) {
-                    return Some(Err(damaged()));
-                }
-                self.last = Some(entry.0.clone());
-                return Some(Ok(entry));
+            if self.at < self.bytes.len() {
+                return Some(self.take());
             }
             if self.block == self.table.index.len() {
                 return None;
             }
             self.block += 1;
-            match self
-                .table
-                .block(self.block - 1)
-                .and_then(|bytes| decode_block(&bytes))
-            {
-                Ok(entries) => self.ready = entries.into_iter(),
+            match self.table.block(self.block - 1) {
+                Ok(bytes) => (self.bytes, self.at) = (bytes, 0),
                 Err(error) => return Some(Err(error)),
             }
         }
     }
-}
-
-fn decode_block(bytes: &[u8]) -> io::Result<Vec<Entry>> {
-    let (mut from, mut entries) = (Reader(bytes), Vec::new());
-    while !from.0.is_empty() {
-        let (key, value) = entry(&mut from)?;
-        entries.push((key.to_vec(), value.map(<[u8]>::to_vec)));
-    }
-    Ok(entries)
 }
 
 fn entry<'a>(from: &mut Reader<'a>) -> io::Result<(&'a [u8], Option<&'a [u8]>)> {

@@ -167,84 +167,105 @@ fn checksum(salt: u64, number: u64, payload: &[u8]) -> u32 {
 
 /// A tail as it was found.
 pub struct Found {
+    /// The header and the whole records.
     bytes: Vec<u8>,
-    salt: u64,
+    torn: u64,
     /// The number of its first record. None: the header is not there or not whole, and so there are no records.
     pub first: Option<u64>,
 }
 
+/// Bytes of a tail that are read in one step.
+const READ: usize = 1 << 20;
+
 impl Found {
-    /// Reads tail `number`. One that is not there has no records.
+    /// Reads tail `number` up to the first record that is not whole: what lies behind, and may be a hole, takes no memory. One
+    /// that is not there has no records.
     ///
     /// # Errors
     /// EUCLEAN if it is longer than any tail, or that of the read.
     pub fn read(disk: &dyn Disk, uuid: &[u8; 16], number: u64) -> io::Result<Self> {
-        let none = Self {
+        let mut found = Self {
             bytes: Vec::new(),
-            salt: 0,
+            torn: 0,
             first: None,
         };
         let file = match disk.open(&path(number), How::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(none),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
             other => other?,
         };
         let len = file.size()?;
         if len > MAX_TAIL {
             return Err(damaged());
         }
-        let mut bytes = vec![0; len as usize];
-        let len = file.read_full_at(&mut bytes, 0)?;
-        bytes.truncate(len);
-        let Some(header) = bytes.get(..HEADER).and_then(|header| checked(header).ok()) else {
-            return Ok(none);
+        let mut bytes = vec![0; HEADER];
+        if file.read_full_at(&mut bytes, 0)? < HEADER {
+            return Ok(found);
+        }
+        let Ok(header) = checked(&bytes) else {
+            return Ok(found);
         };
         let mut from = Reader(header);
         let ours = from.raw(8)? == MAGIC && from.raw(16)? == uuid && from.u64()? == number;
         let (salt, first) = (from.u64()?, from.u64()?);
-        Ok(if ours {
-            Self {
-                bytes,
-                salt,
-                first: Some(first),
+        if !ours {
+            return Ok(found);
+        }
+        found.first = Some(first);
+        let (mut whole, mut next) = (HEADER, first);
+        loop {
+            let mut buffer = vec![0; READ.min(len as usize)];
+            let read = file.read_full_at(&mut buffer, bytes.len() as u64)?;
+            bytes.extend_from_slice(&buffer[..read]);
+            let at = whole;
+            for (number, payload) in frames(&bytes[whole..], Some(next)) {
+                if checksum(salt, number, payload.1) != payload.0 {
+                    break;
+                }
+                whole += FRAME + payload.1.len();
+                next = number.saturating_add(1);
             }
-        } else {
-            none
-        })
+            // A record is not longer than what was read twice.
+            if read < buffer.len() || (whole == at && bytes.len() - whole > FRAME + MAX_PAYLOAD) {
+                break;
+            }
+        }
+        // What was allocated and not used yet reads as zeros.
+        let torn = bytes[whole..].iter().rposition(|byte| *byte != 0);
+        found.torn = torn.map_or(0, |last| last as u64 + 1);
+        bytes.truncate(whole);
+        bytes.shrink_to_fit();
+        found.bytes = bytes;
+        Ok(found)
     }
 
     /// The payloads of its records, each with its number, up to the first that is not whole.
     pub fn records(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let mut from = Reader(self.bytes.get(HEADER..).unwrap_or_default());
-        let mut next = self.first;
-        std::iter::from_fn(move || {
-            let number = next?;
-            let (len, sum) = (from.u32().ok()?, from.u32().ok()?);
-            // What was allocated and not used yet reads as zeros.
-            let payload = from
-                .raw(len as usize)
-                .ok()
-                .filter(|payload| !payload.is_empty())?;
-            next = number.checked_add(1);
-            (len as usize <= MAX_PAYLOAD && checksum(self.salt, number, payload) == sum)
-                .then_some((number, payload))
-        })
+        frames(self.bytes.get(HEADER..).unwrap_or_default(), self.first)
+            .map(|(number, (_, payload))| (number, payload))
     }
 
     /// Bytes behind its last whole record.
-    pub fn torn(&self) -> usize {
-        let whole: usize = self
-            .records()
-            .map(|(_, payload)| FRAME + payload.len())
-            .sum();
-        let used = self
-            .bytes
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |last| last + 1);
-        used.saturating_sub(if self.first.is_some() {
-            HEADER + whole
-        } else {
-            0
-        })
+    pub fn torn(&self) -> u64 {
+        self.torn
     }
+
+    /// Bytes of memory that it takes.
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// The records in these bytes, the first of which has the number `next`: checksum and payload, which may not fit each other.
+fn frames(bytes: &[u8], mut next: Option<u64>) -> impl Iterator<Item = (u64, (u32, &[u8]))> {
+    let mut from = Reader(bytes);
+    std::iter::from_fn(move || {
+        let number = next?;
+        let (len, sum) = (from.u32().ok()?, from.u32().ok()?);
+        if len == 0 || len as usize > MAX_PAYLOAD {
+            return None;
+        }
+        let payload = from.raw(len as usize).ok()?;
+        next = number.checked_add(1);
+        Some((number, (sum, payload)))
+    })
 }

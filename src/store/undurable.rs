@@ -15,7 +15,7 @@ struct Dirt {
     /// Its last record of pages or growth; its last of a time alone.
     data: u64,
     time: u64,
-    /// Its data file; how often bytes have landed in it, and how many of these times a sync has covered.
+    /// Its data file; the number of the last landing of bytes in it, and of the last that a sync has covered.
     file: u64,
     written: u64,
     synced: u64,
@@ -43,7 +43,7 @@ pub struct DirtyFile {
     pub node: NodeId,
     /// Its number.
     pub data: u64,
-    /// How often bytes had landed.
+    /// The last landing of bytes.
     written: u64,
     /// Its name is new.
     pub fresh: bool,
@@ -71,6 +71,8 @@ pub struct Undurable {
     /// Class M is durable up to this record.
     durable: u64,
     garbage: Vec<(u64, Garbage)>,
+    /// Landings of bytes in all files. A number is not used again: a sync may end after its node was clean and dirty again.
+    landings: u64,
 }
 
 impl Undurable {
@@ -164,9 +166,11 @@ impl Undurable {
 
     /// Bytes of the node have landed in its data file. `fresh`: the file was made for them.
     pub fn landed(&mut self, id: NodeId, data: u64, fresh: bool) {
+        self.landings += 1;
+        let landing = self.landings;
         let dirt = self.dirt(id);
         dirt.file = data;
-        dirt.written += 1;
+        dirt.written = landing;
         dirt.fresh |= fresh;
     }
 
@@ -301,7 +305,7 @@ impl Undurable {
             dirt.meta.max(dirt.cut) <= self.durable
                 && dirt.data == 0
                 && dirt.time == 0
-                && dirt.written == dirt.synced
+                && dirt.written <= dirt.synced
                 && dirt.error.is_none()
         });
         if clean {
@@ -336,5 +340,38 @@ impl Undurable {
     /// Puts garbage back for the next time.
     pub fn put_garbage(&mut self, garbage: Garbage) {
         self.garbage.push((self.last, garbage));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: NodeId = NodeId(NodeId::FIRST);
+
+    /// Two threads sync a file at the same time. What is written after the first has ended is not the second one's.
+    #[test]
+    fn a_sync_that_ends_late_covers_no_later_bytes() {
+        let mut undurable = Undurable::new(0);
+        (0..5).for_each(|_| undurable.landed(FILE, 1, true));
+        let (late, early) = (undurable.work_for_all(), undurable.work_for_all());
+        undurable.file_synced(&early.files[0]);
+        assert!(undurable.is_empty(), "all is durable");
+        undurable.landed(FILE, 1, false);
+        undurable.file_synced(&late.files[0]);
+        assert_eq!(undurable.work_for_all().files.len(), 1);
+    }
+
+    /// A sync that ends late leaves nothing behind.
+    #[test]
+    fn a_sync_that_ends_late_leaves_a_node_clean() {
+        let mut undurable = Undurable::new(0);
+        undurable.landed(FILE, 1, false);
+        let (late, early) = (undurable.work_for_all(), undurable.work_for_all());
+        undurable.file_synced(&early.files[0]);
+        undurable.dirt(FILE).time = 1;
+        undurable.file_synced(&late.files[0]);
+        undurable.record_durable(1, &[FILE]);
+        assert!(undurable.is_empty());
     }
 }

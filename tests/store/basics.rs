@@ -6,8 +6,8 @@ use mmfs::store::check::check;
 use mmfs::store::keeper::Keeper;
 use mmfs::store::opening::{OpenError, Rule};
 use mmfs::store::{
-    Attributes, Base, Change, Directory, Kind, Name, Node, NodeId, SourceState, Store, Time, Xattr,
-    make,
+    Attributes, Base, Change, Directory, Kind, Name, Node, NodeId, Origin, SourceState, Store,
+    Time, Xattr, make,
 };
 
 const NOW: Time = Time {
@@ -218,8 +218,53 @@ fn a_directory_stands_for_the_one_that_replaced_it() {
         Some(libc::EINVAL)
     );
     store.close().unwrap();
+    drop(store);
     assert_eq!(
         check(place.path(), false).unwrap().problems,
         Vec::<String>::new()
     );
+}
+
+/// A write after utimensat(2) has no time of a write before it to compare with.
+#[test]
+fn a_write_after_the_times_were_set_has_its_own_time() {
+    let place = tempfile::tempdir().unwrap();
+    new_store(place.path());
+    let (store, _) = open(place.path());
+    let file = store.new_number();
+    store
+        .change(vec![Change::Make(file, node(Kind::File))])
+        .unwrap();
+    let write = || store.write(file, 0, b"hello", None, NOW, &mut no_source);
+    write().unwrap();
+    let set = Attributes {
+        mtime: Some(Time::default()),
+        ctime: Some(Time::default()),
+        ..Attributes::default()
+    };
+    store.change(vec![Change::Attributes(file, set)]).unwrap();
+    write().unwrap();
+    assert_eq!(store.content(file).unwrap().unwrap().mtime, Some(NOW));
+    store.close().unwrap();
+}
+
+/// What a record holds is counted in two bytes, and a value is never longer than a block of a table.
+#[test]
+fn a_change_that_no_record_can_hold_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    new_store(place.path());
+    let (store, _) = open(place.path());
+    let file = store.new_number();
+    let make = Change::Make(file, node(Kind::File));
+    store.change(vec![make]).unwrap();
+    let many = vec![Change::Orphan(file, false); 65_540];
+    let errno = |done: std::io::Result<()>| done.unwrap_err().raw_os_error();
+    assert_eq!(errno(store.change(many)), Some(libc::E2BIG));
+    let long = Change::Filesystem(1, vec![b'i'; 1_048_560]);
+    assert_eq!(errno(store.change(vec![long])), Some(libc::EINVAL));
+    drop(store);
+    let (store, rule) = open(place.path());
+    assert_eq!(rule, Rule::Killed);
+    assert!(store.node(file).unwrap().is_some());
+    store.close().unwrap();
 }

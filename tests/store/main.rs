@@ -3,6 +3,7 @@
 mod basics;
 mod changes;
 mod crowd;
+mod hostile;
 mod model;
 mod operation;
 mod place;
