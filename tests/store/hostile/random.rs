@@ -144,6 +144,9 @@ fn table(good: &Good, rng: &mut Rng) {
     let name = &good.tables()[rng.below(good.state.tables.len() as u64) as usize];
     let mut entries = Table::entries(good.file(name));
     for _ in 0..=rng.below(4) {
+        if entries.is_empty() {
+            break;
+        }
         let at = rng.below(entries.len() as u64) as usize;
         let (key, value) = &mut entries[at];
         match rng.below(6) {
@@ -165,6 +168,8 @@ fn table(good: &Good, rng: &mut Rng) {
     let number = u64::from_str_radix(&name[7..], 16).expect("a table's number");
     let mut table = Table::new(number, &entries, 4092);
     match rng.below(24) {
+        // All entries are gone.
+        _ if table.blocks.is_empty() => {}
         0 => mutate(&mut table.bloom, rng),
         1 => table.count = NUMBERS[rng.below(17) as usize],
         2 => table.footer[rng.below(4) as usize] = Some(NUMBERS[rng.below(17) as usize]),
