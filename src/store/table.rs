@@ -65,11 +65,9 @@ impl Table {
             || !adds_up
             || bloom_len > len
             || index_len > len
+            // A hole costs a hostile store nothing, and would take memory here.
+            || file.seek_hole(index_at).is_ok_and(|hole| hole < len)
         {
-            return Err(damaged());
-        }
-        // A hole costs a hostile store nothing, and would take memory here.
-        if file.seek_hole(index_at).is_ok_and(|hole| hole < len) {
             return Err(damaged());
         }
         let index = Index::decode(&read(&*file, index_at, index_len)?, index_at)?;

@@ -131,13 +131,8 @@ impl Load {
     /// Ends the threads, and drops the store as a kill would. Returns how many steps they made.
     pub fn end(mut self) -> usize {
         self.shared.end.store(true, Ordering::Relaxed);
-        let ended = self.threads.drain(..).map(JoinHandle::join);
-        assert!(
-            ended
-                .map(|thread| thread.is_ok())
-                .fold(true, |all, one| all && one),
-            "a thread failed"
-        );
+        let ended: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
+        assert!(ended.iter().all(Result::is_ok), "a thread failed");
         let answered = self.shared.answered.iter();
         answered.map(|steps| steps.load(Ordering::Relaxed)).sum()
     }

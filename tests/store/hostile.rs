@@ -181,7 +181,7 @@ fn share(group: &str) -> u64 {
     match given("MMFS_SHARE").and_then(|share| share.parse().ok()) {
         Some(share) => share,
         None if all || given("MMFS_SOAK").is_some() => 100,
-        None => 20,
+        None => 12,
     }
 }
 

@@ -74,12 +74,14 @@ pub fn cases(run: &mut Run) {
     trees(run);
 }
 
+type Set = fn(&mut super::encode::State, u64);
+
 fn state(run: &mut Run) {
     // Just below a limit, a store opens for the last time: left out.
     let numbers = IDS.into_iter().filter(|number| *number != FIRST - 1);
     let numbers = numbers.chain([2, 1 << 61, (1 << 63) - 2, u64::MAX - 1]);
     for number in numbers {
-        let set: [(&str, fn(&mut super::encode::State, u64)); 5] = [
+        let set: [(&str, Set); 5] = [
             ("tail", |state, number| state.tail = number),
             ("first", |state, number| state.first = number),
             ("next", |state, number| state.next = number),

@@ -109,7 +109,7 @@ pub fn cases(run: &mut Run) {
         }
         run.case(&format!("{file}: unreadable"), Trust::Anything, |good| {
             if good.path(file).is_file() {
-                let mode = fs::Permissions::from_mode(0);
+                let mode = fs::Permissions::from_mode(0o000);
                 fs::set_permissions(good.path(file), mode).expect("the mode");
             }
         });

@@ -34,6 +34,9 @@ pub fn cases(run: &mut Run) {
     }
 }
 
+/// What is done to bytes.
+type Damage<'a> = (&'a str, &'a dyn Fn(&mut [u8]));
+
 fn spots(run: &mut Run, name: &str, trust: Trust, rng: &mut Rng) {
     let len = run.good.file(name).len();
     let len = if name.starts_with("tails") {
@@ -52,7 +55,7 @@ fn spots(run: &mut Run, name: &str, trust: Trust, rng: &mut Rng) {
         let run_len = (1 + rng.below(24) as usize).min(len - at);
         let noise: Vec<u8> = (0..run_len).map(|_| rng.next() as u8).collect();
         let bit = 1 << rng.below(8);
-        let change: [(&str, &dyn Fn(&mut [u8])); 4] = [
+        let change: [Damage<'_>; 4] = [
             ("flipped", &|bytes| bytes[0] ^= bit),
             ("zeroed", &|bytes| bytes.fill(0)),
             ("0xff", &|bytes| bytes.fill(0xff)),
