@@ -273,8 +273,8 @@ impl Writer<'_> {
             .content
             .mtime
             .min(self.content.ctime)
-            .map_or(i128::MIN, nanoseconds);
-        if (nanoseconds(self.time) - last).abs() < TIME_GRAIN {
+            .map(nanoseconds);
+        if last.is_some_and(|last| (nanoseconds(self.time) - last).abs() < TIME_GRAIN) {
             return Ok(());
         }
         // It may use the reserve: the bytes are written already.
