@@ -129,6 +129,10 @@ impl Writer<'_> {
             .store
             .pieces_of_pages(self.id, content, range.clone())?;
         let new = has.iter().filter(|from| **from != From::Data).count() as u64;
+        // A page that is zero now may be one that the cut took away.
+        if has.contains(&From::Zero) {
+            self.secure_cut()?;
+        }
         let grown = if content.is_whole() {
             pages(end).saturating_sub(pages(content.size))
         } else {
@@ -222,6 +226,7 @@ impl Writer<'_> {
         if long && end < self.content.source_limit {
             return Err(Errno::OPNOTSUPP.into());
         }
+        self.secure_cut()?;
         if let Some(data) = self.store.data_of(self.id, &self.content)? {
             self.zero_bytes(&data, begin, end)?;
         }
