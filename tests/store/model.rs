@@ -1,0 +1,562 @@
+//! What a store should hold: what each record did, and what each sync promised.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use mmfs::store::{Change, Name, Node, NodeId, PAGE, SourceState, Store, Time, Xattr};
+
+use super::file_model::{Event, FileModel, FileState, Side, pattern};
+
+/// An operation on a store.
+#[derive(Debug, Clone)]
+pub enum Op {
+    Open,
+    Change(Vec<Change>),
+    Write {
+        id: NodeId,
+        at: u64,
+        len: u64,
+        version: u32,
+    },
+    Truncate {
+        id: NodeId,
+        size: u64,
+    },
+    Punch {
+        id: NodeId,
+        range: Range<u64>,
+    },
+    MakeWhole {
+        id: NodeId,
+    },
+    Sync {
+        id: NodeId,
+        data_only: bool,
+    },
+    SyncNames,
+    Barrier,
+    Reopen,
+}
+
+/// Names and attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Meta {
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub names: BTreeMap<(NodeId, Vec<u8>), Name>,
+    pub xattrs: BTreeMap<(NodeId, Vec<u8>), Xattr>,
+    pub filesystems: BTreeMap<u32, Vec<u8>>,
+    pub orphans: BTreeSet<NodeId>,
+}
+
+impl Meta {
+    /// What an open store has.
+    pub fn read(store: &Store, ids: impl Iterator<Item = NodeId>) -> std::io::Result<Self> {
+        let mut meta = Self {
+            filesystems: store.filesystems()?.into_iter().collect(),
+            ..Self::default()
+        };
+        for id in ids {
+            for (name, leads) in store.names(id, b"", 1000)? {
+                meta.names.insert((id, name), leads);
+            }
+            for (name, value) in store.xattrs(id)? {
+                meta.xattrs.insert((id, name), value);
+            }
+            if let Some(node) = store.node(id)? {
+                meta.nodes.insert(id, node);
+            }
+        }
+        Ok(meta)
+    }
+
+    fn node(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.get_mut(&id).expect("a node that is there")
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Make(id, node) => _ = self.nodes.insert(*id, (**node).clone()),
+            Change::Attributes(id, set) => self.node(*id).attributes.set(set),
+            Change::Links(id, more) => self.node(*id).links += more,
+            Change::Opaque(id, opaque) => self.node(*id).opaque = *opaque,
+            Change::Name {
+                directory,
+                name,
+                to,
+                ..
+            } => {
+                if let Some(Name::Node(id)) = to {
+                    if self.nodes[id].kind == mmfs::store::Kind::Directory {
+                        self.node(*id).place = Some((*directory, name.clone()));
+                    }
+                }
+                let key = (*directory, name.clone());
+                match to {
+                    Some(to) => _ = self.names.insert(key, *to),
+                    None => _ = self.names.remove(&key),
+                }
+            }
+            Change::Xattr(id, name, Some(value)) => {
+                self.xattrs.insert((*id, name.clone()), value.clone());
+            }
+            Change::Xattr(id, name, None) => _ = self.xattrs.remove(&(*id, name.clone())),
+            Change::Orphan(id, true) => _ = self.orphans.insert(*id),
+            Change::Orphan(id, false) => _ = self.orphans.remove(id),
+            Change::Remove(id) => self.remove(*id),
+            Change::Filesystem(number, identity) => {
+                self.filesystems.insert(*number, identity.clone());
+            }
+            Change::Truncate { .. } => {}
+        }
+    }
+
+    fn remove(&mut self, id: NodeId) {
+        self.nodes.remove(&id);
+        self.orphans.remove(&id);
+        self.names.retain(|(directory, _), _| *directory != id);
+        self.xattrs.retain(|(node, _), _| *node != id);
+    }
+
+    /// What the next opening shows of it.
+    pub fn without_orphans(&self) -> Self {
+        let mut meta = self.clone();
+        for id in &self.orphans {
+            meta.remove(*id);
+        }
+        meta
+    }
+}
+
+/// What is durable at least: positions in the order of all that happened.
+#[derive(Debug, Clone, Default)]
+pub struct Promise {
+    pub meta: u64,
+    pub data: BTreeMap<NodeId, u64>,
+    pub bytes: BTreeMap<NodeId, u64>,
+}
+
+/// The model of one life of a store.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    /// The position of what happened last.
+    pub pos: u64,
+    /// Names and attributes after each record of class M.
+    pub metas: Vec<(u64, Arc<Meta>)>,
+    pub files: BTreeMap<NodeId, FileModel>,
+    /// All nodes that there ever were.
+    pub ids: BTreeSet<NodeId>,
+    /// After each operation: what is promised, and the position.
+    pub ends: Vec<(Arc<Promise>, u64)>,
+    pub ops: Vec<Op>,
+    promise: Promise,
+    /// The last record of class M that is about each node.
+    touched: BTreeMap<NodeId, u64>,
+    /// What happened before may be durable without a promise.
+    maybe: u64,
+    pub time: Time,
+}
+
+impl Model {
+    /// A store in which this lies.
+    pub fn new(meta: Meta, files: BTreeMap<NodeId, FileModel>) -> Self {
+        Self {
+            pos: 1,
+            ids: meta.nodes.keys().copied().collect(),
+            metas: vec![(0, Arc::new(meta))],
+            files,
+            time: Time {
+                seconds: 1_000,
+                nanoseconds: 0,
+            },
+            ..Self::default()
+        }
+    }
+
+    pub fn meta(&self) -> &Meta {
+        &self.metas.last().expect("there is a first one").1
+    }
+
+    /// The source's file, as the caller of a store tells it.
+    pub fn source(&self, id: NodeId) -> Option<SourceState> {
+        let size = self.files.get(&id).map_or(0, |file| file.source);
+        let mtime = Time::default();
+        (size > 0).then_some(SourceState { size, mtime })
+    }
+
+    /// Something failed, and so more may be durable than syncs promise.
+    pub fn doubt(&mut self) {
+        self.maybe = self.pos;
+    }
+
+    /// The operation is done. What it does may happen in several steps.
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Open => {}
+            Op::Change(changes) => self.change(changes),
+            Op::Write {
+                id,
+                at,
+                len,
+                version,
+            } => {
+                let mut bytes = vec![0; *len as usize];
+                pattern(*id, *version, *at, &mut bytes);
+                self.grow(*id, at + len);
+                self.write(*id, *at, &bytes);
+            }
+            Op::Truncate { id, size } => self.truncate(*id, *size),
+            Op::Punch { id, range } => self.punch(*id, range.clone()),
+            Op::MakeWhole { id } => self.make_whole(*id),
+            Op::Sync { id, data_only } => self.sync(*id, *data_only),
+            Op::SyncNames => {
+                if self.last_meta() > self.maybe {
+                    self.promise_placed();
+                }
+                self.promise.meta = self.last_meta();
+                self.maybe = self.pos;
+            }
+            Op::Barrier => self.promise_all(),
+            Op::Reopen => {
+                self.promise_all();
+                for id in self.meta().orphans.clone() {
+                    self.change(&[Change::Remove(id)]);
+                }
+            }
+        }
+    }
+
+    /// The operations, for people: one in each line, nodes counted from 0.
+    pub fn told(&self) -> String {
+        let mut told = String::new();
+        for (n, op) in self.ops.iter().enumerate() {
+            let pos = self.ends.get(n).map_or(0, |(_, pos)| *pos);
+            let line = format!("{n}, up to {pos}: {op:?}\n").replace("46116860184273", "");
+            told += &line.replace("NodeId", "").replace("None", "-");
+        }
+        told
+    }
+
+    /// The operation is answered.
+    pub fn end(&mut self, op: Op) {
+        self.ops.push(op);
+        self.ends.push((Arc::new(self.promise.clone()), self.pos));
+    }
+
+    fn step(&mut self) -> u64 {
+        self.pos += 1;
+        self.pos
+    }
+
+    fn last_meta(&self) -> u64 {
+        self.metas.last().map_or(0, |(pos, _)| *pos)
+    }
+
+    fn change(&mut self, changes: &[Change]) {
+        let pos = self.step();
+        let mut meta = self.meta().clone();
+        for change in changes {
+            meta.change(change);
+            let mut events = Vec::new();
+            match change {
+                Change::Make(id, node) => {
+                    self.ids.insert(*id);
+                    if node.kind == mmfs::store::Kind::File {
+                        let source = node.origin.as_ref().map_or(0, |origin| origin.number);
+                        let new = FileModel {
+                            source,
+                            ..FileModel::default()
+                        };
+                        self.files.insert(*id, new);
+                    }
+                    events.push((*id, Event::Other));
+                }
+                Change::Attributes(id, set) => {
+                    let (mtime, ctime) = (set.mtime.is_some(), set.ctime.is_some());
+                    events.push((*id, Event::Times { mtime, ctime }));
+                }
+                Change::Name {
+                    directory,
+                    to,
+                    replaces,
+                    ..
+                } => {
+                    events.push((*directory, Event::Other));
+                    if let Some(Name::Node(id)) = to {
+                        let event = if *replaces {
+                            Event::Placed
+                        } else {
+                            Event::Other
+                        };
+                        events.push((*id, event));
+                    }
+                }
+                Change::Links(id, _)
+                | Change::Opaque(id, _)
+                | Change::Xattr(id, ..)
+                | Change::Orphan(id, _)
+                | Change::Remove(id) => events.push((*id, Event::Other)),
+                Change::Truncate { .. } | Change::Filesystem(..) => {}
+            }
+            for (id, event) in events {
+                self.touched.insert(id, pos);
+                if let Some(file) = self.files.get_mut(&id) {
+                    file.happen(pos, event);
+                }
+            }
+        }
+        self.metas.push((pos, Arc::new(meta)));
+    }
+
+    fn file(&mut self, id: NodeId) -> &mut FileModel {
+        self.files.get_mut(&id).expect("a file that is there")
+    }
+
+    /// The file's state, or what its first change begins with.
+    fn state(&self, id: NodeId) -> FileState {
+        let file = &self.files[&id];
+        let new = || FileState::new(file.written.len().max(file.events.len()), file.source);
+        file.live.clone().unwrap_or_else(new)
+    }
+
+    fn data(&mut self, id: NodeId, event: Event) {
+        let pos = self.step();
+        self.file(id).happen(pos, event);
+    }
+
+    fn grow(&mut self, id: NodeId, to: u64) {
+        let state = self.state(id);
+        let (page, rest) = (state.size / PAGE, (state.size % PAGE) as usize);
+        if to <= state.size {
+            return;
+        }
+        if !self.files[&id].cuts.is_empty() {
+            self.maybe = self.pos;
+        }
+        if rest > 0 && state.side(page) == Side::Data {
+            let mut bytes = self.files[&id].newest(state.incarnation, page);
+            Arc::make_mut(&mut bytes)[rest..].fill(0);
+            let pos = self.step();
+            self.file(id).land(pos, state.incarnation, page, bytes);
+        }
+    }
+
+    fn write(&mut self, id: NodeId, at: u64, bytes: &[u8]) {
+        let (state, end) = (self.state(id), at + bytes.len() as u64);
+        let range = at / PAGE..end.div_ceil(PAGE);
+        if !self.files[&id].cuts.is_empty() {
+            self.maybe = self.pos;
+        }
+        let new = range.clone().any(|page| state.side(page) != Side::Data);
+        let pos = self.step();
+        for page in range.clone() {
+            let mut to = self.files[&id].page(id, &state, page);
+            let (from, until) = (at.max(page * PAGE), end.min((page + 1) * PAGE));
+            let part = &mut Arc::make_mut(&mut to)[(from % PAGE) as usize..];
+            part[..(until - from) as usize]
+                .copy_from_slice(&bytes[(from - at) as usize..(until - at) as usize]);
+            self.file(id).land(pos, state.incarnation, page, to);
+        }
+        if new || end > state.size || !state.filed {
+            let (first, count) = (range.start, range.end - range.start);
+            self.data(
+                id,
+                Event::Written {
+                    incarnation: state.incarnation,
+                    first,
+                    count,
+                    side: Side::Data,
+                    size: end.max(state.size),
+                    time: self.time,
+                },
+            );
+        } else {
+            self.written_at(id, &state);
+        }
+    }
+
+    /// A write whose time alone is new.
+    fn written_at(&mut self, id: NodeId, state: &FileState) {
+        if state.mtime.min(state.ctime) != Some(self.time) {
+            self.data(
+                id,
+                Event::Written {
+                    incarnation: state.incarnation,
+                    first: 0,
+                    count: 0,
+                    side: Side::Data,
+                    size: 0,
+                    time: self.time,
+                },
+            );
+        }
+    }
+
+    fn truncate(&mut self, id: NodeId, size: u64) {
+        let mut state = self.state(id);
+        self.grow(id, size);
+        if size == 0 {
+            // Higher than that of each data file before.
+            state.incarnation = self.files[&id]
+                .written
+                .len()
+                .max(self.files[&id].events.len() + 1);
+        }
+        let (pos, incarnation, time) = (self.step(), state.incarnation, self.time);
+        self.touched.insert(id, pos);
+        self.file(id).happen(
+            pos,
+            Event::Truncate {
+                size,
+                incarnation,
+                time,
+            },
+        );
+        let meta = Arc::clone(&self.metas.last().expect("there is a first one").1);
+        self.metas.push((pos, meta));
+    }
+
+    fn punch(&mut self, id: NodeId, range: Range<u64>) {
+        let state = self.state(id);
+        let range = range.start..range.end.min(state.size);
+        let inner_end = match range.end == state.size {
+            true => range.end.div_ceil(PAGE),
+            false => range.end / PAGE,
+        };
+        let inner = range.start.div_ceil(PAGE)..inner_end;
+        if inner.start > inner.end {
+            if range.start < range.end {
+                self.write(
+                    id,
+                    range.start,
+                    &vec![0; (range.end - range.start) as usize],
+                );
+            }
+            return;
+        }
+        let edges = [
+            range.start..range.end.min(inner.start * PAGE),
+            range.start.max(inner.end * PAGE)..range.end,
+        ];
+        for edge in edges.into_iter().filter(|edge| edge.start < edge.end) {
+            self.write(id, edge.start, &vec![0; (edge.end - edge.start) as usize]);
+        }
+        let state = self.state(id);
+        if inner.is_empty() {
+            return self.written_at(id, &state);
+        }
+        let pos = self.step();
+        for page in inner.clone() {
+            let known = self.files[&id].written.get(state.incarnation);
+            if known.is_some_and(|known| known.contains_key(&page)) {
+                self.file(id)
+                    .land(pos, state.incarnation, page, Arc::new([0; PAGE as usize]));
+            }
+        }
+        self.data(
+            id,
+            Event::Written {
+                incarnation: state.incarnation,
+                first: inner.start,
+                count: inner.end - inner.start,
+                side: Side::Zero,
+                size: state.size,
+                time: self.time,
+            },
+        );
+    }
+
+    fn make_whole(&mut self, id: NodeId) {
+        let state = self.state(id);
+        if state.is_whole() {
+            return;
+        }
+        self.maybe = self.pos;
+        let (pos, end) = (self.step(), state.size.div_ceil(PAGE));
+        for page in 0..end {
+            let mut bytes = self.files[&id].page(id, &state, page);
+            let rest = state.size.saturating_sub(page * PAGE).min(PAGE);
+            Arc::make_mut(&mut bytes)[rest as usize..].fill(0);
+            if bytes != self.files[&id].newest(state.incarnation, page) {
+                self.file(id).land(pos, state.incarnation, page, bytes);
+            }
+        }
+        let known = self.files[&id].written.get(state.incarnation);
+        let behind: Vec<u64> = known.map_or(Vec::new(), |known| {
+            known.range(end..).map(|(page, _)| *page).collect()
+        });
+        for page in behind {
+            self.file(id)
+                .land(pos, state.incarnation, page, Arc::new([0; PAGE as usize]));
+        }
+        if self.files[&id].live.is_none() {
+            self.data(
+                id,
+                Event::Written {
+                    incarnation: state.incarnation,
+                    first: 0,
+                    count: 0,
+                    side: Side::Data,
+                    size: state.size,
+                    time: self.time,
+                },
+            );
+        }
+        self.data(id, Event::Whole);
+    }
+
+    fn sync(&mut self, id: NodeId, data_only: bool) {
+        let touched = self.touched.get(&id).copied().unwrap_or(0);
+        let counts =
+            |(_, event): &&(u64, Event)| event.is_data() && !(data_only && event.is_time_only());
+        let last = self
+            .files
+            .get(&id)
+            .and_then(|file| file.events.iter().rev().find(counts));
+        let last = last.map_or(0, |(pos, _)| *pos);
+        if touched.max(last) > self.maybe {
+            // Something of the node is surely not durable yet. So a record is written, which covers all of class M.
+            self.promise_placed();
+            self.promise.meta = self.last_meta();
+        }
+        self.promise.meta = self.promise.meta.max(touched);
+        let data = self.promise.data.entry(id).or_default();
+        *data = last.max(*data);
+        self.promise.bytes.insert(id, self.pos);
+        self.maybe = self.pos;
+    }
+
+    /// Nodes that took the place of others by records that become durable now.
+    fn promise_placed(&mut self) {
+        for (id, file) in &self.files {
+            if file
+                .events
+                .iter()
+                .any(|(pos, event)| event.places() && *pos > self.maybe)
+            {
+                self.promise.data.insert(*id, self.pos);
+                self.promise.bytes.insert(*id, self.pos);
+            }
+        }
+    }
+
+    fn promise_all(&mut self) {
+        self.promise = self.everything(self.pos);
+        self.maybe = self.pos;
+    }
+
+    /// The promise that all up to here is kept.
+    pub fn everything(&self, pos: u64) -> Promise {
+        let all: BTreeMap<NodeId, u64> = self.ids.iter().map(|id| (*id, pos)).collect();
+        Promise {
+            meta: self
+                .metas
+                .iter()
+                .rev()
+                .find(|(at, _)| *at <= pos)
+                .map_or(0, |(at, _)| *at),
+            data: all.clone(),
+            bytes: all,
+        }
+    }
+}
