@@ -88,7 +88,7 @@ impl FakeDisk {
     }
 
     /// The cookie as it is now.
-    pub fn cookie(&self) -> Option<Arc<[u8]>> {
+    pub fn cookie(&self) -> Option<(Arc<[u8]>, String)> {
         self.0.inner.lock().cookie()
     }
 
@@ -181,12 +181,13 @@ impl Inner {
         }
     }
 
-    fn cookie(&self) -> Option<Arc<[u8]>> {
+    fn cookie(&self) -> Option<(Arc<[u8]>, String)> {
         let mut found = std::fs::read_dir(self.cookies.as_ref()?)
             .ok()?
             .filter_map(Result::ok);
         let cookie = found.find(|entry| entry.path().extension().is_none())?;
-        Some(std::fs::read(cookie.path()).ok()?.into())
+        let name = cookie.file_name().into_string().ok()?;
+        Some((std::fs::read(cookie.path()).ok()?.into(), name))
     }
 
     fn record(&mut self, call: Call) {

@@ -87,8 +87,8 @@ pub struct Entry {
     /// The number of the script's operation that made it.
     pub op: usize,
     pub call: Call,
-    /// The cookie as it was before the call.
-    pub cookie: Option<Arc<[u8]>>,
+    /// The cookie as it was before the call, and its name.
+    pub cookie: Option<(Arc<[u8]>, String)>,
 }
 
 /// The directory in which a path lies.

@@ -1,12 +1,14 @@
 //! Whether what recovery shows is what the model allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use mmfs::store::{Content, NodeId, PAGE, Store};
 
 use super::file_model::{FileModel, FileState, PageBytes, Side, pattern, source_page};
 use super::image::SECTOR;
-use super::model::{Meta, Model, Promise};
+use super::meta::Meta;
+use super::model::{Model, Promise};
 
 /// What was found to count: class M up to a position, class D of each file up to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,9 +23,27 @@ pub struct Bounds<'a> {
     pub promise: &'a Promise,
     /// What lies behind this position was not begun.
     pub max: u64,
+    /// Files of which a sync failed: their bytes may be lost.
+    pub lost: BTreeSet<NodeId>,
+    /// Nothing was recovered: files that were deleted while open are there.
+    pub live: bool,
+    /// Writes are torn at so many bytes.
+    pub grain: u64,
 }
 
-impl Bounds<'_> {
+impl<'a> Bounds<'a> {
+    /// After a recovery.
+    pub fn new(model: &'a Model, promise: &'a Promise, max: u64) -> Self {
+        Self {
+            model,
+            promise,
+            max,
+            lost: BTreeSet::new(),
+            live: false,
+            grain: SECTOR,
+        }
+    }
+
     /// Finds which records count.
     ///
     /// # Errors
@@ -37,7 +57,14 @@ impl Bounds<'_> {
             if *meta < self.promise.meta || *meta > self.max {
                 continue;
             }
-            if expected.without_orphans() != found {
+            let expected = match self.live {
+                true => Meta {
+                    orphans: BTreeSet::new(),
+                    ..(**expected).clone()
+                },
+                false => expected.without_orphans(),
+            };
+            if expected != found {
                 continue;
             }
             let next = model.metas.get(n + 1).map_or(u64::MAX, |(next, _)| *next);
@@ -75,6 +102,7 @@ impl Bounds<'_> {
                 id: *id,
                 file,
                 content,
+                grain: self.grain,
             };
             data.insert(*id, self.judge_file(&seen, meta, next)?);
         }
@@ -108,7 +136,9 @@ impl Bounds<'_> {
             if !same(state.as_ref(), seen.content.as_ref()) {
                 continue;
             }
-            let Some(state) = state else { return Ok(data) };
+            let Some(state) = state.filter(|_| !self.lost.contains(&id)) else {
+                return Ok(data);
+            };
             let durable = promised(&self.promise.bytes).max(placed).max(data);
             let cut = file.cuts.iter().find(|(pos, _)| *pos > meta).copied();
             match seen.bytes(&state, durable, self.max, cut) {
@@ -129,6 +159,7 @@ struct Seen<'a> {
     id: NodeId,
     file: &'a FileModel,
     content: Option<Content>,
+    grain: u64,
 }
 
 impl Seen<'_> {
@@ -186,8 +217,17 @@ impl Seen<'_> {
                 Some((pos, len)) if page * PAGE + begin as u64 >= len => max.min(pos),
                 _ => max,
             };
-            let is = |version: &PageBytes| version[range.clone()] == bytes[range.clone()];
-            let allowed = is(oldest) || later.iter().any(|(pos, v)| *pos <= limit && is(v));
+            let mut allowed: Vec<&PageBytes> = vec![oldest];
+            let counts = later.iter().filter(|(pos, _)| *pos <= limit);
+            allowed.extend(counts.map(|(_, version)| version));
+            let is = |range: Range<usize>| {
+                let found = &bytes[range.clone()];
+                allowed.iter().any(|version| version[range.clone()] == *found)
+            };
+            let parts = || range.clone().step_by(self.grain as usize);
+            let allowed = is(range.clone())
+                || (self.grain < SECTOR
+                    && parts().all(|at| is(at..(at + self.grain as usize).min(range.end))));
             if !allowed {
                 let at: Vec<u64> = versions.iter().map(|(pos, _)| *pos).collect();
                 return Err(format!(

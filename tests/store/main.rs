@@ -2,9 +2,12 @@
 
 mod basics;
 mod crash;
+mod cuts;
 mod fake;
 mod file_model;
 mod image;
 mod judge;
+mod meta;
 mod model;
+mod mutation;
 mod script;

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use mmfs::store::{Change, Name, Node, NodeId, PAGE, SourceState, Store, Time, Xattr};
+use mmfs::store::{Change, Name, NodeId, PAGE, SourceState, Store, Time};
 
+use super::judge::{read_page, same};
+use super::meta::Meta;
 use super::file_model::{Event, FileModel, FileState, Side, pattern};
 
 /// An operation on a store.
@@ -37,95 +39,8 @@ pub enum Op {
     SyncNames,
     Barrier,
     Reopen,
-}
-
-/// Names and attributes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Meta {
-    pub nodes: BTreeMap<NodeId, Node>,
-    pub names: BTreeMap<(NodeId, Vec<u8>), Name>,
-    pub xattrs: BTreeMap<(NodeId, Vec<u8>), Xattr>,
-    pub filesystems: BTreeMap<u32, Vec<u8>>,
-    pub orphans: BTreeSet<NodeId>,
-}
-
-impl Meta {
-    /// What an open store has.
-    pub fn read(store: &Store, ids: impl Iterator<Item = NodeId>) -> std::io::Result<Self> {
-        let mut meta = Self {
-            filesystems: store.filesystems()?.into_iter().collect(),
-            ..Self::default()
-        };
-        for id in ids {
-            for (name, leads) in store.names(id, b"", 1000)? {
-                meta.names.insert((id, name), leads);
-            }
-            for (name, value) in store.xattrs(id)? {
-                meta.xattrs.insert((id, name), value);
-            }
-            if let Some(node) = store.node(id)? {
-                meta.nodes.insert(id, node);
-            }
-        }
-        Ok(meta)
-    }
-
-    fn node(&mut self, id: NodeId) -> &mut Node {
-        self.nodes.get_mut(&id).expect("a node that is there")
-    }
-
-    fn change(&mut self, change: &Change) {
-        match change {
-            Change::Make(id, node) => _ = self.nodes.insert(*id, (**node).clone()),
-            Change::Attributes(id, set) => self.node(*id).attributes.set(set),
-            Change::Links(id, more) => self.node(*id).links += more,
-            Change::Opaque(id, opaque) => self.node(*id).opaque = *opaque,
-            Change::Name {
-                directory,
-                name,
-                to,
-                ..
-            } => {
-                if let Some(Name::Node(id)) = to {
-                    if self.nodes[id].kind == mmfs::store::Kind::Directory {
-                        self.node(*id).place = Some((*directory, name.clone()));
-                    }
-                }
-                let key = (*directory, name.clone());
-                match to {
-                    Some(to) => _ = self.names.insert(key, *to),
-                    None => _ = self.names.remove(&key),
-                }
-            }
-            Change::Xattr(id, name, Some(value)) => {
-                self.xattrs.insert((*id, name.clone()), value.clone());
-            }
-            Change::Xattr(id, name, None) => _ = self.xattrs.remove(&(*id, name.clone())),
-            Change::Orphan(id, true) => _ = self.orphans.insert(*id),
-            Change::Orphan(id, false) => _ = self.orphans.remove(id),
-            Change::Remove(id) => self.remove(*id),
-            Change::Filesystem(number, identity) => {
-                self.filesystems.insert(*number, identity.clone());
-            }
-            Change::Truncate { .. } => {}
-        }
-    }
-
-    fn remove(&mut self, id: NodeId) {
-        self.nodes.remove(&id);
-        self.orphans.remove(&id);
-        self.names.retain(|(directory, _), _| *directory != id);
-        self.xattrs.retain(|(node, _), _| *node != id);
-    }
-
-    /// What the next opening shows of it.
-    pub fn without_orphans(&self) -> Self {
-        let mut meta = self.clone();
-        for id in &self.orphans {
-            meta.remove(*id);
-        }
-        meta
-    }
+    /// Not closed, and opened again with its cookie.
+    Kill,
 }
 
 /// What is durable at least: positions in the order of all that happened.
@@ -149,6 +64,8 @@ pub struct Model {
     /// After each operation: what is promised, and the position.
     pub ends: Vec<(Arc<Promise>, u64)>,
     pub ops: Vec<Op>,
+    /// When each of them was done.
+    pub times: Vec<Time>,
     promise: Promise,
     /// The last record of class M that is about each node.
     touched: BTreeMap<NodeId, u64>,
@@ -184,9 +101,63 @@ impl Model {
         (size > 0).then_some(SourceState { size, mtime })
     }
 
-    /// Something failed, and so more may be durable than syncs promise.
+    /// More may be durable than syncs promise.
     pub fn doubt(&mut self) {
         self.maybe = self.pos;
+    }
+
+    /// What a sync promises that began when `before` was the model.
+    pub fn apply_of(&mut self, before: &Self, op: &Op) {
+        let mut then = before.clone();
+        then.apply(op);
+        self.promise.meta = self.promise.meta.max(then.promise.meta);
+        for (mine, theirs) in [
+            (&mut self.promise.data, then.promise.data),
+            (&mut self.promise.bytes, then.promise.bytes),
+        ] {
+            for (id, pos) in theirs {
+                let mine = mine.entry(id).or_default();
+                *mine = pos.max(*mine);
+            }
+        }
+        self.doubt();
+    }
+
+    /// The operation failed. What of it happened, the store tells; what it wrote may be there or not.
+    pub fn apply_failed(&mut self, op: &Op, store: &Store) -> Result<(), String> {
+        let (Op::Write { id, .. } | Op::Punch { id, .. } | Op::MakeWhole { id }) = op else {
+            self.doubt();
+            return Ok(());
+        };
+        let before = self.pos;
+        self.apply(op);
+        let content = store.content(*id).map_err(|error| error.to_string())?;
+        let file = self.file(*id);
+        let mut ends: Vec<u64> = file.events.iter().map(|(pos, _)| *pos).collect();
+        ends.retain(|pos| *pos > before);
+        ends.insert(0, before);
+        let matches = |pos: &&u64| same(file.state(**pos, **pos).as_ref(), content.as_ref());
+        let end = *ends.iter().rfind(matches).ok_or_else(|| {
+            format!("a failed {op:?} left {content:?}, before: {:?}", file.state(before, before))
+        })?;
+        file.undo_after(end);
+        self.doubt();
+        self.read_back(*id, store)
+    }
+
+    /// What is in the data file now is the newest version.
+    fn read_back(&mut self, id: NodeId, store: &Store) -> Result<(), String> {
+        let pos = self.step();
+        let Some(live) = self.files[&id].live.clone() else {
+            return Ok(());
+        };
+        for page in self.files[&id].pages(&live) {
+            if live.side(page) == Side::Data {
+                let bytes: [u8; PAGE as usize] = read_page(store, id, page)?.try_into().expect("a page");
+                self.file(id).land(pos, live.incarnation, page, Arc::new(bytes));
+            }
+        }
+        Ok(())
     }
 
     /// The operation is done. What it does may happen in several steps.
@@ -217,7 +188,7 @@ impl Model {
                 self.maybe = self.pos;
             }
             Op::Barrier => self.promise_all(),
-            Op::Reopen => {
+            Op::Reopen | Op::Kill => {
                 self.promise_all();
                 for id in self.meta().orphans.clone() {
                     self.change(&[Change::Remove(id)]);
@@ -240,6 +211,7 @@ impl Model {
     /// The operation is answered.
     pub fn end(&mut self, op: Op) {
         self.ops.push(op);
+        self.times.push(self.time);
         self.ends.push((Arc::new(self.promise.clone()), self.pos));
     }
 

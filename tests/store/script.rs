@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use mmfs::store::opening::Options;
+use mmfs::store::opening::{OpenError, Options};
 use mmfs::store::{
     Attributes, Base, Change, Kind, Name, Node, NodeId, Origin, PAGE, Store, Time, Xattr, make,
 };
@@ -12,18 +12,19 @@ use mmfs::store::{
 use super::fake::FakeDisk;
 use super::file_model::pattern;
 use super::image::{Entry, Image, Random};
-use super::model::{Meta, Model, Op};
+use super::meta::Meta;
+use super::model::{Model, Op};
 
 /// A store on a disk in memory, with its model.
 pub struct Run {
     /// What lay on the disk before.
     pub start: Image,
     pub disk: FakeDisk,
-    pub store: Option<Store>,
+    pub store: Option<Arc<Store>>,
     pub model: Model,
     pub entries: Vec<Entry>,
     /// The cookie behind the last of the calls.
-    pub last_cookie: Option<Arc<[u8]>>,
+    pub last_cookie: Option<(Arc<[u8]>, String)>,
     pub options: Options,
     pub random: Random,
     version: u32,
@@ -58,9 +59,6 @@ impl Run {
     /// Opens the store that lies there.
     pub fn new(start: &Image, model: Model, options: &Options, seed: u64) -> Self {
         let disk = FakeDisk::of(start.clone());
-        if let Some(cookies) = &options.cookies {
-            disk.set_cookies(cookies);
-        }
         let mut run = Self {
             start: start.clone(),
             disk,
@@ -90,11 +88,11 @@ impl Run {
 
     pub fn open(&mut self) -> io::Result<()> {
         let opened = Store::open(Arc::new(self.disk.clone()), &self.options);
-        self.store = Some(
-            opened
-                .map_err(|error| io::Error::other(format!("{error:?}")))?
-                .store,
-        );
+        let opened = opened.map_err(|error| match error {
+            OpenError::Failed(_, error) => error,
+            error => panic!("it does not open: {error:?}"),
+        });
+        self.store = Some(Arc::new(opened?.store));
         Ok(())
     }
 
@@ -105,8 +103,10 @@ impl Run {
     /// Does it on the store alone.
     pub fn perform(&mut self, op: &Op) -> io::Result<()> {
         self.disk.set_op(self.model.ops.len());
-        if let Op::Reopen = op {
-            self.store().close()?;
+        if let Op::Reopen | Op::Kill = op {
+            if let (Some(store), Op::Reopen) = (&self.store, op) {
+                store.close()?;
+            }
             self.store = None;
             return self.open();
         }
@@ -144,6 +144,18 @@ impl Run {
         }
     }
 
+    /// Makes and writes so many files.
+    pub fn make_many(&mut self, count: u32) {
+        self.go_on(1);
+        for version in 0..count {
+            let id = self.store().new_number();
+            let directory = self.choose_directory();
+            let name = to(directory, format!("many{version}").as_bytes(), id, false);
+            self.must(Op::Change(vec![Change::Make(id, node(Kind::File, 0)), name]));
+            self.must(Op::Write { id, at: 0, len: 10, version: 1000 + version });
+        }
+    }
+
     /// Ends without closing: what was recorded is in `entries` now.
     pub fn end(&mut self) {
         self.store = None;
@@ -165,7 +177,8 @@ impl Run {
                 }),
                 90..94 => Some(Op::SyncNames),
                 94..97 => Some(Op::Barrier),
-                97..98 => Some(Op::Reopen),
+                97 => Some(Op::Reopen),
+                98 => self.options.cookies.as_ref().map(|_| Op::Kill),
                 _ => self.choose_orphan(),
             };
             if let Some(op) = op {
@@ -423,7 +436,7 @@ pub fn perform(store: &Store, model: &Model, op: &Op) -> io::Result<()> {
     };
     let time = model.time;
     match op {
-        Op::Open | Op::Reopen => Ok(()),
+        Op::Open | Op::Reopen | Op::Kill => Ok(()),
         Op::Change(changes) => store.change(changes.clone()),
         Op::Write {
             id,
