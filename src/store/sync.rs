@@ -160,7 +160,8 @@ impl Store {
     /// That of the call that failed. What was answered still counts, and the next barrier makes it durable. The error of a data
     /// file is told to who syncs that file, and is not an error here.
     pub fn barrier(&self) -> io::Result<()> {
-        self.barrier_of(&mut self.turn.lock(), Purpose::Sync)?;
+        // On a full disk there is no room for the next tail before the garbage goes.
+        self.with_room(|| self.barrier_of(&mut self.turn.lock(), Purpose::Sync))?;
         self.collect_garbage();
         Ok(())
     }

@@ -274,11 +274,7 @@ impl Writer<'_> {
     pub fn record_time(&self) -> io::Result<()> {
         let nanoseconds =
             |time: Time| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-        let last = self
-            .content
-            .mtime
-            .min(self.content.ctime)
-            .map(nanoseconds);
+        let last = self.content.mtime.min(self.content.ctime).map(nanoseconds);
         if last.is_some_and(|last| (nanoseconds(self.time) - last).abs() < TIME_GRAIN) {
             return Ok(());
         }
