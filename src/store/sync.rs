@@ -329,10 +329,7 @@ impl Store {
     /// Does it once more if there was no room, after giving back what is no longer needed.
     pub(super) fn with_room(&self, mut work: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         match work() {
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
-                    && self.log.lock().undurable.has_garbage() =>
-            {
+            Err(error) if is_full(&error) && self.log.lock().undurable.has_garbage() => {
                 self.make_room();
                 work()
             }
@@ -391,8 +388,13 @@ impl Store {
     /// # Errors
     /// As [`Store::barrier`]. The next opening recovers then.
     pub fn close(&self) -> io::Result<()> {
-        self.barrier()?;
+        match self.barrier() {
+            // The last barrier needs no reserve for a tail.
+            Err(error) if is_full(&error) => {}
+            done => done?,
+        }
         self.barrier_of(&mut self.turn.lock(), Purpose::Close)?;
+        self.collect_garbage();
         // It holds no record, and has the reserve.
         self.remove(&tail::path(self.log.lock().tail.number()));
         if let Some(life) = self.life.lock().take() {
@@ -404,4 +406,8 @@ impl Store {
     pub(super) fn stripe(&self, id: NodeId) -> &parking_lot::Mutex<()> {
         &self.stripes[(id.0 % self.stripes.len() as u64) as usize]
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
