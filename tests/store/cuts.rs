@@ -28,7 +28,9 @@ pub struct Effort {
 
 pub fn setting(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok();
-    value.and_then(|value| value.parse().ok()).unwrap_or(default)
+    value
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
 }
 
 /// A run, and the list of its calls, which may have been changed.
@@ -61,7 +63,9 @@ impl<'a> Cuts<'a> {
 
     fn bounds<'b>(&'b self, answered: usize, promise: &'b Promise) -> Bounds<'b> {
         let ends = &self.run.model.ends;
-        let max = ends.get(answered).map_or(self.run.model.pos, |(_, pos)| *pos);
+        let max = ends
+            .get(answered)
+            .map_or(self.run.model.pos, |(_, pos)| *pos);
         Bounds {
             lost: self.lost.clone(),
             grain: self.grain,
@@ -72,11 +76,19 @@ impl<'a> Cuts<'a> {
     fn told(&self, calls: usize, error: &str) -> String {
         let near = self.entries[calls.saturating_sub(12)..calls].iter();
         let near: String = near
-            .map(|entry| format!("{} {:?}", entry.op, entry.call).chars().take(150).collect::<String>() + "\n")
+            .map(|entry| {
+                format!("{} {:?}", entry.op, entry.call)
+                    .chars()
+                    .take(150)
+                    .collect::<String>()
+                    + "\n"
+            })
             .collect();
         let answered = self.answered(calls);
         let op = self.run.model.ops.get(answered);
-        format!("after {calls} calls, before the answer of {answered} {op:?}: {error}\nlast calls:\n{near}")
+        format!(
+            "after {calls} calls, before the answer of {answered} {op:?}: {error}\nlast calls:\n{near}"
+        )
     }
 
     /// Cuts the power. Returns how many images were opened.
@@ -95,7 +107,9 @@ impl<'a> Cuts<'a> {
             }
             let answered = self.answered(calls);
             let none = Arc::new(Promise::default());
-            let promise = answered.checked_sub(1).map_or(&none, |op| &self.run.model.ends[op].0);
+            let promise = answered
+                .checked_sub(1)
+                .map_or(&none, |op| &self.run.model.ends[op].0);
             let bounds = self.bounds(answered, promise);
             for order in 0..3 + effort.orders {
                 let image = match order {
@@ -140,7 +154,10 @@ impl<'a> Cuts<'a> {
             let opened = Store::open(Arc::new(FakeDisk::of(cutter.landed())), &self.run.options);
             images += 1;
             match opened {
-                Ok(opened) => self.bounds(answered, &promise).judge(&opened.store).map(drop),
+                Ok(opened) => self
+                    .bounds(answered, &promise)
+                    .judge(&opened.store)
+                    .map(drop),
                 Err(error) => Err(format!("it does not open: {error:?}")),
             }
             .map_err(|error| self.told(calls, &format!("killed: {error}")))?;
@@ -151,7 +168,11 @@ impl<'a> Cuts<'a> {
 
 /// Makes the cookie of the store what it was.
 fn put_cookie(cookies: &Path, cookie: Option<&(Arc<[u8]>, String)>) {
-    for left in std::fs::read_dir(cookies).into_iter().flatten().filter_map(Result::ok) {
+    for left in std::fs::read_dir(cookies)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+    {
         std::fs::remove_file(left.path()).unwrap();
     }
     if let Some((text, name)) = cookie {
@@ -163,7 +184,9 @@ fn put_cookie(cookies: &Path, cookie: Option<&(Arc<[u8]>, String)>) {
 fn recover(image: &Image, bounds: &Bounds<'_>) -> Result<(Choice, Store, FakeDisk), String> {
     let disk = FakeDisk::of(image.clone());
     let opened = Store::open(Arc::new(disk.clone()), &options(None));
-    let store = opened.map_err(|error| format!("it does not open: {error:?}"))?.store;
+    let store = opened
+        .map_err(|error| format!("it does not open: {error:?}"))?
+        .store;
     Ok((bounds.judge(&store)?, store, disk))
 }
 
@@ -181,7 +204,9 @@ fn after_recovery(
         return Err(format!("the check finds {:?}", report.problems));
     }
     let again = Store::open(Arc::new(disk), &options(None));
-    let again = again.map_err(|error| format!("it does not open again: {error:?}"))?.store;
+    let again = again
+        .map_err(|error| format!("it does not open again: {error:?}"))?
+        .store;
     let all = model.everything(model.pos);
     Bounds::new(&model, &all, model.pos)
         .judge(&again)

@@ -33,7 +33,7 @@ enum Sort {
 }
 
 /// Runs beside a call.
-type Beside = Box<dyn FnMut(&Call) + Send>;
+type Beside = Box<dyn FnMut(&str) + Send>;
 
 #[derive(Default)]
 struct Inner {
@@ -132,18 +132,25 @@ impl FakeDisk {
         self.0.inner.lock().calls
     }
 
-    /// Runs `beside` before each sync of a file, as another thread might.
+    /// Runs `beside` with the path of the file before each sync of a file, as another thread might.
     pub fn set_beside(&self, beside: Option<Beside>) {
         *self.0.beside.lock() = beside;
     }
 
-    fn run_beside(&self, call: &Call) {
+    fn run_beside(&self, ino: u64) {
         // Taken out: what it does runs nothing beside it.
-        let taken = self.0.beside.lock().take();
-        if let Some(mut beside) = taken {
-            beside(call);
-            *self.0.beside.lock() = Some(beside);
-        }
+        let Some(mut beside) = self.0.beside.lock().take() else {
+            return;
+        };
+        let inner = self.0.inner.lock();
+        let names = inner.image.names.iter();
+        let path = names
+            .filter(|(_, named)| **named == ino)
+            .map(|(path, _)| path.clone())
+            .next();
+        drop(inner);
+        beside(&path.unwrap_or_default());
+        *self.0.beside.lock() = Some(beside);
     }
 
     fn call(&self, sort: Sort) -> io::Result<Option<Failure>> {
@@ -339,8 +346,11 @@ impl Disk for FakeDisk {
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.0.inner.lock();
-        inner.call(Sort::Sync)?;
         let path = text(path);
+        if let Err(error) = inner.call(Sort::Sync) {
+            inner.record(Call::FailedSyncDirectory { path });
+            return Err(error);
+        }
         if !inner.image.has_directory(&path) {
             return errno(libc::ENOENT);
         }
@@ -393,7 +403,7 @@ impl DiskFile for Open {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.run_beside(&Call::Sync { ino: self.ino });
+        self.disk.run_beside(self.ino);
         let done = self.disk.call(Sort::Sync);
         let mut inner = self.disk.0.inner.lock();
         inner.record(match done {
@@ -428,7 +438,7 @@ impl DiskFile for Open {
         }
         let blocks = at / BLOCK..(at + len).div_ceil(BLOCK);
         inner.allocated.entry(self.ino).or_default().extend(blocks);
-        inner.record(Call::Allocate { ino: self.ino });
+        inner.record(Call::Allocate);
         Ok(())
     }
 

@@ -28,9 +28,7 @@ pub enum Call {
         at: u64,
         len: u64,
     },
-    Allocate {
-        ino: u64,
-    },
+    Allocate,
     Rename {
         from: String,
         to: String,
@@ -50,6 +48,9 @@ pub enum Call {
         ino: u64,
     },
     SyncDirectory {
+        path: String,
+    },
+    FailedSyncDirectory {
         path: String,
     },
     SyncAll,

@@ -118,17 +118,22 @@ impl<'a> Bounds<'a> {
             .iter()
             .filter(|(pos, event)| event.places() && *pos <= meta);
         let placed = placed.next_back().map_or(0, |(pos, _)| *pos);
-        let needed = promised(&self.promise.data).max(placed);
-        let records = file.events.iter().filter(|(_, event)| event.is_data());
-        let records: Vec<u64> = records
+        let records = || {
+            file.events
+                .iter()
+                .filter(|(pos, event)| event.is_data() && *pos < next)
+        };
+        // What takes the place of other bytes comes with its bytes. Its times may be older.
+        let bytes = records().rfind(|(pos, event)| *pos <= placed && !event.is_time_only());
+        let promised_data = promised(&self.promise.data);
+        let needed = records().rfind(|(pos, _)| *pos <= promised_data);
+        let needed = [bytes, needed]
+            .into_iter()
+            .flatten()
             .map(|(pos, _)| *pos)
-            .filter(|pos| *pos < next)
-            .collect();
-        let needed = records
-            .iter()
-            .copied()
-            .rfind(|pos| *pos <= needed)
+            .max()
             .unwrap_or(0);
+        let records: Vec<u64> = records().map(|(pos, _)| *pos).collect();
         let mut problem = format!("{id:?} shows {:?}, not one of its states", seen.content);
         let begin = std::iter::once(0).filter(|_| needed == 0);
         for data in begin.chain(records).filter(|data| *data >= needed) {
@@ -222,7 +227,9 @@ impl Seen<'_> {
             allowed.extend(counts.map(|(_, version)| version));
             let is = |range: Range<usize>| {
                 let found = &bytes[range.clone()];
-                allowed.iter().any(|version| version[range.clone()] == *found)
+                allowed
+                    .iter()
+                    .any(|version| version[range.clone()] == *found)
             };
             let parts = || range.clone().step_by(self.grain as usize);
             let allowed = is(range.clone())

@@ -3,6 +3,7 @@
 mod basics;
 mod crash;
 mod cuts;
+mod failing;
 mod fake;
 mod file_model;
 mod image;
@@ -10,4 +11,5 @@ mod judge;
 mod meta;
 mod model;
 mod mutation;
+mod races;
 mod script;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mmfs::store::{Change, Name, NodeId, PAGE, SourceState, Store, Time};
 
+use super::file_model::{Event, FileModel, FileState, Side, pattern};
 use super::judge::{read_page, same};
 use super::meta::Meta;
-use super::file_model::{Event, FileModel, FileState, Side, pattern};
 
 /// An operation on a store.
 #[derive(Debug, Clone)]
@@ -138,7 +138,10 @@ impl Model {
         ends.insert(0, before);
         let matches = |pos: &&u64| same(file.state(**pos, **pos).as_ref(), content.as_ref());
         let end = *ends.iter().rfind(matches).ok_or_else(|| {
-            format!("a failed {op:?} left {content:?}, before: {:?}", file.state(before, before))
+            format!(
+                "a failed {op:?} left {content:?}, before: {:?}",
+                file.state(before, before)
+            )
         })?;
         file.undo_after(end);
         self.doubt();
@@ -153,8 +156,10 @@ impl Model {
         };
         for page in self.files[&id].pages(&live) {
             if live.side(page) == Side::Data {
-                let bytes: [u8; PAGE as usize] = read_page(store, id, page)?.try_into().expect("a page");
-                self.file(id).land(pos, live.incarnation, page, Arc::new(bytes));
+                let bytes: [u8; PAGE as usize] =
+                    read_page(store, id, page)?.try_into().expect("a page");
+                self.file(id)
+                    .land(pos, live.incarnation, page, Arc::new(bytes));
             }
         }
         Ok(())
@@ -498,17 +503,18 @@ impl Model {
         self.maybe = self.pos;
     }
 
-    /// Nodes that took the place of others by records that become durable now.
+    /// Nodes that took the place of others by records that become durable now: their bytes do too.
     fn promise_placed(&mut self) {
         for (id, file) in &self.files {
-            if file
-                .events
-                .iter()
-                .any(|(pos, event)| event.places() && *pos > self.maybe)
-            {
-                self.promise.data.insert(*id, self.pos);
-                self.promise.bytes.insert(*id, self.pos);
+            let places = |(pos, event): &(u64, Event)| event.places() && *pos > self.maybe;
+            if !file.events.iter().any(places) {
+                continue;
             }
+            let bytes = |(_, event): &&(u64, Event)| event.is_data() && !event.is_time_only();
+            let last = file.events.iter().rfind(bytes).map_or(0, |(pos, _)| *pos);
+            let data = self.promise.data.entry(*id).or_default();
+            *data = last.max(*data);
+            self.promise.bytes.insert(*id, self.pos);
         }
     }
 

@@ -13,9 +13,12 @@ use super::script::Run;
 /// So many scripts at most, and each site has been missed.
 const SCRIPTS: u64 = 60;
 
+/// So many scripts have each site.
+const ENOUGH: u64 = 16;
+
 const EFFORT: Effort = Effort {
-    cuts: 40,
-    orders: 3,
+    cuts: 30,
+    orders: 2,
     second: 0,
 };
 
@@ -53,7 +56,9 @@ impl Kinds {
             _ => return None,
         };
         let purpose = match run.model.ops.get(entry.op)? {
-            Op::Open | Op::Reopen | Op::Kill => "opening or closing",
+            Op::Open => "opening",
+            Op::Reopen => "closing and opening",
+            Op::Kill => "opening after a kill",
             Op::Barrier => "barrier",
             Op::Sync { .. } | Op::SyncNames => "sync",
             _ => "cut",
@@ -75,27 +80,51 @@ fn a_power_cut_shows_each_sync_that_is_left_out() {
     let mut left: BTreeMap<String, u64> = BTreeMap::new();
     let mut missed = BTreeSet::new();
     for seed in 1..=SCRIPTS {
+        if seed > ENOUGH && left.len() == missed.len() {
+            break;
+        }
         let cookies = tempfile::tempdir().unwrap();
         let run = script(seed, Some(cookies.path()));
         let kinds = Kinds::of(&run);
-        let sites = run.entries.iter().filter_map(|entry| kinds.site(&run, entry));
+        let sites = run
+            .entries
+            .iter()
+            .filter_map(|entry| kinds.site(&run, entry));
         for site in sites.collect::<BTreeSet<_>>() {
             *left.entry(site).or_default() += 1;
         }
-        for site in left.keys().filter(|site| !missed.contains(*site)).cloned().collect::<Vec<_>>() {
+        for site in left
+            .keys()
+            .filter(|site| !missed.contains(*site))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             let stays = |entry: &&Entry| kinds.site(&run, entry).as_ref() != Some(&site);
             let entries: Vec<_> = run.entries.iter().filter(stays).cloned().collect();
-            let differs = entries.len() < run.entries.len();
-            if differs && Cuts::of(&run, &entries).cut_power(EFFORT, &mut Random(seed)).is_err() {
+            if entries.len() == run.entries.len() {
+                continue;
+            }
+            if Cuts::of(&run, &entries)
+                .cut_power(EFFORT, &mut Random(seed))
+                .is_err()
+            {
+                let unchanged = Cuts::of(&run, &run.entries).cut_power(EFFORT, &mut Random(seed));
+                unchanged.unwrap_or_else(|error| panic!("script {seed}, unchanged: {error}"));
                 println!("{site}: missed by script {seed}");
                 missed.insert(site);
             }
         }
     }
-    let quiet: Vec<_> = left.iter().filter(|(site, _)| !missed.contains(*site)).collect();
+    let quiet: Vec<_> = left
+        .iter()
+        .filter(|(site, _)| !missed.contains(*site))
+        .collect();
     let known = |site: &str| NOT_NEEDED.iter().any(|(known, _)| *known == site);
     let unknown: Vec<_> = quiet.iter().filter(|(site, _)| !known(site)).collect();
-    assert!(unknown.is_empty(), "not missed, with the number of scripts: {unknown:?}");
+    assert!(
+        unknown.is_empty(),
+        "not missed, with the number of scripts: {unknown:?}"
+    );
     assert!(missed.len() > 10, "{missed:?}");
 }
 
@@ -138,7 +167,9 @@ fn a_kill_shows_a_record_that_comes_before_its_data() {
             |entry| is_write(entry) && kinds.is(entry, "data"),
             |entry| is_write(entry) && kinds.is(entry, "tails"),
         );
-        Cuts::of(&run, &entries).kill(cookies.path(), 50, &mut Random(seed)).is_err()
+        Cuts::of(&run, &entries)
+            .kill(cookies.path(), 50, &mut Random(seed))
+            .is_err()
     });
     assert!(shown);
 }
@@ -148,7 +179,9 @@ fn shows(change: impl Fn(&Kinds, &[Entry]) -> Vec<Entry>) -> bool {
     (1..=SCRIPTS).any(|seed| {
         let run = script(seed, None);
         let entries = change(&Kinds::of(&run), &run.entries);
-        Cuts::of(&run, &entries).cut_power(EFFORT, &mut Random(seed)).is_err()
+        Cuts::of(&run, &entries)
+            .cut_power(EFFORT, &mut Random(seed))
+            .is_err()
     })
 }
 

@@ -116,7 +116,7 @@ impl Run {
     /// Does an operation that cannot fail.
     pub fn must(&mut self, op: Op) {
         if let Err(error) = self.perform(&op) {
-            panic!("{op:?}: {error}\nbefore: {:#?}", self.model.ops);
+            panic!("{op:?}: {error}\nbefore:\n{}", self.model.told());
         }
         self.model.apply(&op);
         self.model.end(op);
@@ -151,8 +151,16 @@ impl Run {
             let id = self.store().new_number();
             let directory = self.choose_directory();
             let name = to(directory, format!("many{version}").as_bytes(), id, false);
-            self.must(Op::Change(vec![Change::Make(id, node(Kind::File, 0)), name]));
-            self.must(Op::Write { id, at: 0, len: 10, version: 1000 + version });
+            self.must(Op::Change(vec![
+                Change::Make(id, node(Kind::File, 0)),
+                name,
+            ]));
+            self.must(Op::Write {
+                id,
+                at: 0,
+                len: 10,
+                version: 1000 + version,
+            });
         }
     }
 
@@ -171,12 +179,7 @@ impl Run {
                 12..24 => self.choose_names(),
                 24..32 => self.choose_attributes(),
                 32..80 => self.choose_bytes(),
-                80..90 => self.choose_node().map(|id| Op::Sync {
-                    id,
-                    data_only: self.random.chance(30),
-                }),
-                90..94 => Some(Op::SyncNames),
-                94..97 => Some(Op::Barrier),
+                80..97 => Some(self.choose_sync()),
                 97 => Some(Op::Reopen),
                 98 => self.options.cookies.as_ref().map(|_| Op::Kill),
                 _ => self.choose_orphan(),
@@ -186,6 +189,21 @@ impl Run {
             }
         }
         Op::Barrier
+    }
+
+    /// A sync of something, or of all.
+    pub fn choose_sync(&mut self) -> Op {
+        match self.random.below(17) {
+            0..4 => Op::SyncNames,
+            4..7 => Op::Barrier,
+            _ => match self.choose_node() {
+                Some(id) => Op::Sync {
+                    id,
+                    data_only: self.random.chance(30),
+                },
+                None => Op::SyncNames,
+            },
+        }
     }
 
     fn choose_node(&mut self) -> Option<NodeId> {
