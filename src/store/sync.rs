@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Store;
 use super::content::{Content, PAGE, pages};
 use super::data;
-use super::life::random;
+use super::life::{Life, random};
 use super::manifest::Manifest;
 use super::node::NodeId;
 use super::record::Record;
@@ -145,8 +145,8 @@ impl Store {
                     "the store's tail could not be made durable ({error}): a barrier is made instead"
                 );
                 commit.failed = Some(last);
-                if let Some(life) = self.life.lock().take() {
-                    life.end();
+                if let Some(life) = &*self.life.lock() {
+                    life.take_away();
                 }
             }
         }
@@ -261,12 +261,22 @@ impl Store {
         {
             let mut commit = self.commit.lock();
             commit.durable = commit.durable.max(upto);
-            commit.failed = commit.failed.filter(|last| *last > upto);
+            if commit.failed.is_some_and(|last| last <= upto) {
+                commit.failed = None;
+                self.put_cookie();
+            }
         }
         let nodes = self.log.lock().undurable.nodes();
         self.log.lock().undurable.record_durable(upto, &[]);
         for nodes in nodes.chunks(AT_ONCE) {
             self.log.lock().undurable.record_durable(upto, nodes);
+        }
+    }
+
+    /// The barrier covers what a failed sync of the tail lost: after a kill, all records count again.
+    fn put_cookie(&self) {
+        if let Some(Err(error)) = self.life.lock().as_ref().map(Life::put) {
+            log::warn!("{error}: if mmfs is killed, changes that were not synced are lost");
         }
     }
 
@@ -398,7 +408,7 @@ impl Store {
         // It holds no record, and has the reserve.
         self.remove(&tail::path(self.log.lock().tail.number()));
         if let Some(life) = self.life.lock().take() {
-            life.end();
+            life.take_away();
         }
         Ok(())
     }
