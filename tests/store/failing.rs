@@ -169,6 +169,9 @@ fn a_failed_call_loses_nothing() {
 /// The run ended without a close: a kill loses nothing, and a power cut nothing that a sync answered.
 fn after_the_end(run: &Run, cookies: &Path, place: u64) -> Result<(), String> {
     let mut random = Random(place);
+    if run.last_cookie.is_none() {
+        return Err("the cookie is gone".to_owned());
+    }
     for loses in [true, false] {
         let cuts = Cuts {
             lost: lost(run),
