@@ -14,7 +14,8 @@ use mmfs::store::{Base, Store, make};
 use super::cuts::{Cuts, Effort, setting};
 use super::fake::FakeDisk;
 use super::image::{Cutter, Image, Random};
-use super::script::{Run, base, new_image, options};
+use super::script::Run;
+use super::setup::{base, new_image, options};
 
 /// A random script. `cookies`: it may be killed on its way.
 pub fn script(seed: u64, cookies: Option<&Path>) -> Run {

@@ -12,8 +12,10 @@ use super::file_model::{FileModel, Side};
 use super::image::{Cutter, Entry, Image, Random};
 use super::judge::{Bounds, Choice, read_page};
 use super::meta::Meta;
-use super::model::{Model, Promise};
-use super::script::{Run, options};
+use super::model::Model;
+use super::promise::Promise;
+use super::script::Run;
+use super::setup::options;
 
 /// How much is tried.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,8 @@ use mmfs::store::{Content, NodeId, PAGE, Store};
 use super::file_model::{FileModel, FileState, PageBytes, Side, pattern, source_page};
 use super::image::SECTOR;
 use super::meta::Meta;
-use super::model::{Model, Promise};
+use super::model::Model;
+use super::promise::Promise;
 
 /// What was found to count: class M up to a position, class D of each file up to another.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,5 +11,7 @@ mod judge;
 mod meta;
 mod model;
 mod mutation;
+mod promise;
 mod races;
 mod script;
+mod setup;

@@ -9,6 +9,7 @@ use mmfs::store::{Change, Name, NodeId, PAGE, SourceState, Store, Time};
 use super::file_model::{Event, FileModel, FileState, Side, pattern};
 use super::judge::{read_page, same};
 use super::meta::Meta;
+use super::promise::Promise;
 
 /// An operation on a store.
 #[derive(Debug, Clone)]
@@ -43,14 +44,6 @@ pub enum Op {
     Kill,
 }
 
-/// What is durable at least: positions in the order of all that happened.
-#[derive(Debug, Clone, Default)]
-pub struct Promise {
-    pub meta: u64,
-    pub data: BTreeMap<NodeId, u64>,
-    pub bytes: BTreeMap<NodeId, u64>,
-}
-
 /// The model of one life of a store.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
@@ -66,11 +59,11 @@ pub struct Model {
     pub ops: Vec<Op>,
     /// When each of them was done.
     pub times: Vec<Time>,
-    promise: Promise,
+    pub promise: Promise,
     /// The last record of class M that is about each node.
-    touched: BTreeMap<NodeId, u64>,
+    pub touched: BTreeMap<NodeId, u64>,
     /// What happened before may be durable without a promise.
-    maybe: u64,
+    pub maybe: u64,
     pub time: Time,
 }
 
@@ -99,28 +92,6 @@ impl Model {
         let size = self.files.get(&id).map_or(0, |file| file.source);
         let mtime = Time::default();
         (size > 0).then_some(SourceState { size, mtime })
-    }
-
-    /// More may be durable than syncs promise.
-    pub fn doubt(&mut self) {
-        self.maybe = self.pos;
-    }
-
-    /// What a sync promises that began when `before` was the model.
-    pub fn apply_of(&mut self, before: &Self, op: &Op) {
-        let mut then = before.clone();
-        then.apply(op);
-        self.promise.meta = self.promise.meta.max(then.promise.meta);
-        for (mine, theirs) in [
-            (&mut self.promise.data, then.promise.data),
-            (&mut self.promise.bytes, then.promise.bytes),
-        ] {
-            for (id, pos) in theirs {
-                let mine = mine.entry(id).or_default();
-                *mine = pos.max(*mine);
-            }
-        }
-        self.doubt();
     }
 
     /// The operation failed. What of it happened, the store tells; what it wrote may be there or not.
@@ -185,13 +156,7 @@ impl Model {
             Op::Punch { id, range } => self.punch(*id, range.clone()),
             Op::MakeWhole { id } => self.make_whole(*id),
             Op::Sync { id, data_only } => self.sync(*id, *data_only),
-            Op::SyncNames => {
-                if self.last_meta() > self.maybe {
-                    self.promise_placed();
-                }
-                self.promise.meta = self.last_meta();
-                self.maybe = self.pos;
-            }
+            Op::SyncNames => self.sync_names(),
             Op::Barrier => self.promise_all(),
             Op::Reopen | Op::Kill => {
                 self.promise_all();
@@ -225,7 +190,7 @@ impl Model {
         self.pos
     }
 
-    fn last_meta(&self) -> u64 {
+    pub fn last_meta(&self) -> u64 {
         self.metas.last().map_or(0, |(pos, _)| *pos)
     }
 
@@ -480,61 +445,5 @@ impl Model {
             );
         }
         self.data(id, Event::Whole);
-    }
-
-    fn sync(&mut self, id: NodeId, data_only: bool) {
-        let touched = self.touched.get(&id).copied().unwrap_or(0);
-        let counts =
-            |(_, event): &&(u64, Event)| event.is_data() && !(data_only && event.is_time_only());
-        let last = self
-            .files
-            .get(&id)
-            .and_then(|file| file.events.iter().rev().find(counts));
-        let last = last.map_or(0, |(pos, _)| *pos);
-        if touched.max(last) > self.maybe {
-            // Something of the node is surely not durable yet. So a record is written, which covers all of class M.
-            self.promise_placed();
-            self.promise.meta = self.last_meta();
-        }
-        self.promise.meta = self.promise.meta.max(touched);
-        let data = self.promise.data.entry(id).or_default();
-        *data = last.max(*data);
-        self.promise.bytes.insert(id, self.pos);
-        self.maybe = self.pos;
-    }
-
-    /// Nodes that took the place of others by records that become durable now: their bytes do too.
-    fn promise_placed(&mut self) {
-        for (id, file) in &self.files {
-            let places = |(pos, event): &(u64, Event)| event.places() && *pos > self.maybe;
-            if !file.events.iter().any(places) {
-                continue;
-            }
-            let bytes = |(_, event): &&(u64, Event)| event.is_data() && !event.is_time_only();
-            let last = file.events.iter().rfind(bytes).map_or(0, |(pos, _)| *pos);
-            let data = self.promise.data.entry(*id).or_default();
-            *data = last.max(*data);
-            self.promise.bytes.insert(*id, self.pos);
-        }
-    }
-
-    fn promise_all(&mut self) {
-        self.promise = self.everything(self.pos);
-        self.maybe = self.pos;
-    }
-
-    /// The promise that all up to here is kept.
-    pub fn everything(&self, pos: u64) -> Promise {
-        let all: BTreeMap<NodeId, u64> = self.ids.iter().map(|id| (*id, pos)).collect();
-        Promise {
-            meta: self
-                .metas
-                .iter()
-                .rev()
-                .find(|(at, _)| *at <= pos)
-                .map_or(0, |(at, _)| *at),
-            data: all.clone(),
-            bytes: all,
-        }
     }
 }

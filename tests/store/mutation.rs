@@ -156,7 +156,7 @@ fn delayed(
 fn a_kill_shows_a_record_that_comes_before_its_data() {
     let shown = (1..=SCRIPTS).any(|seed| {
         let cookies = tempfile::tempdir().unwrap();
-        let mut run = Run::first(&super::script::options(Some(cookies.path())), seed);
+        let mut run = Run::first(&super::setup::options(Some(cookies.path())), seed);
         run.disk.set_cookies(cookies.path());
         run.go_on(40);
         run.end();

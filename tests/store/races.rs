@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use super::cuts::{Cuts, Effort, setting};
 use super::image::Random;
 use super::model::{Model, Op};
-use super::script::{Run, options, perform};
+use super::script::Run;
+use super::setup::{options, perform};
 
 /// An operation that happens beside another, and how it ended.
 struct Beside {

@@ -1,19 +1,16 @@
 //! Random operations on a store, each on its model too.
 
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use mmfs::store::opening::{OpenError, Options};
-use mmfs::store::{
-    Attributes, Base, Change, Kind, Name, Node, NodeId, Origin, PAGE, Store, Time, Xattr, make,
-};
+use mmfs::store::{Attributes, Change, Kind, Name, NodeId, PAGE, Store, Time, Xattr};
 
 use super::fake::FakeDisk;
-use super::file_model::pattern;
 use super::image::{Entry, Image, Random};
 use super::meta::Meta;
 use super::model::{Model, Op};
+use super::setup::{new_image, node, perform, to};
 
 /// A store on a disk in memory, with its model.
 pub struct Run {
@@ -28,31 +25,6 @@ pub struct Run {
     pub options: Options,
     pub random: Random,
     version: u32,
-}
-
-/// What a store looks like when it was made.
-pub fn new_image() -> Image {
-    let disk = FakeDisk::default();
-    make(&disk, &base()).unwrap();
-    disk.image()
-}
-
-pub fn base() -> Base {
-    Base {
-        path: "/somewhere".into(),
-        filesystem: "1234".into(),
-        root: 2,
-        born: None,
-    }
-}
-
-/// Opens the store as after a power cut, or as `cookies` tell.
-pub fn options(cookies: Option<&std::path::Path>) -> Options {
-    Options {
-        after_power_cut: cookies.is_none(),
-        cookies: cookies.map(Into::into),
-        device: 7,
-    }
 }
 
 impl Run {
@@ -441,81 +413,5 @@ impl Run {
             _ => 1 + self.random.below(20 * PAGE),
         };
         (at, len)
-    }
-}
-
-/// Does it on a store. What the operation needs to know of the file, the model tells.
-pub fn perform(store: &Store, model: &Model, op: &Op) -> io::Result<()> {
-    let source_of = |id: NodeId| {
-        move |at: u64, to: &mut [u8]| {
-            pattern(id, 0, at, to);
-            Ok(())
-        }
-    };
-    let time = model.time;
-    match op {
-        Op::Open | Op::Reopen | Op::Kill => Ok(()),
-        Op::Change(changes) => store.change(changes.clone()),
-        Op::Write {
-            id,
-            at,
-            len,
-            version,
-        } => {
-            let mut bytes = vec![0; *len as usize];
-            pattern(*id, *version, *at, &mut bytes);
-            store.write(
-                *id,
-                *at,
-                &bytes,
-                model.source(*id),
-                time,
-                &mut source_of(*id),
-            )
-        }
-        Op::Truncate { id, size } => store.truncate(*id, *size, model.source(*id), time),
-        Op::Punch {
-            id,
-            range: Range { start, end },
-        } => store.punch(
-            *id,
-            *start..*end,
-            model.source(*id),
-            time,
-            &mut source_of(*id),
-        ),
-        Op::MakeWhole { id } => store.make_whole(*id, model.source(*id), time, &mut source_of(*id)),
-        Op::Sync { id, data_only } => store.sync(*id, *data_only),
-        Op::SyncNames => store.sync_names(),
-        Op::Barrier => store.barrier(),
-    }
-}
-
-/// A node. `source`: the length of the source's file, 0 for none.
-pub fn node(kind: Kind, source: u64) -> Box<Node> {
-    let origin = (source > 0).then(|| Origin {
-        filesystem: 1,
-        number: source,
-        identity: Vec::new(),
-    });
-    Box::new(Node {
-        kind,
-        origin,
-        attributes: Attributes::default(),
-        links: 1,
-        opaque: false,
-        device: 0,
-        target: Vec::new(),
-        place: None,
-    })
-}
-
-/// A name that leads to a node.
-pub fn to(directory: NodeId, name: &[u8], id: NodeId, replaces: bool) -> Change {
-    Change::Name {
-        directory,
-        name: name.to_vec(),
-        to: Some(Name::Node(id)),
-        replaces,
     }
 }
