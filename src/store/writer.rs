@@ -105,9 +105,9 @@ impl Writer<'_> {
         if !ours {
             return Ok(());
         }
+        self.secure_cut()?;
         let data = self.data()?;
         if data.file.size()? > size {
-            self.secure_cut()?;
             let zeros = [0; PAGE as usize];
             data.file
                 .write_all_at(&zeros[..(PAGE - size % PAGE) as usize], size)?;
