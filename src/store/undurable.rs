@@ -15,7 +15,7 @@ struct Dirt {
     /// Its last record of pages or growth; its last of a time alone.
     data: u64,
     time: u64,
-    /// Its data file; how often bytes have landed in it, and how many of these times a sync has covered.
+    /// Its data file; when bytes landed in it last, and up to when a sync has covered them: numbers of [`Undurable::landings`].
     file: u64,
     written: u64,
     synced: u64,
@@ -43,7 +43,7 @@ pub struct DirtyFile {
     pub node: NodeId,
     /// Its number.
     pub data: u64,
-    /// How often bytes had landed.
+    /// When bytes had landed last.
     written: u64,
     /// Its name is new.
     pub fresh: bool,
@@ -71,6 +71,8 @@ pub struct Undurable {
     /// Class M is durable up to this record.
     durable: u64,
     garbage: Vec<(u64, Garbage)>,
+    /// How often bytes have landed in any data file. A sync that began before a node was forgotten covers nothing that lands later.
+    landings: u64,
 }
 
 impl Undurable {
@@ -163,9 +165,11 @@ impl Undurable {
 
     /// Bytes of the node have landed in its data file. `fresh`: the file was made for them.
     pub fn landed(&mut self, id: NodeId, data: u64, fresh: bool) {
+        self.landings += 1;
+        let landings = self.landings;
         let dirt = self.dirt(id);
         dirt.file = data;
-        dirt.written += 1;
+        dirt.written = landings;
         dirt.fresh |= fresh;
     }
 
