@@ -360,6 +360,9 @@ impl Model {
 
     fn punch(&mut self, id: NodeId, range: Range<u64>) {
         let state = self.state(id);
+        if !self.files[&id].cuts.is_empty() {
+            self.doubt();
+        }
         let range = range.start..range.end.min(state.size);
         let inner_end = match range.end == state.size {
             true => range.end.div_ceil(PAGE),
