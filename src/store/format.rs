@@ -15,7 +15,7 @@ use super::node::{NodeId, Time};
 /// The first line of `format`.
 pub const FIRST_LINE: &str = "mmfs private view 1";
 /// All that lies in a store.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "format",
     "base",
     "lock",
@@ -25,6 +25,7 @@ pub const NAMES: [&str; 9] = [
     "tails",
     "data",
     "format.new",
+    "base.new",
 ];
 /// These files are shorter.
 const MAX_TEXT: usize = 1 << 16;
@@ -109,7 +110,7 @@ pub fn make(disk: &dyn Disk, base: &Base) -> io::Result<()> {
         disk.make_directory(&data::directory(NodeId(number)))?;
     }
     disk.sync_directory(Path::new("data"))?;
-    put(disk, Path::new("base"), &base.text())?;
+    write_base(disk, base)?;
     let manifest = Manifest {
         tables: Vec::new(),
         tail: 1,
@@ -129,9 +130,7 @@ pub fn make(disk: &dyn Disk, base: &Base) -> io::Result<()> {
         super::content::PAGE
     );
     // It comes last: without it there is no store.
-    put(disk, Path::new("format.new"), text.as_bytes())?;
-    disk.rename(Path::new("format.new"), Path::new("format"))?;
-    disk.sync_directory(Path::new(""))
+    put(disk, "format", text.as_bytes())
 }
 
 /// Replaces what `base` says.
@@ -139,13 +138,17 @@ pub fn make(disk: &dyn Disk, base: &Base) -> io::Result<()> {
 /// # Errors
 /// That of the call that failed.
 pub fn write_base(disk: &dyn Disk, base: &Base) -> io::Result<()> {
-    put(disk, Path::new("base"), &base.text())
+    put(disk, "base", &base.text())
 }
 
-fn put(disk: &dyn Disk, path: &Path, text: &[u8]) -> io::Result<()> {
-    let file = disk.open(path, How::Empty)?;
+/// Replaces a file as a whole, durably: a kill or a power cut leaves the old one or the new one.
+fn put(disk: &dyn Disk, name: &str, text: &[u8]) -> io::Result<()> {
+    let new = format!("{name}.new");
+    let file = disk.open(Path::new(&new), How::Empty)?;
     file.write_all_at(text, 0)?;
-    file.sync()
+    file.sync()?;
+    disk.rename(Path::new(&new), Path::new(name))?;
+    disk.sync_directory(Path::new(""))
 }
 
 fn read(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 /// The cookie of this opening.
 #[derive(Debug)]
-pub struct Life(PathBuf);
+pub struct Life {
+    path: PathBuf,
+    text: String,
+}
 
 /// Where cookies of this user's daemons are. None: there is no directory that a reboot empties.
 pub fn cookies() -> Option<PathBuf> {
@@ -27,8 +30,20 @@ impl Life {
             .recursive(true)
             .mode(0o700)
             .create(cookies)?;
-        let path = path(cookies, uuid);
-        let new = path.with_extension("new");
+        let cookie = Self {
+            path: path(cookies, uuid),
+            text: text(device, life)?,
+        };
+        cookie.put()?;
+        Ok(cookie)
+    }
+
+    /// Leaves the cookie, if it is not there.
+    ///
+    /// # Errors
+    /// That of the call that failed.
+    pub fn put(&self) -> io::Result<()> {
+        let new = self.path.with_extension("new");
         // Not through a link that somebody left.
         let _ = fs::remove_file(&new);
         let mut file = fs::OpenOptions::new()
@@ -36,15 +51,17 @@ impl Life {
             .create_new(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(text(device, life)?.as_bytes())?;
-        fs::rename(&new, &path)?;
-        Ok(Self(path))
+        file.write_all(self.text.as_bytes())?;
+        fs::rename(&new, &self.path)
     }
 
     /// Takes the cookie away.
-    pub fn end(self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            log::warn!("{}: {error}", self.0.display());
+    pub fn take_away(&self) {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::warn!("{}: {error}", self.path.display());
+            }
+            _ => {}
         }
     }
 }

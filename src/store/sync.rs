@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Store;
 use super::content::{Content, PAGE, pages};
 use super::data;
-use super::life::random;
+use super::life::{Life, random};
 use super::manifest::Manifest;
 use super::node::NodeId;
 use super::record::Record;
@@ -145,8 +145,8 @@ impl Store {
                     "the store's tail could not be made durable ({error}): a barrier is made instead"
                 );
                 commit.failed = Some(last);
-                if let Some(life) = self.life.lock().take() {
-                    life.end();
+                if let Some(life) = &*self.life.lock() {
+                    life.take_away();
                 }
             }
         }
@@ -160,7 +160,8 @@ impl Store {
     /// That of the call that failed. What was answered still counts, and the next barrier makes it durable. The error of a data
     /// file is told to who syncs that file, and is not an error here.
     pub fn barrier(&self) -> io::Result<()> {
-        self.barrier_of(&mut self.turn.lock(), Purpose::Sync)?;
+        // On a full disk there is no room for the next tail before the garbage goes.
+        self.with_room(|| self.barrier_of(&mut self.turn.lock(), Purpose::Sync))?;
         self.collect_garbage();
         Ok(())
     }
@@ -260,12 +261,22 @@ impl Store {
         {
             let mut commit = self.commit.lock();
             commit.durable = commit.durable.max(upto);
-            commit.failed = commit.failed.filter(|last| *last > upto);
+            if commit.failed.is_some_and(|last| last <= upto) {
+                commit.failed = None;
+                self.put_cookie();
+            }
         }
         let nodes = self.log.lock().undurable.nodes();
         self.log.lock().undurable.record_durable(upto, &[]);
         for nodes in nodes.chunks(AT_ONCE) {
             self.log.lock().undurable.record_durable(upto, nodes);
+        }
+    }
+
+    /// The barrier covers what a failed sync of the tail lost: after a kill, all records count again.
+    fn put_cookie(&self) {
+        if let Some(Err(error)) = self.life.lock().as_ref().map(Life::put) {
+            log::warn!("{error}: if mmfs is killed, changes that were not synced are lost");
         }
     }
 
@@ -328,10 +339,7 @@ impl Store {
     /// Does it once more if there was no room, after giving back what is no longer needed.
     pub(super) fn with_room(&self, mut work: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         match work() {
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
-                    && self.log.lock().undurable.has_garbage() =>
-            {
+            Err(error) if is_full(&error) && self.log.lock().undurable.has_garbage() => {
                 self.make_room();
                 work()
             }
@@ -392,12 +400,17 @@ impl Store {
     /// # Errors
     /// As [`Store::barrier`]. The next opening recovers then.
     pub fn close(&self) -> io::Result<()> {
-        self.barrier()?;
+        match self.barrier() {
+            // The last barrier needs no reserve for a tail.
+            Err(error) if is_full(&error) => {}
+            done => done?,
+        }
         self.barrier_of(&mut self.turn.lock(), Purpose::Close)?;
+        self.collect_garbage();
         // It holds no record, and has the reserve.
         self.remove(&tail::path(self.log.lock().tail.number()));
         if let Some(life) = self.life.lock().take() {
-            life.end();
+            life.take_away();
         }
         Ok(())
     }
@@ -405,4 +418,8 @@ impl Store {
     pub(super) fn stripe(&self, id: NodeId) -> &parking_lot::Mutex<()> {
         &self.stripes[(id.0 % self.stripes.len() as u64) as usize]
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }

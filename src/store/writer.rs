@@ -105,9 +105,9 @@ impl Writer<'_> {
         if !ours {
             return Ok(());
         }
+        self.secure_cut()?;
         let data = self.data()?;
         if data.file.size()? > size {
-            self.secure_cut()?;
             let zeros = [0; PAGE as usize];
             data.file
                 .write_all_at(&zeros[..(PAGE - size % PAGE) as usize], size)?;
@@ -129,6 +129,10 @@ impl Writer<'_> {
             .store
             .pieces_of_pages(self.id, content, range.clone())?;
         let new = has.iter().filter(|from| **from != From::Data).count() as u64;
+        // A page that is zero now may be one that the cut took away.
+        if has.contains(&From::Zero) {
+            self.secure_cut()?;
+        }
         let grown = if content.is_whole() {
             pages(end).saturating_sub(pages(content.size))
         } else {
@@ -230,6 +234,7 @@ impl Writer<'_> {
         if begin >= end {
             return self.record_time();
         }
+        self.secure_cut()?;
         if let Some(data) = self.store.data_of(self.id, &self.content)? {
             self.zero_bytes(&data, begin, end)?;
         }
