@@ -147,9 +147,19 @@ impl Directory {
     /// # Errors
     /// EWOULDBLOCK if another process has it.
     pub fn lock(&self) -> io::Result<OwnedFd> {
-        let lock = self.open_at(Path::new("lock"), OFlags::RDWR | OFlags::CREATE)?;
+        let path = Path::new("lock");
+        self.check_regular(path)?;
+        let lock = self.open_at(path, OFlags::RDWR | OFlags::CREATE)?;
         fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         Ok(lock)
+    }
+
+    /// Checks what is there, if anything is, before it is opened: to open a device may do something.
+    fn check_regular(&self, path: &Path) -> io::Result<()> {
+        match self.open_at(path, OFlags::PATH) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            found => check_regular(&fs::fstat(found?)?),
+        }
     }
 
     fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
@@ -159,7 +169,10 @@ impl Directory {
             path
         };
         // O_NONBLOCK: a FIFO in a hostile store stops nobody.
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags = match flags.contains(OFlags::PATH) {
+            true => flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            false => flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY,
+        };
         let mode = if flags.contains(OFlags::CREATE) {
             Mode::from_raw_mode(0o600)
         } else {
@@ -188,6 +201,15 @@ impl Directory {
     }
 }
 
+fn check_regular(stat: &fs::Stat) -> io::Result<()> {
+    let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if is_regular && stat.st_nlink == 1 {
+        Ok(())
+    } else {
+        Err(Errno::INVAL.into())
+    }
+}
+
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
@@ -203,11 +225,10 @@ impl Disk for Directory {
             // Not O_TRUNC: what this is, is looked at first.
             How::Empty => OFlags::RDWR | OFlags::CREATE,
         };
+        self.check_regular(path)?;
         let fd = self.open_at(path, flags)?;
         let stat = fs::fstat(&fd)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 {
-            return Err(Errno::INVAL.into());
-        }
+        check_regular(&stat)?;
         if how == How::Empty && stat.st_size != 0 {
             fs::ftruncate(&fd, 0)?;
         }

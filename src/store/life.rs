@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The cookie of this opening.
@@ -12,12 +12,29 @@ pub struct Life {
     text: String,
 }
 
-/// Where cookies of this user's daemons are. None: there is no directory that a reboot empties.
+/// Where cookies of this user's daemons are: the same directory with and without a login session, as far as there is one.
 pub fn cookies() -> Option<PathBuf> {
-    match rustix::process::geteuid().is_root() {
-        true => Some(PathBuf::from("/run/mmfs")),
-        false => Some(PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?).join("mmfs")),
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return Some(PathBuf::from("/run/mmfs"));
     }
+    let user = user.as_raw();
+    let session = PathBuf::from(format!("/run/user/{user}"));
+    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime = [Some(session), given];
+    if let Some(runtime) = runtime.into_iter().flatten().find(|path| is_ours(path)) {
+        return Some(runtime.join("mmfs"));
+    }
+    Some(PathBuf::from(format!("/dev/shm/mmfs-{user}")))
+        .filter(|path| path.parent().is_some_and(Path::is_dir))
+}
+
+/// Whether only this user can leave something in a directory.
+fn is_ours(directory: &Path) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    let safe =
+        |found: fs::Metadata| found.is_dir() && found.uid() == user && found.mode() & 0o022 == 0;
+    fs::symlink_metadata(directory).is_ok_and(safe)
 }
 
 impl Life {
@@ -30,6 +47,9 @@ impl Life {
             .recursive(true)
             .mode(0o700)
             .create(cookies)?;
+        if !is_ours(cookies) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let cookie = Self {
             path: path(cookies, uuid),
             text: text(device, life)?,
@@ -69,7 +89,7 @@ impl Life {
 /// Whether the opening of this number left its cookie, on this boot and this device.
 pub fn goes_on(cookies: &Path, uuid: &[u8; 16], device: u64, life: u64) -> bool {
     let found = fs::read_to_string(path(cookies, uuid));
-    text(device, life).is_ok_and(|text| found.is_ok_and(|found| found == text))
+    is_ours(cookies) && text(device, life).is_ok_and(|text| found.is_ok_and(|found| found == text))
 }
 
 fn path(cookies: &Path, uuid: &[u8; 16]) -> PathBuf {

@@ -83,6 +83,8 @@ pub struct Store {
     /// The next number for a node or a data file.
     next: AtomicU64,
     life: Mutex<Option<Life>>,
+    /// The last life was killed, and what it wrote into data files may not be durable.
+    doubts: bool,
     bell: bell::Bell,
     /// The lock of a store on a real disk.
     _lock: Option<OwnedFd>,
@@ -91,8 +93,10 @@ pub struct Store {
 /// The tail, and what of it is not durable.
 struct Log {
     tail: Tail,
-    /// Tails before it that no barrier covers yet, the oldest first.
-    older: Vec<Tail>,
+    /// The tail before it, until a barrier covers it.
+    older: Option<Tail>,
+    /// The store was closed: nothing changes any more.
+    is_closed: bool,
     undurable: Undurable,
 }
 
@@ -242,14 +246,14 @@ impl Store {
     ///
     /// # Errors
     /// ENOSPC or EDQUOT: there is no room, or the limit is reached. ENOENT: a node that is not there. EEXIST: a node that is there.
-    /// E2BIG, EINVAL: a value that no store takes. EUCLEAN: a damaged store. Else that of the write. Nothing is changed then.
+    /// E2BIG, EINVAL: a value that no store takes, or a truncation. ESHUTDOWN: the store was closed. EUCLEAN: a damaged store. Else that of the write. Nothing is changed then.
     pub fn change(&self, changes: Vec<Change>) -> io::Result<()> {
         changes.iter().try_for_each(check_change)?;
         if changes.len() > Record::MAX_CHANGES {
             return Err(Errno::TOOBIG.into());
         }
         let frees = changes.iter().any(|change| match change {
-            Change::Remove(_) | Change::Orphan(..) | Change::Truncate { .. } => true,
+            Change::Remove(_) | Change::Orphan(..) => true,
             Change::Name { to, .. } => !matches!(to, Some(Name::Node(_))),
             _ => false,
         });
@@ -268,6 +272,9 @@ impl Store {
             drop(log);
             self.barrier_of(&mut self.turn.lock(), Purpose::Sync)?;
             log = self.log.lock();
+        }
+        if log.is_closed {
+            return Err(Errno::SHUTDOWN.into());
         }
         let effects = Effects::of(&self.state, record)?;
         self.room.check(effects.growth, frees)?;
@@ -327,9 +334,8 @@ fn check_change(change: &Change) -> io::Result<()> {
             node::check_xattr_name(name).is_ok()
         }
         Change::Attributes(_, set) => set.is_sound(),
-        Change::Truncate {
-            size, source, time, ..
-        } => *size <= content::MAX_SIZE && bytes::are_sound(*source, *time),
+        // Store::truncate makes it.
+        Change::Truncate { .. } => false,
         Change::Filesystem(_, identity) => identity.len() <= Origin::MAX_IDENTITY,
         _ => true,
     };

@@ -29,7 +29,7 @@ use crate::terminal::{for_shell, one_line};
 /// Numbers that a life which ended too early may have given away.
 const SKIPPED: u64 = 1 << 24;
 /// More memory is not taken for the records of tails. No store of mmfs needs it.
-const MAX_REPLAY: u64 = 512 << 20;
+const MAX_REPLAY: u64 = 256 << 20;
 
 /// How to open a store.
 #[derive(Debug, Clone, Default)]
@@ -101,9 +101,10 @@ impl OpenError {
                 "{store} is not a store of mmfs; a private mount makes one in an empty directory"
             ),
             Self::Version(line) => {
+                let line: String = line.chars().take(80).collect();
                 format!(
                     "{store} is a store of another version of mmfs: {}",
-                    one_line(line)
+                    one_line(&line)
                 )
             }
             Self::InUse => {
@@ -345,7 +346,8 @@ impl Store {
             state: found.state,
             log: Mutex::new(Log {
                 tail,
-                older: Vec::new(),
+                older: None,
+                is_closed: false,
                 undurable: Undurable::new(found.next_record - 1),
             }),
             commit: Mutex::new(Commit::new(found.next_record - 1)),
@@ -360,6 +362,8 @@ impl Store {
                 0
             })),
             life: Mutex::new(None),
+            doubts: found.recovery.rule == Rule::Killed
+                && !matches!(disk.sync_filesystem(), Ok(true)),
             bell: super::bell::Bell::default(),
             _lock: lock,
             disk,
@@ -459,6 +463,7 @@ impl Recovered {
             .map_err(at("state"))?;
         Ok((
             Turn {
+                unfinished: None,
                 next_table,
                 next_tail,
                 manifest,

@@ -200,9 +200,10 @@ fn the_newest_layer_of_a_state_counts() {
         (get("a5"), get("b")),
         (Some(b"3".to_vec()), Some(b"1".to_vec()))
     );
-    // A second freeze adds to the first, and what is frozen goes into a table.
+    // What is frozen goes into a table, and then the next can be frozen.
+    let mut frozen = (*state.frozen()).clone();
     state.freeze();
-    let frozen = state.frozen();
+    frozen.extend((*state.frozen()).clone());
     assert_eq!(frozen.len(), 5);
     let tables = [newer, oldest];
     let kept = merge(

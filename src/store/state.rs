@@ -143,19 +143,12 @@ impl State {
         self.0.read().size
     }
 
-    /// Takes aside what a barrier is to write. What one before could not write is part of it.
+    /// Takes aside what a barrier is to write. What was frozen before is written by now.
     pub fn freeze(&self) {
         let mut layers = self.0.write();
         let active = std::mem::take(&mut layers.active);
         layers.size = 0;
-        layers.frozen = match layers.frozen.take() {
-            None => Some(Arc::new(active)),
-            Some(frozen) => {
-                let mut all = Arc::unwrap_or_clone(frozen);
-                all.extend(active);
-                Some(Arc::new(all))
-            }
-        };
+        layers.frozen = Some(Arc::new(active));
     }
 
     /// What was frozen.

@@ -15,7 +15,7 @@ use super::record::Record;
 use super::state::{merge, to_merge};
 use super::table::{self, Builder};
 use super::tail::{self, Tail};
-use super::turn::{Purpose, Turn};
+use super::turn::{Purpose, Turn, Unfinished};
 use super::undurable::{DirtyFile, Garbage, Work};
 
 /// Above so many files, one syncfs(2) is made instead of an fdatasync(2) each.
@@ -31,7 +31,20 @@ impl Store {
     pub fn sync(&self, id: NodeId, data_only: bool) -> io::Result<()> {
         let error = self.log.lock().undurable.take_error(id);
         let done = self.sync_node(id, data_only);
-        error.map_or(done, Err)
+        let doubted = self.sync_doubted(id);
+        error.map_or(done.and(doubted), Err)
+    }
+
+    /// What landed before a kill in pages that the map had already left no record. It is synced when it is asked for.
+    fn sync_doubted(&self, id: NodeId) -> io::Result<()> {
+        if !self.doubts {
+            return Ok(());
+        }
+        let Some(content) = self.content(id)? else {
+            return Ok(());
+        };
+        let data = self.data.get(&*self.disk, id, content.data)?;
+        data.map_or(Ok(()), |data| data.file.sync())
     }
 
     pub(super) fn sync_node(&self, id: NodeId, data_only: bool) -> io::Result<()> {
@@ -168,49 +181,51 @@ impl Store {
 
     /// A barrier that leaves the garbage: whoever holds a stripe may make it.
     pub(super) fn barrier_of(&self, turn: &mut Turn, purpose: Purpose) -> io::Result<()> {
+        // One that failed comes first, as it was: so there are never more than two tails.
+        self.finish(turn, Purpose::Sync)?;
         let nothing = {
             let log = self.log.lock();
-            log.undurable.is_empty() && log.older.is_empty() && log.tail.size() == 0
+            log.undurable.is_empty() && log.tail.size() == 0
         };
         if nothing && purpose == Purpose::Sync {
             return Ok(());
         }
-        let mut tail = Tail::make(
-            &*self.disk,
-            turn.next_tail,
-            random()?,
-            purpose == Purpose::Sync,
-        )?;
-        let (upto, used, files) = {
+        let needs_reserve = purpose == Purpose::Sync;
+        let mut tail = Tail::make(&*self.disk, turn.next_tail, random()?, needs_reserve)?;
+        {
             let mut log = self.log.lock();
             let next = log.tail.next();
             tail.begin(&self.uuid, next)?;
             let old = std::mem::replace(&mut log.tail, tail);
-            log.older.push(old);
+            log.older = Some(old);
+            log.is_closed = purpose == Purpose::Close;
             self.state.freeze();
-            (
-                next - 1,
-                self.room.used(),
-                log.undurable.work_for_all().files,
-            )
-        };
+            turn.unfinished = Some(Unfinished {
+                upto: next - 1,
+                used: self.room.used(),
+            });
+        }
         // Not before: the numbers of tails that count have no gap.
         turn.next_tail += 1;
+        self.finish(turn, purpose)
+    }
+
+    /// Writes what was frozen, if there is anything.
+    fn finish(&self, turn: &mut Turn, purpose: Purpose) -> io::Result<()> {
+        let Some(Unfinished { upto, used }) = turn.unfinished else {
+            return Ok(());
+        };
+        let files = self.log.lock().undurable.work_for_all().files;
         // A file that fails is told to who syncs it. Waiting for a disk that has lost it would hold up all others for ever.
         if let Err(error) = self.sync_files(&files, None) {
             log::warn!("bytes of a file of the store may be lost: {error}");
         }
         self.write_state(turn, upto, used, purpose)?;
+        turn.unfinished = None;
         self.settle_all(upto);
-        let older: Vec<u64> = self
-            .log
-            .lock()
-            .older
-            .drain(..)
-            .map(|tail| tail.number())
-            .collect();
-        for number in older {
-            self.remove(&tail::path(number));
+        let older = self.log.lock().older.take();
+        if let Some(tail) = older {
+            self.remove(&tail::path(tail.number()));
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ const FRAME: usize = 8;
 /// The longest payload: many changes with an extended attribute of 64 KiB among them stay below it.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 /// No tail is longer: barriers keep it far below. A longer one was not written by mmfs.
-const MAX_TAIL: u64 = 1 << 30;
+const MAX_TAIL: u64 = 256 << 20;
 
 /// Below `tails`, by its number.
 pub fn path(number: u64) -> PathBuf {

@@ -39,6 +39,17 @@ pub struct Turn {
     /// The numbers of the next table and the next tail.
     pub next_table: u64,
     pub next_tail: u64,
+    /// A barrier that has begun, and is not finished.
+    pub unfinished: Option<Unfinished>,
     /// What the file `state` says.
     pub manifest: Manifest,
+}
+
+/// What a barrier writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Unfinished {
+    /// All records up to this one.
+    pub upto: u64,
+    /// Bytes that counted for a limit then.
+    pub used: u64,
 }

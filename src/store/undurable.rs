@@ -268,7 +268,10 @@ impl Undurable {
 
     /// The node's data file could not be made durable, and nobody who asked for it is told.
     pub fn file_failed(&mut self, id: NodeId, error: &io::Error) {
-        self.dirt(id).error = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        // One that was removed since is asked for by nobody.
+        if let Some(dirt) = self.nodes.get_mut(&id) {
+            dirt.error = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        }
     }
 
     /// An error that nobody was told yet.
