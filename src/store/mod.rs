@@ -21,9 +21,8 @@ mod key;
 mod life;
 mod manifest;
 mod node;
+mod open_error;
 pub mod opening;
-#[cfg(test)]
-mod part_tests;
 mod pieces;
 mod record;
 mod room;

@@ -16,6 +16,8 @@ use super::format::{self, Format};
 use super::life::{self, Life, random};
 use super::manifest::Manifest;
 use super::node::NodeId;
+pub use super::open_error::OpenError;
+use super::open_error::at;
 use super::record::{Change, Record};
 use super::room::Room;
 use super::state::State;
@@ -24,7 +26,6 @@ use super::tail::{Found, Tail};
 use super::turn::{Commit, Purpose, Turn};
 use super::undurable::Undurable;
 use super::{Base, Log, Store, codec, key};
-use crate::terminal::{for_shell, one_line};
 
 /// Numbers that a life which ended too early may have given away.
 const SKIPPED: u64 = 1 << 24;
@@ -75,62 +76,6 @@ pub struct Opened {
     pub store: Store,
     /// What was found.
     pub recovery: Recovery,
-}
-
-/// Why a store is not opened.
-#[derive(Debug)]
-pub enum OpenError {
-    /// There is no store in this directory.
-    NotAStore,
-    /// It is of a version that this mmfs does not know: its first line.
-    Version(String),
-    /// Another mmfs has it open.
-    InUse,
-    /// A part of it is not as mmfs wrote it.
-    Damaged(&'static str),
-    /// A call failed: what was done, and the error.
-    Failed(&'static str, io::Error),
-}
-
-impl OpenError {
-    /// The sentence for a person, about the store in the directory `path`.
-    pub fn sentence(&self, path: &Path) -> String {
-        let store = for_shell(path);
-        match self {
-            Self::NotAStore => format!(
-                "{store} is not a store of mmfs; a private mount makes one in an empty directory"
-            ),
-            Self::Version(line) => {
-                let line: String = line.chars().take(80).collect();
-                format!(
-                    "{store} is a store of another version of mmfs: {}",
-                    one_line(&line)
-                )
-            }
-            Self::InUse => {
-                format!("the store {store} is in use by another mmfs; unmount that first")
-            }
-            Self::Damaged(part) => {
-                format!(
-                    "the store {store} is damaged: {part} is not as mmfs wrote it; it was left as it is"
-                )
-            }
-            Self::Failed(part, error) => {
-                format!("the store {store} cannot be opened: {part}: {error}")
-            }
-        }
-    }
-}
-
-/// Says what was looked at when the error came.
-fn at(part: &'static str) -> impl FnOnce(io::Error) -> OpenError {
-    move |error| match error.raw_os_error() {
-        Some(
-            libc::EUCLEAN | libc::EINVAL | libc::ELOOP | libc::ENXIO | libc::EXDEV | libc::EISDIR,
-        ) => OpenError::Damaged(part),
-        Some(libc::ENOENT | libc::ENOTDIR | libc::EEXIST) => OpenError::Damaged(part),
-        _ => OpenError::Failed(part, error),
-    }
 }
 
 /// A store as it lies on disk, with what recovery would keep: nothing was written.

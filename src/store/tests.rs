@@ -1,5 +1,7 @@
 //! Faults of the store that its other tests do not show each time.
 
+mod parts;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

@@ -4,15 +4,15 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bloom::hash;
-use super::codec::{Reader, Writer};
-use super::content::{Chunk, From, MAX_SIZE};
-use super::disk::{Directory, Disk, How};
-use super::record::{Record, Written};
-use super::state::{Puts, State, merge, to_merge};
-use super::table::{Builder, Table};
-use super::tail::{self, Found, Tail};
-use super::*;
+use super::super::bloom::hash;
+use super::super::codec::{Reader, Writer};
+use super::super::content::{Chunk, From, MAX_SIZE};
+use super::super::disk::{Directory, Disk, How};
+use super::super::record::{Record, Written};
+use super::super::state::{Puts, State, merge, to_merge};
+use super::super::table::{Builder, Table};
+use super::super::tail::{self, Found, Tail};
+use super::super::*;
 
 /// A directory for tables and tails.
 fn disk() -> (tempfile::TempDir, Directory) {
