@@ -1,7 +1,6 @@
 //! The bytes of one file of a private view: the source's, the store's, or both, page by page.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -14,7 +13,7 @@ use crate::attr::{Attr, Time};
 use crate::cache::MayKeep;
 use crate::config::OnSourceChange;
 use crate::request::{Durability, Seek, Write};
-use crate::store::{Content as Stored, From, NodeId, PAGE, SourceState};
+use crate::store::{Content as Stored, From, NodeId, SourceState};
 use crate::view::{Content, Files as _, HasFlags, shared};
 
 /// Files of the source up to this length are copied at their first change, in bytes: then nothing of them depends on the source.
@@ -379,14 +378,6 @@ impl Content for OpenFile {
         }
         Ok(done)
     }
-
-    fn pass_through<H: std::any::Any + Send + Sync>(
-        &self,
-        _by: &Actor,
-        _register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
-    ) -> Option<&H> {
-        None
-    }
 }
 
 impl OpenFile {
@@ -457,6 +448,3 @@ impl OpenFile {
 }
 
 impl HasFlags for OpenFile {}
-
-/// The store's page size divides all sizes that count here.
-const _: () = assert!(SMALL % PAGE == 0);
