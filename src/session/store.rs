@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::{Config, StoreConfig};
 use crate::refusal::StartError;
 use crate::store::opening::{OpenError, Rule};
-use crate::store::{Base, Directory, Store, Time, make};
+use crate::store::{Base, Store, Time, random};
 use crate::terminal::for_shell;
 
 /// What the directories of stores that go with their mounts are called, before a random part.
@@ -60,7 +60,11 @@ pub fn open_store(wanted: &StoreConfig, config: &Config) -> Result<Kept, StartEr
         None => {
             let temporary = std::env::temp_dir();
             remove_ended(&temporary);
-            let path = temporary.join(format!("{EPHEMERAL}{}", std::process::id()));
+            let random = random().map_err(|error| StartError::System("get random bytes", error))?;
+            let path = temporary.join(format!("{EPHEMERAL}{random:016x}"));
+            // What is there already is somebody else's.
+            let made = DirBuilder::new().mode(0o700).create(&path);
+            made.map_err(|error| StartError::Store(path.clone(), error))?;
             let mut kept = open_directory(&path, config, false)?;
             kept.goes = Some(path);
             kept
@@ -105,16 +109,7 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
         _ => {}
     }
     let opened = match Store::open_directory(path, false) {
-        Err(OpenError::NotAStore) => {
-            let directory = Directory::open(path).map_err(failed)?;
-            match make(&directory, &base) {
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    Err(OpenError::NotAStore)
-                }
-                Err(error) => return Err(failed(error)),
-                Ok(()) => Store::open_directory(path, false),
-            }
-        }
+        Err(OpenError::NotAStore) => Store::make_directory(path, &base),
         opened => opened,
     };
     let (opened, found) = opened.map_err(|error| StartError::Verb(error.sentence(path)))?;

@@ -46,13 +46,7 @@ impl Store {
             let content = self
                 .content(id)?
                 .map_or_else(|| self.first_content(id, now), Ok)?;
-            let writer = Writer {
-                store: self,
-                id,
-                content,
-                now: content.source.or(now),
-                time,
-            };
+            let writer = Writer::new(self, id, content, content.source.or(now), time);
             writer.grow_to(end.max(content.size))?;
             writer.write(at, end, bytes, source)
         })
@@ -85,14 +79,7 @@ impl Store {
                 content.data
             };
             if size > content.size {
-                Writer {
-                    store: self,
-                    id,
-                    content,
-                    now: source,
-                    time,
-                }
-                .grow_to(size)?;
+                Writer::new(self, id, content, source, time).grow_to(size)?;
             }
             self.append(
                 &Record::Meta(vec![Change::Truncate {
@@ -131,13 +118,7 @@ impl Store {
             if range.is_empty() {
                 return Ok(());
             }
-            let mut writer = Writer {
-                store: self,
-                id,
-                content,
-                now: content.source.or(now),
-                time,
-            };
+            let mut writer = Writer::new(self, id, content, content.source.or(now), time);
             // The last page of the file is a whole page here: behind its end it is zero anyway.
             let inner_end = if range.end == content.size {
                 pages(range.end)
@@ -198,13 +179,7 @@ impl Store {
         time: Time,
         source: &mut ReadSource<'_>,
     ) -> io::Result<()> {
-        let writer = Writer {
-            store: self,
-            id,
-            content,
-            now,
-            time,
-        };
+        let writer = Writer::new(self, id, content, now, time);
         let pieces = self.pieces(id, &content, 0..content.size)?;
         let whole = Content {
             dense: Content::WHOLE,

@@ -10,7 +10,7 @@ use super::table::{checked, with_checksum};
 
 const MAGIC: &[u8; 8] = b"mmfsstat";
 /// More tables than a store ever has: each is three times as long as all newer ones together.
-const MAX_TABLES: u32 = 64;
+pub const MAX_TABLES: usize = 64;
 /// Tails, tables and records are counted from 1, and none has a number as high.
 const MAX_NUMBER: u64 = 1 << 62;
 /// Where numbers of nodes and data files end for a store that is opened. What lies behind is left for that opening.
@@ -42,7 +42,7 @@ impl Manifest {
     /// EUCLEAN if it is not as it was written.
     pub fn read(disk: &dyn Disk, uuid: &[u8; 16]) -> io::Result<Self> {
         let file = disk.open(Path::new("state"), How::Read)?;
-        let mut bytes = vec![0; 128 + 8 * MAX_TABLES as usize];
+        let mut bytes = vec![0; 128 + 8 * MAX_TABLES];
         let len = file.read_full_at(&mut bytes, 0)?;
         let mut from = Reader(checked(&bytes[..len])?);
         if from.raw(8)? != MAGIC || from.raw(16)? != uuid {
@@ -54,7 +54,7 @@ impl Manifest {
         from.end()?;
         let counted = |number: &u64| (1..MAX_NUMBER).contains(number);
         let distinct: HashSet<_> = tables.iter().collect();
-        let sound = count <= MAX_TABLES
+        let sound = count as usize <= MAX_TABLES
             && distinct.len() == tables.len()
             && tables.iter().chain([&tail, &first]).all(counted)
             && (super::NodeId::FIRST..LAST).contains(&next);

@@ -48,6 +48,7 @@ use rustix::io::Errno;
 pub use content::{Content, From, PAGE, Piece, ReadSource, SourceState};
 pub use disk::{Directory, Disk, DiskFile, How};
 pub use format::{Base, make};
+pub use life::random;
 pub use node::{Attributes, Kind, MAX_NAME, Name, Node, NodeId, Origin, Time, Xattr};
 pub use record::Change;
 
@@ -65,6 +66,8 @@ use undurable::Undurable;
 const BARRIER_AT: u64 = 8 << 20;
 /// So much, and whoever changes something makes the barrier first: the memory of a store is bounded.
 const WAIT_AT: u64 = 32 << 20;
+/// The same for what frees something. It goes on if the barrier fails.
+const WAIT_LONG: u64 = 48 << 20;
 
 /// An open store. All functions can be called from many threads.
 pub struct Store {
@@ -267,9 +270,13 @@ impl Store {
             return Err(Errno::TOOBIG.into());
         }
         let mut log = self.log.lock();
-        if self.pending(&log) > WAIT_AT && !frees {
+        if self.pending(&log) > if frees { WAIT_LONG } else { WAIT_AT } {
             drop(log);
-            self.barrier_of(&mut self.turn.lock(), Purpose::Sync)?;
+            let done = self.barrier_of(&mut self.turn.lock(), Purpose::Sync);
+            // What frees something goes on: it may be what the barrier lacks.
+            if !frees {
+                done?;
+            }
             log = self.log.lock();
         }
         if log.is_closed {

@@ -253,9 +253,37 @@ impl Store {
             Directory::open(path).map_err(|error| OpenError::Failed("the directory", error))?;
         let lock = lock(&directory)?;
         let options = options(&directory, after_power_cut)?;
-        let base = format::read_base(&directory).map_err(at("base"));
+        let base = format::read_base(&directory).map_err(at("base"))?;
         let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;
-        Ok((opened, base?))
+        Ok((opened, base))
+    }
+
+    /// Makes a store for this source in an empty directory, and opens it. The lock is held from the beginning: two that make one
+    /// in the same directory would destroy it.
+    ///
+    /// # Errors
+    /// [`OpenError::NotAStore`] if something else lies in the directory, or why it cannot be made.
+    pub fn make_directory(path: &Path, base: &Base) -> Result<(Opened, Base), OpenError> {
+        let directory =
+            Directory::open(path).map_err(|error| OpenError::Failed("the directory", error))?;
+        let names = directory.list(Path::new(""));
+        let names = names.map_err(|error| OpenError::Failed("the directory", error))?;
+        if !names
+            .iter()
+            .all(|name| format::NAMES.iter().any(|known| name == known))
+        {
+            return Err(OpenError::NotAStore);
+        }
+        let lock = take(&directory)?;
+        match format::make(&directory, base) {
+            // Another was first, and has ended already.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            made => made.map_err(|error| OpenError::Failed("making it", error))?,
+        }
+        let options = options(&directory, false)?;
+        let base = format::read_base(&directory).map_err(at("base"))?;
+        let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;
+        Ok((opened, base))
     }
 
     /// Whether the store in a directory is open nowhere. None: there is no store.
@@ -427,6 +455,10 @@ pub(super) fn lock(directory: &Directory) -> Result<OwnedFd, OpenError> {
             Format::None => Err(OpenError::NotAStore),
             _ => Ok(()),
         })?;
+    take(directory)
+}
+
+fn take(directory: &Directory) -> Result<OwnedFd, OpenError> {
     directory
         .lock()
         .map_err(|error| match error.raw_os_error() {

@@ -133,12 +133,17 @@ impl State {
     pub fn put(&self, puts: Puts) {
         let mut layers = self.0.write();
         for (key, value) in puts {
-            layers.size += ENTRY + (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
-            layers.active.insert(key, value);
+            let size = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len) as u64;
+            layers.size += size(&value);
+            let entry = ENTRY + key.len() as u64;
+            match layers.active.insert(key, value) {
+                None => layers.size += entry,
+                Some(old) => layers.size = layers.size.saturating_sub(size(&old)),
+            }
         }
     }
 
-    /// About how much memory the newest layer takes, in bytes. A key that is put again counts again.
+    /// About how much memory the newest layer takes, in bytes.
     pub fn size(&self) -> u64 {
         self.0.read().size
     }

@@ -9,11 +9,11 @@ use super::Store;
 use super::content::{Content, PAGE, pages};
 use super::data;
 use super::life::{Life, random};
-use super::manifest::Manifest;
+use super::manifest::{MAX_TABLES, Manifest};
 use super::node::NodeId;
 use super::record::Record;
-use super::state::{merge, to_merge};
-use super::table::{self, Builder};
+use super::state::{Puts, merge, to_merge};
+use super::table::{self, Builder, Table};
 use super::tail::{self, Tail};
 use super::turn::{Purpose, Turn, Unfinished};
 use super::undurable::{DirtyFile, Garbage, Work};
@@ -29,8 +29,10 @@ impl Store {
     /// # Errors
     /// EIO, ENOSPC, EDQUOT: bytes of it were lost, or may be. A barrier's error is told once.
     pub fn sync(&self, id: NodeId, data_only: bool) -> io::Result<()> {
-        let error = self.log.lock().undurable.take_error(id);
+        let mut error = self.log.lock().undurable.take_error(id);
         let done = self.sync_node(id, data_only);
+        // A barrier may have met it meanwhile.
+        error = error.or_else(|| self.log.lock().undurable.take_error(id));
         let doubted = self.sync_doubted(id);
         error.map_or(done.and(doubted), Err)
     }
@@ -148,6 +150,7 @@ impl Store {
             )
         };
         let result = files.iter().try_for_each(|file| file.sync());
+        let latest = self.log.lock().tail.next() - 1;
         let mut commit = self.commit.lock();
         commit.leading = false;
         match &result {
@@ -157,7 +160,7 @@ impl Store {
                 log::error!(
                     "the store's tail could not be made durable ({error}): a barrier is made instead"
                 );
-                commit.failed = Some(last);
+                commit.failed = Some(latest);
                 if let Some(life) = &*self.life.lock() {
                     life.take_away();
                 }
@@ -203,6 +206,7 @@ impl Store {
             turn.unfinished = Some(Unfinished {
                 upto: next - 1,
                 used: self.room.used(),
+                files: log.undurable.work_for_all().files,
             });
         }
         // Not before: the numbers of tails that count have no gap.
@@ -212,10 +216,9 @@ impl Store {
 
     /// Writes what was frozen, if there is anything.
     fn finish(&self, turn: &mut Turn, purpose: Purpose) -> io::Result<()> {
-        let Some(Unfinished { upto, used }) = turn.unfinished else {
+        let Some(Unfinished { upto, used, files }) = turn.unfinished.clone() else {
             return Ok(());
         };
-        let files = self.log.lock().undurable.work_for_all().files;
         // A file that fails is told to who syncs it. Waiting for a disk that has lost it would hold up all others for ever.
         if let Err(error) = self.sync_files(&files, None) {
             log::warn!("bytes of a file of the store may be lost: {error}");
@@ -247,10 +250,13 @@ impl Store {
                 .map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len) + 6) as u64)
                 .sum();
             merged = to_merge(&tables, len);
-            let builder = Builder::new(&*self.disk, turn.next_table)?;
-            turn.next_table += 1;
-            let table = merge(builder, &frozen, &tables[..merged], merged == tables.len())?;
-            tables.splice(..merged, [Arc::new(table)]);
+            let mut table = self.write_table(turn, &frozen, &tables, merged);
+            if table.is_err() && merged > 0 && tables.len() < MAX_TABLES {
+                // There may be room for the new entries alone, or an old table cannot be read.
+                merged = 0;
+                table = self.write_table(turn, &frozen, &tables, merged);
+            }
+            tables.splice(..merged, [Arc::new(table?)]);
         }
         let log = self.log.lock();
         let manifest = Manifest {
@@ -270,6 +276,21 @@ impl Store {
             self.remove(&table::path(table.number()));
         }
         Ok(())
+    }
+
+    /// Writes a table of what was frozen and of the newest `merged` tables. If that fails, nothing is left of it.
+    fn write_table(
+        &self,
+        turn: &mut Turn,
+        frozen: &Puts,
+        tables: &[Arc<Table>],
+        merged: usize,
+    ) -> io::Result<Table> {
+        let number = turn.next_table;
+        let builder = Builder::new(&*self.disk, number)?;
+        turn.next_table += 1;
+        merge(builder, frozen, &tables[..merged], merged == tables.len())
+            .inspect_err(|_| self.remove(&table::path(number)))
     }
 
     fn settle_all(&self, upto: u64) {
@@ -305,15 +326,18 @@ impl Store {
         }
     }
 
+    /// Removes a data file. Who opens it meanwhile does not keep it.
+    pub(super) fn remove_data(&self, id: NodeId, data: u64) {
+        self.remove(&data::path(id, data));
+        self.data.close(id, data);
+    }
+
     /// Gives back the room of data files, as far as the records that allow it are durable.
     pub(super) fn collect_garbage(&self) {
         let garbage = self.log.lock().undurable.take_garbage();
         for garbage in garbage {
             match garbage {
-                Garbage::Unused(id, data) => {
-                    self.data.close(id, data);
-                    self.remove(&data::path(id, data));
-                }
+                Garbage::Unused(id, data) => self.remove_data(id, data),
                 Garbage::Longer(id) => self.shorten(id),
             }
         }
@@ -413,7 +437,7 @@ impl Store {
     /// Makes everything durable and ends: the next opening has nothing to recover.
     ///
     /// # Errors
-    /// As [`Store::barrier`]. The next opening recovers then.
+    /// As [`Store::barrier`]. The next opening recovers then. Also that of a file which nobody was told.
     pub fn close(&self) -> io::Result<()> {
         match self.barrier() {
             // The last barrier needs no reserve for a tail.
@@ -421,13 +445,14 @@ impl Store {
             done => done?,
         }
         self.barrier_of(&mut self.turn.lock(), Purpose::Close)?;
+        let lost = self.log.lock().undurable.any_error();
         self.collect_garbage();
         // It holds no record, and has the reserve.
         self.remove(&tail::path(self.log.lock().tail.number()));
         if let Some(life) = self.life.lock().take() {
             life.take_away();
         }
-        Ok(())
+        lost.map_or(Ok(()), Err)
     }
 
     pub(super) fn stripe(&self, id: NodeId) -> &parking_lot::Mutex<()> {

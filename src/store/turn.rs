@@ -1,6 +1,7 @@
 //! What barriers and syncs share: whose turn it is, and how far the tail is durable.
 
 use super::manifest::Manifest;
+use super::undurable::DirtyFile;
 
 /// Who waits for the tail to be durable. One makes the sync for all who wait.
 #[derive(Debug, Default)]
@@ -46,10 +47,12 @@ pub struct Turn {
 }
 
 /// What a barrier writes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Unfinished {
     /// All records up to this one.
     pub upto: u64,
     /// Bytes that counted for a limit then.
     pub used: u64,
+    /// Data files with bytes that these records stand for.
+    pub files: Vec<DirtyFile>,
 }

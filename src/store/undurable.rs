@@ -280,6 +280,12 @@ impl Undurable {
         Some(io::Error::from_raw_os_error(error))
     }
 
+    /// An error of any node that nobody was told yet.
+    pub fn any_error(&self) -> Option<io::Error> {
+        let error = self.nodes.values().find_map(|dirt| dirt.error)?;
+        Some(io::Error::from_raw_os_error(error))
+    }
+
     /// A sync record is durable.
     pub fn record_durable(&mut self, upto: u64, nodes: &[NodeId]) {
         self.durable = self.durable.max(upto);

@@ -1,5 +1,6 @@
 //! One change of a file's bytes.
 
+use std::cell::Cell;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,6 +27,38 @@ pub struct Writer<'a> {
     pub content: Content,
     pub now: Option<SourceState>,
     pub time: Time,
+    /// It has made the data file.
+    made: Cell<bool>,
+}
+
+/// A data file that was made for a change which failed belongs to nothing.
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        if self.made.get() && matches!(self.store.content(self.id), Ok(None)) {
+            self.store.remove_data(self.id, self.content.data);
+        }
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// A change of a file whose stripe is held. `now`: the source's file, as it was at the first change or is.
+    pub fn new(
+        store: &'a Store,
+        id: NodeId,
+        content: Content,
+        now: Option<SourceState>,
+        time: Time,
+    ) -> Self {
+        let made = Cell::new(false);
+        Self {
+            store,
+            id,
+            content,
+            now,
+            time,
+            made,
+        }
+    }
 }
 
 impl Writer<'_> {
@@ -37,6 +70,7 @@ impl Writer<'_> {
             .store
             .data
             .make(&*self.store.disk, self.id, self.content.data)?;
+        self.made.set(true);
         self.store
             .log
             .lock()

@@ -268,3 +268,49 @@ fn a_change_that_no_record_can_hold_is_refused() {
     assert!(store.node(file).unwrap().is_some());
     store.close().unwrap();
 }
+
+#[test]
+fn a_store_is_made_once_by_those_who_make_it_together() {
+    for _ in 0..20 {
+        let place = tempfile::tempdir().unwrap();
+        let make = || Store::make_directory(place.path(), &base());
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(make)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1);
+        let refused = made
+            .iter()
+            .filter(|made| matches!(made, Err(OpenError::InUse)));
+        assert_eq!(refused.count(), 2);
+        drop(made);
+        assert!(open(place.path()).0.close().is_ok());
+    }
+}
+
+#[test]
+fn a_first_write_that_fails_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    new_store(place.path());
+    let (store, _) = open(place.path());
+    let file = store.new_number();
+    store
+        .change(vec![Change::Make(file, node(Kind::File))])
+        .unwrap();
+    let source = Some(SourceState {
+        size: 10_000,
+        mtime: NOW,
+    });
+    let mut fails = |_: u64, _: &mut [u8]| Err(std::io::Error::from_raw_os_error(libc::EIO));
+    store
+        .write(file, 5, b"x", source, NOW, &mut fails)
+        .unwrap_err();
+    assert_eq!(store.content(file).unwrap(), None);
+    let directories = std::fs::read_dir(place.path().join("data")).unwrap();
+    let files = directories.map(|entry| std::fs::read_dir(entry.unwrap().path()).unwrap().count());
+    assert_eq!(files.sum::<usize>(), 0);
+    store.close().unwrap();
+}

@@ -429,3 +429,21 @@ fn each_record_is_read_as_it_was_written() {
     assert!(Record::decode(&written(From::Data, Written::MAX_PAGES + 1).encode()).is_err());
     assert!(Record::decode(&written(From::Data, Written::SOURCE_ENDS).encode()).is_err());
 }
+
+/// A tail without a reserve gets one later, when there is room: behind its records.
+#[test]
+fn what_is_allocated_later_leaves_the_records_alone() {
+    let (_place, disk) = disk();
+    let file = disk.open(&tail::path(7), How::Empty).unwrap();
+    drop(Tail::make(&disk, 7, 5, true).unwrap());
+    let mut tail = Tail::make(&disk, 7, 5, true).unwrap();
+    tail.begin(&UUID, 1).unwrap();
+    // As after records that used the reserve: the end is beyond what was allocated.
+    tail.forget_allocated();
+    for payload in [&b"one"[..], b"two", b"three"] {
+        tail.append(payload, true).unwrap();
+    }
+    let found = Found::read(&disk, &UUID, 7).unwrap();
+    assert_eq!(found.records().count(), 3);
+    assert!(file.size().unwrap() > 0);
+}
