@@ -1,7 +1,7 @@
 //! A table: keys and values of the state, sorted, in a file that is written once and never changed.
 //!
 //! Blocks of about 4 KiB, each with its checksum; then the index (each block's first key), a Bloom filter and a footer. The index
-//! and the filter are in memory: about one byte and a quarter for each key.
+//! and the filter are in memory: the filter has ten bits for each key.
 
 use std::cmp::Ordering;
 use std::io;
