@@ -4,8 +4,10 @@
 
 use std::error::Error;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +21,8 @@ use mmfs::store::{
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const ROUNDS: usize = 200;
+/// In place of NODES: open the store DIRECTORY, and no more.
+const OPEN: &str = "open";
 const NOW: Time = Time {
     seconds: 1_700_000_000,
     nanoseconds: 0,
@@ -27,8 +31,12 @@ const NOW: Time = Time {
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let place = args.next().ok_or("usage: store DIRECTORY [NODES]")?;
-    let nodes: u64 = args.next().map_or(Ok(1_000_000), |nodes| nodes.parse())?;
+    let nodes = args.next();
     let place = Path::new(&place);
+    if nodes.as_deref() == Some(OPEN) {
+        return opening(place);
+    }
+    let nodes: u64 = nodes.map_or(Ok(1_000_000), |nodes| nodes.parse())?;
     let (small, large) = (place.join("small"), place.join("large"));
     let mut stores = Vec::new();
     for (path, nodes) in [(&small, 1000), (&large, nodes)] {
@@ -42,15 +50,25 @@ fn main() -> Result<()> {
 }
 
 fn open(path: &Path, nodes: u64) -> Result<Arc<Store>> {
-    let before = anonymous()?;
+    print!("open with {nodes} changed nodes: ");
+    std::io::stdout().flush()?;
+    // In a process of its own: this one has the memory of a store that was filled.
+    let done = Command::new(std::env::current_exe()?)
+        .arg(path)
+        .arg(OPEN)
+        .status()?;
+    if !done.success() {
+        return Err("the opening failed".into());
+    }
+    let (opened, _) = Store::open_directory(path, false).map_err(|error| error.sentence(path))?;
+    Ok(Arc::new(opened.store))
+}
+
+fn opening(path: &Path) -> Result<()> {
     let begin = Instant::now();
     let (opened, _) = Store::open_directory(path, false).map_err(|error| error.sentence(path))?;
-    let (took, after) = (begin.elapsed(), anonymous()?);
-    println!(
-        "open with {nodes} changed nodes: {took:.2?}, {} KiB more memory",
-        after.saturating_sub(before)
-    );
-    Ok(Arc::new(opened.store))
+    println!("{:.2?}, {} KiB of memory", begin.elapsed(), anonymous()?);
+    Ok(opened.store.close()?)
 }
 
 /// RssAnon of this process, in KiB.

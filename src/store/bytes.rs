@@ -43,11 +43,8 @@ impl Store {
             .ok_or(Errno::FBIG)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
-            let content = self
-                .content(id)?
-                .map_or_else(|| self.first_content(id, now), Ok)?;
-            let writer = Writer::new(self, id, content, content.source.or(now), time);
-            writer.grow_to(end.max(content.size))?;
+            let writer = self.writer(id, now, time)?;
+            writer.grow_to(end.max(writer.content.size))?;
             writer.write(at, end, bytes, source)
         })
     }
@@ -69,24 +66,22 @@ impl Store {
         check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
-            let content = self
-                .content(id)?
-                .map_or_else(|| self.first_content(id, now), Ok)?;
-            let source = content.source.or(now);
+            let writer = self.writer(id, now, time)?;
+            let content = writer.content;
             let data = if size == 0 {
                 self.new_number().0
             } else {
                 content.data
             };
             if size > content.size {
-                Writer::new(self, id, content, source, time).grow_to(size)?;
+                writer.grow_to(size)?;
             }
             self.append(
                 &Record::Meta(vec![Change::Truncate {
                     node: id,
                     data,
                     size,
-                    source,
+                    source: writer.now,
                     time,
                 }]),
                 size <= content.size,
@@ -111,16 +106,14 @@ impl Store {
         check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
-            let content = self
-                .content(id)?
-                .map_or_else(|| self.first_content(id, now), Ok)?;
-            let range = range.start..range.end.min(content.size);
+            let mut writer = self.writer(id, now, time)?;
+            let size = writer.content.size;
+            let range = range.start..range.end.min(size);
             if range.is_empty() {
                 return Ok(());
             }
-            let mut writer = Writer::new(self, id, content, content.source.or(now), time);
             // The last page of the file is a whole page here: behind its end it is zero anyway.
-            let inner_end = if range.end == content.size {
+            let inner_end = if range.end == size {
                 pages(range.end)
             } else {
                 page_of(range.end)
@@ -160,27 +153,17 @@ impl Store {
         check(now, time)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
-            let content = self
-                .content(id)?
-                .map_or_else(|| self.first_content(id, now), Ok)?;
-            if content.is_whole() {
+            let writer = self.writer(id, now, time)?;
+            if writer.content.is_whole() {
                 Ok(())
             } else {
-                self.fill(id, content, content.source.or(now), time, source)
+                self.fill(&writer, source)
             }
         })
     }
 
-    fn fill(
-        &self,
-        id: NodeId,
-        content: Content,
-        now: Option<SourceState>,
-        time: Time,
-        source: &mut ReadSource<'_>,
-    ) -> io::Result<()> {
-        let writer = Writer::new(self, id, content, now, time);
-        let pieces = self.pieces(id, &content, 0..content.size)?;
+    fn fill(&self, writer: &Writer<'_>, source: &mut ReadSource<'_>) -> io::Result<()> {
+        let (id, content) = (writer.id, writer.content);
         let whole = Content {
             dense: Content::WHOLE,
             stored: 0,
@@ -191,7 +174,8 @@ impl Store {
         writer.secure_cut()?;
         let data = writer.data()?;
         let mut buffer = vec![0; 1 << 20];
-        for Piece { range, from } in pieces {
+        for piece in self.pieces(id, &content, 0..content.size) {
+            let Piece { range, from } = piece?;
             if from == From::Zero {
                 writer.zero_bytes(&data, range.start, range.end)?;
             }
@@ -211,14 +195,17 @@ impl Store {
             // The record below is about a file whose bytes the store has.
             self.append(&writer.record(0, 0, From::Data, content.size), false)?;
         }
-        self.append(
-            &Record::Whole {
-                node: id,
-                data: content.data,
-            },
-            false,
-        )
-        .map(drop)
+        let data = content.data;
+        self.append(&Record::Whole { node: id, data }, false)
+            .map(drop)
+    }
+
+    /// Begins a change of a file's bytes. The file's stripe is held.
+    fn writer(&self, id: NodeId, now: Option<SourceState>, time: Time) -> io::Result<Writer<'_>> {
+        let content = self
+            .content(id)?
+            .map_or_else(|| self.first_content(id, now), Ok)?;
+        Ok(Writer::new(self, id, content, content.source.or(now), time))
     }
 
     /// What a file is before its first change. It counts from its first record on.

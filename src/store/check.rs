@@ -103,6 +103,13 @@ impl Report {
             walk.entries().unwrap_or_else(|error| {
                 report.problem(format!("The state cannot be read: {error}."))
             });
+            if report.problems.is_empty() && report.bytes != found.used() {
+                report.problem(format!(
+                    "Files have {} bytes, and {} are counted for a limit.",
+                    report.bytes,
+                    found.used()
+                ));
+            }
         }
         report.missing_names(disk);
         Ok(report)

@@ -33,12 +33,21 @@ impl Keeper {
                     kept.sweep(first)
                         .unwrap_or_else(|error| log::warn!("the store is not swept: {error}"));
                 }
+                let mut told = None;
                 while kept.bell.wait(INTERVAL) {
-                    if let Err(error) = kept.barrier() {
-                        log::error!(
-                            "the store could not write its state ({error}): it tries again"
-                        );
+                    let failed = kept.barrier().err();
+                    let errno = failed.as_ref().map(|error| error.raw_os_error());
+                    match failed {
+                        // It is said once, not every five seconds.
+                        Some(error) if told != errno => {
+                            log::error!(
+                                "the store could not write its state ({error}): it tries again"
+                            );
+                        }
+                        None if told.is_some() => log::info!("the store could write its state"),
+                        _ => {}
                     }
+                    told = errno;
                 }
             })?;
         Ok(Self {

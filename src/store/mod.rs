@@ -16,6 +16,7 @@ mod data;
 mod disk;
 mod effects;
 mod format;
+mod keep;
 pub mod keeper;
 mod key;
 mod life;
@@ -50,6 +51,7 @@ pub use disk::{Directory, Disk, DiskFile, How};
 pub use format::{Base, make};
 pub use life::random;
 pub use node::{Attributes, Kind, MAX_NAME, Name, Node, NodeId, Origin, Time, Xattr};
+pub use pieces::Pieces;
 pub use record::Change;
 
 use data::DataFiles;

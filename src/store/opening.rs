@@ -1,6 +1,5 @@
 //! Opening a store, and what is left of it after a kill or a power cut.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use super::data::DataFiles;
 use super::disk::{Directory, Disk};
 use super::effects::Effects;
 use super::format::{self, Format};
+use super::keep::Keep;
 use super::life::{self, Life, random};
 use super::manifest::Manifest;
 use super::node::NodeId;
@@ -24,13 +24,15 @@ use super::state::State;
 use super::table::Table;
 use super::tail::{Found, Tail};
 use super::turn::{Commit, Purpose, Turn};
-use super::undurable::Undurable;
-use super::{Base, Log, Store, codec, key};
+use super::undurable::{Garbage, Undurable};
+use super::{Base, Log, Store, key};
 
 /// Numbers that a life which ended too early may have given away.
 const SKIPPED: u64 = 1 << 24;
 /// More memory is not taken for the records of tails. No store of mmfs needs it.
 const MAX_REPLAY: u64 = 256 << 20;
+/// Deleted files are looked up so many at a time.
+const ORPHANS: usize = 1024;
 
 /// How to open a store.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +94,8 @@ pub(super) struct Recovered {
     last_tail: u64,
     /// Files with records of class D.
     dirty: Vec<(NodeId, u64)>,
+    /// Files whose data file may be longer than they are.
+    shorter: Vec<NodeId>,
 }
 
 impl Recovered {
@@ -137,6 +141,7 @@ impl Recovered {
             growth: 0,
             last_tail,
             dirty: Vec::new(),
+            shorter: Vec::new(),
         };
         recovered.replay(disk)?;
         Ok(recovered)
@@ -145,7 +150,7 @@ impl Recovered {
     /// Lets the records of the tails count, as far as they do.
     fn replay(&mut self, disk: &dyn Disk) -> Result<(), OpenError> {
         let tails = self.tails(disk)?;
-        let keep = Keep::of(&tails, self.recovery.rule).map_err(at("tails"))?;
+        let keep = Keep::of(&tails, self.recovery.rule == Rule::Killed).map_err(at("tails"))?;
         for (number, payload) in tails.iter().flat_map(Found::records) {
             let record = Record::decode(payload).map_err(at("tails"))?;
             if !keep.has(number, &record) {
@@ -154,6 +159,7 @@ impl Recovered {
             }
             let effects = Effects::of(&self.state, &record).map_err(at("tails"))?;
             self.growth = self.growth.saturating_add(effects.growth);
+            self.shorter.extend(effects.shorter);
             let puts = effects.puts;
             self.state.put(puts);
             self.recovery.kept += u64::from(!matches!(record, Record::Sync { .. }));
@@ -200,49 +206,6 @@ impl Recovered {
     }
 }
 
-/// Which records count.
-struct Keep {
-    all: bool,
-    /// Class M counts up to this record.
-    meta: u64,
-    /// Class D of a node counts up to its record.
-    data: HashMap<NodeId, u64>,
-}
-
-impl Keep {
-    fn of(tails: &[Found], rule: Rule) -> io::Result<Self> {
-        let mut keep = Self {
-            all: rule == Rule::Killed,
-            meta: 0,
-            data: HashMap::new(),
-        };
-        if keep.all {
-            return Ok(keep);
-        }
-        for (number, payload) in tails.iter().flat_map(Found::records) {
-            if let Record::Sync { upto, nodes } = Record::decode(payload)? {
-                if upto >= number {
-                    return Err(codec::damaged());
-                }
-                keep.meta = keep.meta.max(upto);
-                for node in nodes {
-                    let data = keep.data.entry(node).or_default();
-                    *data = (*data).max(upto);
-                }
-            }
-        }
-        Ok(keep)
-    }
-
-    fn has(&self, number: u64, record: &Record) -> bool {
-        let upto = match record.data_of() {
-            Some(node) => self.data.get(&node).copied().unwrap_or(0),
-            None => self.meta,
-        };
-        self.all || number <= upto
-    }
-}
-
 impl Store {
     /// Opens the store in a directory, and takes its lock.
     ///
@@ -280,6 +243,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             made => made.map_err(|error| OpenError::Failed("making it", error))?,
         }
+        sync_parent(path).map_err(|error| OpenError::Failed("making it", error))?;
         let options = options(&directory, false)?;
         let base = format::read_base(&directory).map_err(at("base"))?;
         let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;
@@ -311,6 +275,7 @@ impl Store {
     ) -> Result<Opened, OpenError> {
         let mut found = Recovered::read(&*disk, options)?;
         let turn = found.turn(&*disk)?;
+        let used = found.used();
         let unclean = found.recovery.rule != Rule::Closed;
         // The first tail of this life is begun by the barrier below. Until then there is none to write to.
         let tail = Tail::unwritten(found.last_tail, found.next_record, turn.1);
@@ -328,7 +293,7 @@ impl Store {
             turn: Mutex::new(turn.0),
             data: DataFiles::default(),
             stripes: [const { Mutex::new(()) }; 64],
-            room: Room::new(found.manifest.used.saturating_add_signed(found.growth)),
+            room: Room::new(used),
             next: AtomicU64::new(found.manifest.next.saturating_add(if unclean {
                 SKIPPED
             } else {
@@ -341,7 +306,16 @@ impl Store {
             _lock: lock,
             disk,
         };
-        store.begin(&mut found.recovery, &found.dirty, options)?;
+        {
+            let mut log = store.log.lock();
+            for (node, data) in &found.dirty {
+                log.undurable.landed(*node, *data, true);
+            }
+            for node in found.shorter {
+                log.undurable.put_garbage(Garbage::Longer(node));
+            }
+        }
+        store.begin(&mut found.recovery, options)?;
         Ok(Opened {
             store,
             recovery: found.recovery,
@@ -349,15 +323,7 @@ impl Store {
     }
 
     /// Makes what was recovered durable, before anybody sees it, and leaves the cookie.
-    fn begin(
-        &self,
-        recovery: &mut Recovery,
-        dirty: &[(NodeId, u64)],
-        options: &Options,
-    ) -> Result<(), OpenError> {
-        for (node, data) in dirty {
-            self.log.lock().undurable.landed(*node, *data, true);
-        }
+    fn begin(&self, recovery: &mut Recovery, options: &Options) -> Result<(), OpenError> {
         {
             let mut turn = self.turn.lock();
             self.barrier_of(&mut turn, Purpose::Open)
@@ -374,24 +340,33 @@ impl Store {
                 }
             }
         }
-        let orphans = self
-            .state
-            .scan(key::ORPHANS, None, usize::MAX)
-            .map_err(at("tables"))?;
-        for (key, _) in orphans {
-            let Ok(key::Key::Orphan(id)) = key::Key::decode(&key) else {
-                continue;
+        self.remove_orphans(recovery)
+    }
+
+    /// Removes files that were deleted while open.
+    fn remove_orphans(&self, recovery: &mut Recovery) -> Result<(), OpenError> {
+        let mut last: Option<Vec<u8>> = None;
+        loop {
+            let found = self.state.scan(key::ORPHANS, last.as_deref(), ORPHANS);
+            let found = found.map_err(at("tables"))?;
+            let Some((key, _)) = found.last() else {
+                return Ok(());
             };
-            match self.remove_orphan(id) {
-                Ok(gone) => recovery.orphans += u64::from(gone),
-                // It stays. What else can be read of the store is worth more than its room.
-                Err(error) if error.raw_os_error() == Some(libc::EUCLEAN) => {
-                    log::warn!("a file that was deleted while open stays in the store: {error}")
+            last = Some(key.clone());
+            for (key, _) in found {
+                let Ok(key::Key::Orphan(id)) = key::Key::decode(&key) else {
+                    continue;
+                };
+                match self.remove_orphan(id) {
+                    Ok(gone) => recovery.orphans += u64::from(gone),
+                    // It stays. What else can be read of the store is worth more than its room.
+                    Err(error) if error.raw_os_error() == Some(libc::EUCLEAN) => {
+                        log::warn!("a file that was deleted while open stays in the store: {error}")
+                    }
+                    Err(error) => return Err(at("a file that was deleted while open")(error)),
                 }
-                Err(error) => return Err(at("a file that was deleted while open")(error)),
             }
         }
-        Ok(())
     }
 
     /// False: it was gone already.
@@ -405,6 +380,11 @@ impl Store {
 }
 
 impl Recovered {
+    /// Bytes that count for a limit.
+    pub fn used(&self) -> u64 {
+        self.manifest.used.saturating_add_signed(self.growth)
+    }
+
     /// No node and no data file has a number as high.
     pub fn next(&self) -> u64 {
         self.manifest.next.saturating_add(SKIPPED)
@@ -443,6 +423,14 @@ impl Recovered {
             },
             stand_in,
         ))
+    }
+}
+
+/// Makes the directory's own name durable. Where its parent may not be read, that is left to the filesystem.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match std::fs::File::open(path.join("..")).and_then(|parent| parent.sync_all()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        done => done,
     }
 }
 

@@ -13,56 +13,105 @@ use super::key;
 use super::node::NodeId;
 use super::{DiskFile, Store};
 
+/// The pieces of a range, one after the other: see [`Store::pieces`].
+pub struct Pieces<'a> {
+    store: &'a Store,
+    id: NodeId,
+    content: Content,
+    /// What comes behind `ahead`.
+    at: u64,
+    end: u64,
+    /// The part of the page map that was read last, and its number.
+    chunk: (u64, Chunk),
+    /// It was read, and is not told yet.
+    ahead: Option<Piece>,
+}
+
+impl Pieces<'_> {
+    /// The next bytes from one side. Those behind them may come from the same.
+    fn run(&mut self) -> io::Result<Option<Piece>> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let (content, page) = (&self.content, page_of(self.at));
+        let (from, mut next) = if page < content.dense {
+            (From::Data, content.dense.saturating_mul(PAGE))
+        } else {
+            let number = page / Chunk::PAGES;
+            if self.chunk.0 != number {
+                self.chunk = (number, self.store.chunk(self.id, number)?);
+            }
+            let chunk = &self.chunk.1;
+            let beyond = if self.at < content.source_limit {
+                From::Source
+            } else {
+                From::Zero
+            };
+            let run = match chunk.is_empty() {
+                true => self
+                    .store
+                    .next_chunk(self.id, number)?
+                    .saturating_mul(Chunk::PAGES),
+                false => number * Chunk::PAGES + chunk.run(page % Chunk::PAGES),
+            };
+            let from = chunk.get(page % Chunk::PAGES).unwrap_or(beyond);
+            (from, run.saturating_mul(PAGE))
+        };
+        if from == From::Source {
+            next = next.min(content.source_limit);
+        }
+        let range = self.at..next.min(self.end);
+        self.at = range.end;
+        Ok(Some(Piece { range, from }))
+    }
+
+    fn piece(&mut self) -> io::Result<Option<Piece>> {
+        let Some(mut piece) = self
+            .ahead
+            .take()
+            .map_or_else(|| self.run(), |piece| Ok(Some(piece)))?
+        else {
+            return Ok(None);
+        };
+        while let Some(next) = self.run()? {
+            if next.from != piece.from {
+                self.ahead = Some(next);
+                break;
+            }
+            piece.range.end = next.range.end;
+        }
+        Ok(Some(piece))
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = io::Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let piece = self.piece().transpose();
+        if matches!(piece, Some(Err(_))) {
+            (self.at, self.ahead) = (self.end, None);
+        }
+        piece
+    }
+}
+
 impl Store {
     /// Which bytes of the range come from where, up to the end of the file. Neighbours come from different sides. They count if
     /// the file's content has not moved since `content` was looked up: see [`Content::has_moved`].
     ///
     /// # Errors
-    /// EUCLEAN for a damaged store, or that of a read.
-    pub fn pieces(
-        &self,
-        id: NodeId,
-        content: &Content,
-        range: Range<u64>,
-    ) -> io::Result<Vec<Piece>> {
-        let end = range.end.min(content.size);
-        let (mut at, mut pieces) = (range.start, Vec::<Piece>::new());
-        let mut chunk = (u64::MAX, Chunk::default());
-        while at < end {
-            let page = page_of(at);
-            let (from, mut next) = if page < content.dense {
-                (From::Data, content.dense.saturating_mul(PAGE))
-            } else {
-                let number = page / Chunk::PAGES;
-                if chunk.0 != number {
-                    chunk = (number, self.chunk(id, number)?);
-                }
-                let from = chunk.1.get(page % Chunk::PAGES);
-                let beyond = if at < content.source_limit {
-                    From::Source
-                } else {
-                    From::Zero
-                };
-                let run = match chunk.1.is_empty() {
-                    true => self.next_chunk(id, number)?.saturating_mul(Chunk::PAGES),
-                    false => number * Chunk::PAGES + chunk.1.run(page % Chunk::PAGES),
-                };
-                (from.unwrap_or(beyond), run.saturating_mul(PAGE))
-            };
-            if from == From::Source {
-                next = next.min(content.source_limit);
-            }
-            next = next.min(end);
-            match pieces.last_mut() {
-                Some(last) if last.from == from => last.range.end = next,
-                _ => pieces.push(Piece {
-                    range: at..next,
-                    from,
-                }),
-            }
-            at = next;
+    /// Of each piece: EUCLEAN for a damaged store, or that of a read. None comes after it.
+    pub fn pieces(&self, id: NodeId, content: &Content, range: Range<u64>) -> Pieces<'_> {
+        Pieces {
+            store: self,
+            id,
+            content: *content,
+            at: range.start,
+            end: range.end.min(content.size),
+            chunk: (u64::MAX, Chunk::default()),
+            ahead: None,
         }
-        Ok(pieces)
     }
 
     pub(super) fn chunk(&self, id: NodeId, number: u64) -> io::Result<Chunk> {
@@ -140,7 +189,8 @@ impl Store {
         source: &mut ReadSource<'_>,
     ) -> io::Result<usize> {
         let end = at.saturating_add(buffer.len() as u64).min(content.size);
-        for piece in self.pieces(id, content, at..end)? {
+        for piece in self.pieces(id, content, at..end) {
+            let piece = piece?;
             let to =
                 &mut buffer[(piece.range.start - at) as usize..(piece.range.end - at) as usize];
             match piece.from {

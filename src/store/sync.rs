@@ -87,27 +87,28 @@ impl Store {
     /// Syncs data files. The failure of another than the one that was asked for is told to who syncs that one.
     fn sync_files(&self, files: &[DirtyFile], asked: Option<NodeId>) -> io::Result<()> {
         if files.len() > SYNCFS_ABOVE && matches!(self.disk.sync_filesystem(), Ok(true)) {
+            let mut result = Ok(());
             for files in files.chunks(AT_ONCE) {
                 let mut log = self.log.lock();
-                files
-                    .iter()
-                    .for_each(|file| log.undurable.file_synced(file));
+                for file in files {
+                    result = result.and(log.undurable.file_synced(file));
+                }
             }
-            return Ok(());
+            return result;
         }
         let mut result = Ok(());
         for file in files {
             let done = self.sync_file(file);
             let mut log = self.log.lock();
-            match done {
+            let done = match done {
                 Ok(()) => log.undurable.file_synced(file),
                 Err(error) => {
-                    if asked != Some(file.node) {
-                        log.undurable.file_failed(file.node, &error);
-                    }
-                    result = result.and(Err(error));
+                    let told = asked == Some(file.node);
+                    log.undurable.file_failed(file, &error, told);
+                    Err(error)
                 }
-            }
+            };
+            result = result.and(done);
         }
         result
     }

@@ -47,6 +47,8 @@ pub struct DirtyFile {
     written: u64,
     /// Its name is new.
     pub fresh: bool,
+    /// How many syncs of it had failed.
+    failures: u64,
 }
 
 /// What a sync is to make durable.
@@ -73,6 +75,9 @@ pub struct Undurable {
     garbage: Vec<(u64, Garbage)>,
     /// Landings of bytes in all files. A number is not used again: a sync may end after its node was clean and dirty again.
     landings: u64,
+    /// Nodes of which a sync failed: how many did, and the last errno. The kernel tells an error once, to one of those who sync at
+    /// the same time.
+    failed: HashMap<NodeId, (u64, i32)>,
 }
 
 impl Undurable {
@@ -130,6 +135,7 @@ impl Undurable {
             Change::Remove(id) => {
                 self.nodes.remove(id);
                 self.placed.remove(id);
+                self.failed.remove(id);
             }
             Change::Make(id, _)
             | Change::Attributes(id, _)
@@ -250,6 +256,7 @@ impl Undurable {
                 data: dirt.file,
                 written: dirt.written,
                 fresh: dirt.fresh,
+                failures: self.failures(*id).0,
             })
         };
         let mut files: Vec<_> = nodes.iter().filter_map(dirty).collect();
@@ -257,20 +264,35 @@ impl Undurable {
         files
     }
 
-    /// A data file is durable, as far as [`Work`] saw it.
-    pub fn file_synced(&mut self, file: &DirtyFile) {
+    /// The sync of a data file has ended well: it is durable, as far as [`Work`] saw it.
+    ///
+    /// # Errors
+    /// That of another sync, which failed while this one was under way: what was lost may be what this one was to make durable.
+    pub fn file_synced(&mut self, file: &DirtyFile) -> io::Result<()> {
+        let (failures, errno) = self.failures(file.node);
+        if failures > file.failures {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         if let Some(dirt) = self.nodes.get_mut(&file.node) {
             dirt.synced = dirt.synced.max(file.written);
             dirt.fresh &= dirt.written > file.written;
             self.forget_if_clean(file.node);
         }
+        Ok(())
     }
 
-    /// The node's data file could not be made durable, and nobody who asked for it is told.
-    pub fn file_failed(&mut self, id: NodeId, error: &io::Error) {
+    fn failures(&self, id: NodeId) -> (u64, i32) {
+        self.failed.get(&id).copied().unwrap_or_default()
+    }
+
+    /// The sync of a data file failed. `told`: who asked for it is told.
+    pub fn file_failed(&mut self, file: &DirtyFile, error: &io::Error, told: bool) {
         // One that was removed since is asked for by nobody.
-        if let Some(dirt) = self.nodes.get_mut(&id) {
-            dirt.error = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        if let Some(dirt) = self.nodes.get_mut(&file.node) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            dirt.error = dirt.error.or((!told).then_some(errno));
+            let failed = self.failed.entry(file.node).or_default();
+            *failed = (failed.0 + 1, errno);
         }
     }
 
@@ -364,11 +386,27 @@ mod tests {
         let mut undurable = Undurable::new(0);
         (0..5).for_each(|_| undurable.landed(FILE, 1, true));
         let (late, early) = (undurable.work_for_all(), undurable.work_for_all());
-        undurable.file_synced(&early.files[0]);
+        undurable.file_synced(&early.files[0]).unwrap();
         assert!(undurable.is_empty(), "all is durable");
         undurable.landed(FILE, 1, false);
-        undurable.file_synced(&late.files[0]);
+        undurable.file_synced(&late.files[0]).unwrap();
         assert_eq!(undurable.work_for_all().files.len(), 1);
+    }
+
+    /// Two threads sync a file at the same time, and the kernel tells one of them that bytes are lost.
+    #[test]
+    fn an_error_that_one_sync_met_is_told_to_all_that_ran_beside_it() {
+        let mut undurable = Undurable::new(0);
+        undurable.landed(FILE, 1, false);
+        let (one, other) = (undurable.work_for_all(), undurable.work_for_all());
+        undurable.file_failed(&one.files[0], &rustix::io::Errno::IO.into(), true);
+        let told = undurable.file_synced(&other.files[0]).unwrap_err();
+        assert_eq!(told.raw_os_error(), Some(libc::EIO));
+        // As fsync(2): who asks again is told no more of it.
+        let again = undurable.work_for_all();
+        undurable.file_synced(&again.files[0]).unwrap();
+        assert!(undurable.take_error(FILE).is_none());
+        assert!(undurable.is_empty());
     }
 
     /// A sync that ends late leaves nothing behind.
@@ -377,9 +415,9 @@ mod tests {
         let mut undurable = Undurable::new(0);
         undurable.landed(FILE, 1, false);
         let (late, early) = (undurable.work_for_all(), undurable.work_for_all());
-        undurable.file_synced(&early.files[0]);
+        undurable.file_synced(&early.files[0]).unwrap();
         undurable.dirt(FILE).time = 1;
-        undurable.file_synced(&late.files[0]);
+        undurable.file_synced(&late.files[0]).unwrap();
         undurable.record_durable(1, &[FILE]);
         assert!(undurable.is_empty());
     }

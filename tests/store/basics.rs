@@ -69,6 +69,31 @@ fn no_source(_: u64, _: &mut [u8]) -> std::io::Result<()> {
     panic!("nothing comes from a source");
 }
 
+/// What lies behind the end of a data file gives its room back after a kill, too.
+#[test]
+fn what_was_cut_off_before_a_kill_gives_its_room_back() {
+    let place = tempfile::tempdir().unwrap();
+    new_store(place.path());
+    let (store, _) = open(place.path());
+    let file = store.new_number();
+    store
+        .change(vec![Change::Make(file, node(Kind::File))])
+        .unwrap();
+    let bytes = vec![7; 1 << 20];
+    store
+        .write(file, 0, &bytes, None, NOW, &mut no_source)
+        .unwrap();
+    store.barrier().unwrap();
+    store.truncate(file, 100, None, NOW).unwrap();
+    drop(store);
+    let (store, rule) = open(place.path());
+    assert_eq!(rule, Rule::Killed);
+    store.barrier().unwrap();
+    let content = store.content(file).unwrap().unwrap();
+    let data = store.data_file(file, &content).unwrap().unwrap();
+    assert!(data.size().unwrap() <= 4096);
+}
+
 #[test]
 fn what_was_changed_is_there_after_a_kill_and_after_a_close() {
     let place = tempfile::tempdir().unwrap();

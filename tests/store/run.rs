@@ -453,7 +453,8 @@ impl Run {
             ));
         }
         let content = store.content(id).map_err(told)?.ok_or("no content")?;
-        let pieces = store.pieces(id, &content, start..end).map_err(told)?;
+        let pieces: io::Result<Vec<_>> = store.pieces(id, &content, start..end).collect();
+        let pieces = pieces.map_err(told)?;
         same!(
             pieces,
             file.pieces(start..end),

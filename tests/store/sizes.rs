@@ -44,7 +44,10 @@ fn sevens(_: u64, to: &mut [u8]) -> std::io::Result<()> {
 
 fn pieces(store: &Store, id: NodeId) -> Vec<Piece> {
     let content = store.content(id).unwrap().unwrap();
-    store.pieces(id, &content, 0..u64::MAX).unwrap()
+    store
+        .pieces(id, &content, 0..u64::MAX)
+        .collect::<std::io::Result<_>>()
+        .unwrap()
 }
 
 fn piece(range: std::ops::Range<u64>, from: From) -> Piece {

@@ -387,12 +387,9 @@ impl OpenFile {
             return Err(Errno::NXIO);
         }
         let wants_data = matches!(to, Seek::Data(_));
-        let pieces = self
-            .layers
-            .store
-            .pieces(id, content, begin..content.size)
-            .map_err(errno)?;
+        let pieces = self.layers.store.pieces(id, content, begin..content.size);
         for piece in pieces {
+            let piece = piece.map_err(errno)?;
             let found = match piece.from {
                 From::Zero if wants_data => None,
                 From::Zero => Some(piece.range.start),

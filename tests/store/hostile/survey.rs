@@ -137,7 +137,9 @@ fn bytes(to: &mut Answers, store: &Store, id: NodeId, content: &Content) {
     let all = note(
         to,
         format!("pieces {:x}", id.0),
-        store.pieces(id, content, 0..u64::MAX),
+        store
+            .pieces(id, content, 0..u64::MAX)
+            .collect::<std::io::Result<Vec<_>>>(),
     );
     let mut end = 0;
     for piece in all.unwrap_or_default() {
