@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::Mount;
@@ -273,5 +273,37 @@ fn changes_below_a_directory_move_on_to_the_one_that_replaced_it() {
             "mine"
         );
         mount.remount();
+    }
+}
+
+/// The next life's listings come before its look-ups: `ls -l`, `find`.
+#[test]
+fn changed_names_are_listed_with_their_attributes_in_the_next_life() {
+    let (_place, source, store) = place();
+    let directory = source.join("d");
+    fs::create_dir(&directory).unwrap();
+    let names = || (0..300).map(|number| format!("f{number}"));
+    for name in names() {
+        fs::write(directory.join(name), b"x").unwrap();
+    }
+    let mount = private(&source, &store, &[]);
+    for name in names() {
+        let path = mount.mnt().join("d").join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    drop(mount);
+    // An inode is recognized by its time of change once that is three seconds old.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let mount = private(&source, &store, &[]);
+    for _ in 0..2 {
+        let mut seen = 0;
+        for entry in fs::read_dir(mount.mnt().join("d")).unwrap() {
+            let entry = entry.unwrap();
+            let found = entry.metadata().unwrap();
+            assert_eq!(found.mode() & 0o777, 0o600, "{:?}", entry.file_name());
+            assert_eq!(found.ino(), entry.ino());
+            seen += 1;
+        }
+        assert_eq!(seen, 300);
     }
 }

@@ -16,6 +16,7 @@ LIMITS = ["native", "null"]
 KEPT = ["values", "row_of", "again", "disturbed"]
 # Where --publish writes: everything into one page, the rows that a new reader wants into the other.
 BEGIN, END = "<!-- bench:begin (written by: scripts/bench --publish) -->", "<!-- bench:end -->"
+BEGIN_PRIVATE, END_PRIVATE = "<!-- private:begin (written by: scripts/bench --private --publish) -->", "<!-- private:end -->"
 PAGE, README = Path("docs", "benchmarks.md"), Path("README.md")
 PLOTS = Path("docs", "plots")
 SUMMARY = {
@@ -109,7 +110,7 @@ class Results:
 
 
 def lower_is_better(row):
-    return row.startswith(("cost ", "growth "))
+    return row.startswith(("cost ", "growth ")) or row.endswith((" ms", " us", " KiB", " MiB", " per byte"))
 
 
 def number(value):
@@ -118,12 +119,12 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def cell(results, row, subject):
-    """A subject's median, and in brackets how mmfs compares with it."""
+def cell(results, row, subject, ours="mmfs"):
+    """A subject's median, and in brackets how `ours` compares with it."""
     value = number(results.median(row, subject))
-    if subject == "mmfs" or "mmfs" not in results.values[row]:
+    if subject == ours or ours not in results.values[row]:
         return value
-    return f"{value} ({results.ratio(row, subject):.2f})"
+    return f"{value} ({results.ratio(row, subject, ours):.2f})"
 
 
 def table(results, subjects):
@@ -142,15 +143,18 @@ def table(results, subjects):
     return "\n".join(lines) + "\n"
 
 
-def legend(machine, rounds, quick, dropped):
+def legend(machine, rounds, quick, dropped, ours="mmfs"):
     size = " (quick: small data)" if quick else ""
     caches = "" if dropped else " Caches could not be dropped (that needs root): cold rows are not cold."
     usual = mode(rounds.values())
     others = [f"{row} {count}" for row, count in rounds.items() if count != usual]
     counted = f"{usual} interleaved rounds" + (f" ({', '.join(others)})" if others else "")
-    return (f"{machine}. Values are medians of {counted}{size}. In brackets stands mmfs against that subject: above 1, mmfs is "
-            f"better. Noise is the spread between rounds. More is better in all rows but cost and growth.{caches} "
-            f"{' and '.join(sorted(STALE))} trust their caches for longer than a second, so they do not count as best peer.\n\n")
+    text = (f"{machine}. Values are medians of {counted}{size}. In brackets stands {ours} against that subject: above 1, {ours} is "
+            f"better. More is better in all rows but cost, growth, and those of times and sizes.{caches} ")
+    if ours == "mmfs":
+        text += (f"Noise is the spread between rounds. {' and '.join(sorted(STALE))} trust their caches for longer than a second, "
+                 "so they do not count as best peer.")
+    return f"{text.rstrip()}\n\n"
 
 
 def noise(results, row):
@@ -234,13 +238,13 @@ def summary(results):
     return "\n".join(lines) + "\n"
 
 
-def insert(file, text):
+def insert(file, text, begin=BEGIN, end=END):
     """Puts the text between the file's two markers."""
     old = file.read_text()
-    if BEGIN not in old or END not in old:
-        raise SystemExit(f"bench: {file} lacks the markers {BEGIN} and {END}")
-    before, rest = old.split(BEGIN, 1)
-    file.write_text(f"{before}{BEGIN}\n{text}{END}{rest.split(END, 1)[1]}")
+    if begin not in old or end not in old:
+        raise SystemExit(f"bench: {file} lacks the markers {begin} and {end}")
+    before, rest = old.split(begin, 1)
+    file.write_text(f"{before}{begin}\n{text}{end}{rest.split(end, 1)[1]}")
 
 
 def publish(root, results, text, plots):

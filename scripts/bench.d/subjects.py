@@ -83,6 +83,9 @@ class Subject:
     def __exit__(self, *_):
         self.unmount()
 
+    def argv(self):
+        return self.scene.argv(self.name, self.mount_point)
+
     def remount(self):
         """Leaves nothing cached of the mount."""
         self.unmount()
@@ -93,7 +96,7 @@ class Subject:
             return
         self.mount_point.mkdir(parents=True, exist_ok=True)
         log = open(self.scene.mounts / f"{self.mount_point.name}.log", "wb")
-        argv = [str(a) for a in self.scene.argv(self.name, self.mount_point)]
+        argv = [str(a) for a in self.argv()]
         self.daemon = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         Subject.alive.append(self)
         for _ in range(500):

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::io::Result;
 
@@ -23,6 +24,7 @@ impl Directories for Private {
             node: node.clone(),
             below,
             own: OnceLock::new(),
+            last: Mutex::default(),
         })
     }
 
@@ -70,7 +72,10 @@ impl Directories for Private {
     }
 
     fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
-        self.layers.lookup(&listing.node, name)
+        match listing.take_listed(name) {
+            Some(found) => Ok(found),
+            None => self.layers.lookup(&listing.node, name),
+        }
     }
 
     fn sync_names(&self, _dir: &Node) -> Result<()> {

@@ -14,10 +14,10 @@ use rustix::io::{Errno, Result};
 use super::node::{Key, Node, Side};
 use crate::attr::{Attr, MountId, Time};
 use crate::config::OnSourceChange;
-use crate::inode::{NodeTable, ROOT};
+use crate::inode::{NodeTable, ROOT, Seen};
 use crate::store::{Attributes, Change, Content, Kind, Name, NodeId, Origin, Store};
 use crate::view::shared::{self, Shared};
-use crate::view::{Attributes as _, Found, Names as _};
+use crate::view::{Attributes as _, Found, Names as _, Tree as _};
 
 /// Locks of files, each for those whose number has the same remainder.
 const LOCKS: usize = 64;
@@ -139,13 +139,31 @@ impl Layers {
             at,
         };
         let attr = self.over(&node, found.attr)?;
-        let (seen, hold) = (found.seen, found.hold);
+        let (mut seen, hold) = (found.seen, found.hold);
+        // The source's table may know an inode that this view's does not: a listing looked at it.
+        if seen == Seen::Recognized && self.nodes.remembered(&node).is_none() {
+            seen = Seen::NotHeld;
+        }
         Ok(Found {
             place: node,
             attr,
             seen,
             hold,
         })
+    }
+
+    /// Forgets an inode of the source that was looked at, unless the kernel knows it.
+    pub fn let_go(&self, node: &Node) {
+        let Side::Source(source) = &node.side else {
+            return;
+        };
+        if self.nodes.remembered(node).is_some() {
+            return;
+        }
+        let number = self.below_nodes.number_of(source);
+        if self.below_nodes.forget(number, u64::MAX).is_some() {
+            self.below.forget(source);
+        }
     }
 
     /// A node of the store.
@@ -155,12 +173,12 @@ impl Layers {
         if stored.origin.is_none() {
             let node = Node::own(id, kind);
             let attr = self.attr_of_own(id, &stored)?;
-            return Ok(Found::seen(node, attr, crate::inode::Seen::Held));
+            return Ok(Found::seen(node, attr, Seen::Held));
         }
         let known = self.origins.lock().get(&id).cloned();
         if let Some(place) = known {
             if let Ok(attr) = self.below.attr(&place) {
-                let found = Found::seen(place, attr, crate::inode::Seen::NotHeld);
+                let found = Found::seen(place, attr, Seen::NotHeld);
                 return self.placed(None, found);
             }
         }
@@ -223,7 +241,7 @@ impl Layers {
         self.origins.lock().remove(&id);
         let attr = self.attr_of_own(id, stored)?;
         let node = Node::own(id, type_of(stored.kind));
-        Ok(Found::seen(node, attr, crate::inode::Seen::Held))
+        Ok(Found::seen(node, attr, Seen::Held))
     }
 
     /// Goes the way by which the origin was reached at its first change.
@@ -231,7 +249,7 @@ impl Layers {
         let origin = stored.origin.as_ref()?;
         let mut at = self.below_nodes.get(ROOT).ok()?;
         let attr = self.below.attr(&at).ok()?;
-        let mut found = Found::seen(at.clone(), attr, crate::inode::Seen::Held);
+        let mut found = Found::seen(at.clone(), attr, Seen::Held);
         for part in Path::new(OsStr::from_bytes(&stored.reached)).components() {
             let Component::Normal(name) = part else {
                 return None;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use rustix::fs::FileType;
 use rustix::io::Result;
 
@@ -11,7 +12,7 @@ use super::layers::{Layers, errno};
 use super::node::Node;
 use crate::inode::{Place, ROOT};
 use crate::store::{Name, NodeId};
-use crate::view::{DirEntry, HasFlags, Listing, shared};
+use crate::view::{DirEntry, Found, HasFlags, Listing, shared};
 
 /// Positions of names that only the store has begin here. The source's shown positions are lower, and all fit into 31 bits.
 pub(super) const OWN: u64 = 0x6000_0000;
@@ -22,7 +23,34 @@ pub struct OpenDir {
     pub(super) node: Node,
     pub(super) below: Option<shared::OpenDir>,
     /// Names that the store had when the listing first came to them, sorted.
-    pub(super) own: OnceLock<Vec<(Vec<u8>, NodeId)>>,
+    pub(super) own: OnceLock<Vec<Vec<u8>>>,
+    /// The name that was listed last, if the store has it, and what it leads to: who lists with attributes asks for it next.
+    pub(super) last: Mutex<Option<(Vec<u8>, Found<Node>)>>,
+}
+
+impl OpenDir {
+    /// What the name that was listed last leads to.
+    pub fn take_listed(&self, name: &OsStr) -> Option<Found<Node>> {
+        let mut last = self.last.lock();
+        if last.as_ref()?.0 == name.as_bytes() {
+            last.take().map(|(_, found)| found)
+        } else {
+            None
+        }
+    }
+
+    fn put_listed(&self, listed: Option<(Vec<u8>, Found<Node>)>) {
+        let before = std::mem::replace(&mut *self.last.lock(), listed);
+        if let Some((_, found)) = before {
+            self.layers.let_go(&found.place);
+        }
+    }
+}
+
+impl Drop for OpenDir {
+    fn drop(&mut self) {
+        self.put_listed(None);
+    }
 }
 
 impl std::fmt::Debug for OpenDir {
@@ -55,20 +83,17 @@ impl Layers {
         match over {
             None => Ok(Some((entry.ino, entry.kind))),
             Some(Name::Hidden) => Ok(None),
-            Some(Name::Node(_)) => {
-                let found = self.lookup(&listing.node, entry.name)?;
-                let ino = self.nodes.listed_number(found.place.key());
-                Ok(Some((ino, found.place.kind)))
-            }
+            Some(Name::Node(_)) => self.entry_of(listing, entry.name).map(Some),
         }
     }
 
-    fn entry_of(&self, id: NodeId) -> Result<(u64, FileType)> {
-        let found = self.found(id)?;
-        Ok((
-            self.nodes.listed_number(found.place.key()),
-            found.place.kind,
-        ))
+    /// What to show of a name that the store has.
+    fn entry_of(&self, listing: &OpenDir, name: &OsStr) -> Result<(u64, FileType)> {
+        let found = self.lookup(&listing.node, name)?;
+        let ino = self.nodes.listed_number(found.place.key());
+        let kind = found.place.kind;
+        listing.put_listed(Some((name.as_bytes().to_vec(), found)));
+        Ok((ino, kind))
     }
 
     /// The number of the directory that has this one, if the store knows it.
@@ -81,6 +106,7 @@ impl Layers {
             return Ok(None);
         };
         let parent = self.found(parent)?;
+        self.let_go(&parent.place);
         Ok(Some(self.nodes.listed_number(parent.place.key())))
     }
 
@@ -129,14 +155,14 @@ impl Layers {
                 listing.own.get_or_init(|| names)
             }
         };
-        for (index, (name, id)) in names.iter().enumerate().skip(skip as usize) {
+        for (index, name) in names.iter().enumerate().skip(skip as usize) {
             let name = OsStr::from_bytes(name);
             // What was removed or renamed since is not shown. What was replaced is.
             match self.store.name(directory, name.as_bytes()).map_err(errno)? {
                 Some(Name::Node(_)) => {}
                 _ => continue,
             }
-            let Ok((ino, kind)) = self.entry_of(*id) else {
+            let Ok((ino, kind)) = self.entry_of(listing, name) else {
                 continue;
             };
             let entry = DirEntry {
@@ -153,7 +179,7 @@ impl Layers {
     }
 
     /// The names that the store has in a directory, and the source has not.
-    fn own_names(&self, listing: &OpenDir, directory: NodeId) -> Result<Vec<(Vec<u8>, NodeId)>> {
+    fn own_names(&self, listing: &OpenDir, directory: NodeId) -> Result<Vec<Vec<u8>>> {
         let (mut own, mut last) = (Vec::new(), Vec::new());
         loop {
             let names = self.store.names(directory, &last, 1024).map_err(errno)?;
@@ -162,9 +188,9 @@ impl Layers {
             };
             last = name.clone();
             for (name, leads) in names {
-                let Name::Node(id) = leads else { continue };
-                if !self.is_below(&listing.node, OsStr::from_bytes(&name))? {
-                    own.push((name, id));
+                let is_shown = matches!(leads, Name::Node(_));
+                if is_shown && !self.is_below(&listing.node, OsStr::from_bytes(&name))? {
+                    own.push(name);
                 }
             }
         }

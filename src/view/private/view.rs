@@ -114,12 +114,7 @@ impl Tree for Private {
                 layers.origins.lock().remove(&id);
             }
         }
-        if let Side::Source(source) = &node.side {
-            let number = layers.below_nodes.number_of(source);
-            if layers.below_nodes.forget(number, u64::MAX).is_some() {
-                layers.below.forget(source);
-            }
-        }
+        layers.let_go(node);
     }
 
     fn trim(&self) {
