@@ -165,11 +165,45 @@ mount_image() {
     suite_mounts+=("$work/$name")
 }
 
+# ---- private views
+
+# The directory of stores, if mount_mmfs makes private views. Set by private_way.
+private=
+
+# private_way "$@" : takes --private from the arguments of a suite. What is left are the options of mmfs, in $options.
+private_way() {
+    local word
+    options=()
+    for word; do
+        if [[ $word == --private ]]; then private=$work/stores; else options+=("$word"); fi
+    done
+}
+
+# tree_hash directory : of names, types, modes, owners, link counts, sizes, mtimes, ctimes, link targets, extended attributes
+# and bytes.
+tree_hash() {
+    (
+        cd "$1"
+        find . -printf '%P\t%y %m %U %G %n %s %T@ %C@ %l\0' | sort -z
+        find . -print0 | sort -z | xargs -0 getfattr --no-dereference --dump --match=- --encoding=hex
+        find . -type f -print0 | sort -z | xargs -0r sha256sum --zero
+    ) | sha256sum
+}
+
+# The hashes of sources that private views are over.
+declare -A source_hashes=()
+keep_hash() { source_hashes[$1]=$(tree_hash "$1"); }
+same_hash() { [[ $(tree_hash "$1") == "${source_hashes[$1]}" ]] || die "the source $1 is not what it was"; }
+
 # mount_mmfs source point options... : waits until it answers.
 mount_mmfs() {
     local source=$1 point=$2 tick
     shift 2
     mkdir -p "$point"
+    if [[ -n $private ]]; then
+        mkdir -p "$private"
+        set -- --private "$private/$(basename "$source")" "$@"
+    fi
     "$mmfs" -f "$@" "$source" "$point" 2>>"$work/mmfs.log" &
     suite_daemons+=($!)
     suite_mounts+=("$point")
