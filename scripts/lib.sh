@@ -173,7 +173,7 @@ private=
 # private_way "$@" : takes --private from the arguments of a suite. What is left are the options of mmfs, in $options.
 private_way() {
     local word
-    options=()
+    private='' options=()
     for word; do
         if [[ $word == --private ]]; then private=$work/stores; else options+=("$word"); fi
     done
