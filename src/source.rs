@@ -4,14 +4,17 @@
 mod again;
 mod atime;
 mod identity;
+mod kinds;
 mod name;
 mod read_only;
 
 pub use again::{hold, proc_path, reopen};
 pub use atime::{AtimeRule, open_noatime};
+pub use identity::Lasting;
 pub use name::check_name;
 
 use identity::{Identity, Rules, identity, rules};
+use kinds::{IN_MEMORY, LASTING, OVERLAY, REMOTE, STACKED};
 use read_only::{ReadOnlyClone, warn_of_no_clone};
 
 use crate::attr::{Attr, MountId};
@@ -43,6 +46,10 @@ pub struct SourceDir {
     pub dev: u64,
     /// Its type and its filesystem id.
     identity: Option<Identity>,
+    /// By what a later mount finds it again.
+    pub lasting: Lasting,
+    /// Whether exported handles outlive a mount: later ones give the same inode the same handle, and no other inode.
+    pub has_lasting_handles: bool,
     /// The flags of the mount it was found in, as of then.
     rules: Rules,
     /// Its index among the filesystems found. 0: the one of the source's root.
@@ -100,18 +107,20 @@ impl Inode {
     /// Distinguishes two inodes that had the same number one after the other. Constant if the filesystem cannot tell them
     /// apart. The lower 32 bits almost always suffice.
     pub fn life(&self) -> u64 {
-        match (&self.handle, self.attr.btime) {
-            (Some(handle), _) => handle.life(),
-            // overlayfs changes the birth time on copy-up, although the inode is the same. For a symbolic link that does no
-            // harm: it has no open descriptors, and the kernel caches its target.
-            (None, Some(born))
-                if self.source.has_fixed_btime || self.attr.kind() == FileType::Symlink =>
-            {
-                let low = (born.sec as u32).rotate_left(16) ^ born.nsec;
-                u64::from(born.nsec) << 32 | u64::from(low)
-            }
-            _ => 0,
+        match &self.handle {
+            Some(handle) => handle.life(),
+            None => self.born().unwrap_or(0),
         }
+    }
+
+    /// Its time of birth in one number, if the filesystem has one that tells inodes apart.
+    pub fn born(&self) -> Option<u64> {
+        // overlayfs changes the birth time on copy-up, although the inode is the same. For a symbolic link that does no
+        // harm: it has no open descriptors, and the kernel caches its target.
+        let is_fixed = self.source.has_fixed_btime || self.attr.kind() == FileType::Symlink;
+        let born = self.attr.btime.filter(|_| is_fixed)?;
+        let low = (born.sec as u32).rotate_left(16) ^ born.nsec;
+        Some(u64::from(born.nsec) << 32 | u64::from(low))
     }
 }
 
@@ -312,6 +321,8 @@ impl SourceDir {
             has_warned: AtomicBool::new(false),
             dev: attr.dev,
             identity,
+            lasting: Lasting::of(fd),
+            has_lasting_handles: LASTING.contains(&kind),
             rules: rules(fd),
             index,
             by_handle,
@@ -448,23 +459,6 @@ impl SourceDir {
 
 /// After this many in a row, the filesystem's handles do not contain the number. Fewer may be races.
 const MAX_WITHOUT_NUMBER: u32 = 16;
-
-// Magic numbers from statfs(2).
-const OVERLAY: u64 = 0x794c_7630;
-/// overlayfs and ecryptfs.
-const STACKED: [u64; 2] = [OVERLAY, 0xf15f];
-/// tmpfs and hugetlbfs.
-const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x9584_58f6];
-const REMOTE: [u64; 8] = [
-    0x6573_5546,
-    0x6969,
-    0xff53_4d42,
-    0xfe53_4d42,
-    0x517b,
-    0x0102_1997,
-    0x00c3_6400,
-    0x5346_414f,
-];
 
 /// The attributes of the inode behind a descriptor, which may be O_PATH.
 fn stat(fd: BorrowedFd<'_>, sync: AtFlags) -> Result<Attr> {

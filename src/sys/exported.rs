@@ -41,6 +41,11 @@ impl ExportedHandle {
         }
     }
 
+    /// Its type and its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn pack(raw: &RawHandle) -> Self {
         let bytes = &raw.f_handle[..(raw.handle_bytes as usize).min(MAX_BYTES)];
         ExportedHandle(

@@ -13,6 +13,7 @@ pub mod passing;
 pub mod process;
 pub mod threads;
 pub mod truncate;
+pub mod uuid;
 pub mod writeback;
 
 use rustix::io::Errno;

@@ -12,6 +12,7 @@ use crate::actor::Actor;
 use crate::attr::{Attr, Time};
 use crate::cache::MayKeep;
 use crate::config::OnSourceChange;
+use crate::inode::Place as _;
 use crate::request::{Durability, Seek, Write};
 use crate::store::{Content as Stored, From, NodeId, SourceState};
 use crate::view::{Content, Files as _, HasFlags, shared};
@@ -214,6 +215,9 @@ impl Content for OpenFile {
     }
 
     fn may_keep(&self, moves_atime: bool) -> Result<MayKeep> {
+        if self.layers.renamed.lock().take_stale(self.node.key()) {
+            return Ok(MayKeep::Nothing);
+        }
         let content = match self.id()? {
             Some(id) => self.content(id)?,
             None => None,

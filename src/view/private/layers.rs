@@ -1,23 +1,23 @@
 //! The source and the store, and what both together say of an inode.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
+use super::filesystems::Filesystems;
 use super::node::{Key, Node, Side};
+use super::renamed::Renamed;
 use crate::attr::{Attr, MountId, Time};
 use crate::config::OnSourceChange;
-use crate::inode::{NodeTable, ROOT, Seen};
-use crate::store::{Attributes, Change, Content, Kind, Name, NodeId, Origin, Store};
+use crate::inode::{NodeTable, Place as _, ROOT};
+use crate::store::{Attributes, Change, Content, Kind, Name, NodeId, Store};
 use crate::view::shared::{self, Shared};
-use crate::view::{Attributes as _, Found, Names as _, Tree as _};
+use crate::view::{Attributes as _, Names as _};
 
 /// Locks of files, each for those whose number has the same remainder.
 const LOCKS: usize = 64;
@@ -37,8 +37,10 @@ pub(super) struct Layers {
     pub bytes: [RwLock<()>; LOCKS],
     /// Inodes of the source that are unchanged and lost their last name, until the kernel forgets them.
     pub gone: Mutex<HashSet<Key>>,
-    /// Where the origins of nodes were found in this life.
-    pub origins: Mutex<HashMap<NodeId, shared::Node>>,
+    /// Nodes that are not about the inode that they began as.
+    pub parted: Mutex<HashSet<NodeId>>,
+    pub renamed: Mutex<Renamed>,
+    pub filesystems: Filesystems,
 }
 
 /// The errno of an error of the store.
@@ -76,7 +78,7 @@ pub(super) fn kind_of(kind: FileType) -> Result<Kind> {
     })
 }
 
-fn type_of(kind: Kind) -> FileType {
+pub(super) fn type_of(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
@@ -89,180 +91,9 @@ fn type_of(kind: Kind) -> FileType {
 }
 
 impl Layers {
-    fn origin(node: &shared::Node) -> Origin {
-        let (filesystem, number, life) = node.identity();
-        Origin {
-            filesystem,
-            number,
-            identity: life.to_le_bytes().to_vec(),
-        }
-    }
-
-    /// The store's node of an inode, if it has one.
-    pub fn id(&self, node: &Node) -> Result<Option<NodeId>> {
-        match &node.side {
-            Side::Own(id) => Ok(Some(*id)),
-            Side::Source(node) if node.is_own_mount() => Ok(None),
-            Side::Source(node) => self.store.by_origin(&Self::origin(node)).map_err(errno),
-        }
-    }
-
     /// As `id`, for an inode that the store must have.
-    fn stored(&self, id: NodeId) -> Result<crate::store::Node> {
+    pub fn stored(&self, id: NodeId) -> Result<crate::store::Node> {
         self.store.node(id).map_err(errno)?.ok_or(Errno::STALE)
-    }
-
-    /// An inode that the source has shown as `name` in the directory with node id `parent`.
-    pub fn shown(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        found: Found<shared::Node>,
-    ) -> Result<Found<Node>> {
-        let at = Some((parent, Arc::from(name)));
-        self.placed(at, found)
-    }
-
-    fn placed(
-        &self,
-        at: Option<(u64, Arc<OsStr>)>,
-        found: Found<shared::Node>,
-    ) -> Result<Found<Node>> {
-        if self.below_nodes.remembered(&found.place).is_none() {
-            let _ = self
-                .below_nodes
-                .remember(found.place.clone(), found.seen, 0);
-        }
-        let node = Node {
-            kind: found.attr.kind(),
-            side: Side::Source(found.place),
-            at,
-        };
-        let attr = self.over(&node, found.attr)?;
-        let (mut seen, hold) = (found.seen, found.hold);
-        // The source's table may know an inode that this view's does not: a listing looked at it.
-        if seen == Seen::Recognized && self.nodes.remembered(&node).is_none() {
-            seen = Seen::NotHeld;
-        }
-        Ok(Found {
-            place: node,
-            attr,
-            seen,
-            hold,
-        })
-    }
-
-    /// Forgets an inode of the source that was looked at, unless the kernel knows it.
-    pub fn let_go(&self, node: &Node) {
-        let Side::Source(source) = &node.side else {
-            return;
-        };
-        if self.nodes.remembered(node).is_some() {
-            return;
-        }
-        let number = self.below_nodes.number_of(source);
-        if self.below_nodes.forget(number, u64::MAX).is_some() {
-            self.below.forget(source);
-        }
-    }
-
-    /// A node of the store.
-    pub fn found(&self, id: NodeId) -> Result<Found<Node>> {
-        let stored = self.stored(id)?;
-        let kind = type_of(stored.kind);
-        if stored.origin.is_none() {
-            let node = Node::own(id, kind);
-            let attr = self.attr_of_own(id, &stored)?;
-            return Ok(Found::seen(node, attr, Seen::Held));
-        }
-        let known = self.origins.lock().get(&id).cloned();
-        if let Some(place) = known {
-            if let Ok(attr) = self.below.attr(&place) {
-                let found = Found::seen(place, attr, Seen::NotHeld);
-                return self.placed(None, found);
-            }
-        }
-        match self.find_origin(&stored) {
-            Some(found) => {
-                self.origins.lock().insert(id, found.place.clone());
-                self.placed(None, found)
-            }
-            None => self.lost(id, &stored),
-        }
-    }
-
-    /// A node of the store, under a name of the directory. In a directory of the source the name decides: what the source has
-    /// there now is what the node is about, if it still is.
-    pub fn found_at(
-        &self,
-        dir: &Node,
-        directory: NodeId,
-        name: &OsStr,
-        id: NodeId,
-    ) -> Result<Found<Node>> {
-        let stored = self.stored(id)?;
-        let (Some(origin), Some(source)) = (&stored.origin, dir.source()) else {
-            return self.found(id);
-        };
-        let way = self.stored(directory)?.reached;
-        let here = [way.as_slice(), name.as_bytes()].join(&b'/');
-        if here.strip_prefix(b"/").unwrap_or(&here) != stored.reached {
-            return self.found(id);
-        }
-        let found = match self.below.lookup(source, name) {
-            Err(Errno::NOENT) => return self.lost(id, &stored),
-            found => found?,
-        };
-        let now = Self::origin(&found.place);
-        if now != *origin {
-            // Directories merge by name. A file of the same name is another file.
-            if !found.attr.is_dir() || stored.kind != Kind::Directory || !self.move_on(id, now)? {
-                return self.lost(id, &stored);
-            }
-        }
-        self.origins.lock().insert(id, found.place.clone());
-        self.shown(self.nodes.number_of(dir), name, found)
-    }
-
-    /// Lets a directory stand for the one that has its name in the source now. False: the store has another node for that one.
-    fn move_on(&self, id: NodeId, origin: Origin) -> Result<bool> {
-        match self
-            .store
-            .change(vec![Change::Origin(id, Box::new(origin))])
-        {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(errno(error)),
-        }
-    }
-
-    /// A node that the source has lost: what the store has of it is shown.
-    fn lost(&self, id: NodeId, stored: &crate::store::Node) -> Result<Found<Node>> {
-        self.origins.lock().remove(&id);
-        let attr = self.attr_of_own(id, stored)?;
-        let node = Node::own(id, type_of(stored.kind));
-        Ok(Found::seen(node, attr, Seen::Held))
-    }
-
-    /// Goes the way by which the origin was reached at its first change.
-    fn find_origin(&self, stored: &crate::store::Node) -> Option<Found<shared::Node>> {
-        let origin = stored.origin.as_ref()?;
-        let mut at = self.below_nodes.get(ROOT).ok()?;
-        let attr = self.below.attr(&at).ok()?;
-        let mut found = Found::seen(at.clone(), attr, Seen::Held);
-        for part in Path::new(OsStr::from_bytes(&stored.reached)).components() {
-            let Component::Normal(name) = part else {
-                return None;
-            };
-            found = self.below.lookup(&at, name).ok()?;
-            if self.below_nodes.remembered(&found.place).is_none() {
-                let _ = self
-                    .below_nodes
-                    .remember(found.place.clone(), found.seen, 0);
-            }
-            at = found.place.clone();
-        }
-        (Self::origin(&found.place) == *origin).then_some(found)
     }
 
     /// The path below the source's root of an inode of the source.
@@ -288,6 +119,7 @@ impl Layers {
     /// The store's node of an inode: a new one if this is its first change.
     pub fn adopt(&self, node: &Node) -> Result<NodeId> {
         if let Some(id) = self.id(node)? {
+            self.record_name(node, id)?;
             return Ok(id);
         }
         // From the root down, so that each directory is there when a name in it is recorded.
@@ -305,6 +137,36 @@ impl Layers {
         self.id(node)?.ok_or(Errno::STALE)
     }
 
+    /// Records the name by which an inode of the source is changed, if it was changed by another of its names before.
+    fn record_name(&self, node: &Node, id: NodeId) -> Result<()> {
+        let Some((parent, name)) = &node.at else {
+            return Ok(());
+        };
+        let is_recorded = |node: &Node| node.is_recorded;
+        let known = || self.nodes.with(self.nodes.number_of(node), is_recorded);
+        if node.is_recorded || node.kind == FileType::Directory || known().unwrap_or(false) {
+            return Ok(());
+        }
+        let Ok(dir) = self.nodes.get(*parent) else {
+            return Ok(());
+        };
+        let directory = self.adopt(&dir)?;
+        let name = name.as_bytes().to_vec();
+        if self.store.name(directory, &name).map_err(errno)?.is_none() {
+            let to = Some(Name::Node(id));
+            let replaces = false;
+            let change = Change::Name {
+                directory,
+                name,
+                to,
+                replaces,
+            };
+            self.store.change(vec![change]).map_err(errno)?;
+        }
+        self.nodes.update(node, |node| node.is_recorded = true);
+        Ok(())
+    }
+
     fn adopt_one(&self, node: &Node) -> Result<()> {
         let Side::Source(source) = &node.side else {
             return Ok(());
@@ -314,20 +176,30 @@ impl Layers {
         }
         let attr = self.below.attr(source)?;
         let id = self.store.new_number();
+        // What it is when the source has lost it.
+        let target = match node.kind {
+            FileType::Symlink => self.below.read_link(source)?,
+            _ => Vec::new(),
+        };
         let made = crate::store::Node {
             kind: kind_of(node.kind)?,
-            origin: Some(Self::origin(source)),
+            origin: Some(self.numbered_origin(source)?),
             attributes: Attributes::default(),
             links: 0,
             opaque: false,
-            device: 0,
-            target: Vec::new(),
+            device: attr.rdev,
+            target,
             reached: self.reached(node)?,
             known: known(&attr),
             known_size: attr.size,
             place: None,
         };
-        let mut changes = vec![Change::Make(id, Box::new(made))];
+        // A node that has lost this inode does not get it back.
+        let mut changes = match self.claim(source)? {
+            Some(other) if self.parted.lock().contains(&other) => self.part(other)?,
+            _ => Vec::new(),
+        };
+        changes.push(Change::Make(id, Box::new(made)));
         if let Some((parent, name)) = &node.at {
             let directory = self.id(&self.nodes.get(*parent)?)?.ok_or(Errno::STALE)?;
             let name = name.as_bytes().to_vec();
@@ -348,29 +220,35 @@ impl Layers {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             done => done.map_err(errno),
         }?;
-        self.origins.lock().insert(id, source.clone());
+        self.nodes.update(node, |node| node.is_recorded = true);
         Ok(())
     }
 
     /// The attributes of an inode.
     pub fn attr(&self, node: &Node) -> Result<Attr> {
         match &node.side {
-            Side::Source(source) => self.over(node, self.below.attr(source)?),
+            Side::Source(source) => {
+                let attr = self.below.attr(source)?;
+                let id = self.id(node)?;
+                let mut attr = self.over(id, attr)?;
+                if id.is_none() && self.gone.lock().contains(&node.key()) {
+                    attr.nlink = 0;
+                }
+                Ok(attr)
+            }
             Side::Own(id) => self.attr_of_own(*id, &self.stored(*id)?),
         }
     }
 
-    /// The attributes of an inode of the source with the store's over them.
-    fn over(&self, node: &Node, mut attr: Attr) -> Result<Attr> {
-        match self.id(node)? {
-            None if self.gone.lock().contains(&crate::inode::Place::key(node)) => attr.nlink = 0,
-            None => {}
-            Some(id) => self.lay(id, &self.stored(id)?, &mut attr)?,
+    /// The attributes of an inode of the source with those of its node over them.
+    pub fn over(&self, id: Option<NodeId>, mut attr: Attr) -> Result<Attr> {
+        if let Some(id) = id {
+            self.lay(id, &self.stored(id)?, &mut attr)?;
         }
         Ok(attr)
     }
 
-    fn attr_of_own(&self, id: NodeId, stored: &crate::store::Node) -> Result<Attr> {
+    pub fn attr_of_own(&self, id: NodeId, stored: &crate::store::Node) -> Result<Attr> {
         let none = Time::default();
         let mut attr = Attr {
             dev: 0,
@@ -402,7 +280,9 @@ impl Layers {
     fn lay(&self, id: NodeId, stored: &crate::store::Node, attr: &mut Attr) -> Result<()> {
         lay_attributes(&stored.attributes, attr);
         let links = i64::from(attr.nlink) + stored.links;
-        attr.nlink = links.clamp(0, u32::MAX.into()) as u32;
+        // The source may have taken links away that the view had taken away, too. What has a name has a link.
+        let least = i64::from(links < 1 && !self.store.is_orphan(id).map_err(errno)?);
+        attr.nlink = links.clamp(least, u32::MAX.into()) as u32;
         if stored.kind == Kind::File {
             if let Some(content) = self.store.content(id).map_err(errno)? {
                 lay_content(&content, attr);

@@ -7,12 +7,15 @@ mod acl;
 mod attributes;
 mod content;
 mod directories;
+mod filesystems;
 mod layers;
 mod listing;
 mod names;
 mod node;
 mod open;
+mod origins;
 mod rename;
+mod renamed;
 mod view;
 mod xattrs;
 

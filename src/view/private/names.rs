@@ -179,7 +179,7 @@ impl Layers {
     fn lookup_below(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
         let source = dir.source().ok_or(Errno::NOENT)?;
         let found = self.below.lookup(source, name)?;
-        self.shown(self.nodes.number_of(dir), name, found)
+        self.found_below(dir, name, found)
     }
 
     /// Whether the source has this name in the directory, shown or not.

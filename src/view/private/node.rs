@@ -34,6 +34,8 @@ pub struct Node {
     pub(super) kind: FileType,
     /// Of an inode of the source: the node id of the directory and the name in it by which the source showed it. None: the root.
     pub(super) at: Option<(u64, Arc<OsStr>)>,
+    /// Whether the store is known to have the name `at`.
+    pub(super) is_recorded: bool,
 }
 
 impl Node {
@@ -43,6 +45,7 @@ impl Node {
             side: Side::Own(id),
             kind,
             at: None,
+            is_recorded: true,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The private view, put together from its parts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::FileType;
 
 use super::content::OpenFile;
+use super::filesystems::Filesystems;
 use super::layers::Layers;
 use super::listing::OpenDir;
 use super::node::{Key, Node, Side};
@@ -58,6 +59,7 @@ impl Private {
             side,
             kind: FileType::Directory,
             at: None,
+            is_recorded: false,
         };
         let nodes = Arc::new(NodeTable::new(root, numbers));
         let store = Arc::new(store);
@@ -71,7 +73,9 @@ impl Private {
             names: Mutex::new(()),
             bytes: std::array::from_fn(|_| RwLock::new(())),
             gone: Mutex::new(HashSet::new()),
-            origins: Mutex::new(HashMap::new()),
+            parted: Mutex::new(HashSet::new()),
+            renamed: Mutex::default(),
+            filesystems: Filesystems::default(),
         };
         let view = Self {
             layers: Arc::new(layers),
@@ -103,6 +107,7 @@ impl Tree for Private {
             return;
         }
         layers.gone.lock().remove(&node.key());
+        layers.renamed.lock().forget(node.key());
         if let Ok(Some(id)) = layers.id(node) {
             let _names = layers.names.lock();
             if layers.store.is_orphan(id).unwrap_or(false) {
@@ -111,7 +116,7 @@ impl Tree for Private {
                         "a file that was deleted stays in the store until the next mount: {error}"
                     );
                 }
-                layers.origins.lock().remove(&id);
+                layers.parted.lock().remove(&id);
             }
         }
         layers.let_go(node);

@@ -47,7 +47,6 @@ impl Xattrs for Private {
         flags: XattrFlags,
     ) -> Result<()> {
         let layers = &self.layers;
-        let id = layers.adopt(node)?;
         let is_there = match layers.xattr_of(node, name) {
             Ok(_) => true,
             Err(Errno::NODATA) => false,
@@ -82,6 +81,7 @@ impl Xattrs for Private {
             }
             Acl::parse(value)?;
         }
+        let id = layers.adopt(node)?;
         let name = name.as_bytes().to_vec();
         let changes = vec![
             Change::Xattr(id, name, Some(to)),

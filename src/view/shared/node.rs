@@ -62,11 +62,39 @@ pub enum Locator {
     Named { parent: u64, name: Arc<OsStr> },
 }
 
+/// What tells an inode from others that had or will have its number, in later mounts too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Lasting {
+    /// The exported handle in its locator.
+    Located,
+    /// Its exported handle.
+    Handle(Box<ExportedHandle>),
+    /// Its time of birth: seconds and nanoseconds, in one number.
+    Born(u64),
+    /// Its number alone: the filesystem has nothing better.
+    Number,
+}
+
+impl Lasting {
+    fn of(inode: &Inode) -> Self {
+        let handle = inode
+            .handle
+            .as_ref()
+            .filter(|_| inode.source.has_lasting_handles);
+        match handle {
+            Some(_) if inode.source.by_handle => Self::Located,
+            Some(handle) => Self::Handle(Box::new(handle.clone())),
+            None => inode.born().map_or(Self::Number, Self::Born),
+        }
+    }
+}
+
 /// An inode of the source, as plain data to find it again.
 #[derive(Debug, Clone)]
 pub struct Node {
     life: Life,
     locator: Locator,
+    lasting: Lasting,
     /// The time of the inode's last change when its exported handle was last read, in nanoseconds since the epoch. 0 if that
     /// time was too recent, or a whole second, as on filesystems that record seconds. A later inode with this number gets a
     /// later timestamp. So an equal time of change means the same inode, and the handle need not be read. If the clock was set
@@ -102,6 +130,7 @@ impl Node {
         Node {
             life: Life::of(inode),
             locator,
+            lasting: Lasting::of(inode),
             confirmed,
         }
     }
@@ -111,9 +140,20 @@ impl Node {
         self.life
     }
 
-    /// What tells it from all other inodes of the source, in other mounts too: its filesystem's index, its number and its life.
-    pub fn identity(&self) -> (u32, u64, u64) {
-        (self.life.key.source, self.life.key.ino, self.life.life)
+    /// The index of its filesystem, and its number there.
+    pub fn number(&self) -> (u32, u64) {
+        (self.life.key.source, self.life.key.ino)
+    }
+
+    /// What tells it from other inodes of its filesystem that had or will have its number, in later mounts too.
+    pub fn identity(&self) -> Vec<u8> {
+        let by = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+        match (&self.lasting, &self.locator) {
+            (Lasting::Located, Locator::Exported(handle)) => by(b'h', handle.as_bytes()),
+            (Lasting::Handle(handle), _) => by(b'h', handle.as_bytes()),
+            (Lasting::Born(born), _) => by(b'b', &born.to_le_bytes()),
+            (Lasting::Number | Lasting::Located, _) => vec![b'n'],
+        }
     }
 
     /// Whether it is mmfs's own mount, shown as an empty directory.

@@ -15,7 +15,7 @@ use crate::mapping::budget::{AddressSpace, default_budget};
 use crate::mapping::{Context, ErrorCounts, guard};
 use crate::report::{Share, ViewReport, ViewUsage};
 use crate::request::MAX_REQUEST;
-use crate::source::{Kind, Sources};
+use crate::source::{Kind, Lasting, Sources};
 use crate::view::{Found, Reporter, Tree, View, Wanted};
 use rustix::fs::FileType;
 use std::ffi::OsStr;
@@ -87,6 +87,20 @@ impl Shared {
     /// The inode number of the root.
     pub fn root_number(&self) -> u64 {
         self.root.1
+    }
+
+    /// By what a filesystem of the source is found again. Its path is the one below the source.
+    ///
+    /// # Errors
+    /// ESTALE if there is none with this index.
+    pub fn filesystem(&self, index: u32) -> rustix::io::Result<Lasting> {
+        let at = |index| self.sources.at(index).ok_or(rustix::io::Errno::STALE);
+        let (root, found) = (at(0)?, at(index)?);
+        let mut lasting = found.lasting.clone();
+        if let Some(below) = lasting.path.strip_prefix(&root.lasting.path[..]) {
+            lasting.path = below.strip_prefix(b"/").unwrap_or(below).to_vec();
+        }
+        Ok(lasting)
     }
 
     /// Records that mmfs moved the change stamp of an inode that is not open.

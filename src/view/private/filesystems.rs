@@ -1,0 +1,144 @@
+//! The store's numbers for the source's filesystems. This life may find them in another order than the last one, and with other
+//! device numbers.
+
+use std::collections::HashMap;
+use std::io;
+
+use parking_lot::RwLock;
+
+use crate::source::Lasting;
+use crate::store::{Change, Origin, Store};
+
+/// By the source's index. None: the store knows nothing of it.
+#[derive(Default)]
+pub(super) struct Filesystems(RwLock<HashMap<u32, Option<u32>>>);
+
+impl Filesystems {
+    /// What this life knows of the filesystem with this index.
+    pub fn known(&self, index: u32) -> Option<Option<u32>> {
+        self.0.read().get(&index).copied()
+    }
+
+    /// The store's number of a filesystem. None: the store knows nothing of it.
+    pub fn find(&self, index: u32, lasting: &Lasting, store: &Store) -> io::Result<Option<u32>> {
+        let mut numbers = self.0.write();
+        if let Some(known) = numbers.get(&index) {
+            return Ok(*known);
+        }
+        let stored = store.filesystems()?;
+        let free = stored
+            .iter()
+            .filter(|(number, _)| !numbers.values().any(|taken| *taken == Some(*number)))
+            .map(|(number, bytes)| (*number, decoded(bytes)));
+        let number = best(lasting, index == 0, free);
+        numbers.insert(index, number);
+        Ok(number)
+    }
+
+    /// Gives the filesystem a number, unless it has one.
+    pub fn add(&self, index: u32, lasting: &Lasting, store: &Store) -> io::Result<u32> {
+        let mut numbers = self.0.write();
+        if let Some(Some(number)) = numbers.get(&index) {
+            return Ok(*number);
+        }
+        let last = store.filesystems()?.iter().map(|(number, _)| *number).max();
+        let number = last.map_or(0, |last| last.saturating_add(1));
+        store.change(vec![Change::Filesystem(number, encoded(lasting))])?;
+        numbers.insert(index, Some(number));
+        Ok(number)
+    }
+}
+
+/// The number of the filesystem that is most likely this one. `is_root`: the source's root is on it.
+fn best(
+    lasting: &Lasting,
+    is_root: bool,
+    stored: impl Iterator<Item = (u32, Lasting)>,
+) -> Option<u32> {
+    let likely = |other: &Lasting| {
+        let same_path = other.path == lasting.path;
+        match (other.uuid, lasting.uuid) {
+            (Some(one), Some(other)) if one == other => 3 + u32::from(same_path),
+            // Filesystems without a UUID have one with a later kernel. The root may be a copy, with --base-moved.
+            (Some(_), Some(_)) => u32::from(same_path && is_root),
+            _ => 2 * u32::from(same_path),
+        }
+    };
+    let likely = stored.map(|(number, other)| (likely(&other), number));
+    let best = likely.max_by_key(|(likely, _)| *likely)?;
+    (best.0 > 0).then_some(best.1)
+}
+
+/// One byte that says whether there is a UUID, the UUID, the path.
+fn encoded(lasting: &Lasting) -> Vec<u8> {
+    let mut bytes = match lasting.uuid {
+        Some(uuid) => [&[1], &uuid[..]].concat(),
+        None => vec![0],
+    };
+    bytes.extend(&lasting.path);
+    bytes.truncate(Origin::MAX_IDENTITY);
+    bytes
+}
+
+fn decoded(bytes: &[u8]) -> Lasting {
+    match bytes.split_first() {
+        Some((1, rest)) => {
+            let (uuid, path) = rest.split_at(rest.len().min(16));
+            Lasting {
+                uuid: uuid.try_into().ok(),
+                path: path.to_vec(),
+            }
+        }
+        Some((_, path)) => Lasting {
+            uuid: None,
+            path: path.to_vec(),
+        },
+        None => Lasting::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lasting(uuid: Option<u8>, path: &str) -> Lasting {
+        Lasting {
+            uuid: uuid.map(|byte| [byte; 16]),
+            path: path.into(),
+        }
+    }
+
+    #[test]
+    fn a_filesystem_is_found_by_its_uuid_then_by_its_path() {
+        let stored = [
+            lasting(Some(1), ""),
+            lasting(Some(2), "a"),
+            lasting(Some(2), "b"),
+            lasting(None, "c"),
+            lasting(Some(4), "d"),
+        ];
+        let found = |one: Lasting, is_root| {
+            let numbered = (0..).zip(stored.iter().cloned());
+            best(&one, is_root, numbered)
+        };
+        assert_eq!(found(lasting(Some(2), "a"), false), Some(1));
+        assert_eq!(found(lasting(Some(2), "b"), false), Some(2));
+        assert_eq!(found(lasting(Some(4), "moved"), false), Some(4));
+        assert_eq!(found(lasting(None, "c"), false), Some(3));
+        assert_eq!(found(lasting(Some(9), "c"), false), Some(3));
+        assert_eq!(found(lasting(Some(9), "d"), false), None);
+        assert_eq!(found(lasting(Some(9), ""), true), Some(0));
+        assert_eq!(found(lasting(None, "elsewhere"), false), None);
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        for one in [
+            lasting(Some(7), "a/b"),
+            lasting(None, "c"),
+            lasting(None, ""),
+        ] {
+            assert_eq!(decoded(&encoded(&one)), one);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Which inode of the source a node of the store is about.
+//!
+//! A file is about the inode that it began as, as long as that inode has a name of the file in the source: the name by which it
+//! was changed, or the name under which it is shown. A directory is about whatever directory has its name in the source now. A
+//! node that is about no inode of the source is shown as the store has it, and is a conflict.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use rustix::io::{Errno, Result};
+
+use super::layers::{Layers, errno};
+use super::node::{Key, Node, Side};
+use crate::inode::{Place, ROOT, Seen};
+use crate::store::{self, Change, Kind, NodeId, Origin};
+use crate::view::shared;
+use crate::view::{Attributes as _, Found, Names as _, Tree as _};
+
+/// The first byte of an identity that no inode has: its node has lost its inode to another node.
+const PARTED: u8 = b'p';
+
+impl Layers {
+    /// The store's number of a filesystem of the source. None: the store knows nothing of it.
+    fn filesystem(&self, index: u32) -> Result<Option<u32>> {
+        if let Some(known) = self.filesystems.known(index) {
+            return Ok(known);
+        }
+        let lasting = self.below.filesystem(index)?;
+        let found = self.filesystems.find(index, &lasting, &self.store);
+        found.map_err(errno)
+    }
+
+    /// As `filesystem`. Gives it a number if it has none.
+    fn numbered_filesystem(&self, index: u32) -> Result<u32> {
+        if let Some(number) = self.filesystem(index)? {
+            return Ok(number);
+        }
+        let lasting = self.below.filesystem(index)?;
+        let added = self.filesystems.add(index, &lasting, &self.store);
+        added.map_err(errno)
+    }
+
+    /// What the store may know an inode by. None: it knows nothing of the inode's filesystem.
+    fn origin(&self, node: &shared::Node) -> Result<Option<Origin>> {
+        if node.is_own_mount() {
+            return Ok(None);
+        }
+        let (index, number) = node.number();
+        Ok(self.filesystem(index)?.map(|filesystem| Origin {
+            filesystem,
+            number,
+            identity: node.identity(),
+        }))
+    }
+
+    /// As `origin`, for an inode that the store is about to know.
+    pub fn numbered_origin(&self, node: &shared::Node) -> Result<Origin> {
+        let (index, number) = node.number();
+        Ok(Origin {
+            filesystem: self.numbered_filesystem(index)?,
+            number,
+            identity: node.identity(),
+        })
+    }
+
+    /// The node that began as this inode, even if it is about the inode no more.
+    pub fn claim(&self, node: &shared::Node) -> Result<Option<NodeId>> {
+        match self.origin(node)? {
+            Some(origin) => self.store.by_origin(&origin).map_err(errno),
+            None => Ok(None),
+        }
+    }
+
+    /// The store's node of an inode, if it has one.
+    pub fn id(&self, node: &Node) -> Result<Option<NodeId>> {
+        match &node.side {
+            Side::Own(id) => Ok(Some(*id)),
+            Side::Source(node) => {
+                let claim = self.claim(node)?;
+                Ok(claim.filter(|id| !self.parted.lock().contains(id)))
+            }
+        }
+    }
+
+    /// A node of the store, wherever it is shown.
+    pub fn found(&self, id: NodeId) -> Result<Found<Node>> {
+        let stored = self.stored(id)?;
+        self.found_by_way(id, &stored)
+    }
+
+    fn found_by_way(&self, id: NodeId, stored: &store::Node) -> Result<Found<Node>> {
+        if stored.origin.is_none() {
+            return self.own(id, stored);
+        }
+        match self.walk(&stored.reached)? {
+            Some(found) => self.about(id, stored, None, found),
+            None => self.lost(id, stored),
+        }
+    }
+
+    /// A node of the store, as `name` in the directory.
+    pub fn found_at(
+        &self,
+        dir: &Node,
+        directory: NodeId,
+        name: &OsStr,
+        id: NodeId,
+    ) -> Result<Found<Node>> {
+        let stored = self.stored(id)?;
+        let (Some(origin), Some(source)) = (&stored.origin, dir.source()) else {
+            return self.found_by_way(id, &stored);
+        };
+        let at = Some((self.nodes.number_of(dir), Arc::from(name)));
+        let found = match self.below.lookup(source, name) {
+            Err(Errno::NOENT) => None,
+            found => Some(found?),
+        };
+        if let Some(found) = &found {
+            if self.origin(&found.place)?.as_ref() == Some(origin) {
+                return self.about(id, &stored, at, found.clone());
+            }
+        }
+        let way = self.stored(directory)?.reached;
+        let here = [way.as_slice(), name.as_bytes()].join(&b'/');
+        if here.strip_prefix(b"/").unwrap_or(&here) != stored.reached {
+            return self.found_by_way(id, &stored);
+        }
+        match found {
+            Some(found) => self.about(id, &stored, at, found),
+            None => self.lost(id, &stored),
+        }
+    }
+
+    /// A node whose name leads to this inode in the source.
+    fn about(
+        &self,
+        id: NodeId,
+        stored: &store::Node,
+        at: Option<(u64, Arc<OsStr>)>,
+        found: Found<shared::Node>,
+    ) -> Result<Found<Node>> {
+        let is_same = self.origin(&found.place)? == stored.origin;
+        // Directories merge by name. A file of the same name is another file.
+        let may_merge = stored.kind == Kind::Directory && found.attr.is_dir();
+        if !is_same && (!may_merge || !self.move_on(id, &found.place)?) {
+            return self.lost(id, stored);
+        }
+        self.parted.lock().remove(&id);
+        let key = Key::Source(found.place.key());
+        self.renamed.lock().shown(key, false);
+        self.placed(at, found, Some(id), true)
+    }
+
+    /// Lets a directory stand for the one that has its name in the source now. False: that is mmfs's own mount.
+    fn move_on(&self, id: NodeId, to: &shared::Node) -> Result<bool> {
+        if to.is_own_mount() {
+            return Ok(false);
+        }
+        let mut changes = match self.claim(to)? {
+            Some(other) => self.part(other)?,
+            None => Vec::new(),
+        };
+        let origin = self.numbered_origin(to)?;
+        changes.push(Change::Origin(id, Box::new(origin)));
+        match self.store.change(changes) {
+            // Another thread was first.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            done => done.map_err(errno)?,
+        }
+        Ok(true)
+    }
+
+    /// The change that takes from a node the inode that it began as.
+    pub fn part(&self, id: NodeId) -> Result<Vec<Change>> {
+        let mut origin = self.stored(id)?.origin.ok_or(Errno::STALE)?;
+        // No two nodes have one.
+        origin.identity = [&[PARTED], &id.0.to_le_bytes()[..]].concat();
+        Ok(vec![Change::Origin(id, Box::new(origin))])
+    }
+
+    /// A node that the source has lost: what the store has of it is shown.
+    fn lost(&self, id: NodeId, stored: &store::Node) -> Result<Found<Node>> {
+        self.parted.lock().insert(id);
+        self.own(id, stored)
+    }
+
+    fn own(&self, id: NodeId, stored: &store::Node) -> Result<Found<Node>> {
+        let attr = self.attr_of_own(id, stored)?;
+        let node = Node::own(id, super::layers::type_of(stored.kind));
+        Ok(Found::seen(node, attr, Seen::Held))
+    }
+
+    /// What the source shows under a name of which the store says nothing: another name of an inode that the store has changes to,
+    /// or one of which it has none. A file that the source has renamed is not what the store has changes to.
+    pub fn found_below(
+        &self,
+        dir: &Node,
+        name: &OsStr,
+        found: Found<shared::Node>,
+    ) -> Result<Found<Node>> {
+        let mut id = self.claim(&found.place)?;
+        if let Some(claim) = id {
+            let way = self.stored(claim)?.reached;
+            let is_there = match self.walk(&way)? {
+                Some(there) => there.place == found.place,
+                None => false,
+            };
+            if is_there {
+                self.parted.lock().remove(&claim);
+            } else {
+                self.parted.lock().insert(claim);
+                id = None;
+            }
+            let key = Key::Source(found.place.key());
+            self.renamed.lock().shown(key, id.is_none());
+        }
+        let at = Some((self.nodes.number_of(dir), Arc::from(name)));
+        self.placed(at, found, id, false)
+    }
+
+    fn placed(
+        &self,
+        at: Option<(u64, Arc<OsStr>)>,
+        found: Found<shared::Node>,
+        id: Option<NodeId>,
+        is_recorded: bool,
+    ) -> Result<Found<Node>> {
+        self.remember(&found);
+        let node = Node {
+            kind: found.attr.kind(),
+            side: Side::Source(found.place),
+            at,
+            is_recorded,
+        };
+        // It has a name again, if it had lost the last one.
+        self.gone.lock().remove(&node.key());
+        let attr = self.over(id, found.attr)?;
+        let (mut seen, hold) = (found.seen, found.hold);
+        // The source's table may know an inode that this view's does not: a listing looked at it.
+        if seen == Seen::Recognized && self.nodes.remembered(&node).is_none() {
+            seen = Seen::NotHeld;
+        }
+        Ok(Found {
+            place: node,
+            attr,
+            seen,
+            hold,
+        })
+    }
+
+    /// Forgets an inode of the source that was looked at, unless the kernel knows it.
+    pub fn let_go(&self, node: &Node) {
+        let Side::Source(source) = &node.side else {
+            return;
+        };
+        if self.nodes.remembered(node).is_some() {
+            return;
+        }
+        let number = self.below_nodes.number_of(source);
+        if self.below_nodes.forget(number, u64::MAX).is_some() {
+            self.below.forget(source);
+        }
+    }
+
+    fn remember(&self, found: &Found<shared::Node>) {
+        if self.below_nodes.remembered(&found.place).is_none() {
+            let _ = self
+                .below_nodes
+                .remember(found.place.clone(), found.seen, 0);
+        }
+    }
+
+    /// What a path below the source's root leads to. Symbolic links are not followed.
+    fn walk(&self, path: &[u8]) -> Result<Option<Found<shared::Node>>> {
+        let mut at = self.below_nodes.get(ROOT)?;
+        let attr = self.below.attr(&at)?;
+        let mut found = Found::seen(at.clone(), attr, Seen::Held);
+        for part in Path::new(OsStr::from_bytes(path)).components() {
+            let Component::Normal(name) = part else {
+                return Ok(None);
+            };
+            if !found.attr.is_dir() {
+                return Ok(None);
+            }
+            found = match self.below.lookup(&at, name) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => return Ok(None),
+                found => found?,
+            };
+            self.remember(&found);
+            at = found.place.clone();
+        }
+        Ok(Some(found))
+    }
+}

@@ -1,0 +1,257 @@
+//! A private view whose source changes: which file the changes belong to, in this life and in the next.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{LoopFs, Mount, tools};
+
+/// Both are timed out at once: what the source has now is asked for.
+const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
+
+fn private(source: &Path, store: &Path) -> Mount {
+    let builder = Mount::builder()
+        .over(source)
+        .option("--private")
+        .option(store);
+    builder.options(AT_ONCE).mount()
+}
+
+/// A source and the place for a store beside it.
+fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let (source, store) = (place.path().join("source"), place.path().join("store"));
+    fs::create_dir(&source).unwrap();
+    (place, source, store)
+}
+
+/// Larger than what is copied at the first write.
+fn large() -> Vec<u8> {
+    (0..200_000u32)
+        .flat_map(|n| (n / 7).to_le_bytes())
+        .take(200_000)
+        .collect()
+}
+
+fn change_first_page(path: &Path) {
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(b"changed", 10).unwrap();
+}
+
+/// The first page of a file that `change_first_page` has changed.
+fn is_changed(path: &Path) -> bool {
+    let mut page = [0; 4096];
+    fs::File::open(path).unwrap().read_exact(&mut page).unwrap();
+    &page[10..17] == b"changed"
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let mut names: Vec<_> = entries
+        .map(name)
+        .map(|name| name.into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What is mounted below the source, until it is dropped.
+struct Below(PathBuf);
+
+impl Below {
+    fn new(image: &LoopFs, point: PathBuf) -> Self {
+        tools::run(
+            Command::new("mount")
+                .arg("--bind")
+                .args([image.path(), &point]),
+        );
+        Self(point)
+    }
+}
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        tools::run(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+#[test]
+fn as_root_filesystems_below_are_found_again_in_any_order() {
+    let (_place, source, store) = place();
+    let (one, other) = (LoopFs::new("ext4", 8 << 20), LoopFs::new("ext4", 8 << 20));
+    let points = [source.join("one"), source.join("other")];
+    for (image, point) in [(&one, &points[0]), (&other, &points[1])] {
+        fs::create_dir(point).unwrap();
+        // The same inode number on both.
+        fs::write(image.path().join("f"), large()).unwrap();
+    }
+    let mut below = vec![
+        Below::new(&one, points[0].clone()),
+        Below::new(&other, points[1].clone()),
+    ];
+    let mut mount = private(&source, &store);
+    for point in ["one", "other"] {
+        let path = mount.mnt().join(point).join("f");
+        change_first_page(&path);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let last = mount.mnt().join("other/f");
+    fs::write(&last, "of the other").unwrap();
+    mount.unmount();
+    below.clear();
+    let _below = [
+        Below::new(&other, points[1].clone()),
+        Below::new(&one, points[0].clone()),
+    ];
+    for order in [["other", "one"], ["one", "other"]] {
+        let mount = private(&source, &store);
+        for point in order {
+            let path = mount.mnt().join(point).join("f");
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!(metadata.mode() & 0o777, 0o600, "{point}");
+            if point == "one" {
+                assert!(is_changed(&path));
+                assert_eq!(&fs::read(&path).unwrap()[4096..], &large()[4096..]);
+            } else {
+                assert_eq!(fs::read_to_string(&path).unwrap(), "of the other");
+            }
+        }
+        let mut mount = mount;
+        mount.unmount();
+    }
+}
+
+#[test]
+fn a_file_that_the_source_renamed_keeps_its_changes_under_its_name() {
+    let (_place, source, store) = place();
+    fs::write(source.join("paged"), large()).unwrap();
+    fs::write(source.join("small"), "theirs").unwrap();
+    fs::create_dir(source.join("d")).unwrap();
+    fs::write(source.join("d/inside"), "theirs").unwrap();
+    let mut mount = private(&source, &store);
+    change_first_page(&mount.mnt().join("paged"));
+    for name in ["small", "d/inside"] {
+        fs::write(mount.mnt().join(name), "ours").unwrap();
+    }
+    for name in ["paged", "small", "d"] {
+        fs::rename(source.join(name), source.join(format!("{name}~"))).unwrap();
+    }
+    for _ in 0..2 {
+        let path = |name: &str| mount.mnt().join(name);
+        let all = ["d", "d~", "paged", "paged~", "small", "small~"];
+        assert_eq!(names(mount.mnt()), all);
+        for name in ["small", "d/inside"] {
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), "ours");
+        }
+        for name in ["small~", "d~/inside"] {
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), "theirs");
+        }
+        assert!(is_changed(&path("paged")));
+        assert_eq!(fs::read(path("paged~")).unwrap(), large());
+        assert_eq!(
+            fs::read(path("paged")).unwrap_err().raw_os_error(),
+            Some(libc::EIO)
+        );
+        mount.remount();
+    }
+    // What is changed under the new name is another file.
+    fs::write(mount.mnt().join("small~"), "new").unwrap();
+    assert_eq!(
+        fs::read_to_string(mount.mnt().join("small")).unwrap(),
+        "ours"
+    );
+    fs::remove_file(mount.mnt().join("small")).unwrap();
+    mount.remount();
+    assert_eq!(
+        fs::read_to_string(mount.mnt().join("small~")).unwrap(),
+        "new"
+    );
+}
+
+#[test]
+fn a_file_that_the_source_renamed_and_renamed_back_is_whole_again() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), large()).unwrap();
+    let mut mount = private(&source, &store);
+    change_first_page(&mount.mnt().join("f"));
+    fs::rename(source.join("f"), source.join("g")).unwrap();
+    assert_eq!(fs::read(mount.mnt().join("g")).unwrap(), large());
+    assert!(fs::read(mount.mnt().join("f")).is_err());
+    fs::rename(source.join("g"), source.join("f")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(names(mount.mnt()), ["f"]);
+        assert!(is_changed(&mount.mnt().join("f")));
+        assert_eq!(fs::read(mount.mnt().join("f")).unwrap().len(), 200_000);
+        mount.remount();
+    }
+}
+
+#[test]
+fn a_change_by_one_name_shows_by_the_other_and_none_returns_to_the_source() {
+    let (_place, source, store) = place();
+    fs::write(source.join("a"), "theirs").unwrap();
+    fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    fs::hard_link(source.join("a"), source.join("c")).unwrap();
+    let mut mount = private(&source, &store);
+    let read = |mount: &Mount, name: &str| fs::read_to_string(mount.mnt().join(name)).unwrap();
+    fs::write(mount.mnt().join("a"), "ours").unwrap();
+    let links = |mount: &Mount, name: &str| fs::metadata(mount.mnt().join(name)).unwrap().nlink();
+    for _ in 0..2 {
+        assert_eq!((read(&mount, "b"), links(&mount, "b")), ("ours".into(), 3));
+        mount.remount();
+    }
+    // From here on it is changed by this name, too.
+    fs::write(mount.mnt().join("b"), "ours too").unwrap();
+    fs::write(source.join("new"), "new").unwrap();
+    fs::rename(source.join("new"), source.join("a")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(read(&mount, "a"), "ours too");
+        assert_eq!(read(&mount, "b"), "ours too");
+        mount.remount();
+    }
+}
+
+#[test]
+fn a_name_that_was_removed_leaves_the_changes_to_the_others() {
+    let (_place, source, store) = place();
+    fs::write(source.join("a"), "theirs").unwrap();
+    fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    let mut mount = private(&source, &store);
+    fs::remove_file(mount.mnt().join("a")).unwrap();
+    fs::write(mount.mnt().join("b"), "ours").unwrap();
+    fs::remove_file(source.join("a")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(names(mount.mnt()), ["b"]);
+        assert_eq!(fs::read_to_string(mount.mnt().join("b")).unwrap(), "ours");
+        mount.remount();
+    }
+}
+
+#[test]
+fn what_the_source_has_lost_is_shown_as_it_was() {
+    let (_place, source, store) = place();
+    std::os::unix::fs::symlink("target", source.join("link")).unwrap();
+    for dir in ["many", "many/1", "many/2", "many/3"] {
+        fs::create_dir(source.join(dir)).unwrap();
+    }
+    let mut mount = private(&source, &store);
+    fs::rename(mount.mnt().join("link"), mount.mnt().join("moved")).unwrap();
+    for dir in ["many/1", "many/2", "many/3"] {
+        fs::remove_dir(mount.mnt().join(dir)).unwrap();
+    }
+    fs::remove_file(source.join("link")).unwrap();
+    fs::remove_dir_all(source.join("many")).unwrap();
+    fs::create_dir(source.join("many")).unwrap();
+    for turn in 0..2 {
+        let target = fs::read_link(mount.mnt().join("moved")).unwrap();
+        assert_eq!(target, Path::new("target"));
+        // A directory with a name has links enough to make something in it.
+        fs::write(mount.mnt().join(format!("many/{turn}")), "").unwrap();
+        mount.remount();
+    }
+}
