@@ -1,6 +1,6 @@
 //! The mount table, /proc/self/mountinfo. Its paths are bytes: they need not be UTF-8.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -26,6 +26,8 @@ pub struct Mount {
     pub fs_type: OsString,
     /// The mounted device. For mounts of mmfs without `--fsname` it is the source's path.
     pub source: OsString,
+    /// The mount's own options, such as `rw,nosuid,nodev`.
+    flags: OsString,
     /// The filesystem's own options, such as `rw,user_id=0,default_permissions`.
     super_options: OsString,
 }
@@ -38,7 +40,8 @@ impl Mount {
         let parent = number(fields.next()?)?;
         let (device, _root) = (fields.next()?, fields.next()?);
         let mount_point = unescape(fields.next()?);
-        // Before the single dash: the mount's own options, and any number of optional fields.
+        let flags = unescape(fields.next()?);
+        // Before the single dash: any number of optional fields.
         fields.find(|field| *field == b"-")?;
         let (fs_type, source) = (fields.next()?, fields.next()?);
         Some(Self {
@@ -48,6 +51,7 @@ impl Mount {
             mount_point: mount_point.into(),
             fs_type: unescape(fs_type),
             source: unescape(source),
+            flags,
             super_options: unescape(fields.next()?),
         })
     }
@@ -76,11 +80,18 @@ impl Mount {
 
     /// Whether `option` is one of the filesystem's own options.
     pub fn has_super_option(&self, option: &str) -> bool {
-        let options = self.super_options.as_encoded_bytes();
-        options
-            .split(|&byte| byte == b',')
-            .any(|one| one == option.as_bytes())
+        is_in_list(option, &self.super_options)
     }
+
+    /// Whether `flag` is one of the mount's own options.
+    pub fn has_flag(&self, flag: &str) -> bool {
+        is_in_list(flag, &self.flags)
+    }
+}
+
+fn is_in_list(option: &str, list: &OsStr) -> bool {
+    let mut options = list.as_encoded_bytes().split(|&byte| byte == b',');
+    options.any(|one| one == option.as_bytes())
 }
 
 /// All mounts of the table. On one mount point, later ones cover earlier ones.

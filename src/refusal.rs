@@ -107,6 +107,8 @@ pub enum StartError {
     Store(PathBuf, io::Error),
     /// Store, source and mount point do not lie apart: the store, and the other path.
     StoreInside(PathBuf, PathBuf),
+    /// Others than root may have written the store, and another program has mounted without nosuid or nodev.
+    StoreOwner(PathBuf),
     /// The PID file cannot be written.
     PidFile(PathBuf, io::Error),
     /// The source cannot be opened for serving.
@@ -246,8 +248,7 @@ impl Display for StartError {
             Self::HelperMissing | Self::OthersForbidden | Self::Helper(_) => write_helper(f, self),
             Self::Mount(path, errno) => write_mount(f, path, *errno),
             Self::Handshake(error) => write!(f, "the kernel refused the session: {error}"),
-            Self::Store(store, error) => write_store(f, store, error),
-            Self::StoreInside(store, other) => write_store_inside(f, store, other),
+            Self::Store(..) | Self::StoreInside(..) | Self::StoreOwner(_) => write_store(f, self),
             Self::Log(path, error) => write!(
                 f,
                 "cannot open the log file {path:?}: {error}; \
@@ -353,17 +354,38 @@ fn write_source_dead(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
     }
 }
 
-fn write_store(f: &mut Formatter<'_>, store: &Path, error: &io::Error) -> Formatted {
-    let store = for_shell(store);
-    write!(f, "the store {store} cannot be made: {error}")
+fn write_store(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
+    match error {
+        StartError::Store(store, error) => write_store_missing(f, store, error),
+        StartError::StoreInside(store, other) => write!(
+            f,
+            "the store {} must not lie in {}, nor that in it; keep the store elsewhere",
+            for_shell(store),
+            for_shell(other)
+        ),
+        StartError::StoreOwner(store) => write!(
+            f,
+            "others than root may have written the store {}; mount with nosuid and nodev",
+            for_shell(store)
+        ),
+        _ => Ok(()),
+    }
 }
 
-fn write_store_inside(f: &mut Formatter<'_>, store: &Path, other: &Path) -> Formatted {
-    let (store, other) = (for_shell(store), for_shell(other));
-    write!(
-        f,
-        "the store {store} and {other} lie in each other; keep the store elsewhere"
-    )
+fn write_store_missing(f: &mut Formatter<'_>, store: &Path, error: &io::Error) -> Formatted {
+    let name = for_shell(store);
+    match (error.kind(), store.parent()) {
+        (io::ErrorKind::NotFound, Some(parent)) => write!(
+            f,
+            "the store {name} cannot be made: there is no directory {}",
+            for_shell(parent)
+        ),
+        (io::ErrorKind::NotADirectory, _) => write!(
+            f,
+            "the store {name} is not a directory; name one, or a name that is not there yet"
+        ),
+        _ => write!(f, "the store {name} cannot be made: {error}"),
+    }
 }
 
 fn write_mount(f: &mut Formatter<'_>, path: &Path, errno: Errno) -> Formatted {

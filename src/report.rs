@@ -175,6 +175,14 @@ pub struct Options {
     /// Generic options of mount(8) that are set, of `noexec`, `nosuid`, `nodev`, `nosymfollow`, `noatime`, `sync`,
     /// `dirsync`.
     pub flags: Vec<String>,
+    /// `--private`.
+    pub store: Option<Path>,
+    /// `--ephemeral`.
+    pub ephemeral: bool,
+    /// `--store-limit`. Null: none.
+    pub store_limit: Option<u64>,
+    /// `--on-source-change`: `stop`, `follow`, `copy`. Null: the view is shared.
+    pub on_source_change: Option<String>,
     /// `--log`.
     pub log: Option<Path>,
 }

@@ -21,11 +21,11 @@ use clap::ValueHint;
 use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 
-use crate::config::{Access, Config, LogConfig, MountFlags, StoreConfig, WritePath};
+use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
 use crate::descriptors::{most_threads, raise_limit};
 use crate::init;
 use crate::refusal::StartError;
-use crate::session::preflight;
+use crate::session::{preflight, store_place};
 use crate::version::{self, VERSION};
 
 use absolute::absolute;
@@ -36,8 +36,9 @@ pub use verbs::Verb;
 
 const ABOUT: &str = "Show the directory SRC at MNT, its files served from memory maps";
 const LONG_ABOUT: &str = "\
-mmfs is a FUSE filesystem. Writes through the mount reach SRC at once, and what others change in SRC shows in the mount. mmfs goes \
-to the background when the mount answers. mmfs unmount MNT ends it.";
+mmfs is a FUSE filesystem. Writes through the mount reach SRC at once, and what others change in SRC shows in the mount. With \
+--private or --ephemeral, writes reach a store, and SRC stays as it is. mmfs goes to the background when the mount answers. \
+mmfs unmount MNT ends it.";
 
 const AFTER_HELP: &str = "\
 mmfs help lists the verbs and more to read: mount options, signals, exit codes, examples.";
@@ -74,8 +75,6 @@ pub struct Options {
     /// The source's access times stay as they are.
     #[arg(short, long, overrides_with = "read_write", help_heading = "Access")]
     read_only: bool,
-    #[command(flatten)]
-    store: StoreOptions,
     #[arg(long, hide = true, overrides_with = "read_only")]
     read_write: bool,
     #[arg(long, hide = true, value_enum, action = ArgAction::Append)]
@@ -88,6 +87,8 @@ pub struct Options {
     /// Let root access the mount, besides the mounting user.
     #[arg(long, help_heading = "Access", hide_short_help = true)]
     allow_root: bool,
+    #[command(flatten)]
+    store: StoreOptions,
     /// Stay in the foreground and log to standard error.
     ///
     /// Without it, mmfs goes to the background once the mount answers, and logs to the journal or to syslog.
@@ -149,7 +150,12 @@ pub struct Options {
     /// Let the kernel read and write open files by itself.
     ///
     /// Where it cannot, mmfs does. Needs Linux 6.9 and root.
-    #[arg(long, conflicts_with = "direct_io", help_heading = "Kernel cache")]
+    #[arg(
+        long,
+        conflicts_with = "direct_io",
+        help_heading = "Kernel cache",
+        hide_short_help = true
+    )]
     passthrough: bool,
     /// How many bytes of a file one map covers (K, M, G, T).
     ///
@@ -335,7 +341,14 @@ impl Request {
         Ok(match (path("check"), path("generate")) {
             (Some(mount_point), _) => Self::Check(mount_point),
             (_, Some(directory)) => Self::Generate(directory),
-            _ => Self::Mount(Box::new(Options::from_arg_matches(&matches)?)),
+            _ => {
+                let options = Options::from_arg_matches(&matches)?;
+                if let Some(wrong) = options.store.wrong() {
+                    let error = Options::command().error(ErrorKind::ArgumentConflict, wrong);
+                    return Err(error.into());
+                }
+                Self::Mount(Box::new(options))
+            }
         })
     }
 }
@@ -405,15 +418,8 @@ impl Options {
         let leaves_atime = flags.read_only || flags.no_atime;
         preflight::order(&source, &mount_point, leaves_atime)?;
         let store = self.store.config()?;
-        if let Some(StoreConfig {
-            directory: Some(store),
-            ..
-        }) = &store
-        {
-            preflight::apart(store, &source, &mount_point)?;
-            if !preflight::belongs_to_root(store) {
-                (flags.no_suid, flags.no_dev) = (true, true);
-            }
+        if let Some(store) = &store {
+            store_place::check(store, &source, &mount_point, &mut flags)?;
         }
         let limit = raise_limit();
         let threads = self

@@ -28,6 +28,9 @@ const GENERIC: [(&str, &str); 15] = [
     ("dirsync", "--mount-flag=dirsync"),
 ];
 
+/// Long options that have another name here, because mount(8) has an option of theirs: it would not pass them on.
+const RENAMED: [(&str, &str); 1] = [("store", "private")];
+
 const NO_EXEC: &str = "--mount-flag=noexec";
 const NO_SUID: &str = "--mount-flag=nosuid";
 const NO_DEV: &str = "--mount-flag=nodev";
@@ -66,10 +69,14 @@ const OWNERS: &str = "mmfs shows owners and modes as the source has them; bindfs
 const CACHE: &str = "mmfs tells the kernel by itself what it may cache; leave it out";
 
 /// Options that people may expect, and why mmfs does not take them.
-const REFUSED: [(&str, &str); 11] = [
+const REFUSED: [(&str, &str); 12] = [
     (
         "remount",
         "a mounted mmfs cannot be changed; unmount it and mount it again",
+    ),
+    (
+        "private",
+        "mount(8) keeps that name for itself; write store=STORE",
     ),
     ("strictatime", STRICT_TIMES),
     ("norelatime", STRICT_TIMES),
@@ -84,7 +91,7 @@ const REFUSED: [(&str, &str); 11] = [
 ];
 
 /// Those that `mount -s` does not ignore: without what they ask for, the mount would be another one.
-const NEVER_IGNORED: [&str; 3] = ["remount", "drop_privileges", "setuid"];
+const NEVER_IGNORED: [&str; 4] = ["remount", "private", "drop_privileges", "setuid"];
 
 /// The description of `-o`.
 pub fn description() -> String {
@@ -92,8 +99,8 @@ pub fn description() -> String {
     format!(
         "Mount options, separated by commas.\n\n\
          Every long option, spelled with _ or -, and the generic options of mount(8): {generic}. \
-         nosuid and nodev are the default. Of opposite options, the last wins. allow_other with allow_root, and passthrough with \
-         direct_io, are refused. mmfs help mount-options has what else is taken, ignored or refused."
+         nosuid and nodev are the default. --private STORE is store=STORE here. Of opposite options, the last wins. allow_other with \
+         allow_root, and passthrough with direct_io, are refused. mmfs help mount-options has what else is taken, ignored or refused."
     )
 }
 
@@ -108,6 +115,11 @@ pub fn groups() -> Vec<(String, String)> {
             "NAME[=VALUE]".into(),
             "Each long option of mmfs, with _ or - between its words: attr_timeout=5. In a value, \\, is a comma and \\\\ a backslash. \
              Of two values for one option, the last wins. allow_other with allow_root, and passthrough with direct_io, are refused.",
+        ),
+        text(
+            firsts(&RENAMED),
+            "As --private STORE: store=STORE. mount(8) has an option private of its own. It passes no private=STORE on, and the view \
+             would be shared.",
         ),
         text(
             firsts(&GENERIC),
@@ -129,8 +141,8 @@ pub fn groups() -> Vec<(String, String)> {
         ),
         text(
             firsts(&REFUSED),
-            "Refused, with the reason. mount -s, with the type mmfs, ignores them and all other names, except remount, drop_privileges \
-             and setuid.",
+            "Refused, with the reason. mount -s, with the type mmfs, ignores them and all other names, except remount, private, \
+             drop_privileges and setuid.",
         ),
     ]
 }
@@ -273,8 +285,9 @@ fn long_option(command: &Command, name: &str) -> Option<(String, bool)> {
         return Some(((*long).into(), false));
     }
     let name = name.replace('_', "-");
-    let known = long_options(command).find(|known| known.get_long() == Some(&name))?;
-    Some((format!("--{name}"), known.get_action().takes_values()))
+    let known = long_options(command).find(|known| name_of(known) == Some(&name))?;
+    let long = format!("--{}", known.get_long()?);
+    Some((long, known.get_action().takes_values()))
 }
 
 /// The long options that can stand after `-o`.
@@ -282,6 +295,13 @@ fn long_options(command: &Command) -> impl Iterator<Item = &Arg> {
     let prints = |arg: &Arg| matches!(arg.get_action(), ArgAction::Help | ArgAction::Version);
     let known = command.get_arguments();
     known.filter(move |known| known.get_long().is_some() && !known.is_hide_set() && !prints(known))
+}
+
+/// The name of a long option after `-o`, spelled with `-`.
+fn name_of(option: &Arg) -> Option<&str> {
+    let long = option.get_long()?;
+    let renamed = RENAMED.iter().find(|(_, known)| *known == long);
+    Some(renamed.map_or(long, |(name, _)| name))
 }
 
 fn not_taken(command: &mut Command, name: &str) -> clap::Error {
@@ -296,7 +316,7 @@ fn not_taken(command: &mut Command, name: &str) -> clap::Error {
 
 /// The name that is taken and is most similar to one that is not.
 fn meant(command: &Command, name: &str) -> Option<String> {
-    let long = long_options(command).filter_map(Arg::get_long);
+    let long = long_options(command).filter_map(name_of);
     let long = long.map(|long| long.replace('-', "_"));
     let generic = names_in(&GENERIC);
     let fixed: [&[&str]; 5] = [

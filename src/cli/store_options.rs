@@ -12,38 +12,83 @@ use crate::refusal::StartError;
 /// As typed.
 #[derive(Debug, Args)]
 pub struct StoreOptions {
-    /// Keep changes in STORE, and leave the source as it is.
+    /// Keep changes in the directory STORE, not in SRC.
+    ///
+    /// SRC is never changed. STORE is made if it is missing. Mounted again with the same STORE, the view has its changes again.
+    /// After -o, the name is store=STORE.
     #[arg(
         long,
         value_name = "STORE",
         value_hint = ValueHint::DirPath,
         conflicts_with = "passthrough",
-        help_heading = "Access",
-        hide = true
+        help_heading = "Private view"
     )]
     private: Option<PathBuf>,
-    /// Keep changes in a store of its own, which goes with the mount.
-    #[arg(long, conflicts_with_all = ["private", "passthrough"], help_heading = "Access", hide = true)]
+    /// Keep changes until the mount ends, not in SRC.
+    ///
+    /// SRC is never changed. The changes are in a directory of their own in $TMPDIR (/tmp without it), which is removed when the
+    /// mount ends. If mmfs is killed, the next mount with --ephemeral removes it.
+    #[arg(
+        long,
+        conflicts_with_all = ["private", "passthrough"],
+        help_heading = "Private view",
+        hide_short_help = true
+    )]
     ephemeral: bool,
     /// How many bytes of files the store may hold (K, M, G, T).
-    #[arg(long, value_name = "SIZE", value_parser = size::size, help_heading = "Access", hide = true)]
+    ///
+    /// More is refused with ENOSPC. Names and attributes do not count. Default: no limit.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        value_parser = size::size,
+        help_heading = "Private view",
+        hide_short_help = true
+    )]
     store_limit: Option<u64>,
-    /// Accept a source that was restored or cloned, in place of the one that the store belongs to.
-    #[arg(long, requires = "private", help_heading = "Access", hide = true)]
+    /// Accept that SRC is another directory than the one STORE was made for.
+    ///
+    /// For a source that was restored from a backup or cloned. STORE belongs to the new one from then on.
+    #[arg(
+        long,
+        conflicts_with = "ephemeral",
+        help_heading = "Private view",
+        hide_short_help = true
+    )]
     base_moved: bool,
-    /// What a changed file does when its file in the source changes, too.
+    /// What to do when SRC changes a file that the view has changed.
+    ///
+    /// stop: parts of it that were not changed in the view cannot be read any more (EIO). follow: they show what SRC has now. copy: the
+    /// first write to a file copies all of it, so they are in STORE. Default: stop.
     #[arg(
         long,
         value_enum,
-        value_name = "HOW",
-        default_value = "stop",
-        help_heading = "Access",
-        hide = true
+        value_name = "stop|follow|copy",
+        hide_possible_values = true,
+        help_heading = "Private view",
+        hide_short_help = true
     )]
-    on_source_change: OnSourceChange,
+    on_source_change: Option<OnSourceChange>,
 }
 
 impl StoreOptions {
+    /// What is wrong, if an option of a private view stands beside neither `--private` nor `--ephemeral`.
+    pub fn wrong(&self) -> Option<String> {
+        let given = [
+            (self.base_moved, "--base-moved"),
+            (self.store_limit.is_some(), "--store-limit"),
+            (self.on_source_change.is_some(), "--on-source-change"),
+        ];
+        let is_private = self.private.is_some() || self.ephemeral;
+        let (_, option) = given
+            .iter()
+            .find(|(is_given, _)| *is_given && !is_private)?;
+        Some(format!(
+            "{option} is for private views: add --private STORE or --ephemeral, after -o store=STORE or ephemeral"
+        ))
+    }
+
     /// The store of a private view. None: the view is shared.
     ///
     /// # Errors
@@ -56,7 +101,7 @@ impl StoreOptions {
                 directory,
                 limit: self.store_limit,
                 base_moved: self.base_moved,
-                on_source_change: self.on_source_change,
+                on_source_change: self.on_source_change.unwrap_or_default(),
             }),
         )
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{OnSourceChange, StoreConfig};
 use crate::refusal::ExitCode;
 
 fn mounting(args: impl IntoIterator<Item = OsString>) -> Result<Options, StartError> {
@@ -52,6 +53,8 @@ fn every_option_means_the_same_in_both_spellings() {
         (vec!["--attr-timeout", "0.5"], vec!["attr_timeout=.5"]),
         (vec!["--entry-timeout", "2"], vec!["entry_timeout=2.0"]),
         (vec!["--direct-io"], vec!["direct_io", "direct-io"]),
+        (vec!["--private", "/s"], vec!["store=/s"]),
+        (vec!["--ephemeral"], vec!["ephemeral"]),
         (vec!["--fsname", "a,b\\c"], vec![r"fsname=a\,b\\c"]),
         (vec!["--subtype", "x=y"], vec!["subtype=x=y"]),
         (vec!["--log", "/l"], vec!["log=/l"]),
@@ -122,6 +125,36 @@ fn the_last_one_wins_across_both_spellings() {
     assert!(meant(&["-o", "rw", "-r", "-r"]).flags().read_only);
     assert_eq!(meant(&["-o", "threads=8", "--threads=2"]).threads, Some(2));
     assert_eq!(meant(&["--threads=2", "-o", "threads=8"]).threads, Some(8));
+}
+
+/// Each option of a private view has its effect, in both spellings.
+#[test]
+fn options_of_a_private_view_reach_its_configuration() {
+    let store = |args: &[&str]| meant(args).store.config().unwrap();
+    assert_eq!(store(&[]), None);
+    let plain = StoreConfig {
+        directory: Some("/s".into()),
+        limit: None,
+        base_moved: false,
+        on_source_change: OnSourceChange::Stop,
+    };
+    assert_eq!(store(&["--private", "/s"]), Some(plain.clone()));
+    let all = StoreConfig {
+        limit: Some(1 << 20),
+        base_moved: true,
+        on_source_change: OnSourceChange::Copy,
+        ..plain.clone()
+    };
+    let long = "--private=/s --store-limit=1M --base-moved --on-source-change=copy";
+    let long: Vec<&str> = long.split(' ').collect();
+    let list = "store=/s,store_limit=1M,base_moved,on_source_change=copy";
+    assert_eq!(store(&long), Some(all.clone()));
+    assert_eq!(store(&["-o", list]), Some(all));
+    let ephemeral = StoreConfig {
+        directory: None,
+        ..plain
+    };
+    assert_eq!(store(&["--ephemeral", "-r"]), Some(ephemeral));
 }
 
 #[test]
@@ -197,10 +230,57 @@ fn usage_errors_name_the_option() {
         (vec!["--threads", "a\n\nb"], "for '--threads <N>': give"),
     ];
     for (args, words) in table {
-        let sentence = refusal(&args);
-        assert!(sentence.contains(words), "{args:?}: {sentence}");
-        assert_eq!(sentence.lines().count(), 1, "{args:?}: {sentence}");
-        assert!(!sentence.contains("error: "), "{args:?}: {sentence}");
+        refuses(&args, words);
+    }
+}
+
+#[track_caller]
+fn refuses(args: &[&str], words: &str) {
+    let sentence = refusal(args);
+    assert!(sentence.contains(words), "{args:?}: {sentence}");
+    assert_eq!(sentence.lines().count(), 1, "{args:?}: {sentence}");
+    assert!(!sentence.contains("error: "), "{args:?}: {sentence}");
+}
+
+#[test]
+fn usage_errors_of_private_views() {
+    let table = [
+        (vec!["-o", "private=/s"], "write store=STORE"),
+        (vec!["-o", "stor=/s"], "did you mean 'store'?"),
+        (
+            vec!["--store-limit", "1G"],
+            "--store-limit is for private views: add --private STORE or --ephemeral",
+        ),
+        (
+            vec!["-o", "on_source_change=stop"],
+            "--on-source-change is for private views",
+        ),
+        (vec!["--base-moved"], "--base-moved is for private views"),
+        (
+            vec!["--ephemeral", "--base-moved"],
+            "'--ephemeral' cannot be used with '--base-moved'",
+        ),
+        (
+            vec!["-o", "store=/s,ephemeral"],
+            "'--private <STORE>' cannot be used with '--ephemeral'",
+        ),
+        (
+            vec!["--private", "/s", "--passthrough"],
+            "'--private <STORE>' cannot be used with '--passthrough'",
+        ),
+        (
+            vec!["--ephemeral", "--passthrough"],
+            "'--ephemeral' cannot be used with '--passthrough'",
+        ),
+        (vec!["--private", ""], "--private <STORE>"),
+        (vec!["--ephemeral", "--store-limit", "1X"], "--store-limit"),
+        (
+            vec!["--ephemeral", "--on-source-change", "die"],
+            "[possible values: stop, follow, copy]",
+        ),
+    ];
+    for (args, words) in table {
+        refuses(&args, words);
     }
 }
 

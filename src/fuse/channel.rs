@@ -6,7 +6,7 @@
 //! all other event loops wait.
 
 use super::adapter::Adapter;
-use super::facts::{Facts, kernel, options};
+use super::facts::{Facts, kernel, kind_of_view, options};
 use super::passthrough::Passthrough;
 use super::reply::Answer;
 use crate::counters::{Answered, Kind, Requests, Waiting};
@@ -110,7 +110,7 @@ impl<T: Tree> Channel<T> {
                 removed: view.removed,
             },
             mount_point: report::Path::new(&facts.config.mount_point),
-            view: "shared".into(),
+            view: kind_of_view(&facts.config).into(),
             since: facts.since(),
             uptime_us: facts.uptime().as_micros() as u64,
             options: options(&facts.config),

@@ -2,7 +2,7 @@
 
 use super::negotiation;
 use super::passthrough::Passthrough;
-use crate::config::{Access, Config, WritePath};
+use crate::config::{Access, Config, OnSourceChange, StoreConfig, WritePath};
 use crate::report::{self, Feature};
 use fuser::InitFlags;
 use rustix::time::{ClockId, clock_gettime};
@@ -65,6 +65,14 @@ fn since_boot() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
+/// The kind of view, as the status names it.
+pub(super) fn kind_of_view(config: &Config) -> &'static str {
+    match config.store {
+        Some(_) => "private",
+        None => "shared",
+    }
+}
+
 pub(super) fn options(config: &Config) -> report::Options {
     let access = match config.access {
         Access::Owner => "owner",
@@ -75,6 +83,13 @@ pub(super) fn options(config: &Config) -> report::Options {
         WritePath::Auto => "auto",
         WritePath::Region => "region",
     };
+    let on_source_change = |store: &StoreConfig| match store.on_source_change {
+        OnSourceChange::Stop => "stop",
+        OnSourceChange::Follow => "follow",
+        OnSourceChange::Copy => "copy",
+    };
+    let store = config.store.as_ref();
+    let directory = store.and_then(|store| store.directory.as_deref());
     let flags = &config.flags;
     let set = [
         (flags.no_exec, "noexec"),
@@ -103,6 +118,10 @@ pub(super) fn options(config: &Config) -> report::Options {
             .filter(|(is_set, _)| *is_set)
             .map(|(_, name)| name.to_owned())
             .collect(),
+        store: directory.map(report::Path::new),
+        ephemeral: store.is_some_and(|store| store.directory.is_none()),
+        store_limit: store.and_then(|store| store.limit),
+        on_source_change: store.map(|store| on_source_change(store).into()),
         log: config.log.file.as_deref().map(report::Path::new),
     }
 }

@@ -14,6 +14,7 @@ mod probe;
 mod serve;
 mod source_state;
 mod store;
+pub mod store_place;
 pub mod top_mount;
 mod unmount;
 mod unreachable;

@@ -115,37 +115,6 @@ pub fn order(source: &Path, mount_point: &Path, leaves_atime: bool) -> Result<()
     Ok(())
 }
 
-/// Checks that a store lies neither in the source or the mount point, nor they in it. All paths are absolute.
-///
-/// # Errors
-/// [`StartError::StoreInside`], or the sentence for a store whose parent is not there.
-pub fn apart(store: &Path, source: &Path, mount_point: &Path) -> Result<(), StartError> {
-    let real = match store.canonicalize() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = store.parent().unwrap_or(store);
-            let parent = parent.canonicalize();
-            parent.map(|parent| parent.join(store.file_name().unwrap_or_default()))
-        }
-        found => found,
-    };
-    let real = real.map_err(|error| StartError::Store(store.into(), error))?;
-    for other in [source, mount_point] {
-        if real.starts_with(other) || other.starts_with(&real) {
-            return Err(StartError::StoreInside(store.into(), other.into()));
-        }
-    }
-    Ok(())
-}
-
-/// Whether only root can have written what is in the store: a new one, or one that belongs to root and that nobody else may
-/// write to. Otherwise its suid bits and devices must have no effect.
-pub fn belongs_to_root(store: &Path) -> bool {
-    match rustix::fs::stat(store) {
-        Ok(stat) => stat.st_uid == 0 && stat.st_mode & 0o022 == 0,
-        Err(_) => rustix::process::geteuid().is_root(),
-    }
-}
-
 /// Checks that a limit of `limit` open files is enough for `threads` worker threads.
 ///
 /// # Errors

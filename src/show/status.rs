@@ -195,6 +195,13 @@ fn options(options: &Options) -> String {
     ];
     let set = set.iter().filter(|(is_set, _)| *is_set);
     words.extend(set.map(|(_, name)| (*name).to_owned()));
+    let store = options.store.iter();
+    words.extend(store.map(|store| format!("store {}", reported(store))));
+    words.extend(options.ephemeral.then(|| "ephemeral".into()));
+    let limit = options.store_limit;
+    words.extend(limit.map(|limit| format!("store-limit {}", bytes(limit))));
+    let change = options.on_source_change.iter();
+    words.extend(change.map(|how| format!("on-source-change {}", one_line(how))));
     words.extend(options.flags.iter().map(|flag| one_line(flag)));
     words.extend(
         options

@@ -29,6 +29,8 @@ pub(super) struct Layers {
     /// The source's inodes that the kernel knows through this view.
     pub below_nodes: Arc<NodeTable<shared::Node>>,
     pub on_source_change: OnSourceChange,
+    /// The source may have been restored or cloned: its files may have other inode numbers.
+    pub base_moved: bool,
     pub store: Arc<Store>,
     pub nodes: Arc<NodeTable<Node>>,
     /// Whoever changes names holds it.

@@ -10,6 +10,7 @@ mod directories;
 mod filesystems;
 mod layers;
 mod listing;
+mod moved;
 mod names;
 mod node;
 mod open;

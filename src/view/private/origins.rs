@@ -48,22 +48,28 @@ impl Layers {
         if node.is_own_mount() {
             return Ok(None);
         }
-        let (index, number) = node.number();
-        Ok(self.filesystem(index)?.map(|filesystem| Origin {
+        let number = self.filesystem(node.number().0)?;
+        Ok(number.map(|filesystem| self.origin_on(filesystem, node)))
+    }
+
+    fn origin_on(&self, filesystem: u32, node: &shared::Node) -> Origin {
+        let number = node.number();
+        // The root is the same in any life and in any clone of the source.
+        let (number, identity) = match number == (0, self.below.root_number()) {
+            true => (0, Vec::new()),
+            false => (number.1, node.identity()),
+        };
+        Origin {
             filesystem,
             number,
-            identity: node.identity(),
-        }))
+            identity,
+        }
     }
 
     /// As `origin`, for an inode that the store is about to know.
     pub fn numbered_origin(&self, node: &shared::Node) -> Result<Origin> {
-        let (index, number) = node.number();
-        Ok(Origin {
-            filesystem: self.numbered_filesystem(index)?,
-            number,
-            identity: node.identity(),
-        })
+        let filesystem = self.numbered_filesystem(node.number().0)?;
+        Ok(self.origin_on(filesystem, node))
     }
 
     /// The node that began as this inode, even if it is about the inode no more.
@@ -144,7 +150,8 @@ impl Layers {
     ) -> Result<Found<Node>> {
         let is_same = self.origin(&found.place)? == stored.origin;
         // Directories merge by name. A file of the same name is another file.
-        let may_merge = stored.kind == Kind::Directory && found.attr.is_dir();
+        let may_merge = stored.kind == Kind::Directory && found.attr.is_dir()
+            || self.is_restored(stored, &found.attr);
         if !is_same && (!may_merge || !self.move_on(id, &found.place)?) {
             return self.lost(id, stored);
         }

@@ -68,6 +68,7 @@ impl Private {
             below,
             below_nodes,
             on_source_change: wanted.on_source_change,
+            base_moved: wanted.base_moved,
             store,
             nodes: nodes.clone(),
             names: Mutex::new(()),
@@ -77,6 +78,9 @@ impl Private {
             renamed: Mutex::default(),
             filesystems: Filesystems::default(),
         };
+        if wanted.base_moved {
+            layers.move_to_new_base()?;
+        }
         let view = Self {
             layers: Arc::new(layers),
             keeper: Mutex::new(Some(keeper)),
