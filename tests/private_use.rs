@@ -464,3 +464,46 @@ fn s62_as_root_a_power_cut_leaves_what_was_synced() {
     let text = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(text.contains("No errors were found"), "{text}");
 }
+
+/// The kernel keeps a listing, and lets go of it when names change on either side.
+#[test]
+fn a_listing_that_the_kernel_keeps_is_current() {
+    let (_place, source, store) = place();
+    fs::create_dir(source.join("d")).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(source.join("d").join(name), name).unwrap();
+    }
+    let mount = private(&source, &store, &[]);
+    let directory = mount.mnt().join("d");
+    let listed = || {
+        let entries = fs::read_dir(&directory).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names.concat()
+    };
+    for _ in 0..3 {
+        assert_eq!(listed(), "abc");
+    }
+    fs::remove_file(directory.join("b")).unwrap();
+    assert_eq!(listed(), "ac");
+    fs::write(directory.join("e"), "e").unwrap();
+    assert_eq!(listed(), "ace");
+    fs::rename(directory.join("a"), directory.join("x")).unwrap();
+    assert_eq!((listed(), listed()), ("cex".into(), "cex".into()));
+    fs::write(source.join("d").join("s"), "s").unwrap();
+    assert_eq!(listed(), "cesx");
+    fs::remove_file(source.join("d").join("c")).unwrap();
+    assert_eq!(listed(), "esx");
+    fs::create_dir(directory.join("own")).unwrap();
+    let own = directory.join("own");
+    for name in ["1", "2"] {
+        assert_eq!(
+            fs::read_dir(&own).unwrap().count() + 1,
+            name.parse().unwrap()
+        );
+        fs::write(own.join(name), "").unwrap();
+    }
+    assert_eq!(fs::read_dir(&own).unwrap().count(), 2);
+}

@@ -11,7 +11,7 @@ use super::layers::errno;
 use super::listing::{OWN, OpenDir};
 use super::node::{Node, Side};
 use super::view::Private;
-use crate::view::{DirEntry, Directories, Found};
+use crate::view::{DirEntry, Directories, Found, Names as _};
 
 impl Directories for Private {
     fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
@@ -20,6 +20,7 @@ impl Directories for Private {
             Side::Own(_) => None,
         };
         Ok(OpenDir {
+            stamp: self.layers.stamp(node, below.as_ref())?,
             layers: self.layers.clone(),
             node: node.clone(),
             below,
@@ -74,7 +75,13 @@ impl Directories for Private {
     fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
         match listing.take_listed(name) {
             Some(found) => Ok(found),
-            None => self.layers.lookup(&listing.node, name),
+            None => {
+                let layers = &self.layers;
+                layers.lookup_by(&listing.node, name, |source| match &listing.below {
+                    Some(below) => layers.below.lookup_listed(below, name),
+                    None => layers.below.lookup(source, name),
+                })
+            }
         }
     }
 

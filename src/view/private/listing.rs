@@ -1,6 +1,7 @@
 //! Listing directories of a private view: what the source has, at the source's positions, then what only the store has.
 
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 
@@ -8,7 +9,7 @@ use parking_lot::Mutex;
 use rustix::fs::FileType;
 use rustix::io::Result;
 
-use super::layers::{Layers, errno};
+use super::layers::{Layers, errno, from_store};
 use super::node::Node;
 use crate::inode::{Place, ROOT};
 use crate::store::{Name, NodeId};
@@ -22,6 +23,8 @@ pub struct OpenDir {
     pub(super) layers: Arc<Layers>,
     pub(super) node: Node,
     pub(super) below: Option<shared::OpenDir>,
+    /// As of its opening.
+    pub(super) stamp: Option<u64>,
     /// Names that the store had when the listing first came to them, sorted.
     pub(super) own: OnceLock<Vec<Vec<u8>>>,
     /// The name that was listed last, if the store has it, and what it leads to: who lists with attributes asks for it next.
@@ -62,6 +65,21 @@ impl std::fmt::Debug for OpenDir {
 }
 
 impl Layers {
+    /// The stamp of a directory: the source's, and the time of its last change in the store.
+    pub fn stamp(&self, node: &Node, below: Option<&shared::OpenDir>) -> Result<Option<u64>> {
+        let below = match below.map(Listing::stamp) {
+            Some(None) => return Ok(None),
+            stamp => stamp.flatten(),
+        };
+        let changed = match self.id(node)? {
+            Some(id) => self.stored(id)?.attributes.ctime.map(from_store),
+            None => None,
+        };
+        let mut hasher = DefaultHasher::new();
+        (below, changed).hash(&mut hasher);
+        Ok(Some(hasher.finish() | 1))
+    }
+
     /// What to show of an entry of the source. None: nothing.
     pub fn over_entry(
         &self,
@@ -199,11 +217,11 @@ impl Layers {
 
 impl Listing for OpenDir {
     fn stamp(&self) -> Option<u64> {
-        None
+        self.stamp
     }
 
     fn may_be_cached(&self) -> bool {
-        false
+        self.below.as_ref().is_none_or(Listing::may_be_cached)
     }
 
     fn sync(&self, _data_only: bool) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::attr::{Attr, Time};
 use crate::inode::Place;
 use crate::request::{New, Permissions, Removal};
 use crate::store::{self, Attributes as Overrides, Change, NodeId, Xattr};
-use crate::view::{Directories as _, Files as _, Found, Name, Names};
+use crate::view::{Directories as _, Files as _, Found, Name, Names, shared};
 
 impl Names for Private {
     fn lookup(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
@@ -164,6 +164,16 @@ pub(super) struct Unlinked {
 impl Layers {
     /// What a name leads to.
     pub fn lookup(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
+        self.lookup_by(dir, name, |source| self.below.lookup(source, name))
+    }
+
+    /// As `lookup`. `below` looks the name up in the directory's inode of the source.
+    pub fn lookup_by(
+        &self,
+        dir: &Node,
+        name: &OsStr,
+        below: impl FnOnce(&shared::Node) -> Result<Found<shared::Node>>,
+    ) -> Result<Found<Node>> {
         check_name(name)?;
         if let Some(directory) = self.id(dir)? {
             match self.store.name(directory, name.as_bytes()).map_err(errno)? {
@@ -172,13 +182,8 @@ impl Layers {
                 None => {}
             }
         }
-        self.lookup_below(dir, name)
-    }
-
-    /// What the source shows under a name of which the store says nothing.
-    fn lookup_below(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
-        let source = dir.source().ok_or(Errno::NOENT)?;
-        let found = self.below.lookup(source, name)?;
+        // What the source shows under a name of which the store says nothing.
+        let found = below(dir.source().ok_or(Errno::NOENT)?)?;
         self.found_below(dir, name, found)
     }
 
