@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{Config, StoreConfig};
 use crate::refusal::StartError;
-use crate::store::opening::{OpenError, Rule};
+use crate::store::opening::{OpenError, Opened, Rule};
 use crate::store::{Base, Store, Time, random};
 use crate::terminal::for_shell;
 
@@ -17,6 +17,8 @@ use crate::terminal::for_shell;
 const EPHEMERAL: &str = "mmfs-ephemeral-";
 /// A directory of this name without a store in it is left alone so long: somebody may be about to make one.
 const MAKING: Duration = Duration::from_secs(3600);
+/// How long a start waits for a store in use. After an unmount the daemon still makes everything durable.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// The store of a mount.
 #[derive(Debug)]
@@ -101,6 +103,19 @@ fn remove_ended(temporary: &Path) {
     }
 }
 
+/// Opens a store, also one whose mount was unmounted a moment ago.
+fn open_closed(path: &Path) -> Result<(Opened, Base), OpenError> {
+    let began = Instant::now();
+    loop {
+        match Store::open_directory(path, false) {
+            Err(OpenError::InUse) if began.elapsed() < CLOSING => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return opened,
+        }
+    }
+}
+
 fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept, StartError> {
     let failed = |error| StartError::Store(path.into(), error);
     let base = base_of(&config.source).map_err(failed)?;
@@ -108,7 +123,7 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
     }
-    let opened = match Store::open_directory(path, false) {
+    let opened = match open_closed(path) {
         Err(OpenError::NotAStore) => Store::make_directory(path, &base),
         opened => opened,
     };

@@ -148,6 +148,11 @@ impl Layers {
         if changes.is_empty() {
             return Ok(());
         }
-        self.store.change(changes).map_err(errno)
+        self.store.change(changes).map_err(errno)?;
+        if kept != mode {
+            // The kernel would execute the file with these bits until its attributes expire.
+            self.caches.attributes_changed(self.nodes.number_of(node));
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The bytes of one file of a private view: the source's, the store's, or both, page by page.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -10,7 +11,7 @@ use super::layers::{Layers, errno, to_store};
 use super::node::Node;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
-use crate::cache::MayKeep;
+use crate::cache::{FileCache, MayKeep};
 use crate::config::OnSourceChange;
 use crate::inode::Place as _;
 use crate::request::{Durability, Seek, Write};
@@ -29,6 +30,8 @@ pub struct OpenFile {
     pub(super) node: Node,
     /// The source's file, if the view's file has one.
     pub(super) below: Option<shared::OpenFile>,
+    /// What the kernel has of it.
+    pub(super) cache: Arc<FileCache>,
     pub(super) is_writable: bool,
     pub(super) opener: Actor,
 }
@@ -244,6 +247,8 @@ impl Content for OpenFile {
         flags: OFlags,
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
+        let direct = flags.contains(OFlags::DIRECT);
+        self.cache.reading(offset + len as u64, direct);
         let id = match self.id() {
             Err(errno) => return lend(Err(errno)),
             Ok(id) => id,
@@ -274,6 +279,9 @@ impl Content for OpenFile {
 
     fn write(&self, write: &Write<'_>) -> Result<usize> {
         let written = self.changing(|id, content| self.write_alone(id, content, write))?;
+        if write.direct && !write.from_mapping {
+            self.cache.bypassed();
+        }
         match write.durability {
             Durability::Cached => {}
             Durability::Data => self.sync(true)?,
@@ -315,10 +323,13 @@ impl Content for OpenFile {
             self.layers.strip(by, &self.node, id, by.is_root())?;
             let state = self.layers.first_state(&self.node, id)?;
             let now = to_store(Time::now());
-            let size = content.map_or_else(
+            let size = content.as_ref().map_or_else(
                 || state.map_or(0, |state| state.size),
                 |content| content.size,
             );
+            if !zeroes {
+                self.must_have_room(id, content.as_ref(), offset..end)?;
+            }
             if zeroes && offset < size {
                 let mut source = self.source_bytes(content.as_ref());
                 store
@@ -385,6 +396,29 @@ impl Content for OpenFile {
 }
 
 impl OpenFile {
+    /// Checks that the store has room for a range of the file. It cannot set room aside.
+    fn must_have_room(
+        &self,
+        id: NodeId,
+        content: Option<&Stored>,
+        range: Range<u64>,
+    ) -> Result<()> {
+        let store = &self.layers.store;
+        let mut wanted = range.end - range.start;
+        if let Some(content) = content {
+            for piece in store.pieces(id, content, range) {
+                let piece = piece.map_err(errno)?;
+                if piece.from == From::Data {
+                    wanted -= piece.range.end - piece.range.start;
+                }
+            }
+        }
+        match wanted > store.free().map_err(errno)? {
+            true => Err(Errno::NOSPC),
+            false => Ok(()),
+        }
+    }
+
     fn seek_mixed(&self, id: NodeId, content: &Stored, to: Seek) -> Result<u64> {
         let (Seek::Data(begin) | Seek::Hole(begin)) = to;
         if begin >= content.size {

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
+use super::caches::Caches;
 use super::filesystems::Filesystems;
 use super::node::{Key, Node, Side};
 use super::renamed::Renamed;
@@ -31,6 +32,7 @@ pub(super) struct Layers {
     pub on_source_change: OnSourceChange,
     /// The source may have been restored or cloned: its files may have other inode numbers.
     pub base_moved: bool,
+    pub caches: Caches,
     pub store: Arc<Store>,
     pub nodes: Arc<NodeTable<Node>>,
     /// Whoever changes names holds it.

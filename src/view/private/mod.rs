@@ -5,6 +5,7 @@
 
 mod acl;
 mod attributes;
+mod caches;
 mod content;
 mod directories;
 mod filesystems;

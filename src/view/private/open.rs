@@ -27,18 +27,22 @@ impl Files for Private {
             layers: layers.clone(),
             node: node.clone(),
             below,
+            cache: layers.caches.opened(layers.nodes.number_of(node)),
             is_writable: flags & OFlags::RWMODE != OFlags::RDONLY,
             opener: *by,
         })
     }
 
     fn close(&self, open: Arc<OpenFile>) {
+        let Ok(open) = Arc::try_unwrap(open) else {
+            return;
+        };
         // The source's opens are closed in order, because its mapping counts them.
-        if let Ok(OpenFile {
-            below: Some(below), ..
-        }) = Arc::try_unwrap(open)
-        {
+        if let Some(below) = open.below {
             self.layers.below.close(Arc::new(below));
         }
+        let node = open.cache.node();
+        drop(open.cache);
+        self.layers.caches.closed(node);
     }
 }

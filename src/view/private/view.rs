@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FileType;
 
+use super::caches::Caches;
 use super::content::OpenFile;
 use super::filesystems::Filesystems;
 use super::layers::Layers;
@@ -47,6 +48,7 @@ impl Private {
     ) -> io::Result<(Self, Arc<NodeTable<Node>>)> {
         let mut read_only = config.clone();
         read_only.flags.read_only = true;
+        let caches = Caches::new(reporter.cache.clone());
         let (below, below_nodes) = Shared::open(&read_only, reporter)?;
         let root = below_nodes.get(ROOT)?;
         let root_ino = below.root_number();
@@ -69,6 +71,7 @@ impl Private {
             below_nodes,
             on_source_change: wanted.on_source_change,
             base_moved: wanted.base_moved,
+            caches,
             store,
             nodes: nodes.clone(),
             names: Mutex::new(()),
