@@ -20,6 +20,12 @@ pub enum Op {
     Punch(NodeId, u64, u64),
     /// The file takes the place of what has this slot.
     Place(NodeId, usize),
+    /// The file gets this slot, which was free.
+    #[allow(
+        dead_code,
+        reason = "not every test binary tells it from the one above"
+    )]
+    Move(NodeId, usize),
     Unlink(usize),
     /// Syncs and barriers: nothing that could be lost.
     Nothing,
@@ -62,7 +68,7 @@ impl History {
         for op in &self.ops[..count] {
             match op {
                 Op::Create(id, _) => _ = names.insert(own_name(*id), *id),
-                Op::Place(id, slot) => {
+                Op::Place(id, slot) | Op::Move(id, slot) => {
                     names.remove(&own_name(*id));
                     names.insert(slot_name(*slot), *id);
                 }
@@ -75,7 +81,12 @@ impl History {
 
     /// The steps up to the last of the first `count` that changed names: so many must be kept if these are.
     pub fn last_name(&self, count: usize) -> usize {
-        let names = |op: &Op| matches!(op, Op::Create(..) | Op::Place(..) | Op::Unlink(_));
+        let names = |op: &Op| {
+            matches!(
+                op,
+                Op::Create(..) | Op::Place(..) | Op::Move(..) | Op::Unlink(_)
+            )
+        };
         self.ops[..count]
             .iter()
             .rposition(names)
@@ -84,7 +95,12 @@ impl History {
 
     /// The steps up to the last that changed the file's name or cut it.
     pub fn named(&self, file: NodeId) -> usize {
-        let named = |op: &&Op| matches!(op, Op::Create(..) | Op::Place(..) | Op::Truncate(..));
+        let named = |op: &Op| {
+            matches!(
+                op,
+                Op::Create(..) | Op::Place(..) | Op::Move(..) | Op::Truncate(..)
+            )
+        };
         let last = self.of(file).filter(|(_, op)| named(op)).last();
         last.map_or(0, |(number, _)| number + 1)
     }
@@ -96,7 +112,8 @@ impl History {
             | Op::Write(id, ..)
             | Op::Truncate(id, _)
             | Op::Punch(id, ..)
-            | Op::Place(id, _) => *id == file,
+            | Op::Place(id, _)
+            | Op::Move(id, _) => *id == file,
             _ => false,
         };
         self.ops.iter().enumerate().filter(ours)
