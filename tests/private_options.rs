@@ -38,6 +38,7 @@ fn change_first_page(path: &Path) {
     file.write_all_at(b"changed", 10).unwrap();
 }
 
+/// (proves: S59)
 #[test]
 fn pages_of_a_file_that_changed_in_the_source_are_not_mixed_with_its_own() {
     let (_place, source, store) = place();
@@ -63,6 +64,7 @@ fn pages_of_a_file_that_changed_in_the_source_are_not_mixed_with_its_own() {
     assert!(fs::metadata(&path).unwrap().len() == 200_000);
 }
 
+/// (proves: S59)
 #[test]
 fn a_view_that_follows_shows_what_the_source_has_now() {
     let (_place, source, store) = place();
@@ -84,6 +86,7 @@ fn a_view_that_follows_shows_what_the_source_has_now() {
     );
 }
 
+/// (proves: S59)
 #[test]
 fn a_view_that_copies_does_not_depend_on_the_source_any_more() {
     let (_place, source, store) = place();
@@ -97,6 +100,7 @@ fn a_view_that_copies_does_not_depend_on_the_source_any_more() {
     assert!(fs::read(&path).unwrap() == expected);
 }
 
+/// (proves: S63)
 #[test]
 fn a_full_store_refuses_more_and_still_removes() {
     let (_place, source, store) = place();
@@ -171,6 +175,7 @@ fn a_store_is_in_use_by_one_mount() {
     fs::write(mount.mnt().join("f"), "goes on").unwrap();
 }
 
+/// (proves: S56)
 #[test]
 fn an_ephemeral_store_goes_with_the_mount_and_after_a_kill_with_the_next() {
     let (place, source, _) = place();
@@ -197,6 +202,7 @@ fn an_ephemeral_store_goes_with_the_mount_and_after_a_kill_with_the_next() {
 /// Both are timed out at once: what the source has now is asked for.
 const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
 
+/// (proves: S60)
 #[test]
 fn a_file_that_was_replaced_in_the_source_stays_as_it_was_changed() {
     let (_place, source, store) = place();
@@ -241,6 +247,7 @@ fn a_file_that_was_replaced_in_the_source_stays_as_it_was_changed() {
     }
 }
 
+/// (proves: S60)
 #[test]
 fn changes_below_a_directory_move_on_to_the_one_that_replaced_it() {
     let (_place, source, store) = place();

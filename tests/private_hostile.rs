@@ -1,0 +1,112 @@
+//! A store that somebody else has written, and a mount that root makes with it.
+
+mod common;
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use common::{Builder, Mount, tools, user};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+/// A directory that everybody can reach, with a source and a place for a store.
+struct Place {
+    place: tempfile::TempDir,
+    source: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let source = place.path().join("source");
+        fs::create_dir(&source).unwrap();
+        Self { place, source }
+    }
+
+    fn builder(&self, store: &Path, options: &str) -> Builder {
+        let builder = Mount::builder().over(&self.source).option("--private");
+        builder.option(store).options(["-o", options])
+    }
+}
+
+/// A store with a setuid-root program, a program with a capability, and a device, as nobody but root could make them: its owner
+/// can write such records himself.
+fn fill(mnt: &Path) {
+    let program = mnt.join("id");
+    fs::copy(tools::tool("id"), &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o6755)).unwrap();
+    let capable = mnt.join("chown");
+    fs::copy(tools::tool("chown"), &capable).unwrap();
+    let script = r#"setcap cap_chown=ep "$1""#;
+    tools::sh(script, &[capable.as_os_str()]);
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(
+        CWD,
+        mnt.join("zero"),
+        FileType::CharacterDevice,
+        mode,
+        makedev(1, 5),
+    )
+    .unwrap();
+    fs::write(mnt.join("mine"), "").unwrap();
+    fs::set_permissions(mnt, fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+/// What an ordinary user gets from them: who the program runs as, whether the capability works, whether the device opens.
+fn effects(mnt: &Path) -> (bool, bool, bool) {
+    let uid = user::ordinary();
+    let ran = tools::output_of(user::as_user(uid, mnt.join("id")).arg("-u"));
+    let is_root = String::from_utf8_lossy(&ran.stdout).trim() == "0";
+    let mut chown = user::as_user(uid, mnt.join("chown"));
+    let changed = tools::output_of(chown.arg("1:1").arg(mnt.join("mine")));
+    let open = OpenOptions::new().read(true).open(mnt.join("zero"));
+    (is_root, changed.status.success(), open.is_ok())
+}
+
+/// In the shared view and with a store of root's they have their effect, so that the test below shows something. (proves: S64)
+#[test]
+fn s64_as_root_a_store_that_others_wrote_gives_nobody_rights() {
+    if !user::is_root() {
+        return;
+    }
+    user::let_users_mount();
+    let uid = user::ordinary();
+    let place = Place::new();
+    // Below a directory that only root writes. The test's own is in one that is sticky.
+    let store = place.place.path().join("store");
+    let options = "allow_other,suid,dev";
+    let mut mount = place.builder(&store, options).mount();
+    fill(mount.mnt());
+    assert_eq!(effects(mount.mnt()), (true, true, true));
+    assert!(mount.unmount().success());
+
+    // The same store, when another user has got hold of it.
+    let give = |to: u32| {
+        let owner = format!("{to}:{to}");
+        let arguments = [owner.as_ref(), store.as_os_str()];
+        tools::sh(r#"chown -R "$1" "$2""#, &arguments);
+    };
+    give(uid);
+    let mount = place.builder(&store, options).mount();
+    assert!(mount.mnt().join("id").metadata().unwrap().mode() & 0o6000 == 0o6000);
+    assert_eq!(effects(mount.mnt()), (false, false, false));
+    drop(mount);
+
+    // Root's again, but writable by others; and in a directory of another user.
+    give(0);
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o770)).unwrap();
+    let mount = place.builder(&store, options).mount();
+    assert_eq!(effects(mount.mnt()), (false, false, false));
+    drop(mount);
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(place.place.path(), Some(uid), Some(uid)).unwrap();
+    let mount = place.builder(&store, options).mount();
+    assert_eq!(effects(mount.mnt()), (false, false, false));
+    drop(mount);
+
+    // Without being asked for, suid and dev are off.
+    std::os::unix::fs::chown(place.place.path(), Some(0), Some(0)).unwrap();
+    let mount = place.builder(&store, "allow_other").mount();
+    assert_eq!(effects(mount.mnt()), (false, false, false));
+}
