@@ -504,3 +504,40 @@ fn a_listing_that_the_kernel_keeps_is_current() {
     }
     assert_eq!(fs::read_dir(&own).unwrap().count(), 2);
 }
+
+/// An ordinary user cannot clone what is mounted later. mmfs itself refuses to change it, and the log says so. (proves: S66)
+#[test]
+fn s66_as_root_an_ordinary_users_view_shows_later_mounts_too() {
+    if !user::is_root() {
+        return;
+    }
+    user::let_users_mount();
+    let uid = user::ordinary();
+    let place = tempfile::tempdir().unwrap();
+    set_mode(place.path(), 0o777);
+    let (source, store) = (place.path().join("source"), place.path().join("store"));
+    fs::create_dir_all(source.join("later")).unwrap();
+    let builder = Mount::builder().over(&source).option("--private");
+    let builder = builder.option(&store).options(["--allow-other"]);
+    let mut mount = builder.options(AT_ONCE).as_user(uid).mount();
+    let below = source.join("later");
+    tools::run(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "mode=777", "tmpfs"])
+            .arg(&below),
+    );
+    fs::write(below.join("f"), "source").unwrap();
+    set_mode(&below.join("f"), 0o666);
+    let path = mount.mnt().join("later/f");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "source");
+    fs::write(&path, "mine").unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(below.join("f")).unwrap(), "source");
+    let log = mount.log();
+    assert!(log.contains("without a read-only clone"), "{log}");
+    assert!(mount.unmount().success());
+    let gone = tools::wait_until(std::time::Duration::from_secs(5), || {
+        rustix::mount::unmount(&below, rustix::mount::UnmountFlags::empty()).is_ok()
+    });
+    assert!(gone, "the mount below stays busy");
+}
