@@ -34,6 +34,14 @@ const EXAMPLES: &[(&str, &str)] = &[
         "mmfs --read-only --allow-other /data /mnt/view",
         "Shows /data to all users, and refuses every change.",
     ),
+    (
+        "mmfs --private ~/changes ~/photos ~/view",
+        "Shows ~/photos. What is changed at ~/view is kept in ~/changes, and ~/photos stays as it is.",
+    ),
+    (
+        "mmfs --ephemeral ~/photos ~/view",
+        "The same, and the changes go when the mount ends.",
+    ),
     ("mmfs status ~/view", "Prints what the mount does."),
     (
         "mount -t mmfs -o ro,allow_other /data /mnt/view",
@@ -85,6 +93,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "RUST_LOG",
         "What to log, instead of -v and -q: off, error, warn, info, debug, trace.",
     ),
+    (
+        "TMPDIR",
+        "Where --ephemeral makes the directory of its changes. Default: /tmp.",
+    ),
     ("NO_COLOR", "No colours in mmfs status --watch."),
     (
         "NOTIFY_SOCKET, WATCHDOG_USEC, JOURNAL_STREAM",
@@ -113,6 +125,10 @@ const FILES: &[(&str, &str)] = &[
     (
         "/run/systemd/journal/socket, /dev/log",
         "Take the log lines of a mount in the background: the first one of the two where something listens.",
+    ),
+    (
+        "/run/mmfs, /run/user/UID/mmfs, /dev/shm/mmfs-UID",
+        "Of private views: a file for each store that is mounted, which tells a kill of mmfs from a power cut.",
     ),
     (
         "/etc/mtab",
