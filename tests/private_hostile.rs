@@ -110,3 +110,38 @@ fn s64_as_root_a_store_that_others_wrote_gives_nobody_rights() {
     let mount = place.builder(&store, "allow_other").mount();
     assert_eq!(effects(mount.mnt()), (false, false, false));
 }
+
+/// What another program has mounted with suid and dev stays so. mmfs does not serve such a store there. (proves: S64)
+#[test]
+fn s64_as_root_a_passed_mount_with_suid_takes_no_store_of_others() {
+    if !user::is_root() {
+        return;
+    }
+    let place = Place::new();
+    let point = place.place.path().join("mount");
+    let store = place.place.path().join("store");
+    fs::create_dir(&point).unwrap();
+    fs::create_dir(&store).unwrap();
+    std::os::unix::fs::chown(&store, Some(user::ordinary()), None).unwrap();
+    let script = r#"exec 3<>/dev/fuse
+        mount -i -t fuse.mmfs -o "fd=3,rootmode=40000,user_id=0,group_id=0,default_permissions,$1" "$2" "$3"
+        status=0
+        timeout 20 "$5" --private "$4" "$2" /dev/fd/3 2>&1 || status=$?
+        umount --lazy "$3"
+        echo "status $status""#;
+    let binary = common::builder::binary();
+    let said = |options: &str| {
+        let paths = [&place.source, &point, &store, &binary].map(|path| path.as_os_str());
+        let arguments = [&[options.as_ref()][..], &paths].concat();
+        tools::sh(script, &arguments)
+    };
+    for options in ["suid,dev", "nosuid,dev", "suid,nodev"] {
+        let words = said(options);
+        assert!(
+            words.contains("mount with nosuid and nodev") && words.contains("status 1"),
+            "{options}: {words}"
+        );
+    }
+    let words = said("nosuid,nodev");
+    assert!(words.contains("status 0"), "{words}");
+}
