@@ -37,15 +37,11 @@ impl Keeper {
                 while kept.bell.wait(INTERVAL) {
                     let failed = kept.barrier().err();
                     let errno = failed.as_ref().map(|error| error.raw_os_error());
-                    match failed {
-                        // It is said once, not every five seconds.
-                        Some(error) if told != errno => {
-                            log::error!(
-                                "the store could not write its state ({error}): it tries again"
-                            );
-                        }
-                        None if told.is_some() => log::info!("the store could write its state"),
-                        _ => {}
+                    // It is said once, not every five seconds.
+                    if let Some(error) = failed.filter(|_| told != errno) {
+                        log::error!(
+                            "the store could not write its state ({error}): it tries again"
+                        );
                     }
                     told = errno;
                 }
