@@ -76,10 +76,17 @@ impl Report {
             report.problem("The file base is not as mmfs wrote it.".into());
         }
         for table in found.state.tables().iter() {
-            let entries = table
-                .entries()
-                .try_fold(0, |count, entry| entry.map(|_| count + 1));
-            match entries {
+            let mut entries = table.entries();
+            let mut count = 0;
+            let read = loop {
+                match entries.next() {
+                    None => break Ok(count),
+                    Some(Ok((key, _))) if entries.is_found(&key) => count += 1,
+                    Some(Ok(_)) => break Err(damaged()),
+                    Some(Err(error)) => break Err(error),
+                }
+            };
+            match read {
                 Ok(count) if count == table.count() => {}
                 Ok(_) => report.problem(format!(
                     "Table {:x} has another number of entries than it says.",

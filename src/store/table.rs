@@ -192,6 +192,12 @@ pub struct Entries {
 }
 
 impl Entries {
+    /// Whether a look-up of `key`, which was the last entry, comes to it.
+    pub fn is_found(&self, key: &[u8]) -> bool {
+        self.table.bloom.may_have(hash(key))
+            && self.table.index.find(key).map(|block| block + 1) == Some(self.block)
+    }
+
     fn take(&mut self) -> io::Result<Entry> {
         let mut from = Reader(&self.bytes[self.at..]);
         let (key, value) = entry(&mut from)?;
