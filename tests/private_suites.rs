@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Mount, tools, user};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, XattrFlags};
 use rustix::io::Errno;
 
 fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
@@ -89,4 +89,29 @@ fn as_root_a_direct_write_that_takes_suid_away_is_seen_at_once() {
     let seen = || fs::metadata(&path).unwrap().mode() & 0o7777;
     let is_right = tools::wait_until(Duration::from_secs(2), || seen() == 0o777);
     assert!(is_right, "{:o}", seen());
+}
+
+/// squashfs without attributes, as a source. Only root can mount one.
+#[test]
+fn as_root_files_have_attributes_where_the_source_has_none() {
+    let (_place, source, store) = place();
+    tools::run(
+        Command::new("mount")
+            .args(["-t", "ramfs", "none"])
+            .arg(&source),
+    );
+    fs::write(source.join("f"), "text").unwrap();
+    let mount = private(&source, &store, &[]);
+    let path = mount.mnt().join("f");
+    let list = |path: &Path| rustix::fs::listxattr(path, &mut [0u8; 100][..]);
+    let set = |path: &Path| rustix::fs::setxattr(path, "user.own", b"value", XattrFlags::empty());
+    assert_eq!(set(&source.join("f")), Err(Errno::OPNOTSUPP));
+    assert_eq!(list(&path), Ok(0));
+    set(&path).unwrap();
+    let mut value = [0u8; 100];
+    let got = rustix::fs::getxattr(&path, "user.own", &mut value[..]);
+    assert_eq!(got.map(|len| &value[..len]), Ok(&b"value"[..]));
+    assert_eq!(list(&path), Ok("user.own\0".len()));
+    drop(mount);
+    tools::unmount_idle(&source).unwrap();
 }

@@ -107,14 +107,14 @@ impl Layers {
                 CAPABILITY.into(),
                 Some(Xattr::Hidden),
             ))),
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(Errno::NODATA) => Ok(None),
             Err(errno) => Err(errno),
         }
     }
 
     fn acl_with_mode(&self, node: &Node, id: NodeId, mode: u32) -> Result<Option<Change>> {
         let value = match self.xattr_of(node, ACCESS.as_ref()) {
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+            Err(Errno::NODATA) => return Ok(None),
             value => value?,
         };
         let mut acl = Acl::parse(&value)?;

@@ -117,16 +117,23 @@ impl Layers {
                 None => {}
             }
         }
-        match node.source() {
-            Some(source) => self.below.xattr(source, name, Xattr::MAX_VALUE),
-            None => Err(Errno::NODATA),
+        let Some(source) = node.source() else {
+            return Err(Errno::NODATA);
+        };
+        match self.below.xattr(source, name, Xattr::MAX_VALUE) {
+            // The store has attributes where the source's filesystem has none.
+            Err(Errno::OPNOTSUPP) => Err(Errno::NODATA),
+            value => value,
         }
     }
 
     fn xattr_names(&self, node: &Node) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
         if let Some(source) = node.source() {
-            let list = self.below.xattr_names(source)?;
+            let list = match self.below.xattr_names(source) {
+                Err(Errno::OPNOTSUPP) => Vec::new(),
+                list => list?,
+            };
             names.extend(
                 list.split(|byte| *byte == 0)
                     .filter(|name| !name.is_empty())
