@@ -154,6 +154,14 @@ end_daemon() {
     return 1
 }
 
+# For a mount namespace of a suite's own. Mounts that were copied into this namespace would keep the others' filesystems busy.
+drop_inherited() {
+    local point
+    for point in $(awk '/ - fuse(blk)?[. ]/ || / - [^ ]+ \/dev\/loop/ {print $5}' /proc/self/mountinfo | tac); do
+        umount --lazy "$point" 2>/dev/null || true
+    done
+}
+
 # mount_image name size mkfs-arguments... : an ext4 filesystem of its own at $work/name.
 mount_image() {
     local name=$1 size=$2
