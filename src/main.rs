@@ -54,7 +54,8 @@ fn run(args: &[OsString]) -> Result<(), StartError> {
         let mut kept = session::open_store(wanted, &config)?;
         // Dropped last.
         let _removal = kept.removal();
-        let open = |reporter| Private::open(&config, wanted, reporter, kept.store, kept.sweeps);
+        let place = (kept.directory, kept.sweeps);
+        let open = |reporter| Private::open(&config, wanted, reporter, kept.store, place);
         let fs = Fs::new(&config, open).map_err(unreadable)?;
         let outcome = serve(&config, ready, fs.clone());
         if let Err(error) = fs.tree().end() {

@@ -1,8 +1,15 @@
 //! Questions to a mount: their names, and their answers as JSON. docs/status.md describes both for users. As long as [`VERSION`]
 //! is the same, fields may be added, but not renamed or removed.
 
+mod path;
+
+pub use path::Path;
+
+use path::MAX_TEXT;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 /// Prefix of the names of all questions. A question is an extended attribute of a mount's root.
 pub const PREFIX: &[u8] = b"system.mmfs.";
@@ -75,8 +82,10 @@ pub struct Status {
     pub source: Source,
     /// The mount point given at the start. Empty if another program has made the mount.
     pub mount_point: Path,
-    /// The kind of view.
+    /// The kind of view: `shared` or `private`.
     pub view: String,
+    /// The store of a private view. Null for a shared one.
+    pub store: Option<Store>,
     /// Time of the mount, in seconds since 1970.
     pub since: u64,
     /// Time since the mount, in microseconds.
@@ -93,42 +102,62 @@ pub struct Status {
     pub usage: Usage,
 }
 
-/// The longest text of a path, in characters. An answer has several paths of up to 4,095 bytes, and JSON may need six bytes for
-/// a character.
-const MAX_TEXT: usize = 1000;
-
-/// A path.
+/// The store of a private view.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Path {
-    /// For display. Invalid UTF-8 is replaced, and a long path is cut.
-    pub text: String,
-    /// All bytes, in hexadecimal.
-    pub hex: String,
+pub struct Store {
+    /// Its directory.
+    pub path: Path,
+    /// Bytes of files in it.
+    pub used: u64,
+    /// `--store-limit`. Null: none.
+    pub limit: Option<u64>,
+    /// Changed files whose file in the source was changed, replaced or removed since. Those that requests have come across, up to
+    /// 10,000.
+    pub conflicts: u64,
+    /// Up to [`MAX_CONFLICTS`] of them, fewer if their paths are long: the paths below the source.
+    pub conflicting: Vec<Path>,
 }
 
-impl Path {
-    /// Both forms of a path.
-    pub fn new(path: &std::path::Path) -> Self {
-        let bytes = path.as_os_str().as_encoded_bytes();
-        let mut text = String::from_utf8_lossy(bytes).into_owned();
-        if let Some((at, _)) = text.char_indices().nth(MAX_TEXT) {
-            text.replace_range(at.., "…");
+impl Store {
+    /// What a view reports, without the paths of conflicts.
+    pub fn new(report: &StoreReport) -> Self {
+        Self {
+            path: Path::cut(&report.directory, MAX_STORE_TEXT),
+            used: report.used,
+            limit: report.limit,
+            conflicts: report.conflicts,
+            conflicting: Vec::new(),
         }
-        Path {
-            text,
-            hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-        }
-    }
-
-    /// The path. `None` if `hex` is invalid.
-    pub fn path(&self) -> Option<std::path::PathBuf> {
-        use std::os::unix::ffi::OsStringExt;
-        let byte = |at| u8::from_str_radix(self.hex.get(at..at + 2)?, 16).ok();
-        let bytes: Option<Vec<u8>> = (0..self.hex.len()).step_by(2).map(byte).collect();
-        bytes.map(|bytes| std::ffi::OsString::from_vec(bytes).into())
     }
 }
+
+impl Status {
+    /// Adds the paths of conflicts, as many as an answer has room for.
+    pub fn add_conflicts(&mut self, ways: &[Vec<u8>]) {
+        let len = |json: serde_json::Result<Vec<u8>>| json.map_or(MAX_ANSWER, |json| json.len());
+        let mut room = MAX_ANSWER.saturating_sub(len(serde_json::to_vec(self)) + 1);
+        let Some(store) = &mut self.store else {
+            return;
+        };
+        for way in ways.iter().take(MAX_CONFLICTS) {
+            let path = Path::cut(OsStr::from_bytes(way).as_ref(), MAX_TEXT);
+            // A comma stands between two.
+            let needs = len(serde_json::to_vec(&path)) + 1;
+            if needs > room {
+                return;
+            }
+            room -= needs;
+            store.conflicting.push(path);
+        }
+    }
+}
+
+/// Conflicts that a status names.
+pub const MAX_CONFLICTS: usize = 100;
+
+/// As `MAX_TEXT`, for the path of a store.
+const MAX_STORE_TEXT: usize = 100;
 
 /// The source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,7 +314,7 @@ pub struct Usage {
 }
 
 /// The report of a view.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ViewReport {
     /// Resources in use.
     pub usage: ViewUsage,
@@ -295,6 +324,23 @@ pub struct ViewReport {
     pub by_handle: bool,
     /// Whether the root is known to have been removed.
     pub removed: bool,
+    /// The store of a private view.
+    pub store: Option<StoreReport>,
+}
+
+/// The report of a private view's store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    /// Its directory.
+    pub directory: std::path::PathBuf,
+    /// Bytes of files in it.
+    pub used: u64,
+    /// So many at most.
+    pub limit: Option<u64>,
+    /// The number of conflicts found so far.
+    pub conflicts: u64,
+    /// The paths below the source of up to [`MAX_CONFLICTS`] of them.
+    pub conflicting: Vec<Vec<u8>>,
 }
 
 /// Resources that a view uses.
@@ -377,8 +423,6 @@ pub struct Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
 
     #[test]
     fn questions_are_read_as_they_are_written() {
@@ -425,16 +469,6 @@ mod tests {
     }
 
     #[test]
-    fn paths_keep_their_bytes() {
-        for bytes in [&b"/a b\n\x1b[2J\"\\"[..], b"/\xff\xfe", b""] {
-            let path = std::path::Path::new(OsStr::from_bytes(bytes));
-            let written = serde_json::to_string(&Path::new(path)).expect("JSON");
-            let read: Path = serde_json::from_str(&written).expect("a path");
-            assert_eq!(read.path().as_deref(), Some(path));
-        }
-    }
-
-    #[test]
     fn the_longest_paths_fit_into_an_answer() {
         for byte in [b"\x01", b"\xff", b"\"", b"a"] {
             let path = Path::new(OsStr::from_bytes(&byte.repeat(4095)).as_ref());
@@ -444,8 +478,16 @@ mod tests {
             };
             status.options.log = Some(path.clone());
             status.source.path = path;
+            let store = StoreReport {
+                directory: OsStr::from_bytes(&byte.repeat(4095)).into(),
+                ..StoreReport::default()
+            };
+            status.store = Some(Store::new(&store));
             let json = serde_json::to_vec(&status).expect("JSON");
-            assert!(json.len() < MAX_ANSWER - (16 << 10), "{}", json.len());
+            assert!(json.len() < MAX_ANSWER - (10 << 10), "{}", json.len());
+            status.add_conflicts(&vec![byte.repeat(4095); 200]);
+            let json = serde_json::to_vec(&status).expect("JSON");
+            assert!(json.len() <= MAX_ANSWER, "{}", json.len());
             let read: Status = serde_json::from_slice(&json).expect("a status");
             assert_eq!(read, status);
         }

@@ -255,3 +255,175 @@ fn what_the_source_has_lost_is_shown_as_it_was() {
         mount.remount();
     }
 }
+
+fn status(mount: &Mount, how: &[&str]) -> String {
+    let mut command = Command::new(common::builder::binary());
+    let output = tools::output_of(command.arg("status").args(how).arg(mount.mnt()));
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn status_names_the_store_and_the_conflicts() {
+    let (_place, source, store) = place();
+    for name in ["edited", "replaced", "gone", "quiet"] {
+        fs::write(source.join(name), large()).unwrap();
+    }
+    let builder = Mount::builder()
+        .over(&source)
+        .option("--private")
+        .option(&store)
+        .options(["--store-limit", "5M"]);
+    let mount = builder.options(AT_ONCE).mount();
+    for name in ["edited", "replaced", "gone", "quiet"] {
+        change_first_page(&mount.mnt().join(name));
+    }
+    let text = status(&mount, &[]);
+    let first = format!(
+        "store       {}, 16.0 KiB of at most 5.0 MiB of files",
+        store.display()
+    );
+    assert!(text.contains(&first), "{text}");
+    assert!(text.contains("private view"), "{text}");
+    assert!(!text.contains("conflicts"), "{text}");
+    fs::write(source.join("edited"), "edited").unwrap();
+    fs::write(source.join("new"), large()).unwrap();
+    fs::rename(source.join("new"), source.join("replaced")).unwrap();
+    fs::remove_file(source.join("gone")).unwrap();
+    assert_eq!(names(mount.mnt()), ["edited", "gone", "quiet", "replaced"]);
+    for name in ["edited", "gone", "quiet", "replaced"] {
+        fs::metadata(mount.mnt().join(name)).unwrap();
+    }
+    let text = status(&mount, &[]);
+    let named = "conflicts   3 changed files that the source has changed, replaced or removed";
+    assert!(text.contains(named), "{text}");
+    for name in ["edited", "gone", "replaced"] {
+        assert!(text.contains(&format!("\n            {name}\n")), "{text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&status(&mount, &["--json"])).unwrap();
+    let found = if json.is_array() { &json[0] } else { &json };
+    let found = found.get("status").unwrap_or(found);
+    assert_eq!(found["view"], "private");
+    assert_eq!(found["store"]["path"]["text"], store.to_str().unwrap());
+    assert_eq!(found["store"]["used"], 4 * 4096);
+    assert_eq!(found["store"]["limit"], 5 << 20);
+    assert_eq!(found["store"]["conflicts"], 3);
+    assert_eq!(found["store"]["conflicting"].as_array().unwrap().len(), 3);
+    let text = status(&mount, &["--prometheus"]);
+    let label = format!("{{mount=\"{}\"}}", mount.mnt().display());
+    for line in [
+        format!("mmfs_store_used_bytes{label} 16384"),
+        format!("mmfs_store_limit_bytes{label} 5242880"),
+        format!("mmfs_conflicts{label} 3"),
+    ] {
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    // One that is given up is no conflict any more.
+    fs::remove_file(mount.mnt().join("gone")).unwrap();
+    let text = status(&mount, &["--prometheus"]);
+    assert!(text.contains(&format!("mmfs_conflicts{label} 2")), "{text}");
+}
+
+#[test]
+fn a_branch_checked_out_in_the_source_leaves_every_changed_file() {
+    let Some(git) = tools::find_tool("git") else {
+        panic!("git is needed");
+    };
+    let (_place, source, store) = place();
+    let git = |words: &[&str]| {
+        let identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"];
+        tools::run(
+            Command::new(&git)
+                .args(identity)
+                .arg("-C")
+                .arg(&source)
+                .args(words),
+        );
+    };
+    git(&["init", "-q", "-b", "one"]);
+    let name = |n: usize| format!("d{}/f{n}", n % 7);
+    for n in 0..150 {
+        fs::create_dir_all(source.join(format!("d{}", n % 7))).unwrap();
+        fs::write(source.join(name(n)), format!("one {n}")).unwrap();
+    }
+    fs::write(source.join("large"), large()).unwrap();
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "one"]);
+    git(&["checkout", "-q", "-b", "two"]);
+    // A third stays, a third is another on the other branch, a third is not there.
+    for n in 0..150 {
+        match n % 3 {
+            0 => {}
+            1 => fs::write(source.join(name(n)), format!("two {n}")).unwrap(),
+            _ => fs::remove_file(source.join(name(n))).unwrap(),
+        }
+    }
+    fs::write(source.join("large"), "small now").unwrap();
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "two"]);
+    git(&["checkout", "-q", "one"]);
+    let mut mount = private(&source, &store);
+    for n in 0..99 {
+        fs::write(mount.mnt().join(name(n)), format!("mine {n}")).unwrap();
+    }
+    change_first_page(&mount.mnt().join("large"));
+    git(&["checkout", "-q", "two"]);
+    for _ in 0..2 {
+        for n in 0..99 {
+            let shown = fs::read_to_string(mount.mnt().join(name(n))).unwrap();
+            assert_eq!(shown, format!("mine {n}"));
+        }
+        assert!(is_changed(&mount.mnt().join("large")));
+        for n in 99..150 {
+            let shown = fs::read_to_string(mount.mnt().join(name(n))).ok();
+            let expected = [Some(format!("one {n}")), Some(format!("two {n}")), None];
+            assert_eq!(shown, expected[n % 3], "{n}");
+        }
+        // The 66 that the branches differ in, and the large one.
+        let text = status(&mount, &["--prometheus"]);
+        let label = format!("{{mount=\"{}\"}}", mount.mnt().display());
+        assert!(
+            text.contains(&format!("mmfs_conflicts{label} 67\n")),
+            "{text}"
+        );
+        mount.remount();
+    }
+    git(&["checkout", "-q", "one"]);
+    for n in 0..99 {
+        let shown = fs::read_to_string(mount.mnt().join(name(n))).unwrap();
+        assert_eq!(shown, format!("mine {n}"));
+    }
+}
+
+#[test]
+fn an_old_file_that_was_only_listed_is_found() {
+    let (_place, source, store) = place();
+    fs::create_dir(source.join("d")).unwrap();
+    for name in ["d/moved", "d/changed"] {
+        fs::write(source.join(name), "theirs").unwrap();
+    }
+    let mut mount = private(&source, &store);
+    let path = |mount: &Mount, name: &str| mount.mnt().join("d").join(name);
+    fs::rename(path(&mount, "moved"), path(&mount, "here")).unwrap();
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(path(&mount, "changed"), mode).unwrap();
+    // From then on the source's inodes are recognised by their time of change.
+    std::thread::sleep(std::time::Duration::from_millis(3500));
+    mount.remount();
+    // Of what a listing shows, the kernel is told only if somebody has looked at it before.
+    for _ in 0..3 {
+        assert_eq!(names(&mount.mnt().join("d")), ["changed", "here"]);
+    }
+    // The kernel forgets what the first listing has told it.
+    tools::run(
+        Command::new("sh")
+            .arg("-c")
+            .arg("echo 2 >/proc/sys/vm/drop_caches"),
+    );
+    for _ in 0..3 {
+        assert_eq!(names(&mount.mnt().join("d")), ["changed", "here"]);
+        for name in ["changed", "here"] {
+            assert_eq!(fs::read_to_string(path(&mount, name)).unwrap(), "theirs");
+        }
+    }
+}

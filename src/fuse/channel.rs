@@ -98,7 +98,7 @@ impl<T: Tree> Channel<T> {
         let (facts, fs) = (&*self.facts, &*self.fs);
         let view = fs.tree().report();
         let (device, inode) = view.root;
-        Status {
+        let mut status = Status {
             protocol: report::VERSION,
             version: facts.version.into(),
             pid: std::process::id(),
@@ -111,6 +111,7 @@ impl<T: Tree> Channel<T> {
             },
             mount_point: report::Path::new(&facts.config.mount_point),
             view: kind_of_view(&facts.config).into(),
+            store: view.store.as_ref().map(report::Store::new),
             since: facts.since(),
             uptime_us: facts.uptime().as_micros() as u64,
             options: options(&facts.config),
@@ -118,7 +119,11 @@ impl<T: Tree> Channel<T> {
             requests: counts(self.requests),
             waiting: self.waiting_summary(),
             usage: self.usage(view.usage),
+        };
+        if let Some(store) = view.store.filter(|store| store.conflicts > 0) {
+            status.add_conflicts(&store.conflicting);
         }
+        status
     }
 
     fn usage(&self, view: report::ViewUsage) -> report::Usage {

@@ -29,6 +29,8 @@ pub struct Kept {
     pub sweeps: bool,
     /// Its directory, if it goes with the mount.
     goes: Option<PathBuf>,
+    /// Its directory.
+    pub directory: PathBuf,
 }
 
 /// Removes the store when it goes with the mount.
@@ -153,6 +155,7 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
         store: opened.store,
         sweeps,
         goes: None,
+        directory: path.into(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::asked::Asked;
 use crate::counters::Kind;
-use crate::report::{Requests, Share, Status};
+use crate::report::{Requests, Share, Status, Store};
 use crate::terminal::is_command;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -161,6 +161,7 @@ impl Page<'_> {
             s.usage.resident
         });
         self.shares();
+        self.stores();
         self.events();
     }
 
@@ -224,6 +225,32 @@ impl Page<'_> {
             kept,
             self,
         );
+    }
+
+    /// Of private views only.
+    fn stores(&mut self) {
+        let help = "Bytes of files in the store.";
+        self.each_store("mmfs_store_used_bytes", help, |store| Some(store.used));
+        let help = "Bytes of files in the store at most.";
+        self.each_store("mmfs_store_limit_bytes", help, |store| store.limit);
+        let help =
+            "Changed files found whose file in the source was changed, replaced or removed since.";
+        self.each_store("mmfs_conflicts", help, |store| Some(store.conflicts));
+    }
+
+    /// A metric with one value per private view. `value` may be None.
+    fn each_store(&mut self, name: &str, help: &str, value: impl Fn(&Store) -> Option<u64>) {
+        let of = |(mount, status): &(String, &Status)| {
+            let value = value(status.store.as_ref()?)?;
+            Some((format!("mount=\"{mount}\""), value))
+        };
+        let values: Vec<_> = self.mounts.iter().filter_map(of).collect();
+        if !values.is_empty() {
+            self.head(name, "gauge", help);
+        }
+        for (labels, value) in values {
+            self.line(name, &labels, value);
+        }
     }
 
     fn events(&mut self) {

@@ -2,7 +2,7 @@
 
 use super::asked::Asked;
 use super::text::{bytes, long, micros, rate, reported, second};
-use crate::report::{Feature, Options, Share, Status};
+use crate::report::{Feature, Options, Share, Status, Store};
 use crate::terminal::{for_shell, one_line};
 use std::fmt::Write;
 
@@ -65,6 +65,9 @@ pub fn head(status: &Status, columns: usize) -> String {
     if status.source.removed {
         line("", REMOVED.into());
     }
+    if let Some(store) = &status.store {
+        shown_store(store, &mut line);
+    }
     line(
         "daemon",
         format!(
@@ -88,6 +91,36 @@ pub fn head(status: &Status, columns: usize) -> String {
     }
     usage(status, &mut line);
     text
+}
+
+/// Conflicts that are named in text.
+const MAX_NAMED: usize = 10;
+
+fn shown_store(store: &Store, line: &mut impl FnMut(&str, String)) {
+    let limit = store
+        .limit
+        .map_or_else(String::new, |limit| format!(" of at most {}", bytes(limit)));
+    let used = bytes(store.used);
+    line(
+        "store",
+        format!("{}, {used}{limit} of files", reported(&store.path)),
+    );
+    if store.conflicts == 0 {
+        return;
+    }
+    line(
+        "conflicts",
+        format!(
+            "{} changed files that the source has changed, replaced or removed since:",
+            store.conflicts
+        ),
+    );
+    let named = store.conflicting.iter().take(MAX_NAMED);
+    let more = store.conflicts.saturating_sub(named.len() as u64);
+    named.for_each(|path| line("", reported(path)));
+    if more > 0 {
+        line("", format!("and {more} more"));
+    }
 }
 
 /// Writes a name and its value. A value that is too long is wrapped at spaces, so a path without spaces stays whole.
@@ -266,6 +299,13 @@ mod tests {
             ..Status::default()
         };
         status.source.removed = true;
+        status.store = Some(Store {
+            conflicts: u64::MAX,
+            used: u64::MAX,
+            limit: Some(u64::MAX),
+            conflicting: vec![crate::report::Path::new("a\x1b[2J".as_ref()); 200],
+            ..Store::default()
+        });
         let shown = [
             text(&status, 80),
             table(&status, Some(&status), 80),

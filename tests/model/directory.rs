@@ -18,6 +18,7 @@ use rustix::io::{Errno, pread, pwrite};
 use super::Filesystem;
 use super::command::{Answer, At, Attr, Bytes, Command, Data, Kind, Outcome, Place, Stamp};
 use super::generate::SLOTS;
+use super::reference::layered::UNREADABLE;
 use super::sys;
 use super::tree::{Node, Tree};
 
@@ -445,7 +446,7 @@ fn node_of(
     let stat = call::lstat(entry.path())?;
     let attr = attr_of(&stat);
     let content = match attr.kind {
-        Kind::File => Bytes(fs::read(entry.path())?),
+        Kind::File => Bytes(read_file(&entry.path())?),
         Kind::Symlink => readlink(&entry.path())?,
         _ => Bytes(Vec::new()),
     };
@@ -466,6 +467,25 @@ fn node_of(
         same_as,
         entry_agrees,
     })
+}
+
+/// A page that cannot be read is [`UNREADABLE`].
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {}
+        read => return read,
+    }
+    let file = fs::File::open(path)?;
+    let mut bytes = Vec::new();
+    for start in (0..file.metadata()?.len()).step_by(UNREADABLE.len()) {
+        let mut page = [0; UNREADABLE.len()];
+        match pread(&file, &mut page[..], start) {
+            Ok(count) => bytes.extend(&page[..count]),
+            Err(Errno::IO) => bytes.extend(UNREADABLE),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(bytes)
 }
 
 fn kind_of(file_type: fs::FileType) -> Kind {

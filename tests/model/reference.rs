@@ -2,6 +2,8 @@
 //! themselves are [`Inodes`].
 
 mod bytes;
+pub mod layered;
+mod stored;
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -82,7 +82,8 @@ impl Layers {
     pub fn resize(&self, node: &Node, id: NodeId, size: u64, now: Time) -> Result<()> {
         let _alone = self.lock(id).write();
         let state = match size {
-            0 => None,
+            // The bytes before do not matter. What the source's file is does: it may be another later.
+            0 => self.source_state(node)?,
             _ => self.first_state(node, id)?,
         };
         self.store

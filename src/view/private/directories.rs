@@ -11,7 +11,7 @@ use super::layers::errno;
 use super::listing::{OWN, OpenDir};
 use super::node::{Node, Side};
 use super::view::Private;
-use crate::view::{DirEntry, Directories, Found, Names as _};
+use crate::view::{DirEntry, Directories, Found};
 
 impl Directories for Private {
     fn open_dir(&self, node: &Node, flags: OFlags) -> Result<OpenDir> {
@@ -78,8 +78,11 @@ impl Directories for Private {
             None => {
                 let layers = &self.layers;
                 layers.lookup_by(&listing.node, name, |source| match &listing.below {
-                    Some(below) => layers.below.lookup_listed(below, name),
-                    None => layers.below.lookup(source, name),
+                    Some(below) => {
+                        let found = layers.below.lookup_listed(below, name)?;
+                        layers.held_if_needed(source, name, found)
+                    }
+                    None => layers.lookup_source(source, name),
                 })
             }
         }

@@ -10,13 +10,14 @@ use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
 use super::caches::Caches;
+use super::conflicts::Conflicts;
 use super::filesystems::Filesystems;
 use super::node::{Key, Node, Side};
 use super::renamed::Renamed;
 use crate::attr::{Attr, MountId, Time};
 use crate::config::OnSourceChange;
 use crate::inode::{NodeTable, Place as _, ROOT};
-use crate::store::{Attributes, Change, Content, Kind, Name, NodeId, Store};
+use crate::store::{Attributes, Change, Content, Kind, Name, NodeId, SourceState, Store};
 use crate::view::shared::{self, Shared};
 use crate::view::{Attributes as _, Names as _};
 
@@ -41,9 +42,8 @@ pub(super) struct Layers {
     pub bytes: [RwLock<()>; LOCKS],
     /// Inodes of the source that are unchanged and lost their last name, until the kernel forgets them.
     pub gone: Mutex<HashSet<Key>>,
-    /// Nodes that are not about the inode that they began as.
-    pub parted: Mutex<HashSet<NodeId>>,
     pub renamed: Mutex<Renamed>,
+    pub conflicts: Conflicts,
     pub filesystems: Filesystems,
 }
 
@@ -200,7 +200,7 @@ impl Layers {
         };
         // A node that has lost this inode does not get it back.
         let mut changes = match self.claim(source)? {
-            Some(other) if self.parted.lock().contains(&other) => self.part(other)?,
+            Some(other) if self.renamed.lock().is_plain(node.key()) => self.part(other)?,
             _ => Vec::new(),
         };
         changes.push(Change::Make(id, Box::new(made)));
@@ -246,8 +246,18 @@ impl Layers {
 
     /// The attributes of an inode of the source with those of its node over them.
     pub fn over(&self, id: Option<NodeId>, mut attr: Attr) -> Result<Attr> {
-        if let Some(id) = id {
-            self.lay(id, &self.stored(id)?, &mut attr)?;
+        let Some(id) = id else {
+            return Ok(attr);
+        };
+        let stored = self.stored(id)?;
+        let now = SourceState {
+            size: attr.size,
+            mtime: to_store(attr.mtime),
+        };
+        let content = self.lay(id, &stored, &mut attr)?;
+        match content.and_then(|content| content.source) {
+            Some(was) if was != now => self.conflicts.add(id, &stored.reached),
+            _ => self.conflicts.remove(id),
         }
         Ok(attr)
     }
@@ -281,18 +291,26 @@ impl Layers {
         Ok(attr)
     }
 
-    fn lay(&self, id: NodeId, stored: &crate::store::Node, attr: &mut Attr) -> Result<()> {
+    /// Lays what the store has of a node over attributes. Returns what it has of the bytes.
+    fn lay(
+        &self,
+        id: NodeId,
+        stored: &crate::store::Node,
+        attr: &mut Attr,
+    ) -> Result<Option<Content>> {
         lay_attributes(&stored.attributes, attr);
         let links = i64::from(attr.nlink) + stored.links;
         // The source may have taken links away that the view had taken away, too. What has a name has a link.
         let least = i64::from(links < 1 && !self.store.is_orphan(id).map_err(errno)?);
         attr.nlink = links.clamp(least, u32::MAX.into()) as u32;
-        if stored.kind == Kind::File {
-            if let Some(content) = self.store.content(id).map_err(errno)? {
-                lay_content(&content, attr);
-            }
+        if stored.kind != Kind::File {
+            return Ok(None);
         }
-        Ok(())
+        let content = self.store.content(id).map_err(errno)?;
+        if let Some(content) = &content {
+            lay_content(content, attr);
+        }
+        Ok(content)
     }
 
     /// The lock of a file's bytes.

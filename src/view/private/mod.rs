@@ -6,6 +6,7 @@
 mod acl;
 mod attributes;
 mod caches;
+mod conflicts;
 mod content;
 mod directories;
 mod filesystems;

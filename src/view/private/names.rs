@@ -164,7 +164,7 @@ pub(super) struct Unlinked {
 impl Layers {
     /// What a name leads to.
     pub fn lookup(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
-        self.lookup_by(dir, name, |source| self.below.lookup(source, name))
+        self.lookup_by(dir, name, |source| self.lookup_source(source, name))
     }
 
     /// As `lookup`. `below` looks the name up in the directory's inode of the source.
@@ -289,6 +289,7 @@ impl Layers {
         };
         let mut changes = vec![Change::Links(id, less), changed_at(id, now)];
         if is_last {
+            self.conflicts.remove(id);
             changes.push(Change::Orphan(id, true));
         }
         Ok(Unlinked {

@@ -86,7 +86,8 @@ impl Layers {
             Side::Own(id) => Ok(Some(*id)),
             Side::Source(node) => {
                 let claim = self.claim(node)?;
-                Ok(claim.filter(|id| !self.parted.lock().contains(id)))
+                let key = Key::Source(node.key());
+                Ok(claim.filter(|_| !self.renamed.lock().is_plain(key)))
             }
         }
     }
@@ -120,7 +121,7 @@ impl Layers {
             return self.found_by_way(id, &stored);
         };
         let at = Some((self.nodes.number_of(dir), Arc::from(name)));
-        let found = match self.below.lookup(source, name) {
+        let found = match self.lookup_source(source, name) {
             Err(Errno::NOENT) => None,
             found => Some(found?),
         };
@@ -155,7 +156,6 @@ impl Layers {
         if !is_same && (!may_merge || !self.move_on(id, &found.place)?) {
             return self.lost(id, stored);
         }
-        self.parted.lock().remove(&id);
         let key = Key::Source(found.place.key());
         self.renamed.lock().shown(key, false);
         self.placed(at, found, Some(id), true)
@@ -190,7 +190,7 @@ impl Layers {
 
     /// A node that the source has lost: what the store has of it is shown.
     fn lost(&self, id: NodeId, stored: &store::Node) -> Result<Found<Node>> {
-        self.parted.lock().insert(id);
+        self.conflicts.add(id, &stored.reached);
         self.own(id, stored)
     }
 
@@ -215,14 +215,9 @@ impl Layers {
                 Some(there) => there.place == found.place,
                 None => false,
             };
-            if is_there {
-                self.parted.lock().remove(&claim);
-            } else {
-                self.parted.lock().insert(claim);
-                id = None;
-            }
             let key = Key::Source(found.place.key());
-            self.renamed.lock().shown(key, id.is_none());
+            self.renamed.lock().shown(key, !is_there);
+            id = id.filter(|_| is_there);
         }
         let at = Some((self.nodes.number_of(dir), Arc::from(name)));
         self.placed(at, found, id, false)
@@ -280,6 +275,27 @@ impl Layers {
         }
     }
 
+    /// Looks up a name in the source.
+    pub fn lookup_source(&self, dir: &shared::Node, name: &OsStr) -> Result<Found<shared::Node>> {
+        let found = self.below.lookup(dir, name)?;
+        self.held_if_needed(dir, name, found)
+    }
+
+    /// What was found in the source. It is held if the view's own table of nodes has another inode of its number.
+    pub fn held_if_needed(
+        &self,
+        dir: &shared::Node,
+        name: &OsStr,
+        found: Found<shared::Node>,
+    ) -> Result<Found<shared::Node>> {
+        let number = self.nodes.number(Key::Source(found.place.key()));
+        let is_other = |known: &Node| known.source() != Some(&found.place);
+        match self.nodes.with(number, is_other) {
+            Ok(true) if found.seen != Seen::Held => self.below.lookup_to_hold(dir, name),
+            _ => Ok(found),
+        }
+    }
+
     /// What a path below the source's root leads to. Symbolic links are not followed.
     fn walk(&self, path: &[u8]) -> Result<Option<Found<shared::Node>>> {
         let mut at = self.below_nodes.get(ROOT)?;
@@ -292,7 +308,7 @@ impl Layers {
             if !found.attr.is_dir() {
                 return Ok(None);
             }
-            found = match self.below.lookup(&at, name) {
+            found = match self.lookup_source(&at, name) {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => return Ok(None),
                 found => found?,
             };

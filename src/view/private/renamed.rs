@@ -25,6 +25,11 @@ impl Renamed {
         }
     }
 
+    /// Whether the inode is shown without the changes that began with it.
+    pub fn is_plain(&self, key: Key) -> bool {
+        self.plain.contains(&key)
+    }
+
     /// Whether the kernel has to drop its pages. Only the first open is told so.
     pub fn take_stale(&mut self, key: Key) -> bool {
         self.stale.remove(&key)

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FileType;
 
 use super::caches::Caches;
+use super::conflicts::Conflicts;
 use super::content::OpenFile;
 use super::filesystems::Filesystems;
 use super::layers::Layers;
@@ -15,7 +17,7 @@ use super::listing::OpenDir;
 use super::node::{Key, Node, Side};
 use crate::config::{Config, StoreConfig};
 use crate::inode::{NodeTable, Numbers, Place, ROOT};
-use crate::report::ViewReport;
+use crate::report::{MAX_CONFLICTS, StoreReport, ViewReport};
 use crate::store::keeper::Keeper;
 use crate::store::{Change, Store};
 use crate::view::shared::{Shared, plain_number};
@@ -26,6 +28,9 @@ pub struct Private {
     pub(super) layers: Arc<Layers>,
     /// Makes barriers until the view goes.
     keeper: Mutex<Option<Keeper>>,
+    /// The store's, for status.
+    directory: PathBuf,
+    limit: Option<u64>,
 }
 
 impl std::fmt::Debug for Private {
@@ -35,7 +40,7 @@ impl std::fmt::Debug for Private {
 }
 
 impl Private {
-    /// Lays `store` over the source. `sweeps`: the store was not closed, and has data files that nothing needs.
+    /// Lays `store`, which is in `directory`, over the source. `sweeps`: the store was not closed, and has data files that nothing needs.
     ///
     /// # Errors
     /// Those of opening the source, and of starting a thread.
@@ -44,7 +49,7 @@ impl Private {
         wanted: &StoreConfig,
         reporter: Reporter,
         store: Store,
-        sweeps: bool,
+        (directory, sweeps): (PathBuf, bool),
     ) -> io::Result<(Self, Arc<NodeTable<Node>>)> {
         let mut read_only = config.clone();
         read_only.flags.read_only = true;
@@ -77,8 +82,8 @@ impl Private {
             names: Mutex::new(()),
             bytes: std::array::from_fn(|_| RwLock::new(())),
             gone: Mutex::new(HashSet::new()),
-            parted: Mutex::new(HashSet::new()),
             renamed: Mutex::default(),
+            conflicts: Conflicts::default(),
             filesystems: Filesystems::default(),
         };
         if wanted.base_moved {
@@ -87,6 +92,8 @@ impl Private {
         let view = Self {
             layers: Arc::new(layers),
             keeper: Mutex::new(Some(keeper)),
+            directory,
+            limit: wanted.limit,
         };
         Ok((view, nodes))
     }
@@ -118,12 +125,12 @@ impl Tree for Private {
         if let Ok(Some(id)) = layers.id(node) {
             let _names = layers.names.lock();
             if layers.store.is_orphan(id).unwrap_or(false) {
+                layers.conflicts.remove(id);
                 if let Err(error) = layers.store.change(vec![Change::Remove(id)]) {
                     log::warn!(
                         "a file that was deleted stays in the store until the next mount: {error}"
                     );
                 }
-                layers.parted.lock().remove(&id);
             }
         }
         layers.let_go(node);
@@ -158,7 +165,18 @@ impl Tree for Private {
     }
 
     fn report(&self) -> ViewReport {
-        self.layers.below.report()
+        let layers = &self.layers;
+        let store = StoreReport {
+            directory: self.directory.clone(),
+            used: layers.store.used(),
+            limit: self.limit,
+            conflicts: layers.conflicts.count(),
+            conflicting: layers.conflicts.ways(MAX_CONFLICTS),
+        };
+        ViewReport {
+            store: Some(store),
+            ..layers.below.report()
+        }
     }
 
     fn is_stacked(&self) -> bool {

@@ -187,6 +187,7 @@ impl Tree for Shared {
             root: self.root,
             by_handle: self.by_handle,
             removed: self.removed.get(),
+            store: None,
         }
     }
 

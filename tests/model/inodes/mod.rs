@@ -25,6 +25,7 @@ pub struct Ino {
 }
 
 /// One inode.
+#[derive(Clone)]
 pub struct Inode {
     pub body: Body,
     /// Permission bits.
@@ -39,8 +40,8 @@ pub struct Inode {
     pub mtime: Stamp,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The number of the last change of the contents, and of anything.
-    modified: u64,
-    changed: u64,
+    pub modified: u64,
+    pub changed: u64,
     opens: u32,
 }
 
@@ -76,6 +77,7 @@ impl PartialEq for Stamp {
 }
 
 /// All inodes of a filesystem.
+#[derive(Clone)]
 pub struct Inodes {
     /// By number, from 1 on.
     slots: Vec<Slot>,
@@ -83,6 +85,7 @@ pub struct Inodes {
     changes: u64,
 }
 
+#[derive(Clone)]
 struct Slot {
     life: u32,
     inode: Option<Inode>,
@@ -163,7 +166,7 @@ impl Inodes {
     }
 
     /// Gives an inode a number: one that is free again, in another life.
-    fn add(&mut self, inode: Inode) -> Ino {
+    pub fn add(&mut self, inode: Inode) -> Ino {
         let slot = match self.slots.iter().position(|slot| slot.inode.is_none()) {
             Some(free) => {
                 self.slots[free].life += 1;

@@ -42,7 +42,8 @@ impl Inodes {
         self.all().find(has).unwrap_or(ROOT)
     }
 
-    fn all(&self) -> impl Iterator<Item = Ino> {
+    /// All numbers, in their present lives.
+    pub fn all(&self) -> impl Iterator<Item = Ino> {
         (1..).zip(&self.slots).map(|(number, slot)| Ino {
             number,
             life: slot.life,
