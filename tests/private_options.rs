@@ -102,6 +102,18 @@ fn a_view_that_copies_does_not_depend_on_the_source_any_more() {
 
 /// (proves: S63)
 #[test]
+fn a_view_that_copies_does_so_before_it_cuts_a_file() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), large()).unwrap();
+    let mount = private(&source, &store, &["--on-source-change", "copy"]);
+    let path = mount.mnt().join("f");
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(150_000).unwrap();
+    fs::write(source.join("f"), b"gone").unwrap();
+    assert!(fs::read(&path).unwrap() == large()[..150_000]);
+}
+
+#[test]
 fn a_full_store_refuses_more_and_still_removes() {
     let (_place, source, store) = place();
     let mount = private(&source, &store, &["--store-limit", "1M"]);

@@ -128,7 +128,7 @@ pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
     /// Sets the device number of mmfs's own mount, which is never entered.
     fn set_own_device(&self, _device: u64) {}
 
-    /// Figures for status. Takes no lock, and makes no system call on the source.
+    /// Figures for status. Takes no lock that a request holds while it waits, and makes no system call on the source.
     fn report(&self) -> ViewReport {
         ViewReport::default()
     }

@@ -1,6 +1,8 @@
 //! Changing attributes: what the source's kernel did for a mirror, the view does itself.
 
-use rustix::fs::StatVfs;
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, StatVfs};
 use rustix::io::{Errno, Result};
 
 use super::acl::{ACCESS, Acl};
@@ -10,9 +12,10 @@ use super::node::{Node, Side};
 use super::view::Private;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
+use crate::config::OnSourceChange;
 use crate::request::{SetAttr, SetTime};
 use crate::store::{Attributes as Overrides, Change, NodeId, Xattr};
-use crate::view::Attributes;
+use crate::view::{Attributes, Files as _};
 
 const SUID: u32 = 0o4000;
 const SGID: u32 = 0o2000;
@@ -65,6 +68,7 @@ impl Attributes for Private {
         over.atime = set.atime.map(|time| moment(time, now));
         over.mtime = set.mtime.map(|time| moment(time, now));
         if let Some(size) = set.size {
+            self.copy_before_cut(by, node, size)?;
             self.layers.resize(node, id, size, now)?;
         }
         over.ctime = Some(to_store(now));
@@ -87,6 +91,19 @@ impl Attributes for Private {
         usage.f_blocks = usage.f_blocks.saturating_sub(usage.f_bfree) + blocks;
         (usage.f_bfree, usage.f_bavail) = (blocks, blocks);
         Ok(usage)
+    }
+}
+
+impl Private {
+    /// Before a new length is the first change of a file's bytes: copies them, if that is asked for.
+    fn copy_before_cut(&self, by: &Actor, node: &Node, size: u64) -> Result<()> {
+        if size == 0 || self.layers.on_source_change != OnSourceChange::Copy {
+            return Ok(());
+        }
+        let open = Arc::new(self.open(by, node, OFlags::RDWR)?);
+        let copied = open.copy_first();
+        self.close(open);
+        copied
     }
 }
 

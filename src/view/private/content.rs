@@ -179,6 +179,11 @@ impl OpenFile {
         change(id, content)
     }
 
+    /// Copies the source's bytes if it is to be done at the first change.
+    pub fn copy_first(&self) -> Result<()> {
+        self.changing(|_, _| Ok(()))
+    }
+
     fn write_alone(&self, id: NodeId, content: Option<Stored>, write: &Write<'_>) -> Result<usize> {
         let state = self.layers.first_state(&self.node, id)?;
         let size = match &content {
