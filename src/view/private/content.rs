@@ -1,5 +1,6 @@
 //! The bytes of one file of a private view: the source's, the store's, or both, page by page.
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -97,6 +98,18 @@ fn moved_on(content: &Stored, now: Option<SourceState>) -> bool {
     content.source_limit > 0 && content.source != now
 }
 
+/// Calls `fill` with `len` bytes of a buffer of this thread, which hold what was read last. The mapping has another, which is used
+/// while this one is filled.
+fn with_buffer<R>(len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        fill(&mut buffer[..len])
+    })
+}
+
 impl OpenFile {
     fn id(&self) -> Result<Option<NodeId>> {
         self.layers.id(&self.node)
@@ -141,17 +154,16 @@ impl OpenFile {
         }
     }
 
-    fn read_mixed(&self, id: NodeId, content: &Stored, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let len = (len as u64).min(content.size.saturating_sub(offset));
-        let mut buffer = vec![0; len as usize];
+    fn read_mixed(
+        &self,
+        id: NodeId,
+        content: &Stored,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize> {
         let mut source = self.source_bytes(Some(content));
-        let done = self
-            .layers
-            .store
-            .read(id, offset, &mut buffer, &mut source)
-            .map_err(errno)?;
-        buffer.truncate(done);
-        Ok(buffer)
+        let read = self.layers.store.read(id, offset, buffer, &mut source);
+        read.map_err(errno)
     }
 
     /// Runs a change of the file's bytes, alone.
@@ -267,9 +279,12 @@ impl Content for OpenFile {
         match (content, id, &self.below) {
             (None, _, Some(below)) => below.read(offset, len, flags, lend),
             (Some(content), Some(id), _) => {
-                let bytes = self.read_mixed(id, &content, offset, len);
-                drop(shared);
-                lend(bytes.as_deref().map_err(|errno| *errno))
+                let len = (len as u64).min(content.size.saturating_sub(offset));
+                with_buffer(len as usize, |buffer| {
+                    let done = self.read_mixed(id, &content, offset, buffer);
+                    drop(shared);
+                    lend(done.map(|done| &buffer[..done]))
+                })
             }
             // The source has lost it, and the store has none of its bytes.
             _ => lend(
