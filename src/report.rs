@@ -5,7 +5,7 @@ mod path;
 
 pub use path::Path;
 
-use path::MAX_TEXT;
+use path::{MAX_STORE_TEXT, MAX_TEXT};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -155,9 +155,6 @@ impl Status {
 
 /// Conflicts that a status names.
 pub const MAX_CONFLICTS: usize = 100;
-
-/// As `MAX_TEXT`, for the path of a store.
-const MAX_STORE_TEXT: usize = 100;
 
 /// The source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

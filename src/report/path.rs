@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 /// a character.
 pub const MAX_TEXT: usize = 1000;
 
+/// As `MAX_TEXT`, for the path of a store.
+pub(super) const MAX_STORE_TEXT: usize = 100;
+
 /// A path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

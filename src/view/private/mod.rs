@@ -19,6 +19,7 @@ mod open;
 mod origins;
 mod rename;
 mod renamed;
+mod source_state;
 mod view;
 mod xattrs;
 
