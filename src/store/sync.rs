@@ -446,7 +446,7 @@ impl Store {
             done => done?,
         }
         self.barrier_of(&mut self.turn.lock(), Purpose::Close)?;
-        let lost = self.log.lock().undurable.any_error();
+        let lost = self.log.lock().undurable.take_errors();
         self.collect_garbage();
         // It holds no record, and has the reserve.
         self.remove(&tail::path(self.log.lock().tail.number()));

@@ -302,10 +302,10 @@ impl Undurable {
         Some(io::Error::from_raw_os_error(error))
     }
 
-    /// An error of any node that nobody was told yet.
-    pub fn any_error(&self) -> Option<io::Error> {
-        let error = self.nodes.values().find_map(|dirt| dirt.error)?;
-        Some(io::Error::from_raw_os_error(error))
+    /// An error of any node that nobody was told yet. It stands for all of them, and is told once.
+    pub fn take_errors(&mut self) -> Option<io::Error> {
+        let errors = self.nodes.values_mut().filter_map(|dirt| dirt.error.take());
+        errors.last().map(io::Error::from_raw_os_error)
     }
 
     /// A sync record is durable.
