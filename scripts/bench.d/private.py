@@ -70,9 +70,10 @@ class Layered(Subject):
             shutil.rmtree(self.layer)
 
     def stored(self):
-        """Bytes that the layer takes on disk."""
+        """Bytes of files that the layer takes on disk. A store has its records beside them."""
         os.sync()
-        return int(run("du", "-s", "--block-size=1", self.layer).split()[0])
+        files = self.layer / "store" / "data" if self.name == OURS else self.layer
+        return int(run("du", "-s", "--block-size=1", files).split()[0])
 
     def put_back(self, name):
         """Removes what a measurement made; what a layer has goes with it."""
