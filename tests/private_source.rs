@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -426,4 +426,63 @@ fn an_old_file_that_was_only_listed_is_found() {
             assert_eq!(fs::read_to_string(path(&mount, name)).unwrap(), "theirs");
         }
     }
+}
+
+/// It was ESTALE: a file that is whole in the store does not need the source's.
+#[test]
+fn an_open_file_that_the_source_replaces_can_still_be_used() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), "source").unwrap();
+    let mount = private(&source, &store);
+    let path = mount.mnt().join("f");
+    fs::write(&path, "mine").unwrap();
+    let open = fs::OpenOptions::new()
+        .append(true)
+        .read(true)
+        .open(&path)
+        .unwrap();
+    fs::write(source.join("new"), "other").unwrap();
+    fs::rename(source.join("new"), source.join("f")).unwrap();
+    (&open).write_all(b" more").unwrap();
+    assert_eq!(open.metadata().unwrap().len(), 9);
+    let mut bytes = [0; 9];
+    open.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"mine more");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine more");
+}
+
+/// It was ESTALE, and the next write made the name unreadable.
+#[test]
+fn a_file_that_the_source_renamed_away_from_its_changes_is_changed_by_descriptor() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), "source").unwrap();
+    let mount = private(&source, &store);
+    fs::write(mount.mnt().join("f"), "mine").unwrap();
+    fs::rename(source.join("f"), source.join("g")).unwrap();
+    let path = mount.mnt().join("g");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "source");
+    for text in [" one", " two"] {
+        let mut open = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        open.write_all(text.as_bytes()).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "source one two");
+    assert_eq!(fs::read_to_string(mount.mnt().join("f")).unwrap(), "mine");
+}
+
+/// It had a link again after the write, and stayed in the store for ever.
+#[test]
+fn a_deleted_file_that_is_written_goes_with_its_last_descriptor() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), large()).unwrap();
+    let mut mount = private(&source, &store);
+    let path = mount.mnt().join("f");
+    let open = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    open.write_all_at(b"changed", 10).unwrap();
+    assert_eq!(open.metadata().unwrap().nlink(), 0);
+    drop(open);
+    assert!(mount.unmount().success());
+    let files = fs::read_dir(store.join("data")).unwrap();
+    let files = files.flat_map(|directory| fs::read_dir(directory.unwrap().path()).unwrap());
+    assert_eq!(files.count(), 0);
 }

@@ -2,6 +2,7 @@
 //!
 //! The order of a write: bytes into the data file, then the record, then memory. A record stands for bytes that are there.
 
+use std::cmp::Ordering;
 use std::io;
 use std::ops::Range;
 
@@ -14,6 +15,7 @@ use super::content::{
 };
 use super::node::{NodeId, Time};
 use super::record::{Change, Record};
+use super::tail::Reserve;
 use super::writer::Writer;
 
 impl Store {
@@ -84,7 +86,11 @@ impl Store {
                     source: writer.now,
                     time,
                 }]),
-                size <= content.size,
+                match size.cmp(&content.size) {
+                    Ordering::Less => Reserve::Most,
+                    Ordering::Equal => Reserve::Half,
+                    Ordering::Greater => Reserve::None,
+                },
             )
             .map(drop)
         })
@@ -193,10 +199,13 @@ impl Store {
         writer.landed();
         if self.content(id)?.is_none() {
             // The record below is about a file whose bytes the store has.
-            self.append(&writer.record(0, 0, From::Data, content.size), false)?;
+            self.append(
+                &writer.record(0, 0, From::Data, content.size),
+                Reserve::None,
+            )?;
         }
         let data = content.data;
-        self.append(&Record::Whole { node: id, data }, false)
+        self.append(&Record::Whole { node: id, data }, Reserve::None)
             .map(drop)
     }
 

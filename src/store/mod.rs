@@ -60,7 +60,7 @@ use life::Life;
 use record::Record;
 use room::Room;
 use state::State;
-use tail::Tail;
+use tail::{Reserve, Tail};
 use turn::{Commit, Purpose, Turn};
 use undurable::Undurable;
 
@@ -89,6 +89,8 @@ pub struct Store {
     life: Mutex<Option<Life>>,
     /// The last life was killed, and what it wrote into data files may not be durable.
     doubts: bool,
+    /// syncfs(2) is to be had, and has not failed in this life.
+    syncs_all: Mutex<bool>,
     bell: bell::Bell,
     /// The lock of a store on a real disk.
     _lock: Option<OwnedFd>,
@@ -256,17 +258,26 @@ impl Store {
         if changes.len() > Record::MAX_CHANGES {
             return Err(Errno::TOOBIG.into());
         }
-        let frees = changes.iter().any(|change| match change {
-            Change::Remove(_) | Change::Orphan(..) => true,
-            Change::Name { to, .. } => !matches!(to, Some(Name::Node(_))),
-            _ => false,
-        });
+        let any = |is: fn(&Change) -> bool| changes.iter().any(is);
+        let frees = any(|change| matches!(change, Change::Remove(_) | Change::Orphan(..)));
+        let hides = any(
+            |change| matches!(change, Change::Name { to, .. } if !matches!(to, Some(Name::Node(_)))),
+        );
+        let names = any(
+            |change| matches!(change, Change::Name { to, .. } if matches!(to, Some(Name::Node(_)))),
+        );
+        let reserve = match (frees, hides, names) {
+            (true, ..) | (_, true, false) => Reserve::Most,
+            (_, true, true) => Reserve::Half,
+            _ => Reserve::None,
+        };
         let record = Record::Meta(changes);
-        self.with_room(|| self.append(&record, frees).map(drop))
+        self.with_room(|| self.append(&record, reserve).map(drop))
     }
 
-    /// Writes a record, lets it count and returns its number. `frees`: it may use the reserve.
-    fn append(&self, record: &Record, frees: bool) -> io::Result<u64> {
+    /// Writes a record, lets it count and returns its number. `reserve`: what it may use of it.
+    fn append(&self, record: &Record, reserve: Reserve) -> io::Result<u64> {
+        let frees = reserve != Reserve::None;
         let payload = record.encode();
         if payload.len() > tail::MAX_PAYLOAD {
             return Err(Errno::TOOBIG.into());
@@ -286,7 +297,7 @@ impl Store {
         }
         let effects = Effects::of(&self.state, record)?;
         self.room.check(effects.growth, frees)?;
-        let number = log.tail.append(&payload, frees)?;
+        let number = log.tail.append(&payload, reserve)?;
         log.undurable.note(number, record, &effects);
         self.room.add(effects.growth);
         self.state.put(effects.puts);

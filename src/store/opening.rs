@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::{Condvar, Mutex};
 
 use super::data::DataFiles;
-use super::disk::{Directory, Disk};
+use super::disk::{Directory, Disk, How};
 use super::effects::Effects;
 use super::format::{self, Format};
 use super::keep::Keep;
@@ -21,8 +21,9 @@ use super::open_error::at;
 use super::record::{Change, Record};
 use super::room::Room;
 use super::state::State;
+use super::sync::is_full;
 use super::table::Table;
-use super::tail::{Found, Tail};
+use super::tail::{self, Found, Tail};
 use super::turn::{Commit, Purpose, Turn};
 use super::undurable::{Garbage, Undurable};
 use super::{Base, Log, Store, key};
@@ -96,6 +97,8 @@ pub(super) struct Recovered {
     dirty: Vec<(NodeId, u64)>,
     /// Files whose data file may be longer than they are.
     shorter: Vec<NodeId>,
+    /// The tails that count, and where their records end, in bytes.
+    tails: Vec<(u64, u64)>,
 }
 
 impl Recovered {
@@ -142,6 +145,7 @@ impl Recovered {
             last_tail,
             dirty: Vec::new(),
             shorter: Vec::new(),
+            tails: Vec::new(),
         };
         recovered.replay(disk)?;
         Ok(recovered)
@@ -150,6 +154,7 @@ impl Recovered {
     /// Lets the records of the tails count, as far as they do.
     fn replay(&mut self, disk: &dyn Disk) -> Result<(), OpenError> {
         let tails = self.tails(disk)?;
+        let mut going = 0u64;
         let keep = Keep::of(&tails, self.recovery.rule == Rule::Killed).map_err(at("tails"))?;
         for (number, payload) in tails.iter().flat_map(Found::records) {
             let record = Record::decode(payload).map_err(at("tails"))?;
@@ -161,6 +166,9 @@ impl Recovered {
             self.growth = self.growth.saturating_add(effects.growth);
             self.shorter.extend(effects.shorter);
             let puts = effects.puts;
+            // Keys that go are in tables, and one removal may take many away.
+            let gone = puts.iter().filter(|(_, value)| value.is_none());
+            going += gone.map(|(key, _)| State::size_of_gone(key)).sum::<u64>();
             self.state.put(puts);
             self.recovery.kept += u64::from(!matches!(record, Record::Sync { .. }));
             match record {
@@ -168,7 +176,7 @@ impl Recovered {
                 Record::Whole { node, data } => self.dirty.push((node, data)),
                 _ => {}
             }
-            if self.state.size() > MAX_REPLAY {
+            if self.state.size() > MAX_REPLAY.saturating_add(going) {
                 return Err(OpenError::Damaged("tails"));
             }
         }
@@ -178,7 +186,7 @@ impl Recovered {
 
     /// The tails that count, each going on where the one before it ends.
     fn tails(&mut self, disk: &dyn Disk) -> Result<Vec<Found>, OpenError> {
-        let mut tails: Vec<Found> = Vec::new();
+        let (mut tails, mut size): (Vec<Found>, u64) = (Vec::new(), 0);
         if self.manifest.closed {
             return Ok(tails);
         }
@@ -198,8 +206,10 @@ impl Recovered {
                 .checked_add(count)
                 .ok_or(OpenError::Damaged("tails"))?;
             self.last_tail = number;
+            self.tails.push((number, found.size()));
+            size += found.size();
             tails.push(found);
-            if tails.iter().map(Found::size).sum::<u64>() > MAX_REPLAY {
+            if size > MAX_REPLAY {
                 return Err(OpenError::Damaged("tails"));
             }
         }
@@ -238,12 +248,12 @@ impl Store {
             return Err(OpenError::NotAStore);
         }
         let lock = take(&directory)?;
+        sync_parent(path).map_err(|error| OpenError::Failed("making it", error))?;
         match format::make(&directory, base) {
             // Another was first, and has ended already.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             made => made.map_err(|error| OpenError::Failed("making it", error))?,
         }
-        sync_parent(path).map_err(|error| OpenError::Failed("making it", error))?;
         let options = options(&directory, false)?;
         let base = format::read_base(&directory).map_err(at("base"))?;
         let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;
@@ -302,6 +312,7 @@ impl Store {
             life: Mutex::new(None),
             doubts: found.recovery.rule == Rule::Killed
                 && !matches!(disk.sync_filesystem(), Ok(true)),
+            syncs_all: Mutex::new(true),
             bell: super::bell::Bell::default(),
             _lock: lock,
             disk,
@@ -315,7 +326,7 @@ impl Store {
                 log.undurable.put_garbage(Garbage::Longer(node));
             }
         }
-        store.begin(&mut found.recovery, options)?;
+        store.begin(&mut found.recovery, &found.tails, options)?;
         Ok(Opened {
             store,
             recovery: found.recovery,
@@ -323,11 +334,21 @@ impl Store {
     }
 
     /// Makes what was recovered durable, before anybody sees it, and leaves the cookie.
-    fn begin(&self, recovery: &mut Recovery, options: &Options) -> Result<(), OpenError> {
+    fn begin(
+        &self,
+        recovery: &mut Recovery,
+        tails: &[(u64, u64)],
+        options: &Options,
+    ) -> Result<(), OpenError> {
         {
             let mut turn = self.turn.lock();
-            self.barrier_of(&mut turn, Purpose::Open)
-                .map_err(|error| OpenError::Failed("the first barrier", error))?;
+            let mut done = self.barrier_of(&mut turn, Purpose::Open);
+            if done.as_ref().is_err_and(is_full) {
+                // What the tails have allocated beyond their records is needed for the next one.
+                tails.iter().for_each(|tail| self.end_tail(tail));
+                done = self.barrier_of(&mut turn, Purpose::Open);
+            }
+            done.map_err(|error| OpenError::Failed("the first barrier", error))?;
             self.sweep_state(&turn)
                 .map_err(|error| OpenError::Failed("removing old files", error))?;
             if let Some(cookies) = &options.cookies {
@@ -341,6 +362,14 @@ impl Store {
             }
         }
         self.remove_orphans(recovery)
+    }
+
+    /// Gives back what a tail has allocated beyond its records, which never counts.
+    fn end_tail(&self, (number, end): &(u64, u64)) {
+        let file = self.disk.open(&tail::path(*number), How::Write);
+        if let Err(error) = file.and_then(|file| file.set_len(*end)) {
+            log::warn!("a tail keeps its room: {error}");
+        }
     }
 
     /// Removes files that were deleted while open.
@@ -412,7 +441,7 @@ impl Recovered {
             ..self.manifest.clone()
         };
         let stand_in = disk
-            .open(Path::new("state"), super::How::Read)
+            .open(Path::new("state"), How::Read)
             .map_err(at("state"))?;
         Ok((
             Turn {
@@ -426,10 +455,11 @@ impl Recovered {
     }
 }
 
-/// Makes the directory's own name durable. Where its parent may not be read, that is left to the filesystem.
+/// Makes the directory's own name durable. Where its parent may not be read, or is on a filesystem that syncs no directories,
+/// that is left to the filesystem.
 fn sync_parent(path: &Path) -> io::Result<()> {
     match std::fs::File::open(path.join("..")).and_then(|parent| parent.sync_all()) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) => Ok(()),
         done => done,
     }
 }

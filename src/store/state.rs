@@ -135,12 +135,17 @@ impl State {
         for (key, value) in puts {
             let size = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len) as u64;
             layers.size += size(&value);
-            let entry = ENTRY + key.len() as u64;
+            let entry = Self::size_of_gone(&key);
             match layers.active.insert(key, value) {
                 None => layers.size += entry,
                 Some(old) => layers.size = layers.size.saturating_sub(size(&old)),
             }
         }
+    }
+
+    /// About how much memory a key takes that is gone, in bytes.
+    pub fn size_of_gone(key: &[u8]) -> u64 {
+        ENTRY + key.len() as u64
     }
 
     /// About how much memory the newest layer takes, in bytes.

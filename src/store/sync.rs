@@ -14,7 +14,7 @@ use super::node::NodeId;
 use super::record::Record;
 use super::state::{Puts, merge, to_merge};
 use super::table::{self, Builder, Table};
-use super::tail::{self, Tail};
+use super::tail::{self, Reserve, Tail};
 use super::turn::{Purpose, Turn, Unfinished};
 use super::undurable::{DirtyFile, Garbage, Work};
 
@@ -49,9 +49,15 @@ impl Store {
         data.map_or(Ok(()), |data| data.file.sync())
     }
 
-    pub(super) fn sync_node(&self, id: NodeId, data_only: bool) -> io::Result<()> {
+    fn sync_node(&self, id: NodeId, data_only: bool) -> io::Result<()> {
         let work = self.log.lock().undurable.work_for(id, data_only);
         self.sync_work(work, Some(id))
+    }
+
+    /// Makes a node durable before something else happens to it. An error is told to who syncs the node, too.
+    pub(super) fn secure_node(&self, id: NodeId) -> io::Result<()> {
+        let work = self.log.lock().undurable.work_for(id, true);
+        self.sync_work(work, None)
     }
 
     /// fsync(2) of a directory: all names and attributes become durable, and the bytes of files that took the place of others.
@@ -72,7 +78,7 @@ impl Store {
             upto,
             nodes: nodes.clone(),
         };
-        let number = match self.append(&record, true) {
+        let number = match self.append(&record, Reserve::All) {
             Ok(number) => number,
             // Too many nodes for a record, or no room for it.
             Err(_) => return self.barrier_of(&mut self.turn.lock(), Purpose::Sync),
@@ -86,7 +92,7 @@ impl Store {
 
     /// Syncs data files. The failure of another than the one that was asked for is told to who syncs that one.
     fn sync_files(&self, files: &[DirtyFile], asked: Option<NodeId>) -> io::Result<()> {
-        if files.len() > SYNCFS_ABOVE && matches!(self.disk.sync_filesystem(), Ok(true)) {
+        if files.len() > SYNCFS_ABOVE && self.sync_filesystem() {
             let mut result = Ok(());
             for files in files.chunks(AT_ONCE) {
                 let mut log = self.log.lock();
@@ -111,6 +117,14 @@ impl Store {
             result = result.and(done);
         }
         result
+    }
+
+    /// Makes all files durable at once. False: that is not to be had. It is not tried again after a failure, which may be of
+    /// a file that nobody has asked for: the kernel has told it, and would call the next one good.
+    fn sync_filesystem(&self) -> bool {
+        let mut works = self.syncs_all.lock();
+        *works = *works && matches!(self.disk.sync_filesystem(), Ok(true));
+        *works
     }
 
     fn sync_file(&self, file: &DirtyFile) -> io::Result<()> {
@@ -189,6 +203,9 @@ impl Store {
         self.finish(turn, Purpose::Sync)?;
         let nothing = {
             let log = self.log.lock();
+            if log.is_closed {
+                return Ok(());
+            }
             log.undurable.is_empty() && log.tail.size() == 0
         };
         if nothing && purpose == Purpose::Sync {
@@ -461,6 +478,6 @@ impl Store {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }

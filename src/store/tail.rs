@@ -18,6 +18,31 @@ const HEADER: usize = 8 + 16 + 8 + 8 + 8 + 4;
 /// So many bytes beyond the records are allocated in advance, and only records that free something may use them: what
 /// unlink(2), truncate(2) and fsync(2) record finds room in a full filesystem.
 const RESERVE: u64 = 1 << 20;
+/// What a record may use of the reserve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserve {
+    /// Nothing.
+    None,
+    /// Up to half of it: what frees nothing, and is to go on in a full filesystem.
+    Half,
+    /// Almost all: what frees something.
+    Most,
+    /// All: what makes other records durable, so that they free what they free.
+    All,
+}
+
+impl Reserve {
+    /// Bytes of the reserve that have to be left.
+    fn left(self) -> u64 {
+        match self {
+            Self::None => RESERVE,
+            Self::Half => RESERVE / 2,
+            Self::Most => RESERVE / 16,
+            Self::All => 0,
+        }
+    }
+}
+
 /// Bytes that are allocated in one call.
 const STEP: u64 = 256 << 10;
 /// Before each payload: length and checksum.
@@ -26,6 +51,8 @@ const FRAME: usize = 8;
 pub const MAX_PAYLOAD: usize = 1 << 20;
 /// No tail is longer: barriers keep it far below. A longer one was not written by mmfs.
 const MAX_TAIL: u64 = 256 << 20;
+/// A tail that barriers do not end is not made longer: two of them are read when the store is opened.
+const FULL: u64 = 100 << 20;
 
 /// Below `tails`, by its number.
 pub fn path(number: u64) -> PathBuf {
@@ -96,14 +123,20 @@ impl Tail {
         Ok(())
     }
 
-    /// Appends a record and returns its number. `frees`: it may use the reserve.
+    /// Appends a record and returns its number. `reserve`: what it may use of it.
     ///
     /// # Errors
-    /// That of the write, or of keeping the reserve. The record does not count then, and the next takes its place.
-    pub fn append(&mut self, payload: &[u8], frees: bool) -> io::Result<u64> {
-        match self.allocate((FRAME + payload.len()) as u64) {
-            Err(error) if !frees => return Err(error),
-            _ => {}
+    /// That of the write, or of keeping the reserve. ENOSPC too for a tail that has grown too long. The record does not count then,
+    /// and the next takes its place.
+    pub fn append(&mut self, payload: &[u8], reserve: Reserve) -> io::Result<u64> {
+        let len = (FRAME + payload.len()) as u64;
+        if self.end + len > FULL {
+            return Err(Errno::NOSPC.into());
+        }
+        if let Err(error) = self.allocate(len) {
+            if reserve != Reserve::All && self.end + len + reserve.left() > self.allocated {
+                return Err(error);
+            }
         }
         let mut to = Writer::default();
         to.u32(payload.len() as u32)
@@ -113,6 +146,13 @@ impl Tail {
         self.end += (FRAME + payload.len()) as u64;
         self.next += 1;
         Ok(self.next - 1)
+    }
+
+    /// Whether what frees nothing may use the reserve for a small record.
+    pub fn has_half(&self) -> bool {
+        const SMALL: u64 = 1 << 10;
+        let needed = self.end + SMALL;
+        needed + Reserve::Half.left() <= self.allocated && needed <= FULL
     }
 
     /// Keeps the reserve beyond the next `len` bytes.

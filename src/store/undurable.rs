@@ -27,6 +27,16 @@ struct Dirt {
     error: Option<i32>,
 }
 
+impl Dirt {
+    /// Whether a power cut would take nothing back. Class M is durable up to record `durable`.
+    fn is_clean(&self, durable: u64) -> bool {
+        self.meta.max(self.cut) <= durable
+            && self.data == 0
+            && self.time == 0
+            && self.written <= self.synced
+    }
+}
+
 /// A data file that changes once a record is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Garbage {
@@ -182,7 +192,9 @@ impl Undurable {
 
     /// Whether there is anything that a barrier would make durable.
     pub fn is_empty(&self) -> bool {
-        self.last_meta <= self.durable && self.nodes.is_empty()
+        // An error waits for who asks for it.
+        self.last_meta <= self.durable
+            && self.nodes.values().all(|dirt| dirt.is_clean(self.durable))
     }
 
     /// Whether the node was cut by a record that is not durable.
@@ -332,14 +344,8 @@ impl Undurable {
     }
 
     fn forget_if_clean(&mut self, id: NodeId) {
-        let clean = self.nodes.get(&id).is_some_and(|dirt| {
-            dirt.meta.max(dirt.cut) <= self.durable
-                && dirt.data == 0
-                && dirt.time == 0
-                && dirt.written <= dirt.synced
-                && dirt.error.is_none()
-        });
-        if clean {
+        let clean = |dirt: &Dirt| dirt.is_clean(self.durable) && dirt.error.is_none();
+        if self.nodes.get(&id).is_some_and(clean) {
             self.nodes.remove(&id);
         }
     }
@@ -407,6 +413,20 @@ mod tests {
         undurable.file_synced(&again.files[0]).unwrap();
         assert!(undurable.take_error(FILE).is_none());
         assert!(undurable.is_empty());
+    }
+
+    /// An error that nobody has asked for makes no barrier of its own.
+    #[test]
+    fn an_error_that_waits_is_nothing_to_make_durable() {
+        let mut undurable = Undurable::new(0);
+        undurable.landed(FILE, 1, false);
+        let failed = undurable.work_for_all();
+        undurable.file_failed(&failed.files[0], &rustix::io::Errno::IO.into(), false);
+        assert!(!undurable.is_empty());
+        let again = undurable.work_for_all();
+        undurable.file_synced(&again.files[0]).unwrap();
+        assert!(undurable.is_empty());
+        assert!(undurable.take_error(FILE).is_some());
     }
 
     /// A sync that ends late leaves nothing behind.

@@ -13,6 +13,7 @@ use super::content::{Chunk, Content, From, PAGE, ReadSource, SourceState, page_o
 use super::data::Data;
 use super::node::{NodeId, Time};
 use super::record::{Record, Written};
+use super::tail::Reserve;
 
 /// A write into pages that the store has needs no record but for its time. Times that are so close need none.
 const TIME_GRAIN: i128 = 10_000_000;
@@ -105,7 +106,7 @@ impl Writer<'_> {
     pub fn secure_cut(&self) -> io::Result<()> {
         let cut = self.store.log.lock().undurable.is_cut(self.id);
         if cut {
-            self.store.sync_node(self.id, true)
+            self.store.secure_node(self.id)
         } else {
             Ok(())
         }
@@ -191,7 +192,7 @@ impl Writer<'_> {
                 let size = end.min((first + count) * PAGE).max(content.size);
                 let done = self
                     .store
-                    .append(&self.record(first, count, From::Data, size), false);
+                    .append(&self.record(first, count, From::Data, size), Reserve::None);
                 if let Err(error) = done {
                     data.trimmed.store(false, Ordering::Relaxed);
                     return Err(error);
@@ -279,14 +280,14 @@ impl Writer<'_> {
                 From::Zero,
                 self.content.size,
             );
-            return self.store.append(&record, true).map(drop);
+            return self.store.append(&record, Reserve::Most).map(drop);
         }
         let mut first = range.start;
         while first < range.end {
             let count = (range.end - first).min(Written::MAX_PAGES);
             self.store.append(
                 &self.record(first, count, From::Zero, self.content.size),
-                true,
+                Reserve::Most,
             )?;
             first += count;
         }
@@ -321,9 +322,12 @@ impl Writer<'_> {
         {
             return Ok(());
         }
-        // It may use the reserve: the bytes are written already.
+        // The bytes are written already. On a full disk their time is lost.
+        if !self.store.log.lock().tail.has_half() {
+            return Ok(());
+        }
         self.store
-            .append(&self.record(0, 0, From::Data, 0), true)
+            .append(&self.record(0, 0, From::Data, 0), Reserve::Half)
             .map(drop)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mmfs::store::opening::Options;
-use mmfs::store::{Change, Kind, NodeId, Store};
+use mmfs::store::{Change, Kind, Name, NodeId, Store, Time};
 
 use super::cuts::{Cuts, Effort, setting};
 use super::fake::{Failure, FakeDisk};
@@ -283,6 +283,55 @@ fn a_full_disk_takes_what_frees_space() {
         cuts.cut_power(effort, &mut Random(left))
             .unwrap_or_else(|error| panic!("{left}: {error}"));
     }
+}
+
+#[test]
+fn what_frees_nothing_leaves_the_reserve_to_what_does() {
+    let mut run = Run::first(&options(None), 1);
+    run.disk.set_capacity(Some(1500));
+    let files = fill(&mut run);
+    let root = *run.model.ids.first().unwrap();
+    let store = run.store.clone().unwrap();
+    let name = |n: usize, to| Change::Name {
+        directory: root,
+        name: format!("fill{n}").into_bytes(),
+        to,
+        replaces: false,
+    };
+    // Writes in place go on, with their times as long as there is room for these.
+    for seconds in 0..30_000 {
+        let time = Time {
+            seconds,
+            nanoseconds: 0,
+        };
+        let id = files[0];
+        store
+            .write(id, 0, b"again", None, time, &mut |_, _| Ok(()))
+            .unwrap();
+        if seconds % 1000 == 0 {
+            store.sync(id, false).unwrap();
+        }
+    }
+    let mut renames = 0;
+    let refused = loop {
+        let (from, to) = [(1, 100_000), (100_000, 1)][renames % 2];
+        let changes = vec![name(from, None), name(to, Some(Name::Node(files[0])))];
+        match store.change(changes) {
+            Ok(()) => renames += 1,
+            Err(error) => break error,
+        }
+        assert!(renames < 100_000);
+    };
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+    for (n, id) in files.iter().enumerate().skip(2).take(60) {
+        store
+            .change(vec![name(n + 1, None), Change::Remove(*id)])
+            .unwrap();
+    }
+    store.truncate(files[1], 0, None, Time::default()).unwrap();
+    store.sync_names().unwrap();
+    store.barrier().unwrap();
+    store.change(vec![name(1, None)]).unwrap();
 }
 
 #[test]

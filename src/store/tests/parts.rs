@@ -11,7 +11,7 @@ use super::super::disk::{Directory, Disk, How};
 use super::super::record::{Record, Written};
 use super::super::state::{Puts, State, merge, to_merge};
 use super::super::table::{Builder, Table};
-use super::super::tail::{self, Found, Tail};
+use super::super::tail::{self, Found, Reserve, Tail};
 use super::super::*;
 
 /// A directory for tables and tails.
@@ -257,7 +257,7 @@ fn a_tail_counts_up_to_its_first_record_that_is_not_whole() {
     let mut tail = Tail::make(&disk, 3, 77, true).unwrap();
     tail.begin(&UUID, 100).unwrap();
     for payload in [&b"first"[..], b"second", b"third"] {
-        tail.append(payload, false).unwrap();
+        tail.append(payload, Reserve::None).unwrap();
     }
     let read = || Found::read(&disk, &UUID, 3).unwrap();
     let wanted = [
@@ -293,7 +293,7 @@ fn records_of_another_tail_do_not_count() {
     let write = |salt, first, count| {
         let mut tail = Tail::make(&disk, 3, salt, true).unwrap();
         tail.begin(&UUID, first).unwrap();
-        (0..count).for_each(|_| _ = tail.append(b"the same", false).unwrap());
+        (0..count).for_each(|_| _ = tail.append(b"the same", Reserve::None).unwrap());
         disk.open(&tail::path(3), How::Write).unwrap()
     };
     let file = write(1, 100, 2);
@@ -441,7 +441,7 @@ fn what_is_allocated_later_leaves_the_records_alone() {
     // As after records that used the reserve: the end is beyond what was allocated.
     tail.forget_allocated();
     for payload in [&b"one"[..], b"two", b"three"] {
-        tail.append(payload, true).unwrap();
+        tail.append(payload, Reserve::All).unwrap();
     }
     let found = Found::read(&disk, &UUID, 7).unwrap();
     assert_eq!(found.records().count(), 3);

@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use rustix::io::Result;
 
 use super::layers::errno;
-use super::listing::{OWN, OpenDir};
+use super::listing::{OWN, OWN_POSITIONS, OpenDir};
 use super::node::{Node, Side};
 use super::view::Private;
 use crate::view::{DirEntry, Directories, Found};
@@ -38,7 +38,7 @@ impl Directories for Private {
         let layers = &self.layers;
         let directory = layers.id(&listing.node)?;
         let mut has_taken = false;
-        if offset < OWN {
+        if !OWN_POSITIONS.contains(&offset) {
             if let Some(below) = &listing.below {
                 let (mut is_full, mut failed) = (false, None);
                 let ended = layers.below.list(below, offset, |entry| {

@@ -219,11 +219,16 @@ impl Layers {
                 });
             }
         }
+        if self.gone.lock().contains(&node.key()) {
+            changes.push(Change::Links(id, -i64::from(attr.nlink)));
+            changes.push(Change::Orphan(id, true));
+        }
         match self.store.change(changes) {
             // Another thread was first.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             done => done.map_err(errno),
         }?;
+        self.renamed.lock().adopted(node.key());
         self.nodes.update(node, |node| node.is_recorded = true);
         Ok(())
     }
@@ -232,8 +237,14 @@ impl Layers {
     pub fn attr(&self, node: &Node) -> Result<Attr> {
         match &node.side {
             Side::Source(source) => {
-                let attr = self.below.attr(source)?;
                 let id = self.id(node)?;
+                let attr = match (self.below.attr(source), id) {
+                    // The source has lost it while it is open.
+                    (Err(Errno::STALE | Errno::NOENT), Some(id)) => {
+                        return self.attr_of_own(id, &self.stored(id)?);
+                    }
+                    (attr, _) => attr?,
+                };
                 let mut attr = self.over(id, attr)?;
                 if id.is_none() && self.gone.lock().contains(&node.key()) {
                     attr.nlink = 0;

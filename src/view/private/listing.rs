@@ -18,6 +18,9 @@ use crate::view::{DirEntry, Found, HasFlags, Listing, shared};
 /// Positions of names that only the store has begin here. The source's shown positions are lower, and all fit into 31 bits.
 pub(super) const OWN: u64 = 0x6000_0000;
 
+/// Beyond them are the source's positions in directories of more than a million entries.
+pub(super) const OWN_POSITIONS: std::ops::Range<u64> = OWN..1 << 31;
+
 /// One open of a directory.
 pub struct OpenDir {
     pub(super) layers: Arc<Layers>,

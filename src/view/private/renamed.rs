@@ -25,6 +25,11 @@ impl Renamed {
         }
     }
 
+    /// The inode has changes of its own from now on.
+    pub fn adopted(&mut self, key: Key) {
+        self.plain.remove(&key);
+    }
+
     /// Whether the inode is shown without the changes that began with it.
     pub fn is_plain(&self, key: Key) -> bool {
         self.plain.contains(&key)

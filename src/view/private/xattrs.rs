@@ -110,7 +110,8 @@ impl Xattrs for Private {
 impl Layers {
     /// The value of an extended attribute.
     pub fn xattr_of(&self, node: &Node, name: &OsStr) -> Result<Vec<u8>> {
-        if let Some(id) = self.id(node)? {
+        let id = self.id(node)?;
+        if let Some(id) = id {
             match self.store.xattr(id, name.as_bytes()).map_err(errno)? {
                 Some(Xattr::Set(value)) => return Ok(value),
                 Some(Xattr::Hidden) => return Err(Errno::NODATA),
@@ -123,6 +124,8 @@ impl Layers {
         match self.below.xattr(source, name, Xattr::MAX_VALUE) {
             // The store has attributes where the source's filesystem has none.
             Err(Errno::OPNOTSUPP) => Err(Errno::NODATA),
+            // The source has lost it while it is open.
+            Err(Errno::STALE | Errno::NOENT) if id.is_some() => Err(Errno::NODATA),
             value => value,
         }
     }
