@@ -171,11 +171,7 @@ impl Recovered {
             going += gone.map(|(key, _)| State::size_of_gone(key)).sum::<u64>();
             self.state.put(puts);
             self.recovery.kept += u64::from(!matches!(record, Record::Sync { .. }));
-            match record {
-                Record::Written(written) => self.dirty.push((written.node, written.data)),
-                Record::Whole { node, data } => self.dirty.push((node, data)),
-                _ => {}
-            }
+            self.dirty.extend(record.data_files());
             if self.state.size() > MAX_REPLAY.saturating_add(going) {
                 return Err(OpenError::Damaged("tails"));
             }

@@ -100,6 +100,22 @@ pub enum Record {
 }
 
 impl Record {
+    /// The data files whose bytes this record is about. Before a file grows, what lies behind its end is written over with zeros.
+    pub fn data_files(&self) -> Vec<(NodeId, u64)> {
+        match self {
+            Self::Written(written) => vec![(written.node, written.data)],
+            Self::Whole { node, data } => vec![(*node, *data)],
+            Self::Meta(changes) => {
+                let cut = |change: &Change| match change {
+                    Change::Truncate { node, data, .. } => Some((*node, *data)),
+                    _ => None,
+                };
+                changes.iter().filter_map(cut).collect()
+            }
+            Self::Sync { .. } => Vec::new(),
+        }
+    }
+
     /// Changes of one record: their count has two bytes.
     pub const MAX_CHANGES: usize = u16::MAX as usize;
 

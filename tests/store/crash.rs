@@ -54,6 +54,21 @@ fn a_power_cut_leaves_what_was_synced_and_nothing_invented() {
     println!("{images} images");
 }
 
+/// A file is cut and grown, the daemon is killed, and power is cut while the next one makes its first barrier.
+#[test]
+fn zeros_behind_a_cut_are_durable_with_the_growth_that_a_kill_left() {
+    let effort = Effort {
+        cuts: 100,
+        orders: 30,
+        second: 0,
+    };
+    let cookies = tempfile::tempdir().unwrap();
+    let run = script(5_000_103, Some(cookies.path()));
+    Cuts::of(&run, &run.entries)
+        .cut_power(effort, &mut Random(5_000_103))
+        .unwrap();
+}
+
 #[test]
 fn a_kill_loses_nothing_that_was_answered() {
     let cuts = setting("MMFS_CRASH_CUTS", 15);
