@@ -396,7 +396,7 @@ fn a_branch_checked_out_in_the_source_leaves_every_changed_file() {
 }
 
 #[test]
-fn an_old_file_that_was_only_listed_is_found() {
+fn as_root_an_old_file_that_was_only_listed_is_found() {
     let (_place, source, store) = place();
     fs::create_dir(source.join("d")).unwrap();
     for name in ["d/moved", "d/changed"] {
