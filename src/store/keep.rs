@@ -31,15 +31,23 @@ impl Keep {
         if keep.all {
             return Ok(keep);
         }
-        for (number, payload) in tails.iter().flat_map(Found::records) {
+        let records = || tails.iter().flat_map(Found::records);
+        // A sync may name millions of nodes. Those without a record are not remembered.
+        for (_, payload) in records() {
+            if let Some(node) = Record::decode(payload)?.data_of() {
+                keep.data.insert(node, 0);
+            }
+        }
+        for (number, payload) in records() {
             if let Record::Sync { upto, nodes } = Record::decode(payload)? {
                 if upto >= number {
                     return Err(codec::damaged());
                 }
                 keep.meta = keep.meta.max(upto);
                 for node in nodes {
-                    let data = keep.data.entry(node).or_default();
-                    *data = (*data).max(upto);
+                    if let Some(data) = keep.data.get_mut(&node) {
+                        *data = (*data).max(upto);
+                    }
                 }
             }
         }

@@ -45,6 +45,14 @@ fn tails(run: &mut Run) {
             }
         },
     );
+    run.case("syncs of millions of nodes", Trust::Anything, |good| {
+        let first = FIRST + 10_000;
+        let syncs: Vec<_> = (0..40)
+            .map(|n| (first + n * 100_000..first + (n + 1) * 100_000).collect::<Vec<u64>>())
+            .map(|nodes| record::sync(good.state.first - 1, nodes.len() as u32, &nodes))
+            .collect();
+        put_records(good, &syncs);
+    });
     run.case("a record of a gigabyte", Trust::Anything, |good| {
         let state = &good.state;
         let mut tail = encode::tail(&state.uuid, state.tail, state.first, &[]);
