@@ -266,9 +266,12 @@ impl Store {
         let names = any(
             |change| matches!(change, Change::Name { to, .. } if matches!(to, Some(Name::Node(_)))),
         );
+        // Before a name of the source can be hidden, its directory has to be known.
+        let adopts = any(|change| matches!(change, Change::Make(_, node) if node.origin.is_some()));
         let reserve = match (frees, hides, names) {
             (true, ..) | (_, true, false) => Reserve::Most,
             (_, true, true) => Reserve::Half,
+            _ if adopts => Reserve::Half,
             _ => Reserve::None,
         };
         let record = Record::Meta(changes);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mmfs::store::opening::Options;
-use mmfs::store::{Change, Kind, Name, NodeId, Store, Time};
+use mmfs::store::{Attributes, Change, Kind, Name, NodeId, Store, Time};
 
 use super::cuts::{Cuts, Effort, setting};
 use super::fake::{Failure, FakeDisk};
@@ -332,6 +332,40 @@ fn what_frees_nothing_leaves_the_reserve_to_what_does() {
     store.sync_names().unwrap();
     store.barrier().unwrap();
     store.change(vec![name(1, None)]).unwrap();
+}
+
+/// The directory has not been changed before: it is made in the store first.
+#[test]
+fn a_full_disk_takes_the_removal_of_a_name_of_the_source() {
+    let mut run = Run::first(&options(None), 1);
+    run.disk.set_capacity(Some(1500));
+    fill(&mut run);
+    let root = *run.model.ids.first().unwrap();
+    let store = run.store.clone().unwrap();
+    let chmod = || store.change(vec![Change::Attributes(root, Attributes::default())]);
+    let refused = (0..100_000).find_map(|_| chmod().err()).unwrap();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+    for n in 0..200 {
+        let directory = store.new_number();
+        let name = to(
+            root,
+            format!("of the source {n}").as_bytes(),
+            directory,
+            false,
+        );
+        let made = node(Kind::Directory, 1000 + n);
+        store
+            .change(vec![Change::Make(directory, made), name])
+            .unwrap();
+        let hidden = Change::Name {
+            directory,
+            name: b"gone".to_vec(),
+            to: Some(Name::Hidden),
+            replaces: false,
+        };
+        store.change(vec![hidden]).unwrap();
+        store.sync_names().unwrap();
+    }
 }
 
 #[test]
