@@ -4,7 +4,7 @@
 //! is in memory into a table and begins a new tail. Bytes of files are in data files. docs/internals.md has the format and the rules.
 //!
 //! Lock order: a stripe of `stripes`, then `turn` (barriers), then `log`, then what `State` and `DataFiles` lock inside. `commit` is
-//! never held together with `log`.
+//! never held together with `log`. Who waits for other syncs of a file (`syncing`) holds nothing.
 
 mod bell;
 mod bloom;
@@ -16,6 +16,7 @@ mod data;
 mod disk;
 mod effects;
 mod format;
+mod garbage;
 mod keep;
 pub mod keeper;
 mod key;
@@ -29,6 +30,7 @@ mod record;
 mod room;
 mod state;
 mod sync;
+mod syncing;
 mod table;
 mod tail;
 #[cfg(test)]
@@ -60,6 +62,7 @@ use life::Life;
 use record::Record;
 use room::Room;
 use state::State;
+use syncing::Syncing;
 use tail::{Reserve, Tail};
 use turn::{Commit, Purpose, Turn};
 use undurable::Undurable;
@@ -79,6 +82,7 @@ pub struct Store {
     log: Mutex<Log>,
     commit: Mutex<Commit>,
     committed: Condvar,
+    syncing: Syncing,
     turn: Mutex<Turn>,
     data: DataFiles,
     /// One for each set of files: who changes a file's bytes or length holds it.

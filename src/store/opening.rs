@@ -12,6 +12,7 @@ use super::data::DataFiles;
 use super::disk::{Directory, Disk, How};
 use super::effects::Effects;
 use super::format::{self, Format};
+use super::garbage::is_full;
 use super::keep::Keep;
 use super::life::{self, Life, random};
 use super::manifest::Manifest;
@@ -21,7 +22,6 @@ use super::open_error::at;
 use super::record::{Change, Record};
 use super::room::Room;
 use super::state::State;
-use super::sync::is_full;
 use super::table::Table;
 use super::tail::{self, Found, Tail};
 use super::turn::{Commit, Purpose, Turn};
@@ -296,6 +296,7 @@ impl Store {
             }),
             commit: Mutex::new(Commit::new(found.next_record - 1)),
             committed: Condvar::new(),
+            syncing: super::syncing::Syncing::default(),
             turn: Mutex::new(turn.0),
             data: DataFiles::default(),
             stripes: [const { Mutex::new(()) }; 64],

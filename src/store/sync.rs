@@ -1,13 +1,12 @@
 //! Making durable: one node, all names, or everything.
 
-use std::collections::HashSet;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Store;
-use super::content::{Content, PAGE, pages};
 use super::data;
+use super::garbage::is_full;
 use super::life::{Life, random};
 use super::manifest::{MAX_TABLES, Manifest};
 use super::node::NodeId;
@@ -16,7 +15,7 @@ use super::state::{Puts, merge, to_merge};
 use super::table::{self, Builder, Table};
 use super::tail::{self, Reserve, Tail};
 use super::turn::{Purpose, Turn, Unfinished};
-use super::undurable::{DirtyFile, Garbage, Work};
+use super::undurable::{DirtyFile, Work};
 
 /// Above so many files, one syncfs(2) is made instead of an fdatasync(2) each.
 const SYNCFS_ABOVE: usize = 32;
@@ -92,8 +91,12 @@ impl Store {
 
     /// Syncs data files. The failure of another than the one that was asked for is told to who syncs that one.
     fn sync_files(&self, files: &[DirtyFile], asked: Option<NodeId>) -> io::Result<()> {
-        if files.len() > SYNCFS_ABOVE && self.sync_filesystem() {
-            let mut result = Ok(());
+        let all_at_once = files.len() > SYNCFS_ABOVE && self.sync_filesystem();
+        let mut result = Ok(());
+        if all_at_once {
+            asked
+                .iter()
+                .for_each(|id| self.syncing.wait_for_others(*id));
             for files in files.chunks(AT_ONCE) {
                 let mut log = self.log.lock();
                 for file in files {
@@ -102,21 +105,25 @@ impl Store {
             }
             return result;
         }
-        let mut result = Ok(());
         for file in files {
-            let done = self.sync_file(file);
-            let mut log = self.log.lock();
-            let done = match done {
-                Ok(()) => log.undurable.file_synced(file),
-                Err(error) => {
-                    let told = asked == Some(file.node);
-                    log.undurable.file_failed(file, &error, told);
-                    Err(error)
-                }
-            };
-            result = result.and(done);
+            result = result.and(self.sync_one(file, asked == Some(file.node)));
         }
         result
+    }
+
+    /// Syncs a data file. `is_asked`: who asked for it is told, so no other sync may still hold its error back.
+    fn sync_one(&self, file: &DirtyFile, is_asked: bool) -> io::Result<()> {
+        let sync = self.syncing.begin(file.node);
+        let done = self.sync_file(file);
+        if let Err(error) = &done {
+            self.log.lock().undurable.file_failed(file, error, is_asked);
+        }
+        self.syncing.end(sync);
+        done?;
+        if is_asked {
+            self.syncing.wait_for_others(file.node);
+        }
+        self.log.lock().undurable.file_synced(file)
     }
 
     /// Makes all files durable at once. False: that is not to be had. It is not tried again after a failure, which may be of
@@ -225,6 +232,7 @@ impl Store {
                 upto: next - 1,
                 used: self.room.used(),
                 files: log.undurable.work_for_all().files,
+                table: None,
             });
         }
         // Not before: the numbers of tails that count have no gap.
@@ -234,7 +242,10 @@ impl Store {
 
     /// Writes what was frozen, if there is anything.
     fn finish(&self, turn: &mut Turn, purpose: Purpose) -> io::Result<()> {
-        let Some(Unfinished { upto, used, files }) = turn.unfinished.clone() else {
+        let Some(Unfinished {
+            upto, used, files, ..
+        }) = turn.unfinished.clone()
+        else {
             return Ok(());
         };
         // A file that fails is told to who syncs it. Waiting for a disk that has lost it would hold up all others for ever.
@@ -258,23 +269,12 @@ impl Store {
         used: u64,
         purpose: Purpose,
     ) -> io::Result<()> {
-        let frozen = self.state.frozen();
         let old = self.state.tables();
         let mut tables = old.to_vec();
         let mut merged = 0;
-        if !frozen.is_empty() {
-            let len = frozen
-                .iter()
-                .map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len) + 6) as u64)
-                .sum();
-            merged = to_merge(&tables, len);
-            let mut table = self.write_table(turn, &frozen, &tables, merged);
-            if table.is_err() && merged > 0 && tables.len() < MAX_TABLES {
-                // There may be room for the new entries alone, or an old table cannot be read.
-                merged = 0;
-                table = self.write_table(turn, &frozen, &tables, merged);
-            }
-            tables.splice(..merged, [Arc::new(table?)]);
+        if let Some((table, in_it)) = self.new_table(turn, &old)? {
+            merged = in_it;
+            tables.splice(..merged, [table]);
         }
         let log = self.log.lock();
         let manifest = Manifest {
@@ -294,6 +294,39 @@ impl Store {
             self.remove(&table::path(table.number()));
         }
         Ok(())
+    }
+
+    /// The table of what was frozen, and how many of the newest tables it has in it. One that was written when something failed
+    /// later is used again: a barrier that fails over and over leaves no more than that. None: nothing was frozen.
+    fn new_table(
+        &self,
+        turn: &mut Turn,
+        tables: &[Arc<Table>],
+    ) -> io::Result<Option<(Arc<Table>, usize)>> {
+        let written = turn
+            .unfinished
+            .as_ref()
+            .and_then(|unfinished| unfinished.table.clone());
+        let frozen = self.state.frozen();
+        if written.is_some() || frozen.is_empty() {
+            return Ok(written);
+        }
+        let len = frozen
+            .iter()
+            .map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len) + 6) as u64)
+            .sum();
+        let mut merged = to_merge(tables, len);
+        let mut table = self.write_table(turn, &frozen, tables, merged);
+        if table.is_err() && merged > 0 && tables.len() < MAX_TABLES {
+            // There may be room for the new entries alone, or an old table cannot be read.
+            merged = 0;
+            table = self.write_table(turn, &frozen, tables, merged);
+        }
+        let written = (Arc::new(table?), merged);
+        if let Some(unfinished) = &mut turn.unfinished {
+            unfinished.table = Some(written.clone());
+        }
+        Ok(Some(written))
     }
 
     /// Writes a table of what was frozen and of the newest `merged` tables. If that fails, nothing is left of it.
@@ -334,124 +367,6 @@ impl Store {
         }
     }
 
-    /// Removes a file that the state does not need any more. If it stays, the next opening removes it.
-    fn remove(&self, path: &std::path::Path) {
-        match self.disk.remove(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                log::warn!("{} stays in the store: {error}", path.display())
-            }
-            _ => {}
-        }
-    }
-
-    /// Removes a data file. Who opens it meanwhile does not keep it.
-    pub(super) fn remove_data(&self, id: NodeId, data: u64) {
-        self.remove(&data::path(id, data));
-        self.data.close(id, data);
-    }
-
-    /// Gives back the room of data files, as far as the records that allow it are durable.
-    pub(super) fn collect_garbage(&self) {
-        let garbage = self.log.lock().undurable.take_garbage();
-        for garbage in garbage {
-            match garbage {
-                Garbage::Unused(id, data) => self.remove_data(id, data),
-                Garbage::Longer(id) => self.shorten(id),
-            }
-        }
-    }
-
-    /// Cuts the node's data file behind its last page, if a power cut could not make the file longer again.
-    fn shorten(&self, id: NodeId) {
-        let _stripe = self.stripe(id).lock();
-        if self.log.lock().undurable.has_records(id) {
-            return self.log.lock().undurable.put_garbage(Garbage::Longer(id));
-        }
-        let cut = || -> io::Result<()> {
-            let Some(Content { data, size, .. }) = self.content(id)? else {
-                return Ok(());
-            };
-            let Some(data) = self.data.get(&*self.disk, id, data)? else {
-                return Ok(());
-            };
-            let end = pages(size).saturating_mul(PAGE);
-            if data.file.size()? > end {
-                data.file.set_len(end)
-            } else {
-                Ok(())
-            }
-        };
-        if let Err(error) = cut() {
-            log::warn!("a data file of the store stays longer than its file: {error}");
-        }
-    }
-
-    /// Makes room on a full disk: what is no longer needed goes at once, not with the next barrier.
-    fn make_room(&self) {
-        if self.sync_names().is_ok() {
-            self.collect_garbage();
-        }
-    }
-
-    /// Does it once more if there was no room, after giving back what is no longer needed.
-    pub(super) fn with_room(&self, mut work: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-        match work() {
-            Err(error) if is_full(&error) && self.log.lock().undurable.has_garbage() => {
-                self.make_room();
-                work()
-            }
-            done => done,
-        }
-    }
-
-    /// Removes data files that no file of the view has: what a life that ended too early left. Those of this life, whose
-    /// number is `first` or higher, are not looked at.
-    ///
-    /// # Errors
-    /// That of the call that failed.
-    pub(super) fn sweep(&self, first: u64) -> io::Result<()> {
-        for number in 0..data::DIRECTORIES {
-            let directory = data::directory(NodeId(number));
-            for name in self.disk.list(&directory)? {
-                let found = name.to_str().and_then(data::parse);
-                let Some((id, data)) = found.filter(|(_, data)| *data < first) else {
-                    continue;
-                };
-                let _stripe = self.stripe(id).lock();
-                let unused = self.content(id)?.is_none_or(|content| content.data != data);
-                // One that lost its file in this life stays until the record of that is durable.
-                if unused && !self.log.lock().undurable.waits(id, data) {
-                    self.remove(&data::path(id, data));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes tables and tails that do not count.
-    pub(super) fn sweep_state(&self, turn: &Turn) -> io::Result<()> {
-        let tables: HashSet<_> = turn
-            .manifest
-            .tables
-            .iter()
-            .map(|number| table::path(*number))
-            .collect();
-        for name in self.disk.list("tables".as_ref())? {
-            let path = std::path::Path::new("tables").join(name);
-            if !tables.contains(&path) {
-                self.remove(&path);
-            }
-        }
-        let current = tail::path(self.log.lock().tail.number());
-        for name in self.disk.list("tails".as_ref())? {
-            let path = std::path::Path::new("tails").join(name);
-            if path != current {
-                self.remove(&path);
-            }
-        }
-        Ok(())
-    }
-
     /// Makes everything durable and ends: the next opening has nothing to recover.
     ///
     /// # Errors
@@ -476,8 +391,4 @@ impl Store {
     pub(super) fn stripe(&self, id: NodeId) -> &parking_lot::Mutex<()> {
         &self.stripes[(id.0 % self.stripes.len() as u64) as usize]
     }
-}
-
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }

@@ -1,6 +1,9 @@
 //! What barriers and syncs share: whose turn it is, and how far the tail is durable.
 
+use std::sync::Arc;
+
 use super::manifest::Manifest;
+use super::table::Table;
 use super::undurable::DirtyFile;
 
 /// Who waits for the tail to be durable. One makes the sync for all who wait.
@@ -35,7 +38,6 @@ pub enum Purpose {
 }
 
 /// What only one barrier at a time uses.
-#[derive(Debug)]
 pub struct Turn {
     /// The numbers of the next table and the next tail.
     pub next_table: u64,
@@ -47,7 +49,7 @@ pub struct Turn {
 }
 
 /// What a barrier writes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Unfinished {
     /// All records up to this one.
     pub upto: u64,
@@ -55,4 +57,6 @@ pub struct Unfinished {
     pub used: u64,
     /// Data files with bytes that these records stand for.
     pub files: Vec<DirtyFile>,
+    /// The table with these records, once it is written, and how many older ones it has in it.
+    pub table: Option<(Arc<Table>, usize)>,
 }

@@ -11,6 +11,7 @@ mod file_model;
 mod hostile;
 mod image;
 mod judge;
+mod lost;
 mod meta;
 mod model;
 mod mutation;
