@@ -1,7 +1,8 @@
 //! What a record does to the state. Recovery and a running store go through the same lines.
 
+use std::cell::Cell;
 use std::io;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 use rustix::io::Errno;
 
@@ -26,6 +27,7 @@ pub struct Effects<'a> {
     pub shorter: Vec<NodeId>,
     /// By how much the bytes that count for a limit grow.
     pub growth: i64,
+    looked_at: Cell<u64>,
 }
 
 impl<'a> Effects<'a> {
@@ -40,6 +42,7 @@ impl<'a> Effects<'a> {
             unused: Vec::new(),
             shorter: Vec::new(),
             growth: 0,
+            looked_at: Cell::new(0),
         };
         match record {
             Record::Meta(changes) => changes
@@ -50,6 +53,11 @@ impl<'a> Effects<'a> {
             Record::Sync { .. } => {}
         }
         Ok(effects)
+    }
+
+    /// How many keys were looked at one by one.
+    pub fn looked_at(&self) -> u64 {
+        self.looked_at.get()
     }
 
     fn change(&mut self, change: &Change) -> io::Result<()> {
@@ -281,7 +289,13 @@ impl<'a> Effects<'a> {
 
     /// The file's data file is no longer needed, unless it is `keep`.
     fn forget_bytes(&mut self, id: NodeId, content: &Content, keep: u64) -> io::Result<()> {
-        for key in self.keys(&key::chunks(id), None)? {
+        // What is whole has no map.
+        let chunks = if content.is_whole() {
+            Vec::new()
+        } else {
+            self.keys(&key::chunks(id), None)?
+        };
+        for key in chunks {
             self.put(key, None);
         }
         if content.data != keep {
@@ -402,16 +416,24 @@ impl<'a> Effects<'a> {
     fn keys(&self, prefix: &[u8], after: Option<Vec<u8>>) -> io::Result<Vec<Vec<u8>>> {
         let (mut keys, mut last) = (Vec::new(), after.clone());
         loop {
-            let found = self.state.scan(prefix, last.as_deref(), STEP)?;
+            let (found, looked_at) = self.state.scan_counted(prefix, last.as_deref(), STEP)?;
+            self.looked_at.set(self.looked_at.get() + looked_at);
             let Some((end, _)) = found.last() else { break };
             last = Some(end.clone());
             keys.extend(found.into_iter().map(|(key, _)| key));
         }
+        let begin = match after {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix.to_vec()),
+        };
         let own = self
             .puts
-            .keys()
-            .filter(|key| key.starts_with(prefix) && after.as_ref() < Some(key));
-        keys.extend(own.cloned());
+            .range((begin, Bound::Unbounded))
+            .map(|(key, _)| key);
+        let before = keys.len();
+        keys.extend(own.take_while(|key| key.starts_with(prefix)).cloned());
+        self.looked_at
+            .set(self.looked_at.get() + (keys.len() - before) as u64);
         keys.sort_unstable();
         keys.dedup();
         keys.retain(|key| self.puts.get(key).is_none_or(Option::is_some));

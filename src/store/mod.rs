@@ -25,6 +25,7 @@ mod manifest;
 mod node;
 mod open_error;
 pub mod opening;
+mod orphans;
 mod pieces;
 mod record;
 mod room;
@@ -271,7 +272,9 @@ impl Store {
             |change| matches!(change, Change::Name { to, .. } if matches!(to, Some(Name::Node(_)))),
         );
         // Before a name of the source can be hidden, its directory has to be known.
-        let adopts = any(|change| matches!(change, Change::Make(_, node) if node.origin.is_some()));
+        let adopts = any(
+            |change| matches!(change, Change::Make(_, node) if node.origin.is_some() && node.kind == Kind::Directory),
+        );
         let reserve = match (frees, hides, names) {
             (true, ..) | (_, true, false) => Reserve::Most,
             (_, true, true) => Reserve::Half,

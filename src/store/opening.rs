@@ -19,21 +19,22 @@ use super::manifest::Manifest;
 use super::node::NodeId;
 pub use super::open_error::OpenError;
 use super::open_error::at;
-use super::record::{Change, Record};
+use super::record::Record;
 use super::room::Room;
 use super::state::State;
 use super::table::Table;
 use super::tail::{self, Found, Tail};
 use super::turn::{Commit, Purpose, Turn};
 use super::undurable::{Garbage, Undurable};
-use super::{Base, Log, Store, key};
+use super::{Base, Log, Store};
 
 /// Numbers that a life which ended too early may have given away.
 const SKIPPED: u64 = 1 << 24;
 /// More memory is not taken for the records of tails. No store of mmfs needs it.
 const MAX_REPLAY: u64 = 256 << 20;
-/// Deleted files are looked up so many at a time.
-const ORPHANS: usize = 1024;
+/// Nor are more keys looked at for the records: it is half a minute. What a store that is in use looks at between two barriers is
+/// far less.
+const MAX_LOOKED_AT: u64 = 1 << 28;
 
 /// How to open a store.
 #[derive(Debug, Clone, Default)]
@@ -154,7 +155,7 @@ impl Recovered {
     /// Lets the records of the tails count, as far as they do.
     fn replay(&mut self, disk: &dyn Disk) -> Result<(), OpenError> {
         let tails = self.tails(disk)?;
-        let mut going = 0u64;
+        let (mut most, mut looked_at) = (MAX_REPLAY, 0u64);
         let keep = Keep::of(&tails, self.recovery.rule == Rule::Killed).map_err(at("tails"))?;
         for (number, payload) in tails.iter().flat_map(Found::records) {
             let record = Record::decode(payload).map_err(at("tails"))?;
@@ -164,15 +165,20 @@ impl Recovered {
             }
             let effects = Effects::of(&self.state, &record).map_err(at("tails"))?;
             self.growth = self.growth.saturating_add(effects.growth);
+            looked_at += effects.looked_at();
             self.shorter.extend(effects.shorter);
-            let puts = effects.puts;
-            // Keys that go are in tables, and one removal may take many away.
-            let gone = puts.iter().filter(|(_, value)| value.is_none());
-            going += gone.map(|(key, _)| State::size_of_gone(key)).sum::<u64>();
-            self.state.put(puts);
+            self.state.put(effects.puts);
             self.recovery.kept += u64::from(!matches!(record, Record::Sync { .. }));
             self.dirty.extend(record.data_files());
-            if self.state.size() > MAX_REPLAY.saturating_add(going) {
+            if self.state.size() > most {
+                // One removal may take many keys away that are in tables.
+                let gone = self.state.gone_from_tables().map_err(at("tables"))?;
+                most = self.state.size() + MAX_REPLAY / 8;
+                if self.state.size() > MAX_REPLAY + gone {
+                    return Err(OpenError::Damaged("tails"));
+                }
+            }
+            if looked_at > MAX_LOOKED_AT {
                 return Err(OpenError::Damaged("tails"));
             }
         }
@@ -284,6 +290,14 @@ impl Store {
         let used = found.used();
         let unclean = found.recovery.rule != Rule::Closed;
         // The first tail of this life is begun by the barrier below. Until then there is none to write to.
+        let killed = found.recovery.rule == Rule::Killed;
+        // Its error is told once: what it was about, the syncs of the files have to show.
+        let synced = if killed {
+            disk.sync_filesystem()
+        } else {
+            Ok(true)
+        };
+        let lost_all = synced.is_err();
         let tail = Tail::unwritten(found.last_tail, found.next_record, turn.1);
         let store = Self {
             uuid: found.uuid,
@@ -307,9 +321,8 @@ impl Store {
                 0
             })),
             life: Mutex::new(None),
-            doubts: found.recovery.rule == Rule::Killed
-                && !matches!(disk.sync_filesystem(), Ok(true)),
-            syncs_all: Mutex::new(true),
+            doubts: killed && !matches!(synced, Ok(true)),
+            syncs_all: Mutex::new(!lost_all),
             bell: super::bell::Bell::default(),
             _lock: lock,
             disk,
@@ -367,41 +380,6 @@ impl Store {
         if let Err(error) = file.and_then(|file| file.set_len(*end)) {
             log::warn!("a tail keeps its room: {error}");
         }
-    }
-
-    /// Removes files that were deleted while open.
-    fn remove_orphans(&self, recovery: &mut Recovery) -> Result<(), OpenError> {
-        let mut last: Option<Vec<u8>> = None;
-        loop {
-            let found = self.state.scan(key::ORPHANS, last.as_deref(), ORPHANS);
-            let found = found.map_err(at("tables"))?;
-            let Some((key, _)) = found.last() else {
-                return Ok(());
-            };
-            last = Some(key.clone());
-            for (key, _) in found {
-                let Ok(key::Key::Orphan(id)) = key::Key::decode(&key) else {
-                    continue;
-                };
-                match self.remove_orphan(id) {
-                    Ok(gone) => recovery.orphans += u64::from(gone),
-                    // It stays. What else can be read of the store is worth more than its room.
-                    Err(error) if error.raw_os_error() == Some(libc::EUCLEAN) => {
-                        log::warn!("a file that was deleted while open stays in the store: {error}")
-                    }
-                    Err(error) => return Err(at("a file that was deleted while open")(error)),
-                }
-            }
-        }
-    }
-
-    /// False: it was gone already.
-    fn remove_orphan(&self, id: NodeId) -> io::Result<bool> {
-        let there = self.node(id)?.is_some();
-        if there {
-            self.change(vec![Change::Remove(id)])?;
-        }
-        Ok(there)
     }
 }
 

@@ -13,6 +13,9 @@ use super::table::{Builder, Entry, Table};
 /// What a set of records did: each key's new value, or None where the key is gone.
 pub type Puts = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// A key and its value.
+pub type Live = (Vec<u8>, Vec<u8>);
+
 /// The most keys that one step of a search through keys that are gone looks at.
 const STEP: usize = 1024;
 /// Bytes of memory for an entry, beside its key and value.
@@ -68,15 +71,25 @@ impl State {
     ///
     /// # Errors
     /// EUCLEAN for a damaged table, or that of a read.
-    pub fn scan(
+    pub fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> io::Result<Vec<Live>> {
+        Ok(self.scan_counted(prefix, after, limit)?.0)
+    }
+
+    /// As [`State::scan`], with the number of keys that were looked at.
+    ///
+    /// # Errors
+    /// As [`State::scan`].
+    pub fn scan_counted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         mut limit: usize,
-    ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    ) -> io::Result<(Vec<Live>, u64)> {
+        let mut looked_at = 0;
         let mut after = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
         loop {
             let (merged, end) = self.merged(prefix, &after, limit)?;
+            looked_at += merged.len() as u64;
             let live: Vec<_> = merged
                 .into_iter()
                 .filter_map(|(key, value)| Some((key, value?)))
@@ -87,7 +100,7 @@ impl State {
                     // Where many keys are gone, a block is not read once for each of them.
                     limit = limit.max(limit.saturating_mul(2).min(STEP));
                 }
-                _ => return Ok(live),
+                _ => return Ok((live, looked_at)),
             }
         }
     }
@@ -141,6 +154,25 @@ impl State {
                 Some(old) => layers.size = layers.size.saturating_sub(size(&old)),
             }
         }
+    }
+
+    /// About how much memory the keys take that are gone and that tables still have, in bytes.
+    ///
+    /// # Errors
+    /// EUCLEAN for a damaged table, or that of a read.
+    pub fn gone_from_tables(&self) -> io::Result<u64> {
+        let layers = self.0.read();
+        let mut size = 0;
+        for (key, _) in layers.active.iter().filter(|(_, value)| value.is_none()) {
+            let hash = hash(key);
+            for table in &*layers.tables {
+                if let Some(found) = table.get(key, hash)? {
+                    size += found.map_or(0, |_| Self::size_of_gone(key));
+                    break;
+                }
+            }
+        }
+        Ok(size)
     }
 
     /// About how much memory a key takes that is gone, in bytes.

@@ -22,6 +22,17 @@ const SYNCFS_ABOVE: usize = 32;
 /// Files whose state is settled under one hold of the lock: nobody waits long for it.
 const AT_ONCE: usize = 256;
 
+/// What data files are synced for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// fsync(2) of this node: who asks is told of its errors.
+    Node(NodeId),
+    /// All names, or all that there is.
+    All,
+    /// A change that comes next. It waits for no other sync, and calls nothing durable that another may have lost.
+    Change,
+}
+
 impl Store {
     /// fsync(2) of a node. `data_only`, as fdatasync(2): times that came by writing may be lost.
     ///
@@ -50,13 +61,13 @@ impl Store {
 
     fn sync_node(&self, id: NodeId, data_only: bool) -> io::Result<()> {
         let work = self.log.lock().undurable.work_for(id, data_only);
-        self.sync_work(work, Some(id))
+        self.sync_work(work, For::Node(id))
     }
 
     /// Makes a node durable before something else happens to it. An error is told to who syncs the node, too.
     pub(super) fn secure_node(&self, id: NodeId) -> io::Result<()> {
         let work = self.log.lock().undurable.work_for(id, true);
-        self.sync_work(work, None)
+        self.sync_work(work, For::Change)
     }
 
     /// fsync(2) of a directory: all names and attributes become durable, and the bytes of files that took the place of others.
@@ -65,10 +76,10 @@ impl Store {
     /// As [`Store::sync`].
     pub fn sync_names(&self) -> io::Result<()> {
         let work = self.log.lock().undurable.work_for_names();
-        self.sync_work(work, None)
+        self.sync_work(work, For::All)
     }
 
-    fn sync_work(&self, work: Work, asked: Option<NodeId>) -> io::Result<()> {
+    fn sync_work(&self, work: Work, asked: For) -> io::Result<()> {
         self.sync_files(&work.files, asked)?;
         let Some((upto, nodes)) = work.record else {
             return Ok(());
@@ -90,47 +101,64 @@ impl Store {
     }
 
     /// Syncs data files. The failure of another than the one that was asked for is told to who syncs that one.
-    fn sync_files(&self, files: &[DirtyFile], asked: Option<NodeId>) -> io::Result<()> {
-        let all_at_once = files.len() > SYNCFS_ABOVE && self.sync_filesystem();
+    fn sync_files(&self, files: &[DirtyFile], asked: For) -> io::Result<()> {
         let mut result = Ok(());
-        if all_at_once {
-            asked
-                .iter()
-                .for_each(|id| self.syncing.wait_for_others(*id));
+        if files.len() > SYNCFS_ABOVE && self.sync_filesystem() {
             for files in files.chunks(AT_ONCE) {
+                let sound: Vec<_> = files
+                    .iter()
+                    .filter(|file| self.heard_of_others(file.node, asked))
+                    .collect();
                 let mut log = self.log.lock();
-                for file in files {
+                for file in sound {
                     result = result.and(log.undurable.file_synced(file));
                 }
             }
             return result;
         }
         for file in files {
-            result = result.and(self.sync_one(file, asked == Some(file.node)));
+            result = result.and(self.sync_one(file, asked));
         }
         result
     }
 
-    /// Syncs a data file. `is_asked`: who asked for it is told, so no other sync may still hold its error back.
-    fn sync_one(&self, file: &DirtyFile, is_asked: bool) -> io::Result<()> {
+    fn sync_one(&self, file: &DirtyFile, asked: For) -> io::Result<()> {
         let sync = self.syncing.begin(file.node);
         let done = self.sync_file(file);
         if let Err(error) = &done {
-            self.log.lock().undurable.file_failed(file, error, is_asked);
+            let told = asked == For::Node(file.node);
+            self.log.lock().undurable.file_failed(file, error, told);
         }
         self.syncing.end(sync);
         done?;
-        if is_asked {
-            self.syncing.wait_for_others(file.node);
+        if self.heard_of_others(file.node, asked) {
+            self.log.lock().undurable.file_synced(file)
+        } else {
+            Ok(())
         }
-        self.log.lock().undurable.file_synced(file)
+    }
+
+    /// Whether all syncs of the file that ran beside this one have ended, and noted what they met. False: there is one, and this one
+    /// may not wait. The file stays to be synced then.
+    fn heard_of_others(&self, id: NodeId, asked: For) -> bool {
+        if asked == For::Change {
+            return !self.syncing.has(id);
+        }
+        self.syncing.wait_for_others(id);
+        true
     }
 
     /// Makes all files durable at once. False: that is not to be had. It is not tried again after a failure, which may be of
     /// a file that nobody has asked for: the kernel has told it, and would call the next one good.
     fn sync_filesystem(&self) -> bool {
         let mut works = self.syncs_all.lock();
-        *works = *works && matches!(self.disk.sync_filesystem(), Ok(true));
+        if *works {
+            let done = self.disk.sync_filesystem();
+            if let Err(error) = &done {
+                log::warn!("bytes of a file of the store may be lost: {error}");
+            }
+            *works = matches!(done, Ok(true));
+        }
         *works
     }
 
@@ -178,6 +206,7 @@ impl Store {
         match &result {
             Ok(()) => commit.durable = commit.durable.max(last),
             // The kernel takes its pages for written from now on: what the tail holds is in memory only.
+            Err(_) if commit.durable >= latest => {}
             Err(error) => {
                 log::error!(
                     "the store's tail could not be made durable ({error}): a barrier is made instead"
@@ -249,7 +278,7 @@ impl Store {
             return Ok(());
         };
         // A file that fails is told to who syncs it. Waiting for a disk that has lost it would hold up all others for ever.
-        if let Err(error) = self.sync_files(&files, None) {
+        if let Err(error) = self.sync_files(&files, For::All) {
             log::warn!("bytes of a file of the store may be lost: {error}");
         }
         self.write_state(turn, upto, used, purpose)?;
@@ -317,9 +346,17 @@ impl Store {
             .sum();
         let mut merged = to_merge(tables, len);
         let mut table = self.write_table(turn, &frozen, tables, merged);
-        if table.is_err() && merged > 0 && tables.len() < MAX_TABLES {
+        while let Err(error) = &table {
             // There may be room for the new entries alone, or an old table cannot be read.
-            merged = 0;
+            let fewer = if is_full(error) {
+                0
+            } else {
+                merged.saturating_sub(1)
+            };
+            if fewer == merged || tables.len() - fewer >= MAX_TABLES {
+                break;
+            }
+            merged = fewer;
             table = self.write_table(turn, &frozen, tables, merged);
         }
         let written = (Arc::new(table?), merged);

@@ -32,6 +32,11 @@ impl Syncing {
         self.ended.notify_all();
     }
 
+    /// Whether one of this file is under way.
+    pub fn has(&self, id: NodeId) -> bool {
+        self.under_way.lock().1.values().any(|of| *of == id)
+    }
+
     /// Waits until all syncs of this file that have begun before now have ended.
     pub fn wait_for_others(&self, id: NodeId) {
         let mut under_way = self.under_way.lock();

@@ -100,9 +100,30 @@ impl Tail {
             allocated: 0,
         };
         match tail.allocate(0) {
-            Err(error) if needs_reserve => Err(error),
-            _ => Ok(tail),
+            Err(error) if needs_reserve => return Err(error),
+            Err(_) => tail.allocate_what_there_is(),
+            Ok(()) => {}
         }
+        Ok(tail)
+    }
+
+    /// A smaller reserve, on a disk that has no room for all of it: so there is one for what frees something.
+    fn allocate_what_there_is(&mut self) {
+        let fits = |len: &u64| self.file.allocate(self.end, *len).is_ok();
+        if let Some(len) = [RESERVE / 2, RESERVE / 4, RESERVE / 8]
+            .into_iter()
+            .find(fits)
+        {
+            self.allocated = self.end + len;
+        } else {
+            self.give_back();
+        }
+    }
+
+    /// Gives back what was allocated by a call that failed: on ext4 it keeps all that there was.
+    fn give_back(&self) {
+        // If that fails too, it goes with the file.
+        let _ = self.file.set_len(self.allocated.max(self.end));
     }
 
     /// Writes the header: from now on the next record is record `first` of the store `uuid`.
@@ -169,7 +190,10 @@ impl Tail {
             Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
                 self.allocated = u64::MAX
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.give_back();
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -433,12 +433,14 @@ impl DiskFile for Open {
     fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
         let mut inner = self.disk.0.inner.lock();
         inner.call(Sort::Room)?;
-        if inner.room(self.ino, at, len) < len {
-            return errno(libc::ENOSPC);
-        }
-        let blocks = at / BLOCK..(at + len).div_ceil(BLOCK);
+        // As ext4: what there is stays allocated.
+        let room = inner.room(self.ino, at, len);
+        let blocks = at / BLOCK..(at + room).div_ceil(BLOCK);
         inner.allocated.entry(self.ino).or_default().extend(blocks);
         inner.record(Call::Allocate);
+        if room < len {
+            return errno(libc::ENOSPC);
+        }
         Ok(())
     }
 

@@ -102,33 +102,138 @@ fn what_nobody_was_told_is_told_by_close() {
     assert!(is_lost(run.store().close()));
 }
 
-/// The kernel tells one of two who sync a file at the same time. The other waits to hear of it.
-#[test]
-fn of_two_syncs_at_the_same_time_both_are_told() {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    File,
+    Names,
+    Barrier,
+}
+
+fn sync(store: &Store, id: NodeId, by: By) -> std::io::Result<()> {
+    match by {
+        By::File => store.sync(id, false),
+        By::Names => store.sync_names(),
+        By::Barrier => store.barrier(),
+    }
+}
+
+/// Runs `one`. Its call on the file meets an error, which it has not told yet when the calls of `others`, one after the other,
+/// have ended well. Returns what each answered.
+fn beside(one: By, others: &[By]) -> (Run, NodeId, Vec<std::io::Result<()>>) {
     let mut run = first();
     let id = new_file(&mut run, 1);
+    // It takes the place of another, so that whoever makes names durable makes its bytes durable.
+    let root = *run.model.ids.first().unwrap();
+    run.must(Op::Change(vec![to(root, b"lost1", id, true)]));
     let store: Arc<Store> = run.store.clone().unwrap();
     let (tell, told) = mpsc::channel();
-    let (beside, disk) = (Arc::clone(&store), run.disk.clone());
+    let (shared, disk) = (Arc::clone(&store), run.disk.clone());
+    let all = others.to_vec();
     run.disk.set_beside(Some(Box::new(move |path| {
         if !path.starts_with("data/") {
             return;
         }
-        let (tell, store, before) = (tell.clone(), Arc::clone(&beside), disk.calls());
-        std::thread::spawn(move || tell.send(store.sync(id, false)));
-        while disk.calls() == before {
-            std::thread::sleep(Duration::from_millis(1));
+        for by in all.iter().copied() {
+            let (tell, store, before) = (tell.clone(), Arc::clone(&shared), disk.calls());
+            std::thread::spawn(move || tell.send(sync(&store, id, by)));
+            // Not for ever: who believes that there is nothing to sync makes no call.
+            for _ in 0..1000 {
+                if disk.calls() != before {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // The call has ended well. Time to answer, for who does not wait.
+            std::thread::sleep(Duration::from_millis(100));
         }
-        // The other one's call has ended well. Time for it to answer, if it does.
-        std::thread::sleep(Duration::from_millis(100));
         disk.fail(0, EIO);
     })));
-    let one = store.sync(id, false);
+    let mut answers = vec![sync(&store, id, one)];
     run.disk.set_beside(None);
-    let other = told.recv().unwrap();
-    assert!(is_lost(one), "who met the error");
-    assert!(is_lost(other), "who synced at the same time");
-    assert!(!is_lost(store.sync(id, false)));
+    answers.extend(others.iter().map(|_| told.recv().unwrap()));
+    (run, id, answers)
+}
+
+/// The kernel tells one of two who sync a file at the same time. The other waits to hear of it.
+#[test]
+fn of_two_syncs_at_the_same_time_both_are_told() {
+    for (one, other) in [
+        (By::File, By::File),
+        (By::File, By::Names),
+        (By::Names, By::File),
+        (By::Names, By::Names),
+        (By::Barrier, By::Names),
+    ] {
+        let (run, id, answers) = beside(one, &[other]);
+        let lost: Vec<_> = answers.into_iter().map(is_lost).collect();
+        assert_eq!(lost, [one != By::Barrier, true], "{one:?} and {other:?}");
+        let again = is_lost(run.store().sync(id, false));
+        assert_eq!(
+            again,
+            one != By::File && other != By::File,
+            "{one:?} and {other:?}: told later"
+        );
+        assert!(!is_lost(run.store().sync(id, false)));
+    }
+}
+
+/// A barrier that ended well beside a failed sync called the file durable, and the next sync had nothing to do.
+#[test]
+fn a_barrier_beside_a_failed_sync_hides_no_error() {
+    let (run, id, answers) = beside(By::File, &[By::Barrier, By::File]);
+    let lost: Vec<_> = answers.into_iter().map(is_lost).collect();
+    assert!(lost[0] && lost[1..].contains(&true), "{lost:?}");
+    run.store().barrier().unwrap();
+    run.store().sync(id, false).ok();
+    assert!(!is_lost(run.store().sync(id, false)));
+}
+
+/// Each barrier tries to merge it, and each that cannot leaves one table more.
+#[test]
+fn a_table_that_cannot_be_read_ends_no_barriers() {
+    let mut run = first();
+    let make = |run: &Run, count: u32| {
+        for _ in 0..count {
+            let id = run.store().new_number();
+            let change = vec![Change::Make(id, node(Kind::File, 0))];
+            run.store().change(change).unwrap();
+        }
+        run.store().barrier()
+    };
+    make(&run, 6000).unwrap();
+    let before: Vec<_> = run.disk.image().names.into_keys().collect();
+    make(&run, 300).unwrap();
+    run.store().close().unwrap();
+    run.store = None;
+    let mut image = run.disk.image();
+    let small = image
+        .names
+        .iter()
+        .filter(|(name, _)| name.starts_with("tables/") && !before.contains(name));
+    let ino = small.map(|(_, ino)| *ino).next().expect("a small table");
+    image.apply(&Call::Write {
+        ino,
+        at: 9000,
+        bytes: [0xee].into(),
+    });
+    let disk = FakeDisk::of(image);
+    for _ in 0..3 {
+        let opened = Store::open(Arc::new(disk.clone()), &options(None)).unwrap();
+        for n in 0..50 {
+            let id = opened.store.new_number();
+            let change = vec![Change::Make(id, node(Kind::File, 0))];
+            opened.store.change(change).unwrap();
+            let done = opened.store.barrier();
+            done.unwrap_or_else(|error| panic!("barrier {n}: {error}"));
+        }
+        opened.store.close().unwrap();
+    }
+    let tables = disk
+        .image()
+        .names
+        .into_keys()
+        .filter(|name| name.starts_with("tables/"));
+    assert!(tables.count() < 12);
 }
 
 /// With many files, all are synced by one call. If that fails, each is synced by itself.
