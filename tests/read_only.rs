@@ -278,7 +278,8 @@ fn change_all(root: &Path) -> Vec<(&'static str, io::Result<()>)> {
 fn expect_refusals(source: &Path, (mount, below): (&Path, &str), what: &str) {
     let before = state(source);
     mount_remount(mount, MountFlags::empty(), c"").unwrap();
-    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let table = fs::read("/proc/self/mounts").unwrap();
+    let table = String::from_utf8_lossy(&table);
     let line = table
         .lines()
         .find(|line| line.split(' ').nth(1).map(Path::new) == Some(mount));
