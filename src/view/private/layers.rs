@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -16,10 +15,10 @@ use super::node::{Key, Node, Side};
 use super::renamed::Renamed;
 use crate::attr::{Attr, MountId, Time};
 use crate::config::OnSourceChange;
-use crate::inode::{NodeTable, Place as _, ROOT};
-use crate::store::{Attributes, Change, Content, Kind, Name, NodeId, SourceState, Store};
+use crate::inode::{NodeTable, Place as _};
+use crate::store::{Attributes, Content, Kind, NodeId, SourceState, Store};
+use crate::view::Attributes as _;
 use crate::view::shared::{self, Shared};
-use crate::view::{Attributes as _, Names as _};
 
 /// Locks of files, each for those whose number has the same remainder.
 const LOCKS: usize = 64;
@@ -38,6 +37,8 @@ pub(super) struct Layers {
     pub nodes: Arc<NodeTable<Node>>,
     /// Whoever changes names holds it.
     pub names: Mutex<()>,
+    /// Who makes an inode of the source a node of the store holds it. Nothing is asked of the source with it. Lock order: after `names`.
+    pub recording: Mutex<()>,
     /// Who reads a file's bytes shares its lock, who changes them has it alone.
     pub bytes: [RwLock<()>; LOCKS],
     /// Inodes of the source that are unchanged and lost their last name, until the kernel forgets them.
@@ -98,139 +99,6 @@ impl Layers {
     /// As `id`, for an inode that the store must have.
     pub fn stored(&self, id: NodeId) -> Result<crate::store::Node> {
         self.store.node(id).map_err(errno)?.ok_or(Errno::STALE)
-    }
-
-    /// The path below the source's root of an inode of the source.
-    fn reached(&self, node: &Node) -> Result<Vec<u8>> {
-        let mut parts: Vec<Vec<u8>> = Vec::new();
-        let mut node = node.clone();
-        while let Some((parent, name)) = node.at.clone() {
-            parts.push(name.as_bytes().to_vec());
-            let dir = self.nodes.get(parent)?;
-            // A directory that was renamed in the view knows its way in the source.
-            if dir.at.is_none() && parent != ROOT {
-                let id = self.id(&dir)?.ok_or(Errno::STALE)?;
-                parts.push(self.stored(id)?.reached);
-                break;
-            }
-            node = dir;
-        }
-        parts.reverse();
-        parts.retain(|part| !part.is_empty());
-        Ok(parts.join(&b'/'))
-    }
-
-    /// The store's node of an inode: a new one if this is its first change.
-    pub fn adopt(&self, node: &Node) -> Result<NodeId> {
-        if let Some(id) = self.id(node)? {
-            self.record_name(node, id)?;
-            return Ok(id);
-        }
-        // From the root down, so that each directory is there when a name in it is recorded.
-        let mut way = vec![node.clone()];
-        while let Some((parent, _)) = way[way.len() - 1].at {
-            let dir = self.nodes.get(parent)?;
-            if self.id(&dir)?.is_some() {
-                break;
-            }
-            way.push(dir);
-        }
-        while let Some(node) = way.pop() {
-            self.adopt_one(&node)?;
-        }
-        self.id(node)?.ok_or(Errno::STALE)
-    }
-
-    /// Records the name by which an inode of the source is changed, if it was changed by another of its names before.
-    fn record_name(&self, node: &Node, id: NodeId) -> Result<()> {
-        let Some((parent, name)) = &node.at else {
-            return Ok(());
-        };
-        let is_recorded = |node: &Node| node.is_recorded;
-        let known = || self.nodes.with(self.nodes.number_of(node), is_recorded);
-        if node.is_recorded || node.kind == FileType::Directory || known().unwrap_or(false) {
-            return Ok(());
-        }
-        let Ok(dir) = self.nodes.get(*parent) else {
-            return Ok(());
-        };
-        let directory = self.adopt(&dir)?;
-        let name = name.as_bytes().to_vec();
-        if self.store.name(directory, &name).map_err(errno)?.is_none() {
-            let to = Some(Name::Node(id));
-            let replaces = false;
-            let change = Change::Name {
-                directory,
-                name,
-                to,
-                replaces,
-            };
-            self.store.change(vec![change]).map_err(errno)?;
-        }
-        self.nodes.update(node, |node| node.is_recorded = true);
-        Ok(())
-    }
-
-    fn adopt_one(&self, node: &Node) -> Result<()> {
-        let Side::Source(source) = &node.side else {
-            return Ok(());
-        };
-        if source.is_own_mount() {
-            return Err(Errno::PERM);
-        }
-        let attr = self.below.attr(source)?;
-        let id = self.store.new_number();
-        // What it is when the source has lost it.
-        let target = match node.kind {
-            FileType::Symlink => self.below.read_link(source)?,
-            _ => Vec::new(),
-        };
-        let made = crate::store::Node {
-            kind: kind_of(node.kind)?,
-            origin: Some(self.numbered_origin(source)?),
-            attributes: Attributes::default(),
-            links: 0,
-            opaque: false,
-            device: attr.rdev,
-            target,
-            reached: self.reached(node)?,
-            known: known(&attr),
-            known_size: attr.size,
-            place: None,
-        };
-        // A node that has lost this inode does not get it back.
-        let mut changes = match self.claim(source)? {
-            Some(other) if self.renamed.lock().is_plain(node.key()) => self.part(other)?,
-            _ => Vec::new(),
-        };
-        changes.push(Change::Make(id, Box::new(made)));
-        if let Some((parent, name)) = &node.at {
-            let directory = self.id(&self.nodes.get(*parent)?)?.ok_or(Errno::STALE)?;
-            let name = name.as_bytes().to_vec();
-            // A name that leads elsewhere by now stays as it is.
-            if self.store.name(directory, &name).map_err(errno)?.is_none() {
-                let to = Some(Name::Node(id));
-                let replaces = false;
-                changes.push(Change::Name {
-                    directory,
-                    name,
-                    to,
-                    replaces,
-                });
-            }
-        }
-        if self.gone.lock().contains(&node.key()) {
-            changes.push(Change::Links(id, -i64::from(attr.nlink)));
-            changes.push(Change::Orphan(id, true));
-        }
-        match self.store.change(changes) {
-            // Another thread was first.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            done => done.map_err(errno),
-        }?;
-        self.renamed.lock().adopted(node.key());
-        self.nodes.update(node, |node| node.is_recorded = true);
-        Ok(())
     }
 
     /// The attributes of an inode.
@@ -355,7 +223,7 @@ fn lay_attributes(over: &Attributes, attr: &mut Attr) {
 }
 
 /// What is kept of an origin's attributes.
-fn known(attr: &Attr) -> Attributes {
+pub(super) fn known(attr: &Attr) -> Attributes {
     Attributes {
         mode: Some(attr.mode & 0o7777),
         uid: Some(attr.uid),

@@ -4,6 +4,7 @@
 //! in the store at its first change, together with the name by which it was reached.
 
 mod acl;
+mod adopt;
 mod attributes;
 mod caches;
 mod conflicts;

@@ -1,19 +1,19 @@
 //! Which inode of the source a node of the store is about.
 //!
 //! A file is about the inode that it began as, as long as that inode has a name of the file in the source: the name by which it
-//! was changed, or the name under which it is shown. A directory is about whatever directory has its name in the source now. A
+//! was changed, or the name under which it is shown. If the view does not show it by the name by which it was changed, any name of
+//! the inode will do. A directory is about whatever directory has its name in the source now. A
 //! node that is about no inode of the source is shown as the store has it, and is a conflict.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
-use std::sync::Arc;
 
 use rustix::io::{Errno, Result};
 
 use super::layers::{Layers, errno};
-use super::node::{Key, Node, Side};
+use super::node::{At, Key, Node, Side};
 use crate::inode::{Place, ROOT, Seen};
 use crate::store::{self, Change, Kind, NodeId, Origin};
 use crate::view::shared;
@@ -120,7 +120,7 @@ impl Layers {
         let (Some(origin), Some(source)) = (&stored.origin, dir.source()) else {
             return self.found_by_way(id, &stored);
         };
-        let at = Some((self.nodes.number_of(dir), Arc::from(name)));
+        let at = dir.name(name);
         let found = match self.lookup_source(source, name) {
             Err(Errno::NOENT) => None,
             found => Some(found?),
@@ -146,7 +146,7 @@ impl Layers {
         &self,
         id: NodeId,
         stored: &store::Node,
-        at: Option<(u64, Arc<OsStr>)>,
+        at: Option<At>,
         found: Found<shared::Node>,
     ) -> Result<Found<Node>> {
         let is_same = self.origin(&found.place)? == stored.origin;
@@ -210,40 +210,64 @@ impl Layers {
     ) -> Result<Found<Node>> {
         let mut id = self.claim(&found.place)?;
         if let Some(claim) = id {
-            let way = self.stored(claim)?.reached;
-            let is_there = match self.walk(&way)? {
-                Some(there) => there.place == found.place,
-                None => false,
+            let stored = self.stored(claim)?;
+            let is_there = match self.walk(&stored.reached)? {
+                Some(there) if there.place == found.place => true,
+                _ => !self.may_be_shown(claim, &stored)?,
             };
             let key = Key::Source(found.place.key());
             self.renamed.lock().shown(key, !is_there);
             id = id.filter(|_| is_there);
         }
-        let at = Some((self.nodes.number_of(dir), Arc::from(name)));
-        self.placed(at, found, id, false)
+        self.placed(dir.name(name), found, id, false)
+    }
+
+    /// Whether the view may show a node by the path by which it was first changed, or by a name to which it has moved it from there.
+    /// Not if the view has removed that name, or if it was another file's already.
+    fn may_be_shown(&self, id: NodeId, stored: &store::Node) -> Result<bool> {
+        let Some(mut directory) = self.id(&self.nodes.get(ROOT)?)? else {
+            return Ok(false);
+        };
+        let mut parts = stored.reached.split(|byte| *byte == b'/').peekable();
+        while let Some(part) = parts.next() {
+            let leads = self.store.name(directory, part).map_err(errno)?;
+            match (leads, parts.peek()) {
+                (Some(store::Name::Node(found)), Some(_)) => directory = found,
+                // The view has moved a directory of the path.
+                (_, Some(_)) => break,
+                (None, None) => return Ok(false),
+                (Some(store::Name::Node(found)), None) if found == id => break,
+                (Some(store::Name::Node(found)), None)
+                    if self.stored(found)?.reached == stored.reached =>
+                {
+                    return Ok(false);
+                }
+                // Who removes a name takes a link away, who moves one does not.
+                (Some(_), None) => return Ok(stored.links >= 0),
+            }
+        }
+        Ok(true)
     }
 
     fn placed(
         &self,
-        at: Option<(u64, Arc<OsStr>)>,
+        at: Option<At>,
         found: Found<shared::Node>,
         id: Option<NodeId>,
         is_recorded: bool,
     ) -> Result<Found<Node>> {
         self.remember(&found);
-        let node = Node {
-            kind: found.attr.kind(),
-            side: Side::Source(found.place),
-            at,
-            is_recorded,
-        };
+        let node = Node::of_source(found.place, found.attr.kind(), at, is_recorded);
         // It has a name again, if it had lost the last one.
         self.gone.lock().remove(&node.key());
         let attr = self.over(id, found.attr)?;
         let (mut seen, hold) = (found.seen, found.hold);
         // The source's table may know an inode that this view's does not: a listing looked at it.
-        if seen == Seen::Recognized && self.nodes.remembered(&node).is_none() {
-            seen = Seen::NotHeld;
+        if seen == Seen::Recognized {
+            self.nodes.update(&node, |known| known.found_as(&node));
+            if self.nodes.remembered(&node).is_none() {
+                seen = Seen::NotHeld;
+            }
         }
         Ok(Found {
             place: node,

@@ -61,13 +61,7 @@ impl Private {
             Key::Source(key) => plain_number(root_ino, key),
             Key::Own(id) => Some(id.0),
         });
-        let side = Side::Source(root);
-        let root = Node {
-            side,
-            kind: FileType::Directory,
-            at: None,
-            is_recorded: false,
-        };
+        let root = Node::of_source(root, FileType::Directory, None, false);
         let nodes = Arc::new(NodeTable::new(root, numbers));
         let store = Arc::new(store);
         let keeper = Keeper::start(&store, sweeps)?;
@@ -80,6 +74,7 @@ impl Private {
             store,
             nodes: nodes.clone(),
             names: Mutex::new(()),
+            recording: Mutex::new(()),
             bytes: std::array::from_fn(|_| RwLock::new(())),
             gone: Mutex::new(HashSet::new()),
             renamed: Mutex::default(),

@@ -1,0 +1,192 @@
+//! The first change of an inode of the source: it gets a node in the store, and the name by which it is changed leads to that.
+//!
+//! A name that the source has given to another inode since is left to that one. Then the node has no name of its own, and is shown
+//! wherever the source shows its inode.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::FileType;
+use rustix::io::{Errno, Result};
+
+use super::layers::{Layers, errno, kind_of, known};
+use super::node::{At, Node, Side};
+use crate::attr::Attr;
+use crate::inode::Place as _;
+use crate::store::{self, Attributes, Change, Name, NodeId};
+use crate::view::shared;
+use crate::view::{Attributes as _, Names as _};
+
+impl Layers {
+    /// The store's node of an inode: a new one if this is its first change.
+    pub fn adopt(&self, node: &Node) -> Result<NodeId> {
+        if let Some(id) = self.id(node)? {
+            self.record_name(node, id)?;
+            return Ok(id);
+        }
+        // From the root down, so that each directory is there when a name in it is recorded.
+        let mut way = vec![node.clone()];
+        let mut passed = HashSet::new();
+        while let Some(at) = &way[way.len() - 1].at {
+            let dir = self.directory_of(at);
+            // Places of directories that were found at different times may form a circle.
+            if self.id(&dir)?.is_some() || !passed.insert(dir.key()) {
+                break;
+            }
+            way.push(dir);
+        }
+        while let Some(node) = way.pop() {
+            self.adopt_one(&node)?;
+        }
+        self.id(node)?.ok_or(Errno::STALE)
+    }
+
+    /// The directory of a name. The kernel may have forgotten it.
+    fn directory_of(&self, at: &At) -> Node {
+        let node = Node {
+            side: Side::Source(at.way.source.clone()),
+            kind: FileType::Directory,
+            at: at.way.at.clone(),
+            way: Some(at.way.clone()),
+            is_recorded: false,
+        };
+        self.nodes.remembered(&node).unwrap_or(node)
+    }
+
+    /// The path below the source's root of an inode of the source.
+    fn reached(&self, node: &Node) -> Result<Vec<u8>> {
+        let mut parts: Vec<Vec<u8>> = Vec::new();
+        let mut passed = HashSet::new();
+        let mut at = node.at.clone();
+        while let Some(name) = at {
+            parts.push(name.name.as_bytes().to_vec());
+            let dir = self.directory_of(&name);
+            if !passed.insert(dir.key()) {
+                return Err(Errno::STALE);
+            }
+            // A directory that was renamed in the view knows its way in the source.
+            if dir.at.is_none() {
+                if let Some(id) = self.id(&dir)? {
+                    parts.push(self.stored(id)?.reached);
+                }
+            }
+            at = dir.at;
+        }
+        parts.reverse();
+        parts.retain(|part| !part.is_empty());
+        let path = parts.join(&b'/');
+        match path.len() > store::Node::MAX_TARGET {
+            true => Err(Errno::NAMETOOLONG),
+            false => Ok(path),
+        }
+    }
+
+    /// Whether the source shows the inode under this name.
+    fn is_at(&self, node: &shared::Node, at: &At) -> Result<bool> {
+        match self.below.lookup(&at.way.source, &at.name) {
+            Ok(found) => Ok(found.place == *node),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Records the name by which an inode of the source is changed, if it was changed by another of its names before.
+    fn record_name(&self, node: &Node, id: NodeId) -> Result<()> {
+        let (Some(at), Some(source)) = (&node.at, node.source()) else {
+            return Ok(());
+        };
+        let is_recorded = |node: &Node| node.is_recorded;
+        let known = || self.nodes.with(self.nodes.number_of(node), is_recorded);
+        if node.is_recorded || node.kind == FileType::Directory || known().unwrap_or(false) {
+            return Ok(());
+        }
+        if self.is_at(source, at)? {
+            let directory = self.adopt(&self.directory_of(at))?;
+            let _recording = self.recording.lock();
+            if let Some(change) = self.new_name(directory, at, id)? {
+                self.store.change(vec![change]).map_err(errno)?;
+            }
+        }
+        self.nodes.update(node, |node| node.is_recorded = true);
+        Ok(())
+    }
+
+    /// The change that makes a name lead to a node. One that the store says something of stays as it is.
+    fn new_name(&self, directory: NodeId, at: &At, id: NodeId) -> Result<Option<Change>> {
+        let name = at.name.as_bytes().to_vec();
+        let known = self.store.name(directory, &name).map_err(errno)?;
+        Ok(known.is_none().then_some(Change::Name {
+            directory,
+            name,
+            to: Some(Name::Node(id)),
+            replaces: false,
+        }))
+    }
+
+    fn adopt_one(&self, node: &Node) -> Result<()> {
+        let Side::Source(source) = &node.side else {
+            return Ok(());
+        };
+        if source.is_own_mount() {
+            return Err(Errno::PERM);
+        }
+        let attr = self.below.attr(source)?;
+        let made = self.new_origin(node, source, &attr)?;
+        let named = match &node.at {
+            Some(at) if self.is_at(source, at)? => Some(at),
+            _ => None,
+        };
+        let directory = match named {
+            Some(at) => Some(self.id(&self.directory_of(at))?.ok_or(Errno::STALE)?),
+            None => None,
+        };
+        // Nobody records a name meanwhile.
+        let _recording = self.recording.lock();
+        // A node that has lost this inode does not get it back.
+        let mut changes = match self.claim(source)? {
+            Some(other) if self.renamed.lock().is_plain(node.key()) => self.part(other)?,
+            _ => Vec::new(),
+        };
+        let id = self.store.new_number();
+        changes.push(Change::Make(id, Box::new(made)));
+        if let (Some(at), Some(directory)) = (named, directory) {
+            changes.extend(self.new_name(directory, at, id)?);
+        }
+        // It has lost its last name: in the view, or in the source.
+        if attr.nlink == 0 || self.gone.lock().contains(&node.key()) {
+            changes.push(Change::Links(id, -i64::from(attr.nlink)));
+            changes.push(Change::Orphan(id, true));
+        }
+        match self.store.change(changes) {
+            // Another thread was first.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            done => done.map_err(errno),
+        }?;
+        self.renamed.lock().adopted(node.key());
+        self.nodes.update(node, |node| node.is_recorded = true);
+        Ok(())
+    }
+
+    /// What the store is to know of an inode of the source.
+    fn new_origin(&self, node: &Node, source: &shared::Node, attr: &Attr) -> Result<store::Node> {
+        // What it is when the source has lost it.
+        let target = match node.kind {
+            FileType::Symlink => self.below.read_link(source)?,
+            _ => Vec::new(),
+        };
+        Ok(store::Node {
+            kind: kind_of(node.kind)?,
+            origin: Some(self.numbered_origin(source)?),
+            attributes: Attributes::default(),
+            links: 0,
+            opaque: false,
+            device: attr.rdev,
+            target,
+            reached: self.reached(node)?,
+            known: known(attr),
+            known_size: attr.size,
+            place: None,
+        })
+    }
+}
