@@ -109,6 +109,8 @@ pub enum StartError {
     StoreInside(PathBuf, PathBuf),
     /// Others than root may have written the store, and another program has mounted without nosuid or nodev.
     StoreOwner(PathBuf),
+    /// Others than root may have written the store, and root lets all users access the mount.
+    StoreShared(PathBuf),
     /// The PID file cannot be written.
     PidFile(PathBuf, io::Error),
     /// The source cannot be opened for serving.
@@ -248,7 +250,10 @@ impl Display for StartError {
             Self::HelperMissing | Self::OthersForbidden | Self::Helper(_) => write_helper(f, self),
             Self::Mount(path, errno) => write_mount(f, path, *errno),
             Self::Handshake(error) => write!(f, "the kernel refused the session: {error}"),
-            Self::Store(..) | Self::StoreInside(..) | Self::StoreOwner(_) => write_store(f, self),
+            Self::Store(..)
+            | Self::StoreInside(..)
+            | Self::StoreOwner(_)
+            | Self::StoreShared(_) => write_store(f, self),
             Self::Log(path, error) => write!(
                 f,
                 "cannot open the log file {path:?}: {error}; \
@@ -366,6 +371,12 @@ fn write_store(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
         StartError::StoreOwner(store) => write!(
             f,
             "others than root may have written the store {}; mount with nosuid and nodev",
+            for_shell(store)
+        ),
+        StartError::StoreShared(store) => write!(
+            f,
+            "others than root may have written the store {}, which says who may read what; mount without --allow-other, as the \
+             user who owns the store, or with a store that only root may write",
             for_shell(store)
         ),
         _ => Ok(()),

@@ -81,29 +81,34 @@ fn s64_as_root_a_store_that_others_wrote_gives_nobody_rights() {
     assert_eq!(effects(mount.mnt()), (true, true, true));
     assert!(mount.unmount().success());
 
-    // The same store, when another user has got hold of it.
+    // The same store, when another user has got hold of it. Root alone sees it then.
     let give = |to: u32| {
         let owner = format!("{to}:{to}");
         let arguments = [owner.as_ref(), store.as_os_str()];
         tools::sh(r#"chown -R "$1" "$2""#, &arguments);
     };
+    let has_no_effect = || {
+        let mount = place.builder(&store, "suid,dev").mount();
+        let mode = mount.mnt().join("id").metadata().unwrap().mode();
+        assert!(mode & 0o6000 == 0o6000);
+        let flags = r#"findmnt --noheadings --output VFS-OPTIONS "$1""#;
+        let flags = tools::sh(flags, &[mount.mnt().as_os_str()]);
+        assert!(flags.contains("nosuid,nodev"), "{flags}");
+        drop(mount);
+        let output = place.builder(&store, options).refused();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(words.contains("mount without --allow-other"), "{words}");
+    };
     give(uid);
-    let mount = place.builder(&store, options).mount();
-    assert!(mount.mnt().join("id").metadata().unwrap().mode() & 0o6000 == 0o6000);
-    assert_eq!(effects(mount.mnt()), (false, false, false));
-    drop(mount);
+    has_no_effect();
 
     // Root's again, but writable by others; and in a directory of another user.
     give(0);
     fs::set_permissions(&store, fs::Permissions::from_mode(0o770)).unwrap();
-    let mount = place.builder(&store, options).mount();
-    assert_eq!(effects(mount.mnt()), (false, false, false));
-    drop(mount);
+    has_no_effect();
     fs::set_permissions(&store, fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(place.place.path(), Some(uid), Some(uid)).unwrap();
-    let mount = place.builder(&store, options).mount();
-    assert_eq!(effects(mount.mnt()), (false, false, false));
-    drop(mount);
+    has_no_effect();
 
     // Without being asked for, suid and dev are off.
     std::os::unix::fs::chown(place.place.path(), Some(0), Some(0)).unwrap();
@@ -142,6 +147,11 @@ fn s64_as_root_a_passed_mount_with_suid_takes_no_store_of_others() {
             "{options}: {words}"
         );
     }
+    let words = said("nosuid,nodev,allow_other");
+    assert!(
+        words.contains("mount without --allow-other") && words.contains("status 1"),
+        "{words}"
+    );
     let words = said("nosuid,nodev");
     assert!(words.contains("status 0"), "{words}");
 }

@@ -81,7 +81,7 @@ pub struct Options {
     mount_flag: Vec<MountFlag>,
     /// Let all users access the mount.
     ///
-    /// The kernel checks the files' own permissions.
+    /// The kernel checks the files' own permissions. Root's private view takes only a store that root alone may write.
     #[arg(long, conflicts_with = "allow_root", help_heading = "Access")]
     allow_other: bool,
     /// Let root access the mount, besides the mounting user.
@@ -419,7 +419,7 @@ impl Options {
         preflight::order(&source, &mount_point, leaves_atime)?;
         let store = self.store.config()?;
         if let Some(store) = &store {
-            store_place::check(store, &source, &mount_point, &mut flags)?;
+            store_place::check(store, (&source, &mount_point), self.access(), &mut flags)?;
         }
         let limit = raise_limit();
         let threads = self

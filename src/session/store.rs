@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::store_place;
 use crate::config::{Config, StoreConfig};
 use crate::refusal::StartError;
 use crate::store::opening::{OpenError, Opened, Rule};
@@ -60,7 +61,11 @@ impl Drop for Removal {
 /// The sentence that says why it cannot be used.
 pub fn open_store(wanted: &StoreConfig, config: &Config) -> Result<Kept, StartError> {
     let mut kept = match &wanted.directory {
-        Some(path) => open_directory(path, config, wanted.base_moved)?,
+        Some(path) => {
+            let kept = open_directory(path, config, wanted.base_moved)?;
+            store_place::check_again(path, config)?;
+            kept
+        }
         None => {
             let temporary = std::env::temp_dir();
             remove_ended(&temporary);

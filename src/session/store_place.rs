@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::device;
-use crate::config::{MountFlags, StoreConfig};
+use crate::config::{Access, Config, MountFlags, StoreConfig};
 use crate::mount_table;
 use crate::refusal::StartError;
 
 /// Checks the place of a store. A named one must not lie in the source or the mount point, nor they in it. If others than root can have
-/// written what is in the store, the mount becomes nosuid and nodev. All paths are absolute.
+/// written what is in the store, the mount becomes nosuid and nodev, and root does not let all users access it. All paths are absolute.
 ///
 /// # Errors
-/// The sentence for a store that cannot be there, or for a mount that another program has made with suid or dev.
+/// The sentence for a store that cannot be there, for one of others that all users were to see, or for a mount that another program has
+/// made with suid or dev.
 pub fn check(
     store: &StoreConfig,
-    source: &Path,
-    mount_point: &Path,
+    (source, mount_point): (&Path, &Path),
+    access: Access,
     flags: &mut MountFlags,
 ) -> Result<(), StartError> {
     let directory = match &store.directory {
@@ -49,11 +50,35 @@ pub fn check(
         return Ok(());
     }
     (flags.no_suid, flags.no_dev) = (true, true);
+    let is_open = access == Access::Everyone
+        || passed
+            .as_ref()
+            .is_some_and(|mount| mount.has_super_option("allow_other"));
+    if is_open && rustix::process::geteuid().is_root() {
+        return Err(StartError::StoreShared(directory));
+    }
     match passed {
         Some(mount) if !(mount.has_flag("nosuid") && mount.has_flag("nodev")) => {
             Err(StartError::StoreOwner(directory.clone()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Checks that a store that is open now, and that root trusts, was not put there by others after `check`.
+///
+/// # Errors
+/// The sentence for a store that others may have written.
+pub fn check_again(directory: &Path, config: &Config) -> Result<(), StartError> {
+    let trusts = config.access == Access::Everyone || !config.flags.no_suid || !config.flags.no_dev;
+    if !trusts || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let failed = |error| StartError::Store(directory.into(), error);
+    let place = real_path(directory).map_err(failed)?;
+    match only_root_writes(&place, false).map_err(failed)? {
+        true => Ok(()),
+        false => Err(StartError::StoreShared(directory.into())),
     }
 }
 
