@@ -245,3 +245,55 @@ fn as_root_a_file_is_changed_whose_other_directory_is_forgotten() {
         mount.remount();
     }
 }
+
+/// What a name leads to is held for who was told ESTALE once. (proves: S3)
+#[test]
+fn s3_a_name_that_the_source_replaces_at_full_speed_can_be_used() {
+    let (_place, source, store) = place();
+    fs::create_dir(source.join("d")).unwrap();
+    let (at, new) = (source.join("d/name"), source.join("d/new"));
+    fs::write(&at, [0; 4096]).unwrap();
+    let mount = private(&source, &store);
+    // The directory has a node in the store, and the name has none.
+    fs::write(mount.mnt().join("d/other"), "").unwrap();
+    let name = mount.mnt().join("d/name");
+    let read = || {
+        let bytes = fs::read(&name)?;
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "of two files");
+        Ok(())
+    };
+    let uses: [&(dyn Fn() -> std::io::Result<()> + Sync); 3] = [
+        &read,
+        &|| OpenOptions::new().write(true).open(&name).map(drop),
+        &|| fs::metadata(&name).map(drop),
+    ];
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let is_over = || ended.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        let users: Vec<_> = uses
+            .iter()
+            .chain(&uses)
+            .map(|run| {
+                scope.spawn(move || {
+                    let mut done = 0;
+                    while !is_over() {
+                        run().map_err(|error| format!("after {done}: {error}"))?;
+                        done += 1;
+                    }
+                    Ok::<_, String>(done)
+                })
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        let mut byte = 0u8;
+        while began.elapsed().as_millis() < 3000 {
+            byte = byte.wrapping_add(1);
+            fs::write(&new, [byte; 4096]).unwrap();
+            fs::rename(&new, &at).unwrap();
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        for user in users {
+            assert!(user.join().unwrap().unwrap() > 100);
+        }
+    });
+}

@@ -10,6 +10,7 @@ use rustix::io::Result;
 use super::layers::errno;
 use super::listing::{OWN, OWN_POSITIONS, OpenDir};
 use super::node::{Node, Side};
+use super::origins::Hold;
 use super::view::Private;
 use crate::view::{DirEntry, Directories, Found};
 
@@ -77,13 +78,14 @@ impl Directories for Private {
             Some(found) => Ok(found),
             None => {
                 let layers = &self.layers;
-                layers.lookup_by(&listing.node, name, |source| match &listing.below {
+                let below = |source: &_| match &listing.below {
                     Some(below) => {
                         let found = layers.below.lookup_listed(below, name)?;
                         layers.held_if_needed(source, name, found)
                     }
-                    None => layers.lookup_source(source, name),
-                })
+                    None => layers.lookup_source(source, name, Hold::IfNeeded),
+                };
+                layers.lookup_by((&listing.node, name), Hold::IfNeeded, below)
             }
         }
     }

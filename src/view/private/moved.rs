@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::Result;
 
 use super::layers::{Layers, errno, kind_of, to_store};
+use super::origins::Hold;
 use crate::attr::Attr;
 use crate::inode::ROOT;
 use crate::store::{Name, Node, NodeId};
@@ -34,7 +35,7 @@ impl Layers {
             };
             for (name, id) in self.all_names(directory)? {
                 let name = OsStr::from_bytes(&name);
-                let found = self.found_at(&dir, directory, name, id)?;
+                let found = self.found_at(&dir, directory, name, (id, Hold::IfNeeded))?;
                 if found.attr.is_dir() && found.place != dir {
                     directories.push(found.place);
                 }

@@ -10,6 +10,7 @@ use super::acl::{ACCESS, Acl, DEFAULT};
 use super::content::OpenFile;
 use super::layers::{Layers, errno, kind_of, to_store};
 use super::node::{Node, Side};
+use super::origins::Hold;
 use super::view::Private;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
@@ -21,6 +22,12 @@ use crate::view::{Directories as _, Files as _, Found, Name, Names, shared};
 impl Names for Private {
     fn lookup(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
         self.layers.lookup(dir, name)
+    }
+
+    fn lookup_to_hold(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
+        let layers = &self.layers;
+        let below = |source: &_| layers.lookup_source(source, name, Hold::Always);
+        layers.lookup_by((dir, name), Hold::Always, below)
     }
 
     fn make(&self, by: &Actor, at: Name<'_, Node>, new: New<'_>) -> Result<Found<Node>> {
@@ -164,21 +171,24 @@ pub(super) struct Unlinked {
 impl Layers {
     /// What a name leads to.
     pub fn lookup(&self, dir: &Node, name: &OsStr) -> Result<Found<Node>> {
-        self.lookup_by(dir, name, |source| self.lookup_source(source, name))
+        let below = |source: &_| self.lookup_source(source, name, Hold::IfNeeded);
+        self.lookup_by((dir, name), Hold::IfNeeded, below)
     }
 
     /// As `lookup`. `below` looks the name up in the directory's inode of the source.
     pub fn lookup_by(
         &self,
-        dir: &Node,
-        name: &OsStr,
+        (dir, name): Name<'_, Node>,
+        hold: Hold,
         below: impl FnOnce(&shared::Node) -> Result<Found<shared::Node>>,
     ) -> Result<Found<Node>> {
         check_name(name)?;
         if let Some(directory) = self.id(dir)? {
             match self.store.name(directory, name.as_bytes()).map_err(errno)? {
                 Some(store::Name::Hidden) => return Err(Errno::NOENT),
-                Some(store::Name::Node(id)) => return self.found_at(dir, directory, name, id),
+                Some(store::Name::Node(id)) => {
+                    return self.found_at(dir, directory, name, (id, hold));
+                }
                 None => {}
             }
         }

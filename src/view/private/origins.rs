@@ -22,6 +22,14 @@ use crate::view::{Attributes as _, Found, Names as _, Tree as _};
 /// The first byte of an identity that no inode has: its node has lost its inode to another node.
 const PARTED: u8 = b'p';
 
+/// Whether what is found in the source is held open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    IfNeeded,
+    /// Whoever asks was told ESTALE: the source may give the name away at once.
+    Always,
+}
+
 impl Layers {
     /// The store's number of a filesystem of the source. None: the store knows nothing of it.
     fn filesystem(&self, index: u32) -> Result<Option<u32>> {
@@ -95,14 +103,14 @@ impl Layers {
     /// A node of the store, wherever it is shown.
     pub fn found(&self, id: NodeId) -> Result<Found<Node>> {
         let stored = self.stored(id)?;
-        self.found_by_way(id, &stored)
+        self.found_by_way(id, &stored, Hold::IfNeeded)
     }
 
-    fn found_by_way(&self, id: NodeId, stored: &store::Node) -> Result<Found<Node>> {
+    fn found_by_way(&self, id: NodeId, stored: &store::Node, hold: Hold) -> Result<Found<Node>> {
         if stored.origin.is_none() {
             return self.own(id, stored);
         }
-        match self.walk(&stored.reached)? {
+        match self.walk(&stored.reached, hold)? {
             Some(found) => self.about(id, stored, None, found),
             None => self.lost(id, stored),
         }
@@ -114,14 +122,14 @@ impl Layers {
         dir: &Node,
         directory: NodeId,
         name: &OsStr,
-        id: NodeId,
+        (id, hold): (NodeId, Hold),
     ) -> Result<Found<Node>> {
         let stored = self.stored(id)?;
         let (Some(origin), Some(source)) = (&stored.origin, dir.source()) else {
-            return self.found_by_way(id, &stored);
+            return self.found_by_way(id, &stored, hold);
         };
         let at = dir.name(name);
-        let found = match self.lookup_source(source, name) {
+        let found = match self.lookup_source(source, name, hold) {
             Err(Errno::NOENT) => None,
             found => Some(found?),
         };
@@ -133,7 +141,7 @@ impl Layers {
         let way = self.stored(directory)?.reached;
         let here = [way.as_slice(), name.as_bytes()].join(&b'/');
         if here.strip_prefix(b"/").unwrap_or(&here) != stored.reached {
-            return self.found_by_way(id, &stored);
+            return self.found_by_way(id, &stored, hold);
         }
         match found {
             Some(found) => self.about(id, &stored, at, found),
@@ -211,7 +219,7 @@ impl Layers {
         let mut id = self.claim(&found.place)?;
         if let Some(claim) = id {
             let stored = self.stored(claim)?;
-            let is_there = match self.walk(&stored.reached)? {
+            let is_there = match self.walk(&stored.reached, Hold::IfNeeded)? {
                 Some(there) if there.place == found.place => true,
                 _ => !self.may_be_shown(claim, &stored)?,
             };
@@ -300,7 +308,15 @@ impl Layers {
     }
 
     /// Looks up a name in the source.
-    pub fn lookup_source(&self, dir: &shared::Node, name: &OsStr) -> Result<Found<shared::Node>> {
+    pub fn lookup_source(
+        &self,
+        dir: &shared::Node,
+        name: &OsStr,
+        hold: Hold,
+    ) -> Result<Found<shared::Node>> {
+        if hold == Hold::Always {
+            return self.below.lookup_to_hold(dir, name);
+        }
         let found = self.below.lookup(dir, name)?;
         self.held_if_needed(dir, name, found)
     }
@@ -321,7 +337,7 @@ impl Layers {
     }
 
     /// What a path below the source's root leads to. Symbolic links are not followed.
-    fn walk(&self, path: &[u8]) -> Result<Option<Found<shared::Node>>> {
+    fn walk(&self, path: &[u8], hold: Hold) -> Result<Option<Found<shared::Node>>> {
         let mut at = self.below_nodes.get(ROOT)?;
         let attr = self.below.attr(&at)?;
         let mut found = Found::seen(at.clone(), attr, Seen::Held);
@@ -332,7 +348,7 @@ impl Layers {
             if !found.attr.is_dir() {
                 return Ok(None);
             }
-            found = match self.lookup_source(&at, name) {
+            found = match self.lookup_source(&at, name, hold) {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => return Ok(None),
                 found => found?,
             };
