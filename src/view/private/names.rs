@@ -160,6 +160,37 @@ pub(super) fn changed_at(id: NodeId, now: Time) -> Change {
     Change::Attributes(id, over)
 }
 
+/// Attributes of what is made now, with no permissions.
+pub(super) fn made_by(uid: u32, gid: u32, now: Time) -> Overrides {
+    let time = Some(to_store(now));
+    Overrides {
+        mode: Some(0),
+        uid: Some(uid),
+        gid: Some(gid),
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
+    }
+}
+
+/// A node that the source does not have, without links.
+pub(super) fn new_node(kind: store::Kind, attributes: Overrides) -> store::Node {
+    store::Node {
+        kind,
+        origin: None,
+        attributes,
+        links: 0,
+        opaque: false,
+        device: 0,
+        target: Vec::new(),
+        reached: Vec::new(),
+        known: Overrides::default(),
+        known_size: 0,
+        place: None,
+    }
+}
+
 /// What becomes of an inode that loses a name.
 #[derive(Default)]
 pub(super) struct Unlinked {
@@ -377,29 +408,15 @@ impl Layers {
                 mode |= 0o2000;
             }
         }
-        let time = Some(to_store(now));
         let attributes = Overrides {
             mode: Some(mode),
-            uid: Some(by.caller.uid),
-            gid: Some(gid),
-            atime: time,
-            mtime: time,
-            ctime: time,
-            btime: time,
+            ..made_by(by.caller.uid, gid, now)
         };
-        let links = if is_dir { 2 } else { 1 };
         let node = store::Node {
-            kind: kind_of(kind)?,
-            origin: None,
-            attributes,
-            links,
-            opaque: false,
+            links: if is_dir { 2 } else { 1 },
             device,
             target,
-            reached: Vec::new(),
-            known: Overrides::default(),
-            known_size: 0,
-            place: None,
+            ..new_node(kind_of(kind)?, attributes)
         };
         Ok((node, changes))
     }

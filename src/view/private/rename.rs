@@ -1,10 +1,13 @@
 //! Renaming in a private view: one record, whatever lies below a directory.
 
+use std::ffi::OsStr;
+
 use rustix::fs::{FileType, RenameFlags};
 use rustix::io::{Errno, Result};
+use rustix::process::{getegid, geteuid};
 
 use super::layers::{Layers, errno};
-use super::names::{changed_at, dir_changed};
+use super::names::{changed_at, dir_changed, made_by, new_node};
 use super::node::Node;
 use crate::attr::Time;
 use crate::inode::Place;
@@ -19,8 +22,8 @@ impl Layers {
         to: Name<'_, Node>,
         flags: RenameFlags,
     ) -> Result<()> {
-        let known = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
-        if !known.contains(flags) || flags == known {
+        let alone = RenameFlags::NOREPLACE | RenameFlags::WHITEOUT;
+        if flags != RenameFlags::EXCHANGE && !alone.contains(flags) {
             return Err(Errno::INVAL);
         }
         let moved = self.lookup(from.0, from.1)?;
@@ -44,13 +47,17 @@ impl Layers {
         match (target, flags.contains(RenameFlags::EXCHANGE)) {
             (None, true) => Err(Errno::NOENT),
             (Some(target), true) => self.exchange((from, moved), (to, target)),
-            (target, false) => self.move_to(from, moved, to, target),
+            (target, false) => {
+                let leaves = flags.contains(RenameFlags::WHITEOUT);
+                self.move_to((from, leaves), moved, to, target)
+            }
         }
     }
 
+    /// `leaves`: a whiteout has the old name afterwards.
     fn move_to(
         &self,
-        from: Name<'_, Node>,
+        (from, leaves): (Name<'_, Node>, bool),
         moved: Found<Node>,
         to: Name<'_, Node>,
         target: Option<Found<Node>>,
@@ -73,13 +80,16 @@ impl Layers {
         }
         let now = Time::now();
         let replaces = target.is_some() && !is_dir;
-        let mut changes = vec![
-            self.unnamed(from.0, old, from.1)?,
+        let mut changes = match leaves {
+            true => self.whiteout(old, from.1, now),
+            false => vec![self.unnamed(from.0, old, from.1)?],
+        };
+        changes.extend([
             self.named(new, to.1, Some(store::Name::Node(id)), replaces),
             changed_at(id, now),
             dir_changed(old, now),
             dir_changed(new, now),
-        ];
+        ]);
         if is_dir {
             changes.push(Change::Links(old, -1));
             changes.push(Change::Links(new, 1));
@@ -97,6 +107,20 @@ impl Layers {
             self.gone.lock().insert(target.place.key());
         }
         Ok(())
+    }
+
+    /// Gives a name to a new whiteout: a device with the number 0. As in the shared view, it belongs to who runs mmfs.
+    fn whiteout(&self, directory: NodeId, name: &OsStr, now: Time) -> Vec<Change> {
+        let id = self.store.new_number();
+        let attributes = made_by(geteuid().as_raw(), getegid().as_raw(), now);
+        let node = store::Node {
+            links: 1,
+            ..new_node(store::Kind::CharDevice, attributes)
+        };
+        vec![
+            Change::Make(id, Box::new(node)),
+            self.named(directory, name, Some(store::Name::Node(id)), false),
+        ]
     }
 
     fn exchange(
