@@ -223,17 +223,8 @@ impl Display for StartError {
                 for_shell(path)
             ),
             Self::OccupiedSourceDead(_) | Self::SourceDead(..) => write_source_dead(f, self),
-            Self::SourceRemoved(source, mount_point, _) if source.as_os_str().is_empty() => write!(
-                f,
-                "mount point {mount_point:?} still shows a directory that was removed; unmount it and mount it again"
-            ),
             Self::SourceRemoved(source, mount_point, is_replaced) => {
-                let now = if *is_replaced { " and replaced" } else { "" };
-                write!(
-                    f,
-                    "mount point {mount_point:?} still shows the old source {source:?}, which was removed{now}; \
-                     unmount it and mount it again"
-                )
+                write_source_removed(f, source, mount_point, *is_replaced)
             }
             Self::NotMounted(path) => write!(f, "{path:?} is not a FUSE mount"),
             Self::Descriptor(path, why) => write!(f, "{path:?} is not a mounted /dev/fuse: {why}"),
@@ -270,6 +261,26 @@ impl Display for StartError {
             Self::Session(error) => write!(f, "the connection to the kernel failed: {error}"),
         }
     }
+}
+
+fn write_source_removed(
+    f: &mut Formatter<'_>,
+    source: &Path,
+    mount_point: &Path,
+    is_replaced: bool,
+) -> Formatted {
+    if source.as_os_str().is_empty() {
+        return write!(
+            f,
+            "mount point {mount_point:?} still shows a directory that was removed; unmount it and mount it again"
+        );
+    }
+    let now = if is_replaced { " and replaced" } else { "" };
+    write!(
+        f,
+        "mount point {mount_point:?} still shows the old source {source:?}, which was removed{now}; \
+         unmount it and mount it again"
+    )
 }
 
 fn write_unreachable(f: &mut Formatter<'_>, role: Role, path: &Path, errno: Errno) -> Formatted {
