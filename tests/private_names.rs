@@ -60,3 +60,95 @@ fn s9_as_root_a_rename_may_leave_a_whiteout() {
     fs::remove_file(mount.mnt().join("theirs")).unwrap();
     assert_eq!(fs::read_dir(mount.mnt()).unwrap().count(), 3);
 }
+
+/// The names in a directory stream, and the position behind each.
+fn listed(stream: &mut rustix::fs::Dir) -> Vec<(String, u64)> {
+    let mut names = Vec::new();
+    while let Some(entry) = stream.read() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().to_str().unwrap().to_owned();
+        names.push((name, entry.offset() as u64));
+    }
+    names.retain(|(name, _)| name != "." && name != "..");
+    names
+}
+
+/// What was made since the first listing was not shown. (proves: S8)
+#[test]
+fn s8_a_listing_that_begins_again_shows_what_is_new() {
+    let (_place, source, store) = place();
+    fs::create_dir(source.join("d")).unwrap();
+    for name in ["d/theirs", "d/theirs too"] {
+        fs::write(source.join(name), "").unwrap();
+    }
+    let mount = private(&source, &store);
+    fs::create_dir(mount.mnt().join("own")).unwrap();
+    for (directory, theirs) in [("d", 2), ("own", 0)] {
+        let path = mount.mnt().join(directory);
+        for n in 0..300 {
+            fs::write(path.join(format!("m{n}")), "").unwrap();
+        }
+        let open = || rustix::fs::Dir::new(fs::File::open(&path).unwrap()).unwrap();
+        let (mut one, mut other) = (open(), open());
+        let before = listed(&mut one);
+        assert_eq!(before.len(), 300 + theirs);
+        // Before, between and behind the others.
+        let new = ["a", "m150x", "z"];
+        for name in new {
+            fs::write(path.join(name), "").unwrap();
+        }
+        fs::remove_file(path.join("m7")).unwrap();
+        one.rewind();
+        let after = listed(&mut one);
+        assert_eq!(after.len(), 302 + theirs);
+        let has = |name: &str| after.iter().filter(|(known, _)| known == name).count();
+        assert!(new.iter().all(|name| has(name) == 1) && has("m7") == 0);
+        // A position leads on to what follows it, in each stream.
+        let (_, position) = before[250];
+        for stream in [&mut one, &mut other] {
+            stream.seek(position as i64).unwrap();
+            let rest: Vec<String> = listed(stream).into_iter().map(|(name, _)| name).collect();
+            for (name, _) in &before[251..] {
+                assert!(rest.contains(name) || name == "m7", "{name}");
+            }
+            for (name, _) in &before[..=250] {
+                assert!(!rest.contains(name), "{name}");
+            }
+        }
+    }
+}
+
+/// A request reads what it shows, and the memory is that of one table, however many list the directory.
+#[test]
+fn a_directory_with_many_new_names_is_listed_in_small_steps() {
+    const NAMES: usize = 10_000;
+    let (_place, source, store) = place();
+    let mut mount = private(&source, &store);
+    let path = mount.mnt().join("d");
+    mount.within(std::time::Duration::from_secs(120), || {
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("f"), "").unwrap();
+        for n in 1..NAMES {
+            fs::hard_link(
+                path.join("f"),
+                path.join(format!("a name of some length, {n}")),
+            )
+            .unwrap();
+        }
+    });
+    mount.remount();
+    let began = std::time::Instant::now();
+    let mut streams: Vec<_> = (0..20).map(|_| fs::read_dir(&path).unwrap()).collect();
+    for stream in &mut streams {
+        stream.next().unwrap().unwrap();
+    }
+    let first = began.elapsed();
+    let count = |stream: fs::ReadDir| stream.map(|entry| entry.unwrap()).count();
+    let began = std::time::Instant::now();
+    assert_eq!(count(streams.pop().unwrap()), NAMES - 1);
+    let all = began.elapsed();
+    assert!(
+        first < all,
+        "twenty first steps took {first:?}, one whole {all:?}"
+    );
+}

@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use rustix::io::Result;
 
 use super::layers::errno;
-use super::listing::{OWN, OWN_POSITIONS, OpenDir};
+use super::listing::OpenDir;
 use super::node::{Node, Side};
 use super::origins::Hold;
 use super::view::Private;
@@ -38,39 +38,20 @@ impl Directories for Private {
     ) -> Result<bool> {
         let layers = &self.layers;
         let directory = layers.id(&listing.node)?;
-        let mut has_taken = false;
-        if !OWN_POSITIONS.contains(&offset) {
-            if let Some(below) = &listing.below {
-                let (mut is_full, mut failed) = (false, None);
-                let ended = layers.below.list(below, offset, |entry| {
-                    match layers.over_entry(listing, directory, entry) {
-                        Ok(None) => true,
-                        Ok(Some((ino, kind))) => {
-                            is_full = !take(&DirEntry {
-                                ino,
-                                kind,
-                                ..*entry
-                            });
-                            has_taken |= !is_full;
-                            !is_full
-                        }
-                        Err(errno) => {
-                            failed = Some(errno);
-                            false
-                        }
-                    }
-                })?;
-                if let Some(errno) = failed.filter(|_| !has_taken) {
-                    return Err(errno);
-                }
-                if is_full || failed.is_some() || !ended {
-                    return Ok(false);
-                }
-            } else if !layers.list_dots(listing, offset, &mut take)? {
-                return Ok(false);
-            }
+        if offset == 0 {
+            listing.own_names().begin();
         }
-        layers.list_own(listing, directory, offset.saturating_sub(OWN), &mut take)
+        let mut has_taken = false;
+        let mut take = |entry: &DirEntry<'_>| {
+            let has_room = take(entry);
+            has_taken |= has_room;
+            has_room
+        };
+        let done = layers.list_all(listing, directory, offset, &mut take);
+        match done {
+            Err(_) if has_taken => Ok(false),
+            done => done,
+        }
     }
 
     fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {

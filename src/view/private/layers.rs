@@ -12,6 +12,7 @@ use super::caches::Caches;
 use super::conflicts::Conflicts;
 use super::filesystems::Filesystems;
 use super::node::{Key, Node, Side};
+use super::own_names::OwnNames;
 use super::renamed::Renamed;
 use crate::attr::{Attr, MountId, Time};
 use crate::config::OnSourceChange;
@@ -45,6 +46,7 @@ pub(super) struct Layers {
     pub gone: Mutex<HashSet<Key>>,
     pub renamed: Mutex<Renamed>,
     pub conflicts: Conflicts,
+    pub own_names: OwnNames,
     pub filesystems: Filesystems,
 }
 

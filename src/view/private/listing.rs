@@ -7,13 +7,14 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::FileType;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 
 use super::layers::{Layers, errno, from_store};
 use super::node::Node;
+use super::own_names::Table;
 use crate::inode::{Place, ROOT};
 use crate::store::{Name, NodeId};
-use crate::view::{DirEntry, Found, HasFlags, Listing, shared};
+use crate::view::{DirEntry, Directories as _, Found, HasFlags, Listing, shared};
 
 /// Positions of names that only the store has begin here. The source's shown positions are lower, and all fit into 31 bits.
 pub(super) const OWN: u64 = 0x6000_0000;
@@ -28,8 +29,8 @@ pub struct OpenDir {
     pub(super) below: Option<shared::OpenDir>,
     /// As of its opening.
     pub(super) stamp: Option<u64>,
-    /// Names that the store had when the listing first came to them, sorted.
-    pub(super) own: OnceLock<Vec<Vec<u8>>>,
+    /// What the store has, as soon as it is listed.
+    pub(super) own: OnceLock<Arc<Table>>,
     /// The name that was listed last, if the store has it, and what it leads to: who lists with attributes asks for it next.
     pub(super) last: Mutex<Option<(Vec<u8>, Found<Node>)>>,
 }
@@ -45,6 +46,12 @@ impl OpenDir {
         }
     }
 
+    /// The names that the store has.
+    pub(super) fn own_names(&self) -> &Arc<Table> {
+        let own_names = &self.layers.own_names;
+        self.own.get_or_init(|| own_names.of(self.node.key()))
+    }
+
     fn put_listed(&self, listed: Option<(Vec<u8>, Found<Node>)>) {
         let before = std::mem::replace(&mut *self.last.lock(), listed);
         if let Some((_, found)) = before {
@@ -56,6 +63,10 @@ impl OpenDir {
 impl Drop for OpenDir {
     fn drop(&mut self) {
         self.put_listed(None);
+        if let Some(table) = self.own.take() {
+            drop(table);
+            self.layers.own_names.ended(self.node.key());
+        }
     }
 }
 
@@ -84,7 +95,7 @@ impl Layers {
     }
 
     /// What to show of an entry of the source. None: nothing.
-    pub fn over_entry(
+    fn over_entry(
         &self,
         listing: &OpenDir,
         directory: Option<NodeId>,
@@ -104,7 +115,12 @@ impl Layers {
         match over {
             None => Ok(Some((entry.ino, entry.kind))),
             Some(Name::Hidden) => Ok(None),
-            Some(Name::Node(_)) => self.entry_of(listing, entry.name).map(Some),
+            Some(Name::Node(_)) => match self.entry_of(listing, entry.name) {
+                Err(Errno::NOENT) => Ok(None),
+                // Whoever looks it up is told.
+                Err(_) => Ok(Some((entry.ino, FileType::Unknown))),
+                shown => shown.map(Some),
+            },
         }
     }
 
@@ -131,8 +147,60 @@ impl Layers {
         Ok(Some(self.nodes.listed_number(parent.place.key())))
     }
 
+    /// What the source has, then what only the store has.
+    pub fn list_all(
+        &self,
+        listing: &OpenDir,
+        directory: Option<NodeId>,
+        offset: u64,
+        take: &mut impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<bool> {
+        let below = listing.below.as_ref();
+        let ended = match below.filter(|_| !OWN_POSITIONS.contains(&offset)) {
+            Some(below) => self.list_below(listing, directory, (below, offset), take)?,
+            None if OWN_POSITIONS.contains(&offset) => true,
+            None => self.list_dots(listing, offset, take)?,
+        };
+        match ended {
+            true => self.list_own(listing, directory, offset.saturating_sub(OWN), take),
+            false => Ok(false),
+        }
+    }
+
+    /// What the source has, as the store lets it show. True: that was all.
+    fn list_below(
+        &self,
+        listing: &OpenDir,
+        directory: Option<NodeId>,
+        (below, offset): (&shared::OpenDir, u64),
+        take: &mut impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<bool> {
+        let (mut is_full, mut failed) = (false, None);
+        let ended = self.below.list(below, offset, |entry| {
+            match self.over_entry(listing, directory, entry) {
+                Ok(None) => true,
+                Ok(Some((ino, kind))) => {
+                    is_full = !take(&DirEntry {
+                        ino,
+                        kind,
+                        ..*entry
+                    });
+                    !is_full
+                }
+                Err(errno) => {
+                    failed = Some(errno);
+                    false
+                }
+            }
+        })?;
+        match failed {
+            Some(errno) => Err(errno),
+            None => Ok(ended && !is_full),
+        }
+    }
+
     /// `.` and `..` of a directory that the source does not have. True: there is room for more.
-    pub fn list_dots(
+    fn list_dots(
         &self,
         listing: &OpenDir,
         offset: u64,
@@ -159,7 +227,7 @@ impl Layers {
         Ok(true)
     }
 
-    pub fn list_own(
+    fn list_own(
         &self,
         listing: &OpenDir,
         directory: Option<NodeId>,
@@ -169,22 +237,22 @@ impl Layers {
         let Some(directory) = directory else {
             return Ok(true);
         };
-        let names = match listing.own.get() {
-            Some(names) => names,
-            None => {
-                let names = self.own_names(listing, directory)?;
-                listing.own.get_or_init(|| names)
-            }
-        };
-        for (index, name) in names.iter().enumerate().skip(skip as usize) {
-            let name = OsStr::from_bytes(name);
-            // What was removed or renamed since is not shown. What was replaced is.
-            match self.store.name(directory, name.as_bytes()).map_err(errno)? {
-                Some(Name::Node(_)) => {}
+        let table = listing.own_names();
+        for index in skip as usize.. {
+            let name = table.at(index, &self.store, directory).map_err(errno)?;
+            let Some(name) = name else {
+                break;
+            };
+            let name = OsStr::from_bytes(&name);
+            // What was removed or renamed since is not shown. What was replaced is. What the source has, too, was shown in its place.
+            let id = match self.store.name(directory, name.as_bytes()).map_err(errno)? {
+                Some(Name::Node(id)) if !self.is_below(&listing.node, name)? => id,
                 _ => continue,
-            }
-            let Ok((ino, kind)) = self.entry_of(listing, name) else {
-                continue;
+            };
+            let (ino, kind) = match self.entry_of(listing, name) {
+                Err(Errno::NOENT) => continue,
+                Err(_) => (id.0, FileType::Unknown),
+                Ok(shown) => shown,
             };
             let entry = DirEntry {
                 ino,
@@ -197,24 +265,6 @@ impl Layers {
             }
         }
         Ok(true)
-    }
-
-    /// The names that the store has in a directory, and the source has not.
-    fn own_names(&self, listing: &OpenDir, directory: NodeId) -> Result<Vec<Vec<u8>>> {
-        let (mut own, mut last) = (Vec::new(), Vec::new());
-        loop {
-            let names = self.store.names(directory, &last, 1024).map_err(errno)?;
-            let Some((name, _)) = names.last() else {
-                return Ok(own);
-            };
-            last = name.clone();
-            for (name, leads) in names {
-                let is_shown = matches!(leads, Name::Node(_));
-                if is_shown && !self.is_below(&listing.node, OsStr::from_bytes(&name))? {
-                    own.push(name);
-                }
-            }
-        }
     }
 }
 

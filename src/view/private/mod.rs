@@ -18,6 +18,7 @@ mod names;
 mod node;
 mod open;
 mod origins;
+mod own_names;
 mod rename;
 mod renamed;
 mod source_state;

@@ -235,7 +235,8 @@ impl Layers {
         };
         match self.below.lookup(source, name) {
             Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
+            // The directory itself may have gone.
+            Err(Errno::NOENT | Errno::STALE) => Ok(false),
             Err(errno) => Err(errno),
         }
     }

@@ -15,6 +15,7 @@ use super::filesystems::Filesystems;
 use super::layers::Layers;
 use super::listing::OpenDir;
 use super::node::{Key, Node, Side};
+use super::own_names::OwnNames;
 use crate::config::{Config, StoreConfig};
 use crate::inode::{NodeTable, Numbers, Place, ROOT};
 use crate::report::{MAX_CONFLICTS, StoreReport, ViewReport};
@@ -79,6 +80,7 @@ impl Private {
             gone: Mutex::new(HashSet::new()),
             renamed: Mutex::default(),
             conflicts: Conflicts::default(),
+            own_names: OwnNames::default(),
             filesystems: Filesystems::default(),
         };
         if wanted.base_moved {
