@@ -68,7 +68,7 @@ impl OpenFile {
     }
 
     /// Fills the buffer with bytes of the source, and zeros behind its end.
-    fn read_source(&self, at: u64, to: &mut [u8]) -> Result<()> {
+    pub(super) fn read_source(&self, at: u64, to: &mut [u8]) -> Result<()> {
         let opened;
         let below = match (&self.below, self.node.source()) {
             (Some(below), _) => below,
@@ -120,7 +120,8 @@ impl OpenFile {
             return Err(Errno::BADF);
         }
         let id = self.layers.adopt(&self.node)?;
-        let _alone = self.layers.lock(id).write();
+        let lock = self.layers.lock(id);
+        let _alone = lock.write();
         let mut content = self.content(id)?;
         let state = self.layers.first_state(&self.node, id)?;
         let most = match self.layers.on_source_change {
@@ -128,12 +129,7 @@ impl OpenFile {
             _ => SMALL,
         };
         if content.is_none() && state.is_some_and(|state| state.size > 0 && state.size <= most) {
-            let mtime = state.map_or_else(|| to_store(Time::now()), |state| state.mtime);
-            let mut source = self.source_bytes(None);
-            let store = &self.layers.store;
-            store
-                .make_whole(id, state, mtime, &mut source)
-                .map_err(errno)?;
+            self.copy_whole(id, state)?;
             content = self.content(id)?;
         }
         change(id, content)
@@ -219,7 +215,8 @@ impl Content for OpenFile {
             Err(errno) => return lend(Err(errno)),
             Ok(id) => id,
         };
-        let shared = id.map(|id| self.layers.lock(id).read());
+        let lock = id.map(|id| self.layers.lock(id));
+        let shared = lock.as_ref().map(|lock| lock.read());
         let content = match id.map(|id| self.content(id)).transpose() {
             Err(errno) => return lend(Err(errno)),
             Ok(content) => content.flatten(),

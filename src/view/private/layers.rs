@@ -1,6 +1,6 @@
 //! The source and the store, and what both together say of an inode.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use rustix::io::{Errno, Result};
 
 use super::caches::Caches;
 use super::conflicts::Conflicts;
+use super::file_locks::FileLocks;
 use super::filesystems::Filesystems;
 use super::node::{Key, Node, Side};
 use super::own_names::OwnNames;
@@ -20,9 +21,6 @@ use crate::inode::{NodeTable, Place as _};
 use crate::store::{Attributes, Content, Kind, NodeId, SourceState, Store};
 use crate::view::Attributes as _;
 use crate::view::shared::{self, Shared};
-
-/// Locks of files, each for those whose number has the same remainder.
-const LOCKS: usize = 64;
 
 /// The layers of one private view.
 pub(super) struct Layers {
@@ -40,13 +38,14 @@ pub(super) struct Layers {
     pub names: Mutex<()>,
     /// Who makes an inode of the source a node of the store holds it. Nothing is asked of the source with it. Lock order: after `names`.
     pub recording: Mutex<()>,
-    /// Who reads a file's bytes shares its lock, who changes them has it alone.
-    pub bytes: [RwLock<()>; LOCKS],
+    pub bytes: FileLocks,
     /// Inodes of the source that are unchanged and lost their last name, until the kernel forgets them.
     pub gone: Mutex<HashSet<Key>>,
     pub renamed: Mutex<Renamed>,
     pub conflicts: Conflicts,
     pub own_names: OwnNames,
+    /// Inodes of the source that lead to others by their names, in the order in which they were first needed.
+    pub passed: Mutex<VecDeque<shared::Node>>,
     pub filesystems: Filesystems,
 }
 
@@ -195,8 +194,8 @@ impl Layers {
     }
 
     /// The lock of a file's bytes.
-    pub fn lock(&self, id: NodeId) -> &RwLock<()> {
-        &self.bytes[(id.0 % LOCKS as u64) as usize]
+    pub fn lock(&self, id: NodeId) -> Arc<RwLock<()>> {
+        self.bytes.of(id)
     }
 }
 

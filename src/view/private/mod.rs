@@ -10,6 +10,7 @@ mod caches;
 mod conflicts;
 mod content;
 mod directories;
+mod file_locks;
 mod filesystems;
 mod layers;
 mod listing;
@@ -23,6 +24,7 @@ mod rename;
 mod renamed;
 mod source_state;
 mod view;
+mod whole;
 mod xattrs;
 
 pub use content::OpenFile;

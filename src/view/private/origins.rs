@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
+use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
 use super::layers::{Layers, errno};
@@ -21,6 +22,9 @@ use crate::view::{Attributes as _, Found, Names as _, Tree as _};
 
 /// The first byte of an identity that no inode has: its node has lost its inode to another node.
 const PARTED: u8 = b'p';
+
+/// So many inodes that lead to others are remembered, where inodes are found by their names.
+const MOST_PASSED: usize = 1024;
 
 /// Whether what is found in the source is held open.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -307,6 +311,24 @@ impl Layers {
         }
     }
 
+    /// As `remember`, for what only leads to something else. The last ones are remembered.
+    fn remember_on_the_way(&self, found: &Found<shared::Node>) {
+        if self.below_nodes.remembered(&found.place).is_some() {
+            return;
+        }
+        self.remember(found);
+        let mut passed = self.passed.lock();
+        passed.push_back(found.place.clone());
+        let oldest = match passed.len() > MOST_PASSED {
+            true => passed.pop_front(),
+            false => None,
+        };
+        drop(passed);
+        if let Some(oldest) = oldest {
+            self.let_go(&Node::of_source(oldest, FileType::Unknown, None, false));
+        }
+    }
+
     /// Looks up a name in the source.
     pub fn lookup_source(
         &self,
@@ -352,7 +374,9 @@ impl Layers {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => return Ok(None),
                 found => found?,
             };
-            self.remember(&found);
+            if !found.place.is_found_by_handle() {
+                self.remember_on_the_way(&found);
+            }
             at = found.place.clone();
         }
         Ok(Some(found))

@@ -43,7 +43,8 @@ impl Layers {
 
     /// Sets the length.
     pub fn resize(&self, node: &Node, id: NodeId, size: u64, now: Time) -> Result<()> {
-        let _alone = self.lock(id).write();
+        let lock = self.lock(id);
+        let _alone = lock.write();
         let state = match size {
             // The bytes before do not matter. What the source's file is does: it may be another later.
             0 => self.source_state(node)?,

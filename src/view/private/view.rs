@@ -5,12 +5,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rustix::fs::FileType;
 
 use super::caches::Caches;
 use super::conflicts::Conflicts;
 use super::content::OpenFile;
+use super::file_locks::FileLocks;
 use super::filesystems::Filesystems;
 use super::layers::Layers;
 use super::listing::OpenDir;
@@ -76,11 +77,12 @@ impl Private {
             nodes: nodes.clone(),
             names: Mutex::new(()),
             recording: Mutex::new(()),
-            bytes: std::array::from_fn(|_| RwLock::new(())),
+            bytes: FileLocks::default(),
             gone: Mutex::new(HashSet::new()),
             renamed: Mutex::default(),
             conflicts: Conflicts::default(),
             own_names: OwnNames::default(),
+            passed: Mutex::default(),
             filesystems: Filesystems::default(),
         };
         if wanted.base_moved {

@@ -156,6 +156,11 @@ impl Node {
         }
     }
 
+    /// Whether it is found by its exported handle, not by the node of its directory.
+    pub fn is_found_by_handle(&self) -> bool {
+        matches!(self.locator, Locator::Exported(_))
+    }
+
     /// Whether it is mmfs's own mount, shown as an empty directory.
     pub fn is_own_mount(&self) -> bool {
         self.life.kind == Kind::OwnMount
