@@ -10,13 +10,15 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
+use super::acl::DEFAULT;
 use super::layers::{Layers, errno, kind_of, known};
 use super::node::{At, Node, Side};
+use super::xattrs::KNOWN_ACLS;
 use crate::attr::Attr;
 use crate::inode::Place as _;
-use crate::store::{self, Attributes, Change, Name, NodeId};
+use crate::store::{self, Attributes, Change, Name, NodeId, Xattr};
 use crate::view::shared;
-use crate::view::{Attributes as _, Names as _};
+use crate::view::{Attributes as _, Names as _, Xattrs as _};
 
 impl Layers {
     /// The store's node of an inode: a new one if this is its first change.
@@ -133,6 +135,7 @@ impl Layers {
         }
         let attr = self.below.attr(source)?;
         let made = self.new_origin(node, source, &attr)?;
+        let acls = self.known_acls(node, source)?;
         let named = match &node.at {
             Some(at) if self.is_at(source, at)? => Some(at),
             _ => None,
@@ -153,6 +156,9 @@ impl Layers {
         if let (Some(at), Some(directory)) = (named, directory) {
             changes.extend(self.new_name(directory, at, id)?);
         }
+        for (name, value) in acls {
+            changes.push(Change::Xattr(id, name.into(), Some(Xattr::Set(value))));
+        }
         // It has lost its last name: in the view, or in the source.
         if attr.nlink == 0 || self.gone.lock().contains(&node.key()) {
             changes.push(Change::Links(id, -i64::from(attr.nlink)));
@@ -166,6 +172,26 @@ impl Layers {
         self.renamed.lock().adopted(node.key());
         self.nodes.update(node, |node| node.is_recorded = true);
         Ok(())
+    }
+
+    /// The ACLs of an inode of the source. They show if the source has lost it: its permissions may be too many without them.
+    fn known_acls(
+        &self,
+        node: &Node,
+        source: &shared::Node,
+    ) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let mut acls = Vec::new();
+        for (name, known) in KNOWN_ACLS {
+            if node.kind == FileType::Symlink || name == DEFAULT && node.kind != FileType::Directory
+            {
+                continue;
+            }
+            match self.below.xattr(source, name.as_ref(), Xattr::MAX_VALUE) {
+                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
+                value => acls.push((known, value?)),
+            }
+        }
+        Ok(acls)
     }
 
     /// What the store is to know of an inode of the source.

@@ -13,8 +13,27 @@ use super::node::Node;
 use super::view::Private;
 use crate::actor::Actor;
 use crate::attr::Time;
-use crate::store::{Attributes as Overrides, Change, Xattr};
+use crate::store::{Attributes as Overrides, Change, NodeId, Xattr};
 use crate::view::{Attributes as _, Xattrs};
+
+/// The ACLs, and the names by which the store knows those of an inode of the source as of its first change. Nobody else can use these
+/// names.
+pub(super) const KNOWN_ACLS: [(&str, &str); 2] = [
+    (ACCESS, "mmfs.posix_acl_access"),
+    (DEFAULT, "mmfs.posix_acl_default"),
+];
+
+/// The namespaces of xattr(7).
+const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+
+/// What is in no namespace is refused, as by the filesystems of disks.
+fn check_namespace(name: &OsStr) -> Result<()> {
+    let is_in = |namespace: &&[u8]| name.as_bytes().starts_with(namespace);
+    match NAMESPACES.iter().any(is_in) {
+        true => Ok(()),
+        false => Err(Errno::OPNOTSUPP),
+    }
+}
 
 impl Xattrs for Private {
     fn xattr(&self, node: &Node, name: &OsStr, room: usize) -> Result<Vec<u8>> {
@@ -110,6 +129,7 @@ impl Xattrs for Private {
 impl Layers {
     /// The value of an extended attribute.
     pub fn xattr_of(&self, node: &Node, name: &OsStr) -> Result<Vec<u8>> {
+        check_namespace(name)?;
         let id = self.id(node)?;
         if let Some(id) = id {
             match self.store.xattr(id, name.as_bytes()).map_err(errno)? {
@@ -119,19 +139,38 @@ impl Layers {
             }
         }
         let Some(source) = node.source() else {
-            return Err(Errno::NODATA);
+            return self.known_acl(id, name);
         };
         match self.below.xattr(source, name, Xattr::MAX_VALUE) {
             // The store has attributes where the source's filesystem has none.
             Err(Errno::OPNOTSUPP) => Err(Errno::NODATA),
             // The source has lost it while it is open.
-            Err(Errno::STALE | Errno::NOENT) if id.is_some() => Err(Errno::NODATA),
+            Err(Errno::STALE | Errno::NOENT) if id.is_some() => self.known_acl(id, name),
             value => value,
+        }
+    }
+
+    /// The ACL of an inode that the source has lost.
+    fn known_acl(&self, id: Option<NodeId>, name: &OsStr) -> Result<Vec<u8>> {
+        let known = KNOWN_ACLS.iter().find(|(acl, _)| name == *acl);
+        let (Some(id), Some((_, known))) = (id, known) else {
+            return Err(Errno::NODATA);
+        };
+        match self.store.xattr(id, known.as_bytes()).map_err(errno)? {
+            Some(Xattr::Set(value)) => Ok(value),
+            _ => Err(Errno::NODATA),
         }
     }
 
     fn xattr_names(&self, node: &Node) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
+        if node.source().is_none() {
+            for (acl, _) in KNOWN_ACLS {
+                if self.xattr_of(node, acl.as_ref()).is_ok() {
+                    names.insert(acl.into());
+                }
+            }
+        }
         if let Some(source) = node.source() {
             let list = match self.below.xattr_names(source) {
                 Err(Errno::OPNOTSUPP) => Vec::new(),
@@ -144,7 +183,10 @@ impl Layers {
             );
         }
         if let Some(id) = self.id(node)? {
-            for (name, value) in self.store.xattrs(id).map_err(errno)? {
+            let is_known =
+                |name: &[u8]| KNOWN_ACLS.iter().any(|(_, known)| known.as_bytes() == name);
+            let all = self.store.xattrs(id).map_err(errno)?;
+            for (name, value) in all.into_iter().filter(|(name, _)| !is_known(name)) {
                 match value {
                     Xattr::Set(_) => names.insert(name),
                     Xattr::Hidden => names.remove(&name),

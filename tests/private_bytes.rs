@@ -1,0 +1,125 @@
+//! Files of a private view whose source changes while they are copied, is lost, or does not answer.
+
+mod common;
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use common::{Mount, tools};
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
+    let builder = Mount::builder()
+        .over(source)
+        .option("--private")
+        .option(store)
+        .options(["--attr-timeout", "0", "--entry-timeout", "0"]);
+    builder.options(options.iter().copied()).mount()
+}
+
+/// A source and the place for a store beside it.
+fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let (source, store) = (place.path().join("source"), place.path().join("store"));
+    fs::create_dir(&source).unwrap();
+    (place, source, store)
+}
+
+/// The copy had bytes of several states of the source's file.
+#[test]
+fn a_copy_is_of_one_moment() {
+    const SIZE: usize = 4 << 20;
+    let (_place, source, store) = place();
+    let mount = private(&source, &store, &["--on-source-change", "copy"]);
+    let mut copied = 0;
+    for round in 0..8 {
+        let name = format!("f{round}");
+        let theirs = source.join(&name);
+        fs::write(&theirs, vec![0; SIZE]).unwrap();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let file = OpenOptions::new().write(true).open(&theirs).unwrap();
+                for n in (0..=255).cycle() {
+                    if ended.load(Relaxed) {
+                        return;
+                    }
+                    file.write_all_at(&vec![n; SIZE], 0).unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(40));
+                }
+            });
+            let ours = mount.mnt().join(&name);
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&ours)
+                .unwrap();
+            // Nothing of the source is seen of a file that is written before.
+            let written = file.write_all_at(b"mine", 0);
+            let bytes = match written {
+                Ok(()) => fs::read(&ours).unwrap(),
+                Err(_) => vec![0; SIZE],
+            };
+            ended.store(true, Relaxed);
+            match written {
+                Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EIO)),
+                Ok(()) => copied += 1,
+            }
+            assert_eq!(bytes.len(), SIZE);
+            let is_one = bytes[4..].iter().all(|byte| *byte == bytes[4]);
+            assert!(is_one, "round {round}: bytes of several states");
+        });
+    }
+    assert!(copied > 0, "no copy was made");
+}
+
+/// Its group had the rights that the mask allows, and the users of the ACL had none.
+#[test]
+fn as_root_a_file_that_the_source_has_lost_keeps_its_acl() {
+    let (_place, source, store) = place();
+    fs::create_dir(source.join("d")).unwrap();
+    for name in ["f", "d/f"] {
+        fs::write(source.join(name), "theirs").unwrap();
+    }
+    let script =
+        r#"cd "$1" && chmod 600 f d/f && setfacl -m u:1234:rw f d/f && setfacl -d -m u:1234:rx d"#;
+    tools::sh(script, &[source.as_os_str()]);
+    let mut mount = private(&source, &store, &[]);
+    let acls = |mount: &Mount| {
+        let script = r#"cd "$1" && getfacl -n f d d/f && getfattr -m - d f d/f"#;
+        tools::sh(script, &[mount.mnt().as_os_str()])
+    };
+    let before = acls(&mount);
+    assert!(before.contains("user:1234:rw-") && before.contains("default:user:1234:r-x"));
+    for name in ["f", "d/f"] {
+        fs::write(mount.mnt().join(name), "mine").unwrap();
+    }
+    assert_eq!(acls(&mount), before);
+    fs::remove_file(source.join("f")).unwrap();
+    fs::remove_dir_all(source.join("d")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(acls(&mount), before);
+        mount.remount();
+    }
+    let script = r#"cd "$1" && setfacl -b f && getfacl -n f"#;
+    let after = tools::sh(script, &[mount.mnt().as_os_str()]);
+    assert!(!after.contains("1234"), "{after}");
+}
+
+#[test]
+fn an_attribute_without_a_namespace_is_refused() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), "").unwrap();
+    let mount = private(&source, &store, &[]);
+    let path = mount.mnt().join("f");
+    for name in ["plain", "mmfs.posix_acl_access", "usr.a"] {
+        let set = rustix::fs::setxattr(&path, name, b"v", XattrFlags::empty());
+        assert_eq!(set, Err(Errno::OPNOTSUPP), "{name}");
+        let found = rustix::fs::getxattr(&path, name, &mut [0; 16][..]);
+        assert_eq!(found, Err(Errno::OPNOTSUPP), "{name}");
+        assert_eq!(rustix::fs::removexattr(&path, name), Err(Errno::OPNOTSUPP));
+    }
+}
