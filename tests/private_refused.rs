@@ -298,3 +298,51 @@ fn the_status_names_the_store() {
     assert!(text.contains(" ephemeral"), "{text}");
     assert!(status(&Mount::new()).contains(", shared view"));
 }
+
+/// XFS makes `f_fsid` of the device's number, and the store belonged to another source after the disk got another one.
+#[test]
+fn as_root_a_source_on_another_device_is_the_same_source() {
+    if !user::is_root() {
+        return;
+    }
+    let place = Place::new();
+    let (image, other, point) = (
+        place.path("image"),
+        place.path("other"),
+        place.path("point"),
+    );
+    fs::create_dir(&point).unwrap();
+    for file in [&image, &other] {
+        fs::File::create(file).unwrap().set_len(320 << 20).unwrap();
+    }
+    tools::run(Command::new("mkfs.xfs").arg("-q").arg(&image));
+    let paths = [image.as_os_str(), point.as_os_str(), other.as_os_str()];
+    let attach = r#"loop=$(losetup -f --show "$1") && mount "$loop" "$2" && echo "$loop""#;
+    let first = tools::sh(attach, &paths[..2]);
+    fs::write(point.join("f"), "source").unwrap();
+    let id = || rustix::fs::statvfs(&point).unwrap().f_fsid;
+    let before = id();
+    let mounted = |text: &str| {
+        let builder = Mount::builder().over(&point).option("--private");
+        let mut mount = builder.option(place.path("store")).mount();
+        let found = fs::read_to_string(mount.mnt().join("f")).unwrap();
+        fs::write(mount.mnt().join("f"), "mine").unwrap();
+        let ended = mount.unmount();
+        assert!(ended.success());
+        assert_eq!(found, text);
+    };
+    mounted("source");
+    let with = |device: &str, script: &str| {
+        tools::sh(script, &[&paths[..], &[device.trim().as_ref()]].concat());
+    };
+    with(&first, r#"umount "$2" && losetup -d "$4""#);
+    let taken = tools::sh(r#"losetup -f --show "$3""#, &paths);
+    let second = tools::sh(attach, &paths[..2]);
+    let outcome = std::panic::catch_unwind(|| {
+        assert_ne!(id(), before, "the test shows nothing");
+        mounted("mine");
+    });
+    with(&second, r#"umount "$2"; losetup -d "$4""#);
+    with(&taken, r#"losetup -d "$4""#);
+    outcome.unwrap();
+}

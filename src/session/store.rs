@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, Metadata};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use crate::config::{Config, StoreConfig};
 use crate::refusal::StartError;
 use crate::store::opening::{OpenError, Opened, Rule};
 use crate::store::{Base, Store, Time, random};
+use crate::sys::uuid::filesystem_uuid;
 use crate::terminal::for_shell;
 
 /// What the directories of stores that go with their mounts are called, before a random part.
@@ -135,8 +137,9 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
         opened => opened,
     };
     let (opened, found) = opened.map_err(|error| StartError::Verb(error.sentence(path)))?;
-    let is_other =
-        (&found.filesystem, found.root, found.born) != (&base.filesystem, base.root, base.born);
+    let is_there = found.filesystem == base.filesystem
+        || found.filesystem == number_of_filesystem(&config.source).map_err(failed)?;
+    let is_other = !is_there || (found.root, found.born) != (base.root, base.born);
     if is_other && base_moved {
         opened.store.set_base(&base).map_err(failed)?;
     } else if is_other {
@@ -164,6 +167,22 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
     })
 }
 
+/// The UUID of the source's filesystem, in hexadecimal. Subvolumes of one btrfs have the same.
+fn uuid_of_filesystem(source: &Path) -> Option<String> {
+    const BTRFS: u64 = 0x9123_683e;
+    let directory = std::fs::File::open(source).ok()?;
+    let is_btrfs = rustix::fs::fstatfs(&directory).ok()?.f_type as u64 == BTRFS;
+    let uuid = filesystem_uuid(directory.as_fd())
+        .ok()
+        .filter(|_| !is_btrfs)?;
+    Some(uuid.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// `f_fsid` of statvfs(3). Some filesystems make it of the device's number, which may be another after a boot.
+fn number_of_filesystem(source: &Path) -> io::Result<String> {
+    Ok(format!("{:x}", rustix::fs::statvfs(source)?.f_fsid))
+}
+
 /// What tells this source from others.
 fn base_of(source: &Path) -> io::Result<Base> {
     let metadata = std::fs::metadata(source)?;
@@ -174,10 +193,12 @@ fn base_of(source: &Path) -> io::Result<Base> {
             nanoseconds: since.subsec_nanos(),
         })
     });
-    let filesystem = rustix::fs::statvfs(source)?.f_fsid;
     Ok(Base {
         path: source.into(),
-        filesystem: format!("{filesystem:x}"),
+        filesystem: match uuid_of_filesystem(source) {
+            Some(uuid) => uuid,
+            None => number_of_filesystem(source)?,
+        },
         root: metadata.ino(),
         born,
     })
