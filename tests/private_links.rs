@@ -297,3 +297,26 @@ fn s3_a_name_that_the_source_replaces_at_full_speed_can_be_used() {
         }
     });
 }
+
+/// It was ESTALE: a file that is whole in the store does not need the source's.
+#[test]
+fn an_open_file_that_the_source_replaces_can_still_be_used() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), "source").unwrap();
+    let mount = private(&source, &store);
+    let path = mount.mnt().join("f");
+    fs::write(&path, "mine").unwrap();
+    let open = fs::OpenOptions::new()
+        .append(true)
+        .read(true)
+        .open(&path)
+        .unwrap();
+    fs::write(source.join("new"), "other").unwrap();
+    fs::rename(source.join("new"), source.join("f")).unwrap();
+    (&open).write_all(b" more").unwrap();
+    assert_eq!(open.metadata().unwrap().len(), 9);
+    let mut bytes = [0; 9];
+    open.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"mine more");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine more");
+}

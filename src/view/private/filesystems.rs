@@ -9,19 +9,42 @@ use parking_lot::RwLock;
 use crate::source::Lasting;
 use crate::store::{Change, Origin, Store};
 
-/// By the source's index. None: the store knows nothing of it.
+/// By the source's index.
 #[derive(Default)]
-pub(super) struct Filesystems(RwLock<HashMap<u32, Option<u32>>>);
+pub(super) struct Filesystems {
+    /// None: the store knows nothing of it.
+    numbers: RwLock<HashMap<u32, Option<u32>>>,
+    /// Those that inode numbers are made of. None: they are made without. It does not change in this life.
+    shown: RwLock<HashMap<u32, Option<u32>>>,
+}
 
 impl Filesystems {
     /// What this life knows of the filesystem with this index.
     pub fn known(&self, index: u32) -> Option<Option<u32>> {
-        self.0.read().get(&index).copied()
+        self.numbers.read().get(&index).copied()
+    }
+
+    /// The number that inode numbers are made of, if there is one.
+    pub fn shown(&self, index: u32) -> Option<u32> {
+        if let Some(shown) = self.shown.read().get(&index) {
+            return *shown;
+        }
+        *self.shown.write().entry(index).or_insert(None)
+    }
+
+    /// Whether `shown` is decided.
+    pub fn is_shown(&self, index: u32) -> bool {
+        self.shown.read().contains_key(&index)
+    }
+
+    /// Inode numbers are made of this number from now on, unless there are some already.
+    pub fn show(&self, index: u32, number: Option<u32>) {
+        self.shown.write().entry(index).or_insert(number);
     }
 
     /// The store's number of a filesystem. None: the store knows nothing of it.
     pub fn find(&self, index: u32, lasting: &Lasting, store: &Store) -> io::Result<Option<u32>> {
-        let mut numbers = self.0.write();
+        let mut numbers = self.numbers.write();
         if let Some(known) = numbers.get(&index) {
             return Ok(*known);
         }
@@ -37,7 +60,7 @@ impl Filesystems {
 
     /// Gives the filesystem a number, unless it has one.
     pub fn add(&self, index: u32, lasting: &Lasting, store: &Store) -> io::Result<u32> {
-        let mut numbers = self.0.write();
+        let mut numbers = self.numbers.write();
         if let Some(Some(number)) = numbers.get(&index) {
             return Ok(*number);
         }

@@ -46,7 +46,7 @@ pub(super) struct Layers {
     pub own_names: OwnNames,
     /// Inodes of the source that lead to others by their names, in the order in which they were first needed.
     pub passed: Mutex<VecDeque<shared::Node>>,
-    pub filesystems: Filesystems,
+    pub filesystems: Arc<Filesystems>,
 }
 
 /// The errno of an error of the store.

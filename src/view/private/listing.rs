@@ -10,11 +10,11 @@ use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
 use super::layers::{Layers, errno, from_store};
-use super::node::Node;
+use super::node::{Key, Node};
 use super::own_names::Table;
 use crate::inode::{Place, ROOT};
 use crate::store::{Name, NodeId};
-use crate::view::{DirEntry, Directories as _, Found, HasFlags, Listing, shared};
+use crate::view::{DirEntry, Found, HasFlags, Listing, shared};
 
 /// Positions of names that only the store has begin here. The source's shown positions are lower, and all fit into 31 bits.
 pub(super) const OWN: u64 = 0x6000_0000;
@@ -176,23 +176,23 @@ impl Layers {
         take: &mut impl FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<bool> {
         let (mut is_full, mut failed) = (false, None);
-        let ended = self.below.list(below, offset, |entry| {
-            match self.over_entry(listing, directory, entry) {
-                Ok(None) => true,
-                Ok(Some((ino, kind))) => {
-                    is_full = !take(&DirEntry {
-                        ino,
-                        kind,
-                        ..*entry
-                    });
-                    !is_full
-                }
-                Err(errno) => {
-                    failed = Some(errno);
-                    false
-                }
+        let number = |key| self.nodes.listed_number(Key::Source(key));
+        let take = |entry: &DirEntry<'_>| match self.over_entry(listing, directory, entry) {
+            Ok(None) => true,
+            Ok(Some((ino, kind))) => {
+                is_full = !take(&DirEntry {
+                    ino,
+                    kind,
+                    ..*entry
+                });
+                !is_full
             }
-        })?;
+            Err(errno) => {
+                failed = Some(errno);
+                false
+            }
+        };
+        let ended = self.below.list_numbered(below, offset, number, take)?;
         match failed {
             Some(errno) => Err(errno),
             None => Ok(ended && !is_full),

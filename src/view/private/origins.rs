@@ -55,6 +55,18 @@ impl Layers {
         added.map_err(errno)
     }
 
+    /// Inode numbers of another filesystem than the root's are made of the store's number for it.
+    fn number_filesystem(&self, node: &shared::Node) {
+        let index = node.number().0;
+        if index == 0 || node.is_own_mount() || self.filesystems.is_shown(index) {
+            return;
+        }
+        // The root's is the first in each store. A store without room for one more leads to numbers of this life.
+        let first = self.numbered_filesystem(0);
+        let number = first.and_then(|_| self.numbered_filesystem(index));
+        self.filesystems.show(index, number.ok());
+    }
+
     /// What the store may know an inode by. None: it knows nothing of the inode's filesystem.
     fn origin(&self, node: &shared::Node) -> Result<Option<Origin>> {
         if node.is_own_mount() {
@@ -268,6 +280,7 @@ impl Layers {
         id: Option<NodeId>,
         is_recorded: bool,
     ) -> Result<Found<Node>> {
+        self.number_filesystem(&found.place);
         self.remember(&found);
         let node = Node::of_source(found.place, found.attr.kind(), at, is_recorded);
         // It has a name again, if it had lost the last one.
@@ -350,6 +363,7 @@ impl Layers {
         name: &OsStr,
         found: Found<shared::Node>,
     ) -> Result<Found<shared::Node>> {
+        self.number_filesystem(&found.place);
         let number = self.nodes.number(Key::Source(found.place.key()));
         let is_other = |known: &Node| known.source() != Some(&found.place);
         match self.nodes.with(number, is_other) {

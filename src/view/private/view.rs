@@ -59,8 +59,11 @@ impl Private {
         let (below, below_nodes) = Shared::open(&read_only, reporter)?;
         let root = below_nodes.get(ROOT)?;
         let root_ino = below.root_number();
+        let filesystems = Arc::new(Filesystems::default());
+        let known = filesystems.clone();
         let numbers = Numbers::new(move |key| match key {
-            Key::Source(key) => plain_number(root_ino, key),
+            // The same after each mount, in whatever order the filesystems are found.
+            Key::Source(key) => plain_number(root_ino, key.renumbered(|index| known.shown(index))?),
             Key::Own(id) => Some(id.0),
         });
         let root = Node::of_source(root, FileType::Directory, None, false);
@@ -83,7 +86,7 @@ impl Private {
             conflicts: Conflicts::default(),
             own_names: OwnNames::default(),
             passed: Mutex::default(),
-            filesystems: Filesystems::default(),
+            filesystems,
         };
         if wanted.base_moved {
             layers.move_to_new_base()?;

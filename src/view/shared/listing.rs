@@ -4,7 +4,7 @@ use super::node::{Key, Node};
 use super::stream::{Held, OpenDir, Stream};
 use super::view::Shared;
 use crate::inode::ROOT;
-use crate::source::{Kind, SourceDir, open_noatime, reopen};
+use crate::source::{Kind, open_noatime, reopen};
 use crate::view::{DirEntry, Directories, Found};
 use rustix::fs::{self as sys, OFlags};
 use rustix::io::Result;
@@ -31,22 +31,9 @@ impl Directories for Shared {
         &self,
         listing: &OpenDir,
         offset: u64,
-        mut take: impl FnMut(&DirEntry<'_>) -> bool,
+        take: impl FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<bool> {
-        let opened;
-        let stream = match listing.held() {
-            Held::OwnMount => return Ok(true),
-            Held::Stream(stream) => stream,
-            Held::Nothing { flags, .. } => {
-                opened = self.open_stream(&self.nodes.get(listing.node())?, *flags)?;
-                &opened
-            }
-        };
-        stream.read(offset, |entry| {
-            let dir = listing.node();
-            let ino = self.listed_number(dir, stream.source(), entry.ino, entry.name);
-            take(&DirEntry { ino, ..*entry })
-        })
+        self.list_numbered(listing, offset, |key| self.nodes.listed_number(key), take)
     }
 
     fn lookup_listed(&self, listing: &OpenDir, name: &OsStr) -> Result<Found<Node>> {
@@ -88,12 +75,37 @@ impl Shared {
         Stream::new(fd, dir.source, dir.fd, noatime, positions)
     }
 
-    /// The inode number of an entry. The root's parent lies outside of the view, and is shown as the root.
-    fn listed_number(&self, dir: u64, source: &SourceDir, ino: u64, name: &OsStr) -> u64 {
-        if dir == ROOT && name == ".." {
-            return ROOT;
-        }
-        let source = source.index;
-        self.nodes.listed_number(Key { source, ino })
+    /// As `list`, with inode numbers that are made by `number`.
+    ///
+    /// # Errors
+    /// Those of `list`.
+    pub fn list_numbered(
+        &self,
+        listing: &OpenDir,
+        offset: u64,
+        number: impl Fn(Key) -> u64,
+        mut take: impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<bool> {
+        let opened;
+        let stream = match listing.held() {
+            Held::OwnMount => return Ok(true),
+            Held::Stream(stream) => stream,
+            Held::Nothing { flags, .. } => {
+                opened = self.open_stream(&self.nodes.get(listing.node())?, *flags)?;
+                &opened
+            }
+        };
+        stream.read(offset, |entry| {
+            let dir = listing.node();
+            let ino = match dir == ROOT && entry.name == ".." {
+                // The root's parent lies outside of the view, and is shown as the root.
+                true => ROOT,
+                false => number(Key {
+                    source: stream.source().index,
+                    ino: entry.ino,
+                }),
+            };
+            take(&DirEntry { ino, ..*entry })
+        })
     }
 }

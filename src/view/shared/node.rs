@@ -18,6 +18,17 @@ pub struct Key {
     pub ino: u64,
 }
 
+impl Key {
+    /// The key with another number for its filesystem, unless that is the first one. None if there is none.
+    pub fn renumbered(self, number: impl FnOnce(u32) -> Option<u32>) -> Option<Self> {
+        let source = match self.source {
+            0 | OWN_MOUNTS => self.source,
+            source => number(source)?.checked_add(1)?,
+        };
+        Some(Self { source, ..self })
+    }
+}
+
 const OWN_MOUNTS: u32 = u32::MAX;
 
 /// The prefix of the numbers of mmfs's own mounts.
