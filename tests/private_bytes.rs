@@ -5,11 +5,14 @@ mod common;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use common::{Mount, tools};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
 fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
     let builder = Mount::builder()
@@ -48,7 +51,7 @@ fn a_copy_is_of_one_moment() {
                         return;
                     }
                     file.write_all_at(&vec![n; SIZE], 0).unwrap();
-                    std::thread::sleep(std::time::Duration::from_millis(40));
+                    std::thread::sleep(Duration::from_millis(40));
                 }
             });
             let ours = mount.mnt().join(&name);
@@ -122,4 +125,73 @@ fn an_attribute_without_a_namespace_is_refused() {
         assert_eq!(found, Err(Errno::OPNOTSUPP), "{name}");
         assert_eq!(rustix::fs::removexattr(&path, name), Err(Errno::OPNOTSUPP));
     }
+}
+
+/// One file of a source that does not answer held up all changes of names, and readers of other files. (proves: S42)
+#[test]
+fn s42_as_root_a_filesystem_below_that_does_not_answer_holds_up_nobody_else() {
+    let (place, source, store) = place();
+    let (behind, point) = (place.path().join("behind"), source.join("hung"));
+    for directory in [&behind, &point] {
+        fs::create_dir(directory).unwrap();
+    }
+    for name in ["f", "g"] {
+        fs::write(behind.join(name), "theirs").unwrap();
+    }
+    let mut server = Command::new(tools::tool("bindfs"));
+    let mut server = server.arg("-f").args([&behind, &point]).spawn().unwrap();
+    let is_there = || point.join("f").exists();
+    assert!(tools::wait_until(Duration::from_secs(10), is_there));
+    let builder = Mount::builder()
+        .over(&source)
+        .option("--private")
+        .option(&store)
+        .options(["--attr-timeout", "600", "--entry-timeout", "600"]);
+    let mut mount = builder.mount();
+    let path = |name: &str| mount.mnt().join(name);
+    for name in ["hung/f", "hung/g"] {
+        fs::metadata(path(name)).unwrap();
+    }
+    // The kernel knows the names in the view, and asks for those of the source again.
+    std::thread::sleep(Duration::from_millis(1500));
+    let id = Pid::from_raw(server.id() as i32).unwrap();
+    kill_process(id, Signal::STOP).unwrap();
+    let work = || {
+        for n in 0..20 {
+            let (one, other) = (path(&format!("one{n}")), path("other"));
+            fs::create_dir(path("d")).unwrap();
+            fs::write(&one, "mine").unwrap();
+            fs::hard_link(&one, path("d/link")).unwrap();
+            fs::rename(&one, &other).unwrap();
+            assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
+            fs::remove_file(path("d/link")).unwrap();
+            fs::remove_dir(path("d")).unwrap();
+        }
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let hung = [
+            scope.spawn(|| fs::remove_file(path("hung/f"))),
+            scope.spawn(|| fs::rename(path("hung/g"), path("hung/h"))),
+        ];
+        std::thread::sleep(Duration::from_millis(300));
+        let worker = scope.spawn(|| {
+            work();
+            done.store(true, Relaxed);
+        });
+        let is_done = tools::wait_until(Duration::from_secs(10), || done.load(Relaxed));
+        let still_hangs = hung.iter().all(|hung| !hung.is_finished());
+        kill_process(id, Signal::CONT).unwrap();
+        worker.join().unwrap();
+        for hung in hung {
+            hung.join().unwrap().unwrap();
+        }
+        assert!(still_hangs, "the test shows nothing");
+        assert!(is_done, "others waited for it");
+    });
+    assert_eq!(fs::read_dir(path("hung")).unwrap().count(), 1);
+    assert!(mount.unmount().success());
+    tools::run(Command::new("umount").arg(&point));
+    server.wait().unwrap();
+    assert_eq!(fs::read_dir(&behind).unwrap().count(), 2);
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FileType;
@@ -34,10 +35,10 @@ pub(super) struct Layers {
     pub caches: Caches,
     pub store: Arc<Store>,
     pub nodes: Arc<NodeTable<Node>>,
-    /// Whoever changes names holds it.
-    pub names: Mutex<()>,
-    /// Who makes an inode of the source a node of the store holds it. Nothing is asked of the source with it. Lock order: after `names`.
+    /// Who records names holds it. Nothing is asked of the source with it. Lock order: before `gone`, `renamed` and `conflicts`.
     pub recording: Mutex<()>,
+    /// How many names were made in this life.
+    pub made: AtomicU64,
     pub bytes: FileLocks,
     /// Inodes of the source that are unchanged and lost their last name, until the kernel forgets them.
     pub gone: Mutex<HashSet<Key>>,

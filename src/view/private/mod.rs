@@ -23,6 +23,7 @@ mod own_names;
 mod rename;
 mod renamed;
 mod source_state;
+mod standing;
 mod view;
 mod whole;
 mod xattrs;

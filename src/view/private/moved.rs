@@ -1,5 +1,6 @@
 //! A source that was restored or cloned: its files have other inode numbers, and are the same by name, size and time.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -29,8 +30,10 @@ impl Layers {
     /// Those of the store and of the source.
     pub fn move_to_new_base(&self) -> Result<()> {
         let mut directories = vec![self.nodes.get(ROOT)?];
+        let mut passed = HashSet::new();
         while let Some(dir) = directories.pop() {
-            let Some(directory) = self.id(&dir)? else {
+            // In a store that mmfs has not written, directories may lie in each other.
+            let Some(directory) = self.id(&dir)?.filter(|id| passed.insert(*id)) else {
                 continue;
             };
             for (name, id) in self.all_names(directory)? {

@@ -11,6 +11,7 @@ use super::content::OpenFile;
 use super::layers::{Layers, errno, kind_of, to_store};
 use super::node::{Node, Side};
 use super::origins::Hold;
+use super::standing::{changed_at, dir_changed, until_recorded};
 use super::view::Private;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
@@ -31,7 +32,6 @@ impl Names for Private {
     }
 
     fn make(&self, by: &Actor, at: Name<'_, Node>, new: New<'_>) -> Result<Found<Node>> {
-        let _names = self.layers.names.lock();
         self.layers.make(by, at, new)
     }
 
@@ -43,13 +43,10 @@ impl Names for Private {
         flags: OFlags,
         made: impl FnOnce(Found<Node>),
     ) -> Result<OpenFile> {
-        let found = {
-            let _names = self.layers.names.lock();
-            let new = New::Other(FileType::RegularFile, permissions, 0);
-            match self.layers.make(by, at, new) {
-                Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => return Err(Errno::STALE),
-                found => found?,
-            }
+        let new = New::Other(FileType::RegularFile, permissions, 0);
+        let found = match self.layers.make(by, at, new) {
+            Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => return Err(Errno::STALE),
+            found => found?,
         };
         let node = found.place.clone();
         made(found);
@@ -58,7 +55,6 @@ impl Names for Private {
 
     fn link(&self, node: &Node, (dir, name): Name<'_, Node>) -> Result<Found<Node>> {
         let layers = &self.layers;
-        let _names = layers.names.lock();
         check_name(name)?;
         layers.must_not_exist(dir, name)?;
         let attr = layers.attr(node)?;
@@ -74,43 +70,25 @@ impl Names for Private {
         let mut changes = vec![Change::Links(id, 1), changed_at(id, now)];
         changes.push(layers.named(directory, name, Some(store::Name::Node(id)), false));
         changes.push(dir_changed(directory, now));
-        layers.store.change(changes).map_err(errno)?;
+        {
+            let _recording = layers.recording.lock();
+            layers.must_be_there(directory)?;
+            layers.must_be_there(id)?;
+            if !layers.still_leads(directory, name, None)? {
+                return Err(Errno::EXIST);
+            }
+            layers.record_made(changes)?;
+        }
         layers.found(id)
     }
 
-    fn remove(&self, (dir, name): Name<'_, Node>, what: Removal) -> Result<()> {
-        let layers = &self.layers;
-        let _names = layers.names.lock();
-        check_name(name)?;
-        let found = layers.lookup(dir, name)?;
-        let is_dir = found.place.kind == FileType::Directory;
-        match what {
-            Removal::Name if is_dir => return Err(Errno::ISDIR),
-            Removal::Directory if !is_dir => return Err(Errno::NOTDIR),
-            Removal::Directory => layers.must_be_empty(&found.place)?,
-            Removal::Name => {}
-        }
-        let directory = layers.adopt(dir)?;
-        let now = Time::now();
-        let mut changes = vec![
-            layers.unnamed(dir, directory, name)?,
-            dir_changed(directory, now),
-        ];
-        if is_dir {
-            changes.push(Change::Links(directory, -1));
-        }
-        let unlinked = layers.unlinked(&found, now)?;
-        changes.extend(unlinked.changes);
-        layers.store.change(changes).map_err(errno)?;
-        if unlinked.is_gone {
-            layers.gone.lock().insert(found.place.key());
-        }
-        Ok(())
+    fn remove(&self, at: Name<'_, Node>, what: Removal) -> Result<()> {
+        check_name(at.1)?;
+        until_recorded(|| self.layers.remove(at, what))
     }
 
     fn rename(&self, from: Name<'_, Node>, to: Name<'_, Node>, flags: RenameFlags) -> Result<()> {
-        let _names = self.layers.names.lock();
-        self.layers.rename(from, to, flags)
+        until_recorded(|| self.layers.rename(from, to, flags))
     }
 
     fn read_link(&self, node: &Node) -> Result<Vec<u8>> {
@@ -138,26 +116,6 @@ pub(super) fn check_name(name: &OsStr) -> Result<()> {
         true => Err(Errno::NAMETOOLONG),
         false => crate::source::check_name(name),
     }
-}
-
-/// A change of a directory's times, because its names change.
-pub(super) fn dir_changed(directory: NodeId, now: Time) -> Change {
-    let now = Some(to_store(now));
-    let over = Overrides {
-        mtime: now,
-        ctime: now,
-        ..Overrides::default()
-    };
-    Change::Attributes(directory, over)
-}
-
-/// A change of an inode's time of change.
-pub(super) fn changed_at(id: NodeId, now: Time) -> Change {
-    let over = Overrides {
-        ctime: Some(to_store(now)),
-        ..Overrides::default()
-    };
-    Change::Attributes(id, over)
 }
 
 /// Attributes of what is made now, with no permissions.
@@ -189,14 +147,6 @@ pub(super) fn new_node(kind: store::Kind, attributes: Overrides) -> store::Node 
         known_size: 0,
         place: None,
     }
-}
-
-/// What becomes of an inode that loses a name.
-#[derive(Default)]
-pub(super) struct Unlinked {
-    pub changes: Vec<Change>,
-    /// It is an unchanged inode of the source, and this was its last name.
-    pub is_gone: bool,
 }
 
 impl Layers {
@@ -251,15 +201,7 @@ impl Layers {
 
     pub fn must_be_empty(&self, dir: &Node) -> Result<()> {
         if let Some(id) = self.id(dir)? {
-            let mut last = Vec::new();
-            loop {
-                let names = self.store.names(id, &last, 256).map_err(errno)?;
-                let Some((name, _)) = names.last() else { break };
-                last = name.clone();
-                if names.iter().any(|(_, leads)| *leads != store::Name::Hidden) {
-                    return Err(Errno::NOTEMPTY);
-                }
-            }
+            self.must_have_no_names(id)?;
         }
         let Some(source) = dir.source() else {
             return Ok(());
@@ -309,35 +251,38 @@ impl Layers {
         Ok(self.named(directory, name, to, false))
     }
 
-    /// What to record of an inode that loses a name.
-    pub fn unlinked(&self, found: &Found<Node>, now: Time) -> Result<Unlinked> {
+    /// Removes a name. False: others have changed what it leads to.
+    fn remove(&self, (dir, name): Name<'_, Node>, what: Removal) -> Result<bool> {
+        let found = self.lookup(dir, name)?;
         let is_dir = found.place.kind == FileType::Directory;
-        let is_last = is_dir || found.attr.nlink <= 1;
-        let id = match self.id(&found.place)? {
-            // Nothing of it need be recorded: the name is hidden.
-            None if is_last => {
-                return Ok(Unlinked {
-                    changes: Vec::new(),
-                    is_gone: true,
-                });
-            }
-            None => self.adopt(&found.place)?,
-            Some(id) => id,
-        };
-        let less = if is_dir {
-            -i64::from(found.attr.nlink)
-        } else {
-            -1
-        };
-        let mut changes = vec![Change::Links(id, less), changed_at(id, now)];
-        if is_last {
-            self.conflicts.remove(id);
-            changes.push(Change::Orphan(id, true));
+        match what {
+            Removal::Name if is_dir => return Err(Errno::ISDIR),
+            Removal::Directory if !is_dir => return Err(Errno::NOTDIR),
+            _ => {}
         }
-        Ok(Unlinked {
-            changes,
-            is_gone: false,
-        })
+        let victim = self.victim(&found)?;
+        let directory = self.adopt(dir)?;
+        let now = Time::now();
+        let mut changes = vec![
+            self.unnamed(dir, directory, name)?,
+            dir_changed(directory, now),
+        ];
+        if is_dir {
+            changes.push(Change::Links(directory, -1));
+        }
+        let _recording = self.recording.lock();
+        if !self.still_leads(directory, name, Some(&found.place))? {
+            return Ok(false);
+        }
+        let Some(unlinked) = self.unlinked(&victim, now)? else {
+            return Ok(false);
+        };
+        changes.extend(unlinked.changes);
+        self.store.change(changes).map_err(errno)?;
+        if unlinked.is_gone {
+            self.gone.lock().insert(found.place.key());
+        }
+        Ok(true)
     }
 
     fn make(&self, by: &Actor, (dir, name): Name<'_, Node>, new: New<'_>) -> Result<Found<Node>> {
@@ -358,7 +303,14 @@ impl Layers {
         if is_dir {
             changes.push(Change::Links(directory, 1));
         }
-        self.store.change(changes).map_err(errno)?;
+        {
+            let _recording = self.recording.lock();
+            self.must_be_there(directory)?;
+            if !self.still_leads(directory, name, None)? {
+                return Err(Errno::EXIST);
+            }
+            self.record_made(changes)?;
+        }
         self.found(id)
     }
 

@@ -1,5 +1,6 @@
 //! Renaming in a private view: one record, whatever lies below a directory.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 
 use rustix::fs::{FileType, RenameFlags};
@@ -7,21 +8,22 @@ use rustix::io::{Errno, Result};
 use rustix::process::{getegid, geteuid};
 
 use super::layers::{Layers, errno};
-use super::names::{changed_at, dir_changed, made_by, new_node};
+use super::names::{made_by, new_node};
 use super::node::Node;
+use super::standing::{Victim, changed_at, dir_changed};
 use crate::attr::Time;
 use crate::inode::Place;
 use crate::store::{self, Change, NodeId};
 use crate::view::{Found, Name};
 
 impl Layers {
-    /// renameat2(2). The caller holds the lock of names.
+    /// renameat2(2). False: others have changed what a name leads to.
     pub fn rename(
         &self,
         from: Name<'_, Node>,
         to: Name<'_, Node>,
         flags: RenameFlags,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let alone = RenameFlags::NOREPLACE | RenameFlags::WHITEOUT;
         if flags != RenameFlags::EXCHANGE && !alone.contains(flags) {
             return Err(Errno::INVAL);
@@ -38,7 +40,7 @@ impl Layers {
             .as_ref()
             .is_some_and(|target| target.place == moved.place)
         {
-            return Ok(());
+            return Ok(true);
         }
         let target_attr = self.attr(to.0)?;
         if target_attr.nlink == 0 {
@@ -61,7 +63,7 @@ impl Layers {
         moved: Found<Node>,
         to: Name<'_, Node>,
         target: Option<Found<Node>>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let is_dir = moved.place.kind == FileType::Directory;
         let mut was_dir = false;
         if let Some(target) = &target {
@@ -69,17 +71,14 @@ impl Layers {
             match (is_dir, was_dir) {
                 (true, false) => return Err(Errno::NOTDIR),
                 (false, true) => return Err(Errno::ISDIR),
-                (true, true) => self.must_be_empty(&target.place)?,
-                (false, false) => {}
+                (true, true) | (false, false) => {}
             }
         }
+        let victim = target.map(|target| self.victim(&target)).transpose()?;
         let (old, new) = (self.adopt(from.0)?, self.adopt(to.0)?);
         let id = self.adopt(&moved.place)?;
-        if is_dir {
-            self.must_not_lie_in(new, id)?;
-        }
         let now = Time::now();
-        let replaces = target.is_some() && !is_dir;
+        let replaces = victim.is_some() && !is_dir;
         let mut changes = match leaves {
             true => self.whiteout(old, from.1, now),
             false => vec![self.unnamed(from.0, old, from.1)?],
@@ -97,16 +96,30 @@ impl Layers {
         if was_dir {
             changes.push(Change::Links(new, -1));
         }
-        let unlinked = match &target {
-            Some(target) => self.unlinked(target, now)?,
-            None => Default::default(),
-        };
-        changes.extend(unlinked.changes);
-        self.store.change(changes).map_err(errno)?;
-        if let Some(target) = target.filter(|_| unlinked.is_gone) {
-            self.gone.lock().insert(target.place.key());
+        let _recording = self.recording.lock();
+        self.must_be_there(new)?;
+        if is_dir {
+            self.must_not_lie_in(new, id)?;
         }
-        Ok(())
+        let leads = |victim: &Victim| victim.place.clone();
+        if !self.still_leads(old, from.1, Some(&moved.place))?
+            || !self.still_leads(new, to.1, victim.as_ref().map(leads).as_ref())?
+        {
+            return Ok(false);
+        }
+        let mut is_gone = false;
+        if let Some(victim) = &victim {
+            let Some(unlinked) = self.unlinked(victim, now)? else {
+                return Ok(false);
+            };
+            changes.extend(unlinked.changes);
+            is_gone = unlinked.is_gone;
+        }
+        self.record_made(changes)?;
+        if let Some(victim) = victim.filter(|_| is_gone) {
+            self.gone.lock().insert(victim.place.key());
+        }
+        Ok(true)
     }
 
     /// Gives a name to a new whiteout: a device with the number 0. As in the shared view, it belongs to who runs mmfs.
@@ -127,17 +140,11 @@ impl Layers {
         &self,
         one: (Name<'_, Node>, Found<Node>),
         other: (Name<'_, Node>, Found<Node>),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let ((from, moved), (to, target)) = (one, other);
         let (old, new) = (self.adopt(from.0)?, self.adopt(to.0)?);
         let (first, second) = (self.adopt(&moved.place)?, self.adopt(&target.place)?);
         let is_dir = |found: &Found<Node>| found.place.kind == FileType::Directory;
-        if is_dir(&moved) {
-            self.must_not_lie_in(new, first)?;
-        }
-        if is_dir(&target) {
-            self.must_not_lie_in(old, second)?;
-        }
         let now = Time::now();
         let mut changes = vec![
             self.named(
@@ -157,15 +164,35 @@ impl Layers {
             changes.push(Change::Links(new, more));
             changes.push(Change::Links(old, -more));
         }
-        self.store.change(changes).map_err(errno)
+        let _recording = self.recording.lock();
+        self.must_be_there(old)?;
+        self.must_be_there(new)?;
+        if is_dir(&moved) {
+            self.must_not_lie_in(new, first)?;
+        }
+        if is_dir(&target) {
+            self.must_not_lie_in(old, second)?;
+        }
+        if !self.still_leads(old, from.1, Some(&moved.place))?
+            || !self.still_leads(new, to.1, Some(&target.place))?
+        {
+            return Ok(false);
+        }
+        self.record_made(changes)?;
+        Ok(true)
     }
 
     /// A directory is not moved below itself. The kernel has checked it for what it knows.
     fn must_not_lie_in(&self, directory: NodeId, moved: NodeId) -> Result<()> {
         let mut at = Some(directory);
+        let mut passed = HashSet::new();
         while let Some(id) = at {
             if id == moved {
                 return Err(Errno::INVAL);
+            }
+            // In a store that mmfs has not written, directories may lie in each other.
+            if !passed.insert(id) {
+                return Err(Errno::LOOP);
             }
             let stored = self.store.node(id).map_err(errno)?;
             at = stored.and_then(|node| node.place).map(|(parent, _)| parent);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 use rustix::fs::FileType;
@@ -78,8 +79,8 @@ impl Private {
             caches,
             store,
             nodes: nodes.clone(),
-            names: Mutex::new(()),
             recording: Mutex::new(()),
+            made: AtomicU64::new(0),
             bytes: FileLocks::default(),
             gone: Mutex::new(HashSet::new()),
             renamed: Mutex::default(),
@@ -125,7 +126,7 @@ impl Tree for Private {
         layers.gone.lock().remove(&node.key());
         layers.renamed.lock().forget(node.key());
         if let Ok(Some(id)) = layers.id(node) {
-            let _names = layers.names.lock();
+            let _recording = layers.recording.lock();
             if layers.store.is_orphan(id).unwrap_or(false) {
                 layers.conflicts.remove(id);
                 if let Err(error) = layers.store.change(vec![Change::Remove(id)]) {
