@@ -3,14 +3,14 @@
 mod common;
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{Mount, tools};
-use rustix::fs::XattrFlags;
+use rustix::fs::{FallocateFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -127,6 +127,17 @@ fn an_attribute_without_a_namespace_is_refused() {
     }
 }
 
+/// A program that ends with the test, however that ends.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails if it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// One file of a source that does not answer held up all changes of names, and readers of other files. (proves: S42)
 #[test]
 fn s42_as_root_a_filesystem_below_that_does_not_answer_holds_up_nobody_else() {
@@ -139,7 +150,8 @@ fn s42_as_root_a_filesystem_below_that_does_not_answer_holds_up_nobody_else() {
         fs::write(behind.join(name), "theirs").unwrap();
     }
     let mut server = Command::new(tools::tool("bindfs"));
-    let mut server = server.arg("-f").args([&behind, &point]).spawn().unwrap();
+    let server = server.arg("-f").args([&behind, &point]);
+    let mut server = Server(server.stdout(Stdio::null()).spawn().unwrap());
     let is_there = || point.join("f").exists();
     assert!(tools::wait_until(Duration::from_secs(10), is_there));
     let builder = Mount::builder()
@@ -154,7 +166,7 @@ fn s42_as_root_a_filesystem_below_that_does_not_answer_holds_up_nobody_else() {
     }
     // The kernel knows the names in the view, and asks for those of the source again.
     std::thread::sleep(Duration::from_millis(1500));
-    let id = Pid::from_raw(server.id() as i32).unwrap();
+    let id = Pid::from_raw(server.0.id() as i32).unwrap();
     kill_process(id, Signal::STOP).unwrap();
     let work = || {
         for n in 0..20 {
@@ -192,6 +204,33 @@ fn s42_as_root_a_filesystem_below_that_does_not_answer_holds_up_nobody_else() {
     assert_eq!(fs::read_dir(path("hung")).unwrap().count(), 1);
     assert!(mount.unmount().success());
     tools::run(Command::new("umount").arg(&point));
-    server.wait().unwrap();
+    server.0.wait().unwrap();
     assert_eq!(fs::read_dir(&behind).unwrap().count(), 2);
+}
+
+/// The middle of a large file was EOPNOTSUPP above 64 GiB, and a file that was cut had the blocks of the whole one.
+#[test]
+fn a_large_sparse_file_is_punched_and_cut() {
+    const GIB: u64 = 1 << 30;
+    let (_place, source, store) = place();
+    let theirs = fs::File::create(source.join("f")).unwrap();
+    theirs.set_len(200 * GIB).unwrap();
+    for at in [1, 10, 60, 150] {
+        theirs.write_all_at(&[1; 8192], at * GIB).unwrap();
+    }
+    let mount = private(&source, &store, &[]);
+    let how = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(mount.mnt().join("f"));
+    let file = how.unwrap();
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, punch, 5 * GIB, 95 * GIB).unwrap();
+    for (at, byte) in [(1, 1), (10, 0), (60, 0), (150, 1)] {
+        let mut bytes = [2; 8192];
+        file.read_exact_at(&mut bytes, at * GIB).unwrap();
+        assert_eq!(bytes, [byte; 8192], "at {at} GiB");
+    }
+    file.set_len(5000).unwrap();
+    assert!(file.metadata().unwrap().blocks() <= 16);
 }

@@ -23,6 +23,21 @@ use crate::view::{Content, Files as _, HasFlags, shared};
 /// Files of the source up to this length are copied at their first change, in bytes: then nothing of them depends on the source.
 const SMALL: u64 = 64 << 10;
 
+/// The most that the store punches out of the middle of a file at once, in bytes, and how often.
+const PUNCH: u64 = 32 << 30;
+const MOST_PUNCHES: u64 = 256;
+
+/// The parts of a range that are to be punched. To the end of the file, and if there are too many, it is one.
+fn parts(range: Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> {
+    let len = range.end - range.start;
+    let part = match range.end < size && len <= PUNCH * MOST_PUNCHES {
+        true => PUNCH,
+        false => len.max(1),
+    };
+    let begins = (range.start..range.end).step_by(part as usize);
+    begins.map(move |begin| begin..(begin + part).min(range.end))
+}
+
 /// The most that one copy_file_range(2) copies in one piece, in bytes.
 const COPY: usize = 1 << 20;
 
@@ -298,9 +313,11 @@ impl Content for OpenFile {
             }
             if zeroes && offset < size {
                 let mut source = self.source_bytes(content.as_ref());
-                store
-                    .punch(id, offset..end, state, now, &mut source)
-                    .map_err(errno)?;
+                for part in parts(offset..end, size) {
+                    store
+                        .punch(id, part, state, now, &mut source)
+                        .map_err(errno)?;
+                }
             }
             if !keeps && end > size {
                 let state = self.layers.first_state(&self.node, id)?;

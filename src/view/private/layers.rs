@@ -19,7 +19,7 @@ use super::renamed::Renamed;
 use crate::attr::{Attr, MountId, Time};
 use crate::config::OnSourceChange;
 use crate::inode::{NodeTable, Place as _};
-use crate::store::{Attributes, Content, Kind, NodeId, SourceState, Store};
+use crate::store::{Attributes, Content, Kind, NodeId, PAGE, SourceState, Store};
 use crate::view::Attributes as _;
 use crate::view::shared::{self, Shared};
 
@@ -202,7 +202,9 @@ impl Layers {
 
 fn lay_content(content: &Content, attr: &mut Attr) {
     let below = if content.source_limit > 0 {
+        // Of what was cut off, nothing is shown.
         attr.blocks
+            .min(content.source_limit.div_ceil(PAGE) * (PAGE / 512))
     } else {
         0
     };
