@@ -70,6 +70,9 @@ impl Store {
             let _stripe = self.stripe(id).lock();
             let writer = self.writer(id, now, time)?;
             let content = writer.content;
+            if self.is_lent(id) {
+                return self.truncate_lent(&writer, size);
+            }
             let data = if size == 0 {
                 self.new_number().0
             } else {
@@ -85,6 +88,7 @@ impl Store {
                     size,
                     source: writer.now,
                     time,
+                    lent: false,
                 }]),
                 match size.cmp(&content.size) {
                     Ordering::Less => Reserve::Most,
@@ -118,8 +122,8 @@ impl Store {
             if range.is_empty() {
                 return Ok(());
             }
-            // The last page of the file is a whole page here: behind its end it is zero anyway.
-            let inner_end = if range.end == size {
+            // The last page of the file is a whole page here: behind its end it is zero anyway. Not if the kernel may write there.
+            let inner_end = if range.end == size && !self.is_lent(id) {
                 pages(range.end)
             } else {
                 page_of(range.end)
@@ -211,6 +215,7 @@ impl Store {
 
     /// Begins a change of a file's bytes. The file's stripe is held.
     fn writer(&self, id: NodeId, now: Option<SourceState>, time: Time) -> io::Result<Writer<'_>> {
+        self.refresh_held(id)?;
         let content = self
             .content(id)?
             .map_or_else(|| self.first_content(id, now), Ok)?;

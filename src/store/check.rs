@@ -225,6 +225,10 @@ impl Walk<'_> {
                     id.0
                 )
             })),
+            Key::Loan(id) => Ok(Some(format!(
+                "Node {:x} is said to be written by the kernel, and nothing has the store open.",
+                id.0
+            ))),
             Key::Filesystem(_) => Ok(None),
         }
     }

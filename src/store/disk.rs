@@ -12,6 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::node::Time;
+
 /// The folder of one store. Paths are relative to it, and never lead out of it.
 pub trait Disk: Send + Sync {
     /// Opens a regular file.
@@ -48,6 +50,8 @@ pub trait DiskFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// The length in bytes.
     fn size(&self) -> io::Result<u64>;
+    /// The length in bytes, and the time of the last modification.
+    fn state(&self) -> io::Result<(u64, Time)>;
     /// fallocate(2): what is written to these bytes later finds room. EOPNOTSUPP where there is no such call. The length may grow,
     /// with zeros.
     fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
@@ -311,6 +315,15 @@ impl DiskFile for Open {
 
     fn size(&self) -> io::Result<u64> {
         Ok(u64::try_from(fs::fstat(&self.fd)?.st_size).unwrap_or(0))
+    }
+
+    fn state(&self) -> io::Result<(u64, Time)> {
+        let stat = fs::fstat(&self.fd)?;
+        let time = Time {
+            seconds: stat.st_mtime,
+            nanoseconds: stat.st_mtime_nsec as u32,
+        };
+        Ok((u64::try_from(stat.st_size).unwrap_or(0), time))
     }
 
     fn allocate(&self, at: u64, len: u64) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! What a record does to the state. Recovery and a running store go through the same lines.
 
+mod loans;
+
 use std::cell::Cell;
 use std::io;
 use std::ops::{Bound, Range};
@@ -50,6 +52,7 @@ impl<'a> Effects<'a> {
                 .try_for_each(|change| effects.change(change))?,
             Record::Written(written) => effects.written(written)?,
             Record::Whole { node, data } => effects.whole(*node, *data)?,
+            Record::Lent { node, data, loan } => effects.lent(*node, *data, *loan)?,
             Record::Sync { .. } => {}
         }
         Ok(effects)
@@ -191,13 +194,16 @@ impl<'a> Effects<'a> {
             size,
             source,
             time,
+            lent,
         } = change
         else {
             return Ok(());
         };
         let mut content = self.content_or_new(*id, *data, *source)?;
         let before = content.bytes();
-        if *size == 0 {
+        if *lent && content.is_whole() && content.data == *data {
+            // The data file is cut next, so each page is in it still.
+        } else if *size == 0 {
             self.forget_bytes(*id, &content, *data)?;
             // What the source's file was stays known: a commit asks.
             content = Content {
@@ -242,6 +248,9 @@ impl<'a> Effects<'a> {
             }
         }
         content.filed |= written.from == From::Data && written.count > 0;
+        if written.count == 0 {
+            self.seen(id, written)?;
+        }
         content.size = content.size.max(written.size);
         (content.mtime, content.ctime) = (Some(written.time), Some(written.time));
         self.put_content(id, &content, before);
@@ -283,6 +292,7 @@ impl<'a> Effects<'a> {
             }
         }
         self.put(key::orphan(id), None);
+        self.put(key::loan(id), None);
         self.put(key::node(id), None);
         Ok(())
     }

@@ -44,6 +44,10 @@ impl Store {
     /// Cuts the node's data file behind its last page, if a power cut could not make the file longer again.
     fn shorten(&self, id: NodeId) {
         let _stripe = self.stripe(id).lock();
+        // One that the kernel has is as long as its file, or longer by now.
+        if self.is_lent(id) {
+            return;
+        }
         if self.log.lock().undurable.has_records(id) {
             return self.log.lock().undurable.put_garbage(Garbage::Longer(id));
         }

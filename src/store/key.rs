@@ -22,6 +22,8 @@ pub enum Key {
     Origin(Vec<u8>),
     /// A node that goes with its last open.
     Orphan(NodeId),
+    /// A data file to which the kernel may write by itself.
+    Loan(NodeId),
     /// What identifies a filesystem of the source.
     Filesystem(u32),
 }
@@ -52,6 +54,7 @@ impl Key {
             b'd' => Self::Name(id, check_name(from.rest())?.to_vec()),
             b'x' => Self::Xattr(id, check_xattr_name(from.rest())?.to_vec()),
             b'u' => Self::Orphan(id),
+            b'l' => Self::Loan(id),
             _ => return Err(damaged()),
         };
         from.end()?;
@@ -119,6 +122,14 @@ pub fn orphan(id: NodeId) -> Vec<u8> {
 
 /// What the keys of all orphans begin with.
 pub const ORPHANS: &[u8] = b"u";
+
+/// The key of a loan.
+pub fn loan(id: NodeId) -> Vec<u8> {
+    with_id(b'l', id).done()
+}
+
+/// What the keys of all loans begin with.
+pub const LOANS: &[u8] = b"l";
 
 /// The key of a filesystem.
 pub fn filesystem(number: u32) -> Vec<u8> {

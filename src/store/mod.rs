@@ -20,7 +20,9 @@ mod garbage;
 mod keep;
 pub mod keeper;
 mod key;
+mod lent;
 mod life;
+mod loan;
 mod manifest;
 mod node;
 mod open_error;
@@ -34,6 +36,7 @@ mod sync;
 mod syncing;
 mod table;
 mod tail;
+mod taken_back;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -53,6 +56,7 @@ pub use content::{Content, From, PAGE, Piece, ReadSource, SourceState};
 pub use disk::{Directory, Disk, DiskFile, How};
 pub use format::{Base, make};
 pub use life::random;
+pub use loan::Access;
 pub use node::{Attributes, Kind, MAX_NAME, Name, Node, NodeId, Origin, Time, Xattr};
 pub use pieces::Pieces;
 pub use record::Change;
@@ -60,6 +64,7 @@ pub use record::Change;
 use data::DataFiles;
 use effects::{Effects, decoded};
 use life::Life;
+use loan::Loans;
 use record::Record;
 use room::Room;
 use state::State;
@@ -86,6 +91,7 @@ pub struct Store {
     syncing: Syncing,
     turn: Mutex<Turn>,
     data: DataFiles,
+    loans: Loans,
     /// One for each set of files: who changes a file's bytes or length holds it.
     stripes: [Mutex<()>; 64],
     room: Room,
@@ -281,6 +287,7 @@ impl Store {
             _ if adopts => Reserve::Half,
             _ => Reserve::None,
         };
+        self.refresh_placed(&changes)?;
         let record = Record::Meta(changes);
         self.with_room(|| self.append(&record, reserve).map(drop))
     }

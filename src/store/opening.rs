@@ -24,6 +24,7 @@ use super::room::Room;
 use super::state::State;
 use super::table::Table;
 use super::tail::{self, Found, Tail};
+use super::taken_back::take_back;
 use super::turn::{Commit, Purpose, Turn};
 use super::undurable::{Garbage, Undurable};
 use super::{Base, Log, Store};
@@ -182,6 +183,11 @@ impl Recovered {
                 return Err(OpenError::Damaged("tails"));
             }
         }
+        // A close leaves only what it found no room for.
+        let all = self.recovery.rule != Rule::PowerCut;
+        let back = take_back(&self.state, disk, all).map_err(at("tables"))?;
+        self.growth = self.growth.saturating_add(back.growth);
+        self.dirty.extend(back.dirty);
         self.recovery.torn = tails.iter().map(Found::torn).sum();
         Ok(())
     }
@@ -313,6 +319,7 @@ impl Store {
             syncing: super::syncing::Syncing::default(),
             turn: Mutex::new(turn.0),
             data: DataFiles::default(),
+            loans: Default::default(),
             stripes: [const { Mutex::new(()) }; 64],
             room: Room::new(used),
             next: AtomicU64::new(found.manifest.next.saturating_add(if unclean {

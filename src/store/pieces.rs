@@ -169,6 +169,7 @@ impl Store {
         buffer: &mut [u8],
         source: &mut ReadSource<'_>,
     ) -> io::Result<usize> {
+        self.refresh(id)?;
         loop {
             let content = self.content(id)?.ok_or(Errno::NOENT)?;
             let done = self.read_content(id, &content, at, buffer, source);

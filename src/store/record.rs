@@ -4,6 +4,7 @@ use std::io;
 
 use super::codec::{Reader, Writer, damaged};
 use super::content::{From, MAX_SIZE, SourceState, pages};
+use super::loan::Loan;
 use super::node::{
     Attributes, Name, Node, NodeId, Origin, Time, Xattr, check_name, check_xattr_name,
 };
@@ -46,6 +47,8 @@ pub enum Change {
         source: Option<SourceState>,
         /// When.
         time: Time,
+        /// The kernel has the data file, which is cut as soon as this is durable. A whole file stays whole, also at length 0.
+        lent: bool,
     },
     /// The node has no name, and goes with its last open. The next opening of the store removes it.
     Orphan(NodeId, bool),
@@ -90,6 +93,15 @@ pub enum Record {
         /// The number of its data file.
         data: u64,
     },
+    /// Class D: the kernel may write to the data file by itself from now on. None: it does no more.
+    Lent {
+        /// The file.
+        node: NodeId,
+        /// The number of its data file.
+        data: u64,
+        /// What is known of it.
+        loan: Option<Loan>,
+    },
     /// All of class M up to record `upto` is durable, and so is the class D of these nodes.
     Sync {
         /// The number of a record.
@@ -104,7 +116,7 @@ impl Record {
     pub fn data_files(&self) -> Vec<(NodeId, u64)> {
         match self {
             Self::Written(written) => vec![(written.node, written.data)],
-            Self::Whole { node, data } => vec![(*node, *data)],
+            Self::Whole { node, data } | Self::Lent { node, data, .. } => vec![(*node, *data)],
             Self::Meta(changes) => {
                 let cut = |change: &Change| match change {
                     Change::Truncate { node, data, .. } => Some((*node, *data)),
@@ -116,13 +128,29 @@ impl Record {
         }
     }
 
+    /// What the kernel did with a data file that it has: class D. `size`: 0, or the new length.
+    pub fn by_kernel(node: NodeId, data: u64, size: u64, time: Time) -> Self {
+        Self::Written(Written {
+            node,
+            data,
+            first: 0,
+            count: 0,
+            from: From::Data,
+            size,
+            source: None,
+            time,
+        })
+    }
+
     /// Changes of one record: their count has two bytes.
     pub const MAX_CHANGES: usize = u16::MAX as usize;
 
     /// The node, for class D.
     pub fn data_of(&self) -> Option<NodeId> {
         match self {
-            Self::Written(Written { node, .. }) | Self::Whole { node, .. } => Some(*node),
+            Self::Written(Written { node, .. })
+            | Self::Whole { node, .. }
+            | Self::Lent { node, .. } => Some(*node),
             Self::Meta(_) | Self::Sync { .. } => None,
         }
     }
@@ -140,6 +168,10 @@ impl Record {
             Self::Sync { upto, nodes } => {
                 to.u8(4).u64(*upto).u32(nodes.len() as u32);
                 nodes.iter().for_each(|node| _ = to.u64(node.0));
+            }
+            Self::Lent { node, data, loan } => {
+                to.u8(5).u64(node.0).u64(*data);
+                to.option(*loan, |to, loan| loan.put(to));
             }
         }
         to.done()
@@ -174,6 +206,11 @@ impl Record {
                         .collect::<io::Result<_>>()?,
                 }
             }
+            5 => Self::Lent {
+                node: node(&mut from)?,
+                data: from.u64()?,
+                loan: from.option(Loan::get)?,
+            },
             _ => return Err(damaged()),
         };
         from.end()?;
@@ -222,6 +259,18 @@ impl Written {
 }
 
 impl Change {
+    /// The node that takes the place of another by this change.
+    pub(super) fn placed(&self) -> Option<NodeId> {
+        match self {
+            Self::Name {
+                to: Some(Name::Node(id)),
+                replaces: true,
+                ..
+            } => Some(*id),
+            _ => None,
+        }
+    }
+
     fn put(&self, to: &mut Writer) {
         match self {
             Self::Make(id, node) => node.put(to.u8(1).u64(id.0)),
@@ -252,8 +301,9 @@ impl Change {
                 size,
                 source,
                 time,
+                lent,
             } => {
-                to.u8(7)
+                to.u8(if *lent { 12 } else { 7 })
                     .u64(node.0)
                     .u64(*data)
                     .u64(*size)
@@ -286,7 +336,7 @@ impl Change {
                 let (id, name) = (node(from)?, check_xattr_name(from.bytes()?)?.to_vec());
                 Self::Xattr(id, name, from.option(Xattr::get)?)
             }
-            7 => {
+            kind @ (7 | 12) => {
                 let (node, data, size) = (node(from)?, from.u64()?, from.u64()?);
                 let (source, time) = (from.option(SourceState::get)?, Time::get(from)?);
                 if size > MAX_SIZE {
@@ -298,6 +348,7 @@ impl Change {
                     size,
                     source,
                     time,
+                    lent: kind == 12,
                 }
             }
             8 => Self::Orphan(node(from)?, from.bool()?),

@@ -40,7 +40,8 @@ impl Store {
     /// EIO, ENOSPC, EDQUOT: bytes of it were lost, or may be. A barrier's error is told once.
     pub fn sync(&self, id: NodeId, data_only: bool) -> io::Result<()> {
         let mut error = self.log.lock().undurable.take_error(id);
-        let done = self.sync_node(id, data_only);
+        let refreshed = self.refresh_to_sync(Some(id));
+        let done = self.sync_node(id, data_only).and(refreshed);
         // A barrier may have met it meanwhile.
         error = error.or_else(|| self.log.lock().undurable.take_error(id));
         let doubted = self.sync_doubted(id);
@@ -75,8 +76,9 @@ impl Store {
     /// # Errors
     /// As [`Store::sync`].
     pub fn sync_names(&self) -> io::Result<()> {
+        let refreshed = self.refresh_to_sync(None);
         let work = self.log.lock().undurable.work_for_names();
-        self.sync_work(work, For::All)
+        self.sync_work(work, For::All).and(refreshed)
     }
 
     fn sync_work(&self, work: Work, asked: For) -> io::Result<()> {
@@ -227,6 +229,7 @@ impl Store {
     /// That of the call that failed. What was answered still counts, and the next barrier makes it durable. The error of a data
     /// file is told to who syncs that file, and is not an error here.
     pub fn barrier(&self) -> io::Result<()> {
+        self.refresh_all();
         // On a full disk there is no room for the next tail before the garbage goes.
         self.with_room(|| self.barrier_of(&mut self.turn.lock(), Purpose::Sync))?;
         self.collect_garbage();
@@ -409,6 +412,7 @@ impl Store {
     /// # Errors
     /// As [`Store::barrier`]. The next opening recovers then. Also that of a file which nobody was told.
     pub fn close(&self) -> io::Result<()> {
+        self.end_loans();
         match self.barrier() {
             // The last barrier needs no reserve for a tail.
             Err(error) if is_full(&error) => {}

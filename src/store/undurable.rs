@@ -120,7 +120,12 @@ impl Undurable {
             Record::Written(Written { node, .. }) | Record::Whole { node, .. } => {
                 self.dirt(*node).data = number
             }
-            Record::Sync { .. } => {}
+            Record::Lent {
+                node,
+                loan: Some(loan),
+                ..
+            } if loan.is_synced => self.dirt(*node).data = number,
+            Record::Lent { .. } | Record::Sync { .. } => {}
         }
         for (node, data) in &effects.unused {
             self.garbage.push((number, Garbage::Unused(*node, *data)));
@@ -223,6 +228,11 @@ impl Undurable {
             files: self.files(&HashSet::from([id])),
             record: None,
         }
+    }
+
+    /// Nodes whose bytes become durable before the record that put them in their place.
+    pub fn placed(&self) -> HashSet<NodeId> {
+        self.placed.keys().copied().collect()
     }
 
     /// What a sync of all names and attributes has to do.

@@ -119,6 +119,10 @@ impl Writer<'_> {
             return Ok(());
         }
         if self.content.is_whole() {
+            // What lies behind the end was written by the kernel meanwhile.
+            if self.store.is_lent(self.id) {
+                return Ok(());
+            }
             let Some(data) = self.store.data_of(self.id, &self.content)? else {
                 return Ok(());
             };

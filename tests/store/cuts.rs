@@ -172,7 +172,7 @@ impl<'a> Cuts<'a> {
 }
 
 /// Makes the cookie of the store what it was.
-fn put_cookie(cookies: &Path, cookie: Option<&(Arc<[u8]>, String)>) {
+pub fn put_cookie(cookies: &Path, cookie: Option<&(Arc<[u8]>, String)>) {
     for left in std::fs::read_dir(cookies)
         .into_iter()
         .flatten()

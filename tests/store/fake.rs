@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mmfs::store::{Disk, DiskFile, How};
+use mmfs::store::{Disk, DiskFile, How, Time};
 use parking_lot::Mutex;
 
 use super::image::{Call, Entry, Image};
@@ -52,6 +52,8 @@ struct Inner {
     allocated: BTreeMap<u64, BTreeSet<u64>>,
     open: BTreeMap<u64, u64>,
     syncs_all: bool,
+    /// How often each file was changed.
+    changes: BTreeMap<u64, i64>,
 }
 
 #[derive(Default)]
@@ -199,6 +201,9 @@ impl Inner {
 
     fn record(&mut self, call: Call) {
         let cookie = self.cookie();
+        if let Some(ino) = call.changes_file() {
+            *self.changes.entry(ino).or_default() += 1;
+        }
         self.image.apply(&call);
         self.entries.push(Entry {
             op: self.op,
@@ -428,6 +433,18 @@ impl DiskFile for Open {
         let mut inner = self.disk.0.inner.lock();
         inner.call(Sort::Other)?;
         Ok(inner.file(self.ino).len)
+    }
+
+    /// Each change takes a second.
+    fn state(&self) -> io::Result<(u64, Time)> {
+        let mut inner = self.disk.0.inner.lock();
+        inner.call(Sort::Other)?;
+        let seconds = inner.changes.get(&self.ino).copied().unwrap_or(0);
+        let time = Time {
+            seconds,
+            nanoseconds: 0,
+        };
+        Ok((inner.file(self.ino).len, time))
     }
 
     fn allocate(&self, at: u64, len: u64) -> io::Result<()> {

@@ -11,6 +11,7 @@ mod file_model;
 mod hostile;
 mod image;
 mod judge;
+mod lent;
 mod lost;
 mod meta;
 mod model;

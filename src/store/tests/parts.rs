@@ -363,6 +363,7 @@ fn some_changes() -> Vec<Change> {
         size,
         source,
         time,
+        lent: size == 0,
     };
     vec![
         Change::Make(id, Box::new(node)),
