@@ -239,7 +239,10 @@ fn options_of_a_private_view_that_say_nothing_are_refused() {
         (&["--on-source-change", "copy"], "is for private views"),
         (&["--base-moved"], "is for private views"),
         (&["--ephemeral", "--base-moved"], "cannot be used with"),
-        (&["--ephemeral", "--passthrough"], "cannot be used with"),
+        (
+            &["--ephemeral", "--passthrough", "--store-limit", "1G"],
+            "--store-limit cannot be used with --passthrough",
+        ),
         (&["--ephemeral", "--private", "x"], "cannot be used with"),
         (&["--ephemeral", "--store-limit", "much"], "K, M, G or T"),
         (&["-o", "private=/store"], "write store=STORE"),
@@ -248,8 +251,9 @@ fn options_of_a_private_view_that_say_nothing_are_refused() {
         let builder = Mount::builder().over(&place.source);
         refuses(builder.options(options.iter().copied()), 2, words);
     }
-    let builder = place.builder(&store).option("--passthrough");
-    refuses(builder, 2, "cannot be used with");
+    let options = ["--passthrough", "--store-limit", "1G"];
+    let builder = place.builder(&store).options(options);
+    refuses(builder, 2, "cannot be used with --passthrough");
     assert!(!store.exists());
 }
 

@@ -343,7 +343,7 @@ impl Request {
             (_, Some(directory)) => Self::Generate(directory),
             _ => {
                 let options = Options::from_arg_matches(&matches)?;
-                if let Some(wrong) = options.store.wrong() {
+                if let Some(wrong) = options.store.wrong(options.passthrough) {
                     let error = Options::command().error(ErrorKind::ArgumentConflict, wrong);
                     return Err(error.into());
                 }

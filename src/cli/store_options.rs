@@ -20,7 +20,6 @@ pub struct StoreOptions {
         long,
         value_name = "STORE",
         value_hint = ValueHint::DirPath,
-        conflicts_with = "passthrough",
         help_heading = "Private view"
     )]
     private: Option<PathBuf>,
@@ -30,14 +29,14 @@ pub struct StoreOptions {
     /// mount ends. If mmfs is killed, the next mount with --ephemeral removes it.
     #[arg(
         long,
-        conflicts_with_all = ["private", "passthrough"],
+        conflicts_with = "private",
         help_heading = "Private view",
         hide_short_help = true
     )]
     ephemeral: bool,
     /// How many bytes of files the store may hold (K, M, G, T).
     ///
-    /// More is refused with ENOSPC. Names and attributes do not count. Default: no limit.
+    /// More is refused with ENOSPC. Names and attributes do not count. Not with --passthrough. Default: no limit.
     #[arg(
         long,
         value_name = "SIZE",
@@ -73,14 +72,19 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// What is wrong, if an option of a private view stands beside neither `--private` nor `--ephemeral`.
-    pub fn wrong(&self) -> Option<String> {
+    /// What is wrong, if an option of a private view stands beside neither `--private` nor `--ephemeral`, or a limit beside
+    /// `--passthrough`.
+    pub fn wrong(&self, passthrough: bool) -> Option<String> {
         let given = [
             (self.base_moved, "--base-moved"),
             (self.store_limit.is_some(), "--store-limit"),
             (self.on_source_change.is_some(), "--on-source-change"),
         ];
         let is_private = self.private.is_some() || self.ephemeral;
+        if is_private && passthrough && self.store_limit.is_some() {
+            let sentence = "--store-limit cannot be used with --passthrough: the kernel writes to the store by itself";
+            return Some(sentence.into());
+        }
         let (_, option) = given
             .iter()
             .find(|(is_given, _)| *is_given && !is_private)?;

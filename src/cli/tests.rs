@@ -265,12 +265,12 @@ fn usage_errors_of_private_views() {
             "'--private <STORE>' cannot be used with '--ephemeral'",
         ),
         (
-            vec!["--private", "/s", "--passthrough"],
-            "'--private <STORE>' cannot be used with '--passthrough'",
+            vec!["--private", "/s", "--passthrough", "--store-limit", "1G"],
+            "--store-limit cannot be used with --passthrough",
         ),
         (
-            vec!["--ephemeral", "--passthrough"],
-            "'--ephemeral' cannot be used with '--passthrough'",
+            vec!["-o", "ephemeral,passthrough,store_limit=1G"],
+            "--store-limit cannot be used with --passthrough",
         ),
         (vec!["--private", ""], "--private <STORE>"),
         (vec!["--ephemeral", "--store-limit", "1X"], "--store-limit"),

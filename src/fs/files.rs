@@ -56,7 +56,7 @@ impl<T: Tree> Fs<T> {
     /// Those of open(2).
     pub fn open(&self, by: &Actor, node: u64, flags: OFlags) -> Result<Opened<T::Open>> {
         let mode = flags & OFlags::RWMODE;
-        if mode != OFlags::RDONLY {
+        if mode != OFlags::RDONLY || flags.contains(OFlags::TRUNC) {
             self.changing()?;
         }
         let open = self

@@ -6,9 +6,9 @@ use super::convert::{file_attr, fopen_flags, fuse_errno, passthrough_flags};
 use crate::actor::Actor;
 use crate::cache::Timeouts;
 use crate::config::Config;
-use crate::fs::{Entry, Opened};
+use crate::fs::{Entry, Fs, Opened};
 use crate::report::Feature;
-use crate::view::Content;
+use crate::view::{Content, Tree};
 use fuser::{BackingId, FileHandle, Generation, InitFlags, KernelConfig, ReplyCreate, ReplyOpen};
 use rustix::io::Result;
 use std::io;
@@ -45,19 +45,22 @@ impl Passthrough {
         this
     }
 
-    /// Asks the kernel for passthrough, and turns it off if the kernel lacks it. `stacked` means that the source's filesystem is
-    /// itself stacked on others. The mount then needs one more level, and no filesystem can be stacked on it.
-    pub fn negotiate(&self, config: &mut KernelConfig, stacked: bool) {
+    /// Asks the kernel for passthrough, and turns it off if the kernel lacks it. Where the files' filesystem is itself stacked on
+    /// others, the mount needs one more level, and no filesystem can be stacked on it.
+    pub fn negotiate<T: Tree>(&self, config: &mut KernelConfig, fs: &Fs<T>) {
         if !self.enabled.load(Relaxed) {
             return;
         }
-        let depth = if stacked { 2 } else { 1 };
+        let depth = if fs.is_stacked() { 2 } else { 1 };
         if config
             .add_capabilities(InitFlags::FUSE_PASSTHROUGH)
             .is_err()
             || config.set_max_stack_depth(depth).is_err()
         {
             self.turn_off("this kernel has no FUSE passthrough (it needs Linux 6.9)");
+        } else if T::TRUNCATES_AT_OPEN {
+            // So the file is cut before it is passed through, not afterwards.
+            let _ = config.add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC);
         }
     }
 

@@ -30,7 +30,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         if known.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP) {
             self.fs.set_mixes_direct();
         }
-        self.passthrough.negotiate(config, self.fs.is_stacked());
+        self.passthrough.negotiate(config, &self.fs);
         Ok(())
     }
 

@@ -133,7 +133,10 @@ pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
         ViewReport::default()
     }
 
-    /// Whether the source is on a stacked filesystem, or may be.
+    /// Whether opening with O_TRUNC cuts the file.
+    const TRUNCATES_AT_OPEN: bool = false;
+
+    /// Whether files that are passed through are on a stacked filesystem, or may be.
     fn is_stacked(&self) -> bool {
         false
     }
@@ -420,8 +423,7 @@ pub trait Content: HasFlags + Send + Sync {
     /// Applies times that wait, before the daemon ends.
     fn settle(&self) {}
 
-    /// Starts passthrough: `register` gives the kernel the file. The first open decides for all opens until the last one is
-    /// closed. `None` if the view serves the file.
+    /// Gives the kernel the file by `register`, or not (`None`). The first open decides for all until the last is closed.
     fn pass_through<H: Any + Send + Sync>(
         &self,
         _by: &Actor,

@@ -117,6 +117,12 @@ impl Mount {
     pub fn kill_and_remount(&mut self) {
         self.signal(Signal::KILL);
         self.wait_end();
+        self.start_again();
+    }
+
+    /// Unmounts what an ended daemon left, and starts again with the same options.
+    #[track_caller]
+    pub fn start_again(&mut self) {
         unmount_as_user(&self.point)
             .unwrap_or_else(|e| panic!("umount {}: {e}", self.point.display()));
         self.start();

@@ -19,6 +19,7 @@ use crate::view::{Attributes, Files as _};
 
 const SUID: u32 = 0o4000;
 const SGID: u32 = 0o2000;
+pub(super) const CAPABILITY: &str = "security.capability";
 
 /// The mode after a change that takes suid and sgid away (`setattr_should_drop_suidgid` of Linux). `in_group`: the user may keep
 /// sgid.
@@ -42,6 +43,9 @@ impl Attributes for Private {
     ) -> Result<()> {
         let layers = &self.layers;
         let id = layers.adopt(node)?;
+        if set.mode.is_some_and(|mode| mode & (SUID | SGID) != 0) {
+            layers.store.refresh_and_part(id).map_err(errno)?;
+        }
         let attr = layers.attr(node)?;
         let mut over = Overrides::default();
         let mut changes = Vec::new();
@@ -70,6 +74,7 @@ impl Attributes for Private {
         if let Some(size) = set.size {
             self.copy_before_cut(by, node, size)?;
             self.layers.resize(node, id, size, now)?;
+            layers.store.refresh(id).map_err(errno)?;
         }
         over.ctime = Some(to_store(now));
         changes.push(Change::Attributes(id, over));
@@ -117,7 +122,6 @@ fn moment(time: SetTime, now: Time) -> crate::store::Time {
 impl Layers {
     /// The change that takes the file's capabilities away, if it has any.
     fn without_capability(&self, node: &Node, id: NodeId) -> Result<Option<Change>> {
-        const CAPABILITY: &str = "security.capability";
         match self.xattr_of(node, CAPABILITY.as_ref()) {
             Ok(_) => Ok(Some(Change::Xattr(
                 id,
@@ -125,6 +129,18 @@ impl Layers {
                 Some(Xattr::Hidden),
             ))),
             Err(Errno::NODATA) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Whether a write takes something away from the file: suid, sgid or capabilities.
+    pub fn has_privilege(&self, node: &Node) -> Result<bool> {
+        if self.attr(node)?.has_setid() {
+            return Ok(true);
+        }
+        match self.xattr_of(node, CAPABILITY.as_ref()) {
+            Ok(_) => Ok(true),
+            Err(Errno::NODATA) => Ok(false),
             Err(errno) => Err(errno),
         }
     }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::passed::InUse;
 use crate::cache::{CacheState, FileCache, KernelCache};
 
 /// The kernel's caches of the files that are open.
 pub(super) struct Caches {
     kernel: Arc<KernelCache>,
-    files: Mutex<HashMap<u64, Weak<FileCache>>>,
+    files: Mutex<HashMap<u64, Weak<InUse>>>,
 }
 
 impl Caches {
@@ -19,15 +20,25 @@ impl Caches {
         Self { kernel, files }
     }
 
-    /// The cache of the file with this node id, which all its opens share.
-    pub fn opened(&self, node: u64) -> Arc<FileCache> {
+    /// What all opens of the file with this node id share.
+    pub fn opened(&self, node: u64) -> Arc<InUse> {
         let mut files = self.files.lock();
-        if let Some(cache) = files.get(&node).and_then(Weak::upgrade) {
-            return cache;
+        if let Some(in_use) = files.get(&node).and_then(Weak::upgrade) {
+            return in_use;
         }
         let cache = FileCache::new(node, CacheState::default(), self.kernel.clone());
-        files.insert(node, Arc::downgrade(&cache));
-        cache
+        let in_use = Arc::new(InUse::new(cache));
+        files.insert(node, Arc::downgrade(&in_use));
+        in_use
+    }
+
+    /// Whether the file is a program that runs.
+    pub fn is_executed(&self, node: u64) -> bool {
+        let files = self.files.lock();
+        let in_use = files.get(&node).and_then(Weak::upgrade);
+        // Should it be the last, it goes with the lock released.
+        drop(files);
+        in_use.is_some_and(|in_use| in_use.is_executed())
     }
 
     /// An open of the file has gone.

@@ -1,8 +1,10 @@
 //! The bytes of one file of a private view: the source's, the store's, or both, page by page.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -10,14 +12,15 @@ use rustix::io::{Errno, Result};
 
 use super::layers::{Layers, errno, to_store};
 use super::node::Node;
+use super::passed::{InUse, Program};
 use super::source_state::moved_on;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
-use crate::cache::{FileCache, MayKeep};
+use crate::cache::MayKeep;
 use crate::config::OnSourceChange;
 use crate::inode::Place as _;
 use crate::request::{Durability, Seek, Write};
-use crate::store::{Content as Stored, From, NodeId};
+use crate::store::{Access, Content as Stored, From, NodeId};
 use crate::view::{Content, Files as _, HasFlags, shared};
 
 /// Files of the source up to this length are copied at their first change, in bytes: then nothing of them depends on the source.
@@ -47,9 +50,9 @@ pub struct OpenFile {
     pub(super) node: Node,
     /// The source's file, if the view's file has one.
     pub(super) below: Option<shared::OpenFile>,
-    /// What the kernel has of it.
-    pub(super) cache: Arc<FileCache>,
-    pub(super) is_writable: bool,
+    pub(super) in_use: Arc<InUse>,
+    pub(super) program: Option<Program>,
+    pub(super) access: Access,
     pub(super) opener: Actor,
 }
 
@@ -74,12 +77,12 @@ fn with_buffer<R>(len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
 }
 
 impl OpenFile {
-    fn id(&self) -> Result<Option<NodeId>> {
+    pub(super) fn id(&self) -> Result<Option<NodeId>> {
         self.layers.id(&self.node)
     }
 
     fn content(&self, id: NodeId) -> Result<Option<Stored>> {
-        self.layers.store.content(id).map_err(errno)
+        self.layers.store.content_now(id).map_err(errno)
     }
 
     /// Fills the buffer with bytes of the source, and zeros behind its end.
@@ -131,7 +134,7 @@ impl OpenFile {
 
     /// Runs a change of the file's bytes, alone.
     fn changing<T>(&self, change: impl FnOnce(NodeId, Option<Stored>) -> Result<T>) -> Result<T> {
-        if !self.is_writable {
+        if !self.is_writable() {
             return Err(Errno::BADF);
         }
         let id = self.layers.adopt(&self.node)?;
@@ -187,7 +190,7 @@ impl Content for OpenFile {
     }
 
     fn is_writable(&self) -> bool {
-        self.is_writable
+        self.access != Access::Reads
     }
 
     fn is_cacheable(&self) -> bool {
@@ -225,7 +228,7 @@ impl Content for OpenFile {
         lend: impl FnOnce(Result<&[u8]>) -> R,
     ) -> R {
         let direct = flags.contains(OFlags::DIRECT);
-        self.cache.reading(offset + len as u64, direct);
+        self.in_use.cache.reading(offset + len as u64, direct);
         let id = match self.id() {
             Err(errno) => return lend(Err(errno)),
             Ok(id) => id,
@@ -261,7 +264,7 @@ impl Content for OpenFile {
     fn write(&self, write: &Write<'_>) -> Result<usize> {
         let written = self.changing(|id, content| self.write_alone(id, content, write))?;
         if write.direct && !write.from_mapping {
-            self.cache.bypassed();
+            self.in_use.cache.bypassed();
         }
         match write.durability {
             Durability::Cached => {}
@@ -272,7 +275,8 @@ impl Content for OpenFile {
     }
 
     fn flush(&self, sync: bool) -> Result<()> {
-        if sync && self.is_writable {
+        self.take_over()?;
+        if sync && self.is_writable() {
             self.sync(false)
         } else {
             Ok(())
@@ -375,6 +379,26 @@ impl Content for OpenFile {
             }
         }
         Ok(done)
+    }
+
+    fn pass_through<H: Any + Send + Sync>(
+        &self,
+        _by: &Actor,
+        register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
+    ) -> Option<&H> {
+        let store = &self.layers.store;
+        let lend = || {
+            let id = self.id().ok()??;
+            Some((id, self.lend(id, register).ok()??))
+        };
+        let (id, hold) = self.in_use.pass_through(store, lend)?;
+        // The first open may have been for reading.
+        store.lend_for(id, self.access).ok()?;
+        Some(hold)
+    }
+
+    fn is_passed_through(&self) -> bool {
+        self.in_use.is_passed_through()
     }
 }
 

@@ -187,7 +187,7 @@ impl Layers {
         if stored.kind != Kind::File {
             return Ok(None);
         }
-        let content = self.store.content(id).map_err(errno)?;
+        let content = self.store.content_now(id).map_err(errno)?;
         if let Some(content) = &content {
             lay_content(content, attr);
         }

@@ -20,6 +20,8 @@ mod node;
 mod open;
 mod origins;
 mod own_names;
+mod passed;
+mod passing;
 mod rename;
 mod renamed;
 mod source_state;

@@ -50,7 +50,7 @@ impl Names for Private {
         };
         let node = found.place.clone();
         made(found);
-        self.open(by, &node, flags)
+        self.open(by, &node, flags - OFlags::TRUNC)
     }
 
     fn link(&self, node: &Node, (dir, name): Name<'_, Node>) -> Result<Found<Node>> {

@@ -3,16 +3,50 @@
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 
 use super::content::OpenFile;
 use super::node::{Node, Side};
 use super::view::Private;
 use crate::actor::Actor;
-use crate::view::Files;
+use crate::request::SetAttr;
+use crate::store::Access;
+use crate::view::{Attributes as _, Files};
+
+/// __FMODE_EXEC of Linux: the kernel opens the file to execute it.
+const EXEC: OFlags = OFlags::from_bits_retain(0x20);
+
+/// What O_TRUNC does.
+const EMPTY: SetAttr = SetAttr {
+    mode: None,
+    uid: None,
+    gid: None,
+    size: Some(0),
+    atime: None,
+    mtime: None,
+};
+
+/// What may be done through an open with these flags.
+fn access(flags: OFlags) -> Access {
+    // O_SYNC has the bit of O_DSYNC, too.
+    let synced = OFlags::from_bits_retain(libc::O_DSYNC as u32);
+    match flags & OFlags::RWMODE {
+        OFlags::RDONLY => Access::Reads,
+        _ if flags.contains(synced) => Access::SyncedWrites,
+        _ => Access::Writes,
+    }
+}
 
 impl Files for Private {
     fn open(&self, by: &Actor, node: &Node, flags: OFlags) -> Result<OpenFile> {
+        if flags.contains(OFlags::TRUNC) {
+            // Where the file is not opened for writing, the kernel finds out too late that it is a program that runs.
+            let number = self.layers.nodes.number_of(node);
+            if access(flags) == Access::Reads && self.layers.caches.is_executed(number) {
+                return Err(Errno::TXTBSY);
+            }
+            self.set_attr(by, node, None, &EMPTY)?;
+        }
         let layers = &self.layers;
         let below = match &node.side {
             // A file whose bytes are all the store's does not need the source's.
@@ -23,12 +57,14 @@ impl Files for Private {
             }
             Side::Own(_) => None,
         };
+        let in_use = layers.caches.opened(layers.nodes.number_of(node));
         Ok(OpenFile {
             layers: layers.clone(),
             node: node.clone(),
             below,
-            cache: layers.caches.opened(layers.nodes.number_of(node)),
-            is_writable: flags & OFlags::RWMODE != OFlags::RDONLY,
+            program: flags.contains(EXEC).then(|| in_use.execute()),
+            in_use,
+            access: access(flags),
             opener: *by,
         })
     }
@@ -41,8 +77,8 @@ impl Files for Private {
         if let Some(below) = open.below {
             self.layers.below.close(Arc::new(below));
         }
-        let node = open.cache.node();
-        drop(open.cache);
+        let node = open.in_use.cache.node();
+        drop((open.program, open.in_use));
         self.layers.caches.closed(node);
     }
 }

@@ -118,6 +118,8 @@ impl View for Private {
 }
 
 impl Tree for Private {
+    const TRUNCATES_AT_OPEN: bool = true;
+
     fn forget(&self, node: &Node) {
         let layers = &self.layers;
         if layers.nodes.remembered(node).is_some() {
@@ -183,6 +185,6 @@ impl Tree for Private {
     }
 
     fn is_stacked(&self) -> bool {
-        self.layers.below.is_stacked()
+        crate::source::is_stacked(&self.directory)
     }
 }

@@ -8,6 +8,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::{Errno, Result};
 
 use super::acl::{ACCESS, Acl, DEFAULT};
+use super::attributes::CAPABILITY;
 use super::layers::{Layers, errno, to_store};
 use super::node::Node;
 use super::view::Private;
@@ -76,6 +77,10 @@ impl Xattrs for Private {
         }
         if !is_there && flags.contains(XattrFlags::REPLACE) {
             return Err(Errno::NODATA);
+        }
+        if let Some(id) = layers.id(node)?.filter(|_| name == CAPABILITY) {
+            // It is of no use to who writes without mmfs being asked.
+            layers.store.refresh_and_part(id).map_err(errno)?;
         }
         let attr = self.attr(node)?;
         let mut over = Overrides {
