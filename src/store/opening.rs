@@ -378,7 +378,9 @@ impl Store {
                 }
             }
         }
-        self.remove_orphans(recovery)
+        let removed = self.remove_deleted();
+        recovery.orphans = removed.map_err(at("a file that was deleted while open"))?;
+        Ok(())
     }
 
     /// Gives back what a tail has allocated beyond its records, which never counts.

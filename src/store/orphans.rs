@@ -1,11 +1,9 @@
-//! Files that were deleted while open: they go when the store is opened the next time.
+//! Files that were deleted while open: they go when nobody has them open any more.
 
 use std::io;
 
 use super::garbage::is_full;
 use super::node::NodeId;
-use super::open_error::{OpenError, at};
-use super::opening::Recovery;
 use super::record::Change;
 use super::{Store, key};
 
@@ -13,14 +11,16 @@ use super::{Store, key};
 const ORPHANS: usize = 1024;
 
 impl Store {
-    /// Removes files that were deleted while open.
-    pub(super) fn remove_orphans(&self, recovery: &mut Recovery) -> Result<(), OpenError> {
-        let mut last: Option<Vec<u8>> = None;
+    /// Removes files that were deleted while open, all of them: nobody has one open. Returns how many.
+    ///
+    /// # Errors
+    /// That of a read, or of a record. One that is damaged, or that finds no room for its removal, stays and is no error.
+    pub fn remove_deleted(&self) -> io::Result<u64> {
+        let (mut last, mut removed): (Option<Vec<u8>>, u64) = (None, 0);
         loop {
-            let found = self.state.scan(key::ORPHANS, last.as_deref(), ORPHANS);
-            let found = found.map_err(at("tables"))?;
+            let found = self.state.scan(key::ORPHANS, last.as_deref(), ORPHANS)?;
             let Some((key, _)) = found.last() else {
-                return Ok(());
+                return Ok(removed);
             };
             last = Some(key.clone());
             for (key, _) in found {
@@ -28,14 +28,14 @@ impl Store {
                     continue;
                 };
                 match self.remove_orphan(id) {
-                    Ok(gone) => recovery.orphans += u64::from(gone),
+                    Ok(gone) => removed += u64::from(gone),
                     // It stays. What else can be read of the store is worth more than its room.
                     Err(error)
                         if error.raw_os_error() == Some(libc::EUCLEAN) || is_full(&error) =>
                     {
                         log::warn!("a file that was deleted while open stays in the store: {error}")
                     }
-                    Err(error) => return Err(at("a file that was deleted while open")(error)),
+                    Err(error) => return Err(error),
                 }
             }
         }

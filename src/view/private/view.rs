@@ -107,7 +107,10 @@ impl Private {
     /// Those of the store.
     pub fn end(&self) -> io::Result<()> {
         drop(self.keeper.lock().take());
-        self.layers.store.close()
+        // The kernel need not have told of each last close.
+        let removed = self.layers.store.remove_deleted();
+        self.layers.store.close()?;
+        removed.map(drop)
     }
 }
 
