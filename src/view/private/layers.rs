@@ -13,6 +13,7 @@ use super::caches::Caches;
 use super::conflicts::Conflicts;
 use super::file_locks::FileLocks;
 use super::filesystems::Filesystems;
+use super::freeing::Freeing;
 use super::node::{Key, Node, Side};
 use super::own_names::OwnNames;
 use super::renamed::Renamed;
@@ -48,6 +49,7 @@ pub(super) struct Layers {
     /// Inodes of the source that lead to others by their names, in the order in which they were first needed.
     pub passed: Mutex<VecDeque<shared::Node>>,
     pub filesystems: Arc<Filesystems>,
+    pub freeing: Freeing,
 }
 
 /// The errno of an error of the store.

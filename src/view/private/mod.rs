@@ -12,6 +12,7 @@ mod content;
 mod directories;
 mod file_locks;
 mod filesystems;
+mod freeing;
 mod layers;
 mod listing;
 mod moved;

@@ -130,6 +130,7 @@ impl Layers {
         };
         let mut changes = vec![Change::Links(id, less), changed_at(id, now)];
         if is_last {
+            self.freeing.soon();
             self.conflicts.remove(id);
             changes.push(Change::Orphan(id, true));
         }

@@ -14,7 +14,8 @@ use super::conflicts::Conflicts;
 use super::content::OpenFile;
 use super::file_locks::FileLocks;
 use super::filesystems::Filesystems;
-use super::layers::Layers;
+use super::freeing::Freeing;
+use super::layers::{Layers, errno};
 use super::listing::OpenDir;
 use super::node::{Key, Node, Side};
 use super::own_names::OwnNames;
@@ -24,7 +25,7 @@ use crate::report::{MAX_CONFLICTS, StoreReport, ViewReport};
 use crate::store::keeper::Keeper;
 use crate::store::{Change, Store};
 use crate::view::shared::{Shared, plain_number};
-use crate::view::{Found, Reporter, Tree, View};
+use crate::view::{Found, Reporter, Tree, View, Wanted};
 
 /// The source with a store over it.
 pub struct Private {
@@ -88,6 +89,7 @@ impl Private {
             own_names: OwnNames::default(),
             passed: Mutex::default(),
             filesystems,
+            freeing: Freeing::default(),
         };
         if wanted.base_moved {
             layers.move_to_new_base()?;
@@ -162,6 +164,25 @@ impl Tree for Private {
 
     fn release_held(&self) -> bool {
         self.layers.below.release_held()
+    }
+
+    fn may_make_room(&self, _wanted: Wanted) -> bool {
+        self.layers.freeing.may_help()
+    }
+
+    fn make_room(&self, _wanted: Wanted) -> bool {
+        self.layers.freeing.wait()
+    }
+
+    fn closing(&self, open: &OpenFile) {
+        let layers = &self.layers;
+        let is_deleted = || -> rustix::io::Result<bool> {
+            let id = layers.id(&open.node)?;
+            id.map_or(Ok(false), |id| layers.store.is_orphan(id).map_err(errno))
+        };
+        if layers.freeing.is_used() && is_deleted().unwrap_or(false) {
+            layers.freeing.soon();
+        }
     }
 
     fn check_open_files(&self) {
