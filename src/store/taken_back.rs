@@ -51,7 +51,15 @@ pub fn take_back(state: &State, disk: &dyn Disk, killed: bool) -> io::Result<Tak
             };
             let (data, loan) = decoded(&value, |from| Ok((from.u64()?, Loan::get(from)?)))?;
             if killed || loan.is_synced {
-                take_back_one(state, disk, (id, data, loan), &mut all)?;
+                match take_back_one(state, disk, (id, data, loan), &mut all) {
+                    // A file of which the node or the content is damaged is told when it is read.
+                    Err(error)
+                        if matches!(
+                            error.raw_os_error(),
+                            Some(libc::EUCLEAN | libc::ENOENT | libc::EINVAL)
+                        ) => {}
+                    done => done?,
+                }
             }
             state.put([(key, None)].into());
         }

@@ -120,12 +120,9 @@ impl Undurable {
             Record::Written(Written { node, .. }) | Record::Whole { node, .. } => {
                 self.dirt(*node).data = number
             }
-            Record::Lent {
-                node,
-                loan: Some(loan),
-                ..
-            } if loan.is_synced => self.dirt(*node).data = number,
-            Record::Lent { .. } | Record::Sync { .. } => {}
+            // The end of one, too: a loan that was made durable would count again after a power cut.
+            Record::Lent { node, .. } => self.dirt(*node).data = number,
+            Record::Sync { .. } => {}
         }
         for (node, data) in &effects.unused {
             self.garbage.push((number, Garbage::Unused(*node, *data)));
