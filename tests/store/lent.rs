@@ -210,6 +210,26 @@ fn after_a_power_cut_a_synced_write_of_the_kernel_is_there() {
     }
 }
 
+/// The end of a loan was in no sync, and so a table's loan counted: the length that the file got later, without a sync, stayed.
+#[test]
+fn after_a_power_cut_a_loan_that_ended_does_not_count() {
+    let mut lender = Lender::new(None);
+    lender.lend(Access::SyncedWrites);
+    lender.write(0, &[7; 8192]);
+    lender.store.barrier().unwrap();
+    lender.take_back();
+    lender.store.sync(lender.file, true).unwrap();
+    let write = |at, bytes: &[u8]| {
+        lender
+            .store
+            .write(lender.file, at, bytes, None, time(50), &mut no_source)
+    };
+    write(8192, &[8; 4096]).unwrap();
+    // All calls so far have reached the disk, as if nothing had to be synced.
+    let store = after_power_cut(lender.image());
+    assert_eq!(bytes_of(&store, lender.file), [7; 8192]);
+}
+
 #[test]
 fn a_lent_file_keeps_its_data_file_when_it_is_cut() {
     let mut lender = Lender::new(None);
