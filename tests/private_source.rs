@@ -481,3 +481,34 @@ fn a_deleted_file_that_is_written_goes_with_its_last_descriptor() {
     let files = files.flat_map(|directory| fs::read_dir(directory.unwrap().path()).unwrap());
     assert_eq!(files.count(), 0);
 }
+
+/// The kernel knew it by two node ids. When it forgot one, the changes of the other were gone.
+#[test]
+fn an_open_file_that_the_source_lost_keeps_its_changes_when_it_is_deleted() {
+    let (_place, source, store) = place();
+    fs::write(source.join("f"), large()).unwrap();
+    let mut mount = private(&source, &store);
+    let path = mount.mnt().join("f");
+    let open = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    open.write_all_at(b"changed", 10).unwrap();
+    fs::remove_file(source.join("f")).unwrap();
+    fs::metadata(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    for _ in 0..30 {
+        let mut found = [0; 7];
+        rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        open.read_exact_at(&mut found, 10).unwrap();
+        assert_eq!(&found, b"changed");
+        // The kernel forgets the other node id soon.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    drop(open);
+    assert!(mount.unmount().success());
+    let files = fs::read_dir(store.join("data")).unwrap();
+    let files = files.flat_map(|directory| fs::read_dir(directory.unwrap().path()).unwrap());
+    assert_eq!(files.count(), 0);
+}

@@ -134,7 +134,17 @@ impl Tree for Private {
         layers.renamed.lock().forget(node.key());
         if let Ok(Some(id)) = layers.id(node) {
             let _recording = layers.recording.lock();
-            if layers.store.is_orphan(id).unwrap_or(false) {
+            // The kernel may know the file by its other key, too. It goes when the view ends then.
+            let is_known = match &node.side {
+                Side::Source(_) => {
+                    let own = Node::own(id, node.kind);
+                    layers.nodes.remembered(&own).is_some()
+                }
+                Side::Own(_) => layers
+                    .stored(id)
+                    .is_ok_and(|stored| stored.origin.is_some()),
+            };
+            if !is_known && layers.store.is_orphan(id).unwrap_or(false) {
                 layers.conflicts.remove(id);
                 if let Err(error) = layers.store.change(vec![Change::Remove(id)]) {
                     log::warn!(
