@@ -176,7 +176,7 @@ impl State {
     }
 
     /// About how much memory a key takes that is gone, in bytes.
-    pub fn size_of_gone(key: &[u8]) -> u64 {
+    fn size_of_gone(key: &[u8]) -> u64 {
         ENTRY + key.len() as u64
     }
 
