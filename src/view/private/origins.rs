@@ -317,11 +317,18 @@ impl Layers {
     }
 
     fn remember(&self, found: &Found<shared::Node>) {
-        if self.below_nodes.remembered(&found.place).is_none() {
-            let _ = self
-                .below_nodes
-                .remember(found.place.clone(), found.seen, 0);
+        if self.below_nodes.remembered(&found.place).is_some() {
+            return;
         }
+        // The kernel gets these attributes, and has no pages yet, unless it knows the inode already.
+        let node = Node::of_source(found.place.clone(), found.attr.kind(), None, false);
+        let stamp = match found.attr.is_file() && self.nodes.remembered(&node).is_none() {
+            true => found.attr.stamp(),
+            false => 0,
+        };
+        let _ = self
+            .below_nodes
+            .remember(found.place.clone(), found.seen, stamp);
     }
 
     /// As `remember`, for what only leads to something else. The last ones are remembered.
