@@ -17,11 +17,13 @@ use stage::{KIB, PAGE, Stage, assert_same_bytes, noise, on_mount};
 /// The kernel believes names and attributes for longer than any of this takes.
 const BELIEVED: [&str; 4] = ["--attr-timeout", "3600", "--entry-timeout", "3600"];
 
-const MODES: [&[&str]; 4] = [
+const MODES: [&[&str]; 5] = [
     &[],
     &["--direct-io"],
     &["--threads", "1"],
     &["--window-size", "64K"],
+    // A private view shows what is unchanged as the mirror does.
+    &["--ephemeral"],
 ];
 
 /// Who has the file open while it changes.

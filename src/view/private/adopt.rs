@@ -18,7 +18,7 @@ use crate::attr::Attr;
 use crate::inode::Place as _;
 use crate::store::{self, Attributes, Change, Name, NodeId, Xattr};
 use crate::view::shared;
-use crate::view::{Attributes as _, Names as _, Xattrs as _};
+use crate::view::{Attributes as _, Names as _};
 
 impl Layers {
     /// The store's node of an inode: a new one if this is its first change.
@@ -27,6 +27,22 @@ impl Layers {
             self.record_name(node, id)?;
             return Ok(id);
         }
+        self.adopt_with(node, |_| Vec::new())?;
+        self.id(node)?.ok_or(Errno::STALE)
+    }
+
+    /// Changes a node of the store. The first change of an inode is in the record that makes its node.
+    pub fn change_node(&self, node: &Node, changes: impl Fn(NodeId) -> Vec<Change>) -> Result<()> {
+        if self.id(node)?.is_none() && self.adopt_with(node, &changes)? {
+            return Ok(());
+        }
+        let id = self.adopt(node)?;
+        self.store.change(changes(id)).map_err(errno)
+    }
+
+    /// Makes a node for an inode, and for the directories above it. `first` are changes of the node. False: another thread has made
+    /// it, without these.
+    fn adopt_with(&self, node: &Node, first: impl Fn(NodeId) -> Vec<Change>) -> Result<bool> {
         // From the root down, so that each directory is there when a name in it is recorded.
         let mut way = vec![node.clone()];
         let mut passed = HashSet::new();
@@ -38,10 +54,10 @@ impl Layers {
             }
             way.push(dir);
         }
-        while let Some(node) = way.pop() {
-            self.adopt_one(&node)?;
+        for dir in way.drain(1..).rev() {
+            self.adopt_one(&dir, |_| Vec::new())?;
         }
-        self.id(node)?.ok_or(Errno::STALE)
+        self.adopt_one(node, first)
     }
 
     /// The directory of a name. The kernel may have forgotten it.
@@ -126,20 +142,23 @@ impl Layers {
         }))
     }
 
-    fn adopt_one(&self, node: &Node) -> Result<()> {
+    fn adopt_one(&self, node: &Node, first: impl Fn(NodeId) -> Vec<Change>) -> Result<bool> {
         let Side::Source(source) = &node.side else {
-            return Ok(());
+            return Ok(false);
         };
         if source.is_own_mount() {
             return Err(Errno::PERM);
         }
         let attr = self.below.attr(source)?;
-        let made = self.new_origin(node, source, &attr)?;
+        let mut made = self.new_origin(node, source, &attr)?;
         let acls = self.known_acls(node, source)?;
         let named = match &node.at {
             Some(at) if self.is_at(source, at)? => Some(at),
             _ => None,
         };
+        if named.is_none() && node.kind != FileType::Directory {
+            made.reached.clear();
+        }
         let directory = match named {
             Some(at) => Some(self.id(&self.directory_of(at))?.ok_or(Errno::STALE)?),
             None => None,
@@ -164,14 +183,15 @@ impl Layers {
             changes.push(Change::Links(id, -i64::from(attr.nlink)));
             changes.push(Change::Orphan(id, true));
         }
-        match self.store.change(changes) {
+        changes.extend(first(id));
+        let is_ours = match self.store.change(changes) {
             // Another thread was first.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            done => done.map_err(errno),
-        }?;
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            done => done.map(|()| true).map_err(errno)?,
+        };
         self.renamed.lock().adopted(node.key());
         self.nodes.update(node, |node| node.is_recorded = true);
-        Ok(())
+        Ok(is_ours)
     }
 
     /// The ACLs of an inode of the source. They show if the source has lost it: its permissions may be too many without them.
@@ -186,7 +206,7 @@ impl Layers {
             {
                 continue;
             }
-            match self.below.xattr(source, name.as_ref(), Xattr::MAX_VALUE) {
+            match self.source_xattr(source, name.as_ref()) {
                 Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
                 value => acls.push((known, value?)),
             }

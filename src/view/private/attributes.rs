@@ -9,6 +9,7 @@ use super::acl::{ACCESS, Acl};
 use super::content::OpenFile;
 use super::layers::{Layers, errno, to_store};
 use super::node::{Node, Side};
+use super::setid::{SGID, SUID, stripped};
 use super::view::Private;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
@@ -17,17 +18,7 @@ use crate::request::{SetAttr, SetTime};
 use crate::store::{Attributes as Overrides, Change, NodeId, Xattr};
 use crate::view::{Attributes, Files as _};
 
-const SUID: u32 = 0o4000;
-const SGID: u32 = 0o2000;
 pub(super) const CAPABILITY: &str = "security.capability";
-
-/// The mode after a change that takes suid and sgid away (`setattr_should_drop_suidgid` of Linux). `in_group`: the user may keep
-/// sgid.
-fn stripped(mode: u32, in_group: bool) -> u32 {
-    let executable = mode & 0o010 != 0;
-    let sgid = if executable || !in_group { SGID } else { 0 };
-    mode & !(SUID | sgid)
-}
 
 impl Attributes for Private {
     fn attr(&self, node: &Node) -> Result<Attr> {
@@ -42,13 +33,13 @@ impl Attributes for Private {
         set: &SetAttr,
     ) -> Result<()> {
         let layers = &self.layers;
-        let id = layers.adopt(node)?;
         if set.mode.is_some_and(|mode| mode & (SUID | SGID) != 0) {
+            let id = layers.adopt(node)?;
             layers.store.refresh_and_part(id).map_err(errno)?;
         }
         let attr = layers.attr(node)?;
         let mut over = Overrides::default();
-        let mut changes = Vec::new();
+        let mut xattrs = Vec::new();
         let now = Time::now();
         let takes_setid = set.is_nothing() && by.owns(attr.uid);
         let mut mode = attr.mode & 0o7777;
@@ -56,29 +47,41 @@ impl Attributes for Private {
             (over.uid, over.gid) = (set.uid, set.gid);
             if !attr.is_dir() {
                 mode = stripped(mode, by.is_in_group(attr.gid));
-                changes.extend(layers.without_capability(node, id)?);
+                xattrs.extend(layers.without_capability(node)?);
             }
         }
         if let Some(asked) = set.mode {
             mode = asked & 0o7777;
-            changes.extend(layers.acl_with_mode(node, id, mode)?);
+            xattrs.extend(layers.acl_with_mode(node, mode)?);
         }
-        if set.size.is_some() && !by.is_root() {
-            mode = stripped(mode, by.is_in_group(attr.gid));
+        if set.size.is_some() {
+            if !by.is_root() {
+                mode = stripped(mode, by.is_in_group(attr.gid));
+            }
+            xattrs.extend(layers.without_capability(node)?);
         }
-        if mode != attr.mode & 0o7777 {
+        // What the source says of a file whose bytes are changed gives nobody a privilege. So what it keeps is recorded.
+        let keeps = set.size.is_some() && mode & (SUID | SGID) != 0;
+        if mode != attr.mode & 0o7777 || keeps {
             over.mode = Some(mode);
         }
         over.atime = set.atime.map(|time| moment(time, now));
         over.mtime = set.mtime.map(|time| moment(time, now));
         if let Some(size) = set.size {
+            let id = layers.adopt(node)?;
             self.copy_before_cut(by, node, size)?;
             self.layers.resize(node, id, size, now)?;
             layers.store.refresh(id).map_err(errno)?;
         }
         over.ctime = Some(to_store(now));
-        changes.push(Change::Attributes(id, over));
-        layers.store.change(changes).map_err(errno)
+        layers.change_node(node, |id| {
+            let xattr = |(name, value): &(Vec<u8>, Xattr)| {
+                Change::Xattr(id, name.clone(), Some(value.clone()))
+            };
+            let mut changes: Vec<_> = xattrs.iter().map(xattr).collect();
+            changes.push(Change::Attributes(id, over));
+            changes
+        })
     }
 
     fn statfs(&self, node: &Node) -> Result<StatVfs> {
@@ -120,14 +123,10 @@ fn moment(time: SetTime, now: Time) -> crate::store::Time {
 }
 
 impl Layers {
-    /// The change that takes the file's capabilities away, if it has any.
-    fn without_capability(&self, node: &Node, id: NodeId) -> Result<Option<Change>> {
+    /// The attribute that takes the file's capabilities away, if it has any.
+    fn without_capability(&self, node: &Node) -> Result<Option<(Vec<u8>, Xattr)>> {
         match self.xattr_of(node, CAPABILITY.as_ref()) {
-            Ok(_) => Ok(Some(Change::Xattr(
-                id,
-                CAPABILITY.into(),
-                Some(Xattr::Hidden),
-            ))),
+            Ok(_) => Ok(Some((CAPABILITY.into(), Xattr::Hidden))),
             Err(Errno::NODATA) => Ok(None),
             Err(errno) => Err(errno),
         }
@@ -135,40 +134,50 @@ impl Layers {
 
     /// Whether a write takes something away from the file: suid, sgid or capabilities.
     pub fn has_privilege(&self, node: &Node) -> Result<bool> {
-        if self.attr(node)?.has_setid() {
-            return Ok(true);
-        }
-        match self.xattr_of(node, CAPABILITY.as_ref()) {
-            Ok(_) => Ok(true),
-            Err(Errno::NODATA) => Ok(false),
-            Err(errno) => Err(errno),
-        }
+        Ok(self.attr(node)?.has_setid() || self.without_capability(node)?.is_some())
     }
 
-    fn acl_with_mode(&self, node: &Node, id: NodeId, mode: u32) -> Result<Option<Change>> {
+    /// Whether the store gives the file a privilege that a write may take.
+    fn is_given_privilege(&self, id: NodeId) -> Result<bool> {
+        let mode = self.stored(id)?.attributes.mode;
+        let has_setid = mode.is_some_and(|mode| mode & (SUID | SGID) != 0);
+        let capability = self.store.xattr(id, CAPABILITY.as_bytes());
+        Ok(has_setid || matches!(capability.map_err(errno)?, Some(Xattr::Set(_))))
+    }
+
+    fn acl_with_mode(&self, node: &Node, mode: u32) -> Result<Option<(Vec<u8>, Xattr)>> {
         let value = match self.xattr_of(node, ACCESS.as_ref()) {
             Err(Errno::NODATA) => return Ok(None),
             value => value?,
         };
         let mut acl = Acl::parse(&value)?;
         acl.set_mode(mode);
-        Ok(Some(Change::Xattr(
-            id,
-            ACCESS.into(),
-            Some(Xattr::Set(acl.value())),
-        )))
+        Ok(Some((ACCESS.into(), Xattr::Set(acl.value()))))
     }
 
-    /// What a write takes away from a file: capabilities, and suid and sgid unless the user may keep them.
-    pub fn strip(&self, by: &Actor, node: &Node, id: NodeId, keeps_setid: bool) -> Result<()> {
+    /// What a write takes away from a file: capabilities, and suid and sgid unless the user may keep them. `is_first`: no byte of it
+    /// was changed before. Later only the store gives it privileges (`lay`).
+    pub fn strip(
+        &self,
+        by: &Actor,
+        node: &Node,
+        id: NodeId,
+        (is_first, keeps_setid): (bool, bool),
+    ) -> Result<()> {
+        if !is_first && !self.is_given_privilege(id)? {
+            return Ok(());
+        }
         let attr = self.attr(node)?;
-        let mut changes: Vec<Change> = self.without_capability(node, id)?.into_iter().collect();
+        let mut changes = Vec::new();
+        if let Some((name, value)) = self.without_capability(node)? {
+            changes.push(Change::Xattr(id, name, Some(value)));
+        }
         let mode = attr.mode & 0o7777;
         let kept = match keeps_setid {
             true => mode,
             false => stripped(mode, by.is_in_group(attr.gid)),
         };
-        if kept != mode {
+        if kept != mode || is_first && kept & (SUID | SGID) != 0 {
             let mode = Some(kept);
             changes.push(Change::Attributes(
                 id,

@@ -133,7 +133,12 @@ impl OpenFile {
     }
 
     /// Runs a change of the file's bytes, alone.
-    fn changing<T>(&self, change: impl FnOnce(NodeId, Option<Stored>) -> Result<T>) -> Result<T> {
+    /// `strips`: for whom suid, sgid and capabilities go, and whether he may keep the bits.
+    fn changing<T>(
+        &self,
+        strips: Option<(&Actor, bool)>,
+        change: impl FnOnce(NodeId, Option<Stored>) -> Result<T>,
+    ) -> Result<T> {
         if !self.is_writable() {
             return Err(Errno::BADF);
         }
@@ -141,6 +146,10 @@ impl OpenFile {
         let lock = self.layers.lock(id);
         let _alone = lock.write();
         let mut content = self.content(id)?;
+        if let Some((by, keeps_setid)) = strips {
+            let how = (content.is_none(), keeps_setid);
+            self.layers.strip(by, &self.node, id, how)?;
+        }
         let state = self.layers.first_state(&self.node, id)?;
         let most = match self.layers.on_source_change {
             OnSourceChange::Copy => u64::MAX,
@@ -155,7 +164,7 @@ impl OpenFile {
 
     /// Copies the source's bytes if it is to be done at the first change.
     pub fn copy_first(&self) -> Result<()> {
-        self.changing(|_, _| Ok(()))
+        self.changing(None, |_, _| Ok(()))
     }
 
     fn write_alone(&self, id: NodeId, content: Option<Stored>, write: &Write<'_>) -> Result<usize> {
@@ -169,10 +178,6 @@ impl OpenFile {
         if write.from_mapping {
             // Pages of a mapping never make the file longer.
             data = &data[..data.len().min(size.saturating_sub(offset) as usize)];
-        }
-        if !write.from_mapping {
-            self.layers
-                .strip(&self.opener, &self.node, id, write.keeps_setid)?;
         }
         let mut source = self.source_bytes(content.as_ref());
         let now = to_store(Time::now());
@@ -262,7 +267,8 @@ impl Content for OpenFile {
     }
 
     fn write(&self, write: &Write<'_>) -> Result<usize> {
-        let written = self.changing(|id, content| self.write_alone(id, content, write))?;
+        let strips = (!write.from_mapping).then_some((&self.opener, write.keeps_setid));
+        let written = self.changing(strips, |id, content| self.write_alone(id, content, write))?;
         if write.direct && !write.from_mapping {
             self.in_use.cache.bypassed();
         }
@@ -304,8 +310,7 @@ impl Content for OpenFile {
             .filter(|end| *end <= i64::MAX as u64)
             .ok_or(Errno::FBIG)?;
         let store = &self.layers.store;
-        self.changing(|id, content| {
-            self.layers.strip(by, &self.node, id, by.is_root())?;
+        self.changing(Some((by, by.is_root())), |id, content| {
             let state = self.layers.first_state(&self.node, id)?;
             let now = to_store(Time::now());
             let size = content.as_ref().map_or_else(

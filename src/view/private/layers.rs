@@ -17,6 +17,7 @@ use super::freeing::Freeing;
 use super::node::{Key, Node, Side};
 use super::own_names::OwnNames;
 use super::renamed::Renamed;
+use super::setid::stripped;
 use crate::attr::{Attr, MountId, Time};
 use crate::config::OnSourceChange;
 use crate::inode::{NodeTable, Place as _};
@@ -192,6 +193,10 @@ impl Layers {
         let content = self.store.content_now(id).map_err(errno)?;
         if let Some(content) = &content {
             lay_content(content, attr);
+            // Whoever may write the view would give his bytes the source's privilege.
+            if stored.attributes.mode.is_none() {
+                attr.mode = stripped(attr.mode, true);
+            }
         }
         Ok(content)
     }

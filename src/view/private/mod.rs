@@ -25,6 +25,7 @@ mod passed;
 mod passing;
 mod rename;
 mod renamed;
+mod setid;
 mod source_state;
 mod standing;
 mod view;

@@ -15,7 +15,7 @@ use super::view::Private;
 use crate::actor::Actor;
 use crate::attr::Time;
 use crate::store::{Attributes as Overrides, Change, NodeId, Xattr};
-use crate::view::{Attributes as _, Xattrs};
+use crate::view::{Attributes as _, Xattrs, shared};
 
 /// The ACLs, and the names by which the store knows those of an inode of the source as of its first change. Nobody else can use these
 /// names.
@@ -105,29 +105,29 @@ impl Xattrs for Private {
             }
             Acl::parse(value)?;
         }
-        let id = layers.adopt(node)?;
-        let name = name.as_bytes().to_vec();
-        let changes = vec![
-            Change::Xattr(id, name, Some(to)),
-            Change::Attributes(id, over),
-        ];
-        layers.store.change(changes).map_err(errno)
+        let name = name.as_bytes();
+        layers.change_node(node, |id| {
+            vec![
+                Change::Xattr(id, name.to_vec(), Some(to.clone())),
+                Change::Attributes(id, over),
+            ]
+        })
     }
 
     fn remove_xattr(&self, _by: &Actor, node: &Node, name: &OsStr) -> Result<()> {
         let layers = &self.layers;
         layers.xattr_of(node, name)?;
-        let id = layers.adopt(node)?;
         let over = Overrides {
             ctime: Some(to_store(Time::now())),
             ..Overrides::default()
         };
-        let name = name.as_bytes().to_vec();
-        let changes = vec![
-            Change::Xattr(id, name, Some(Xattr::Hidden)),
-            Change::Attributes(id, over),
-        ];
-        layers.store.change(changes).map_err(errno)
+        let name = name.as_bytes();
+        layers.change_node(node, |id| {
+            vec![
+                Change::Xattr(id, name.to_vec(), Some(Xattr::Hidden)),
+                Change::Attributes(id, over),
+            ]
+        })
     }
 }
 
@@ -146,11 +146,29 @@ impl Layers {
         let Some(source) = node.source() else {
             return self.known_acl(id, name);
         };
-        match self.below.xattr(source, name, Xattr::MAX_VALUE) {
+        if name == CAPABILITY && self.has_changed_bytes(id)? {
+            return Err(Errno::NODATA);
+        }
+        match self.source_xattr(source, name) {
             // The store has attributes where the source's filesystem has none.
             Err(Errno::OPNOTSUPP) => Err(Errno::NODATA),
             // The source has lost it while it is open.
             Err(Errno::STALE | Errno::NOENT) if id.is_some() => self.known_acl(id, name),
+            value => value,
+        }
+    }
+
+    /// Whether the store has bytes of the file: the source's capability is not for these.
+    fn has_changed_bytes(&self, id: Option<NodeId>) -> Result<bool> {
+        let content = id.map(|id| self.store.content(id).map_err(errno));
+        Ok(content.transpose()?.flatten().is_some())
+    }
+
+    /// The source's value. Most are short, and for long ones the kernel takes memory whether there is one or not.
+    pub fn source_xattr(&self, source: &shared::Node, name: &OsStr) -> Result<Vec<u8>> {
+        const SHORT: usize = 256;
+        match self.below.xattr(source, name, SHORT) {
+            Err(Errno::RANGE) => self.below.xattr(source, name, Xattr::MAX_VALUE),
             value => value,
         }
     }
@@ -187,7 +205,11 @@ impl Layers {
                     .map(<[u8]>::to_vec),
             );
         }
-        if let Some(id) = self.id(node)? {
+        let id = self.id(node)?;
+        if self.has_changed_bytes(id)? {
+            names.remove(CAPABILITY.as_bytes());
+        }
+        if let Some(id) = id {
             let is_known =
                 |name: &[u8]| KNOWN_ACLS.iter().any(|(_, known)| known.as_bytes() == name);
             let all = self.store.xattrs(id).map_err(errno)?;
