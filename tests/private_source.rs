@@ -512,3 +512,47 @@ fn an_open_file_that_the_source_lost_keeps_its_changes_when_it_is_deleted() {
     let files = files.flat_map(|directory| fs::read_dir(directory.unwrap().path()).unwrap());
     assert_eq!(files.count(), 0);
 }
+
+/// Changes go with the name that the view gives them, not with the one that the source gives their inode. (proves: S60)
+#[test]
+fn s60_what_the_view_moves_or_removes_is_plain_where_the_source_moves_it() {
+    let (_place, source, store) = place();
+    for directory in ["deep/dir", "other", "mode"] {
+        fs::create_dir_all(source.join(directory)).unwrap();
+    }
+    for name in ["deep/dir/file", "file", "removed"] {
+        fs::write(source.join(name), large()).unwrap();
+    }
+    let mount = private(&source, &store);
+    let (below, shown) = (
+        |name: &str| source.join(name),
+        |name: &str| mount.mnt().join(name),
+    );
+    for name in ["deep/dir/file", "file", "removed"] {
+        change_first_page(&shown(name));
+    }
+    fs::set_permissions(shown("mode"), fs::Permissions::from_mode(0o700)).unwrap();
+    for (from, to) in [
+        ("deep", "deep2"),
+        ("file", "file2"),
+        ("removed", "removed2"),
+        ("mode", "mode2"),
+    ] {
+        fs::rename(below(from), below(to)).unwrap();
+    }
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    let cwd = rustix::fs::CWD;
+    rustix::fs::renameat_with(cwd, shown("other"), cwd, shown("deep/dir"), exchange).unwrap();
+    fs::rename(shown("file"), shown("file3")).unwrap();
+    fs::rename(shown("mode"), shown("mode3")).unwrap();
+    fs::remove_file(shown("removed")).unwrap();
+    for name in ["deep2/dir/file", "file2", "removed2"] {
+        assert!(!is_changed(&shown(name)), "{name}");
+        assert_eq!(shown(name).metadata().unwrap().nlink(), 1, "{name}");
+    }
+    for name in ["other/file", "file3"] {
+        assert!(is_changed(&shown(name)), "{name}");
+    }
+    let mode = |name: &str| shown(name).metadata().unwrap().mode() & 0o777;
+    assert_eq!((mode("mode2"), mode("mode3")), (0o755, 0o700));
+}

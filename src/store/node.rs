@@ -207,7 +207,8 @@ pub struct Node {
     pub device: u64,
     /// Where a symbolic link leads.
     pub target: Vec<u8>,
-    /// The path below the source's root by which the origin was reached at its first change. Empty: the root, or no origin.
+    /// The path below the source's root by which the origin was reached at its first change. Empty: the root, no origin, or its name
+    /// was another file's already.
     pub reached: Vec<u8>,
     /// The origin's attributes at its first change: they show if the source has lost it.
     pub known: Attributes,

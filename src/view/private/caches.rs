@@ -41,6 +41,12 @@ impl Caches {
         in_use.is_some_and(|in_use| in_use.is_executed())
     }
 
+    /// Whether the file with this node id is open.
+    pub fn is_open(&self, node: u64) -> bool {
+        let files = self.files.lock();
+        files.get(&node).is_some_and(|file| file.strong_count() > 0)
+    }
+
     /// An open of the file has gone.
     pub fn closed(&self, node: u64) {
         let mut files = self.files.lock();

@@ -43,8 +43,10 @@ impl Conflicts {
         self.count.load(Relaxed)
     }
 
-    /// The paths of up to `most` of them.
+    /// The paths of up to `most` of them. One whose name was another file's already when it was changed has none.
     pub fn ways(&self, most: usize) -> Vec<Vec<u8>> {
-        self.known.lock().values().take(most).cloned().collect()
+        let known = self.known.lock();
+        let ways = known.values().filter(|way| !way.is_empty());
+        ways.take(most).cloned().collect()
     }
 }

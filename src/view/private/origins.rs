@@ -18,7 +18,7 @@ use super::node::{At, Key, Node, Side};
 use crate::inode::{Place, ROOT, Seen};
 use crate::store::{self, Change, Kind, NodeId, Origin};
 use crate::view::shared;
-use crate::view::{Attributes as _, Found, Names as _, Tree as _};
+use crate::view::{Attributes as _, Found, Names as _};
 
 /// The first byte of an identity that no inode has: its node has lost its inode to another node.
 const PARTED: u8 = b'p';
@@ -235,10 +235,11 @@ impl Layers {
         let mut id = self.claim(&found.place)?;
         if let Some(claim) = id {
             let stored = self.stored(claim)?;
-            let is_there = match self.walk(&stored.reached, Hold::IfNeeded)? {
-                Some(there) if there.place == found.place => true,
-                _ => !self.may_be_shown(claim, &stored)?,
-            };
+            let is_there = !self.is_deleted(claim, &found)?
+                && match self.walk(&stored.reached, Hold::IfNeeded)? {
+                    Some(there) if there.place == found.place => true,
+                    _ => !self.may_be_shown(claim, &stored)?,
+                };
             let key = Key::Source(found.place.key());
             self.renamed.lock().shown(key, !is_there);
             id = id.filter(|_| is_there);
@@ -246,31 +247,46 @@ impl Layers {
         self.placed(dir.name(name), found, id, false)
     }
 
+    /// Whether the view has removed the last name of a node, and nobody has it open as this inode.
+    fn is_deleted(&self, id: NodeId, found: &Found<shared::Node>) -> Result<bool> {
+        let node = Node::of_source(found.place.clone(), found.attr.kind(), None, false);
+        let is_orphan = self.store.is_orphan(id).map_err(errno)?;
+        Ok(is_orphan && !self.caches.is_open(self.nodes.number_of(&node)))
+    }
+
     /// Whether the view may show a node by the path by which it was first changed, or by a name to which it has moved it from there.
     /// Not if the view has removed that name, or if it was another file's already.
     fn may_be_shown(&self, id: NodeId, stored: &store::Node) -> Result<bool> {
+        if stored.kind == Kind::Directory {
+            return Ok(stored.place.is_some());
+        }
         let Some(mut directory) = self.id(&self.nodes.get(ROOT)?)? else {
             return Ok(false);
         };
         let mut parts = stored.reached.split(|byte| *byte == b'/').peekable();
+        let mut passed = 0;
         while let Some(part) = parts.next() {
-            let leads = self.store.name(directory, part).map_err(errno)?;
-            match (leads, parts.peek()) {
-                (Some(store::Name::Node(found)), Some(_)) => directory = found,
-                // The view has moved a directory of the path.
-                (_, Some(_)) => break,
-                (None, None) => return Ok(false),
-                (Some(store::Name::Node(found)), None) if found == id => break,
-                (Some(store::Name::Node(found)), None)
-                    if self.stored(found)?.reached == stored.reached =>
-                {
-                    return Ok(false);
-                }
-                // Who removes a name takes a link away, who moves one does not.
-                (Some(_), None) => return Ok(stored.links >= 0),
+            if part.is_empty() {
+                return Ok(false);
             }
+            passed += part.len();
+            let leads = self.store.name(directory, part).map_err(errno)?;
+            let Some(store::Name::Node(found)) = leads else {
+                break;
+            };
+            if found == id {
+                return Ok(true);
+            }
+            let is_way = self.stored(found)?.reached == stored.reached[..passed];
+            match parts.peek() {
+                Some(_) if is_way => directory = found,
+                None if is_way => return Ok(false),
+                _ => break,
+            }
+            passed += 1;
         }
-        Ok(true)
+        // Who removes a name takes a link away, who moves one, or a directory of its path, does not.
+        Ok(stored.links >= 0)
     }
 
     fn placed(
@@ -312,7 +328,18 @@ impl Layers {
         }
         let number = self.below_nodes.number_of(source);
         if self.below_nodes.forget(number, u64::MAX).is_some() {
-            self.below.forget(source);
+            let is_known = || self.nodes.remembered(node).is_some();
+            self.below.forget_unless(source, is_known);
+            if is_known() {
+                self.remember_again(source);
+            }
+        }
+    }
+
+    /// The kernel has come to know an inode of the source while it was let go.
+    pub fn remember_again(&self, source: &shared::Node) {
+        if self.below_nodes.remembered(source).is_none() {
+            let _ = self.below_nodes.remember(source.clone(), Seen::NotHeld, 0);
         }
     }
 

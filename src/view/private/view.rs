@@ -163,12 +163,15 @@ impl Tree for Private {
     fn hold(&self, found: &Found<Node>) -> bool {
         match &found.place.side {
             Side::Own(_) => false,
-            Side::Source(source) => self.layers.below.hold(&Found {
-                place: source.clone(),
-                attr: found.attr,
-                seen: found.seen,
-                hold: found.hold.clone(),
-            }),
+            Side::Source(source) => {
+                self.layers.remember_again(source);
+                self.layers.below.hold(&Found {
+                    place: source.clone(),
+                    attr: found.attr,
+                    seen: found.seen,
+                    hold: found.hold.clone(),
+                })
+            }
         }
     }
 

@@ -42,6 +42,15 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Lets go of an inode that the table has forgotten, unless it `is_known` all the same.
+    pub fn forget_unless(&self, node: &Node, is_known: impl FnOnce() -> bool) {
+        let is_known = || self.nodes.remembered(node).is_some() || is_known();
+        self.in_use.forget_unless(&node.life(), is_known);
+        if node.kind() == Kind::Source(FileType::Directory) {
+            self.positions.forget(&node.life());
+        }
+    }
+
     /// Opens the source. The view reports its changes to `reporter`. Also returns the node table, which has the root only.
     ///
     /// # Errors
@@ -118,11 +127,7 @@ impl View for Shared {
 
 impl Tree for Shared {
     fn forget(&self, node: &Node) {
-        self.in_use
-            .forget_unless(&node.life(), || self.nodes.remembered(node).is_some());
-        if node.kind() == Kind::Source(FileType::Directory) {
-            self.positions.forget(&node.life());
-        }
+        self.forget_unless(node, || false);
     }
 
     fn trim(&self) {
