@@ -152,3 +152,36 @@ fn a_directory_with_many_new_names_is_listed_in_small_steps() {
         "twenty first steps took {first:?}, one whole {all:?}"
     );
 }
+
+/// They were left out. (proves: S8)
+#[test]
+fn s8_names_that_the_source_gets_while_they_are_listed_are_listed_once() {
+    const NAMES: usize = 3000;
+    let (_place, source, store) = place();
+    fs::create_dir(source.join("d")).unwrap();
+    let (theirs, own) = (|n| format!("theirs-{n}"), |n| format!("own-{n}"));
+    for n in 0..100 {
+        fs::write(source.join("d").join(theirs(n)), "").unwrap();
+    }
+    let mount = private(&source, &store);
+    let path = mount.mnt().join("d");
+    for n in 0..NAMES {
+        fs::create_dir(path.join(own(n))).unwrap();
+    }
+    let mut stream = rustix::fs::Dir::new(fs::File::open(&path).unwrap()).unwrap();
+    let mut seen = std::collections::HashMap::new();
+    let mut count = 0;
+    while let Some(entry) = stream.next() {
+        let name = entry.unwrap().file_name().to_str().unwrap().to_owned();
+        *seen.entry(name).or_insert(0) += 1;
+        count += 1;
+        if count == 200 {
+            (0..NAMES).for_each(|n| fs::create_dir(source.join("d").join(own(n))).unwrap());
+            // One that was shown as the source's is the view's from now on.
+            fs::write(path.join(theirs(7)), "changed").unwrap();
+            fs::remove_file(source.join("d").join(theirs(7))).unwrap();
+        }
+    }
+    assert!((0..NAMES).all(|n| seen[&own(n)] == 1));
+    assert!((0..100).all(|n| seen[&theirs(n)] == 1));
+}

@@ -29,6 +29,9 @@ pub const NOT_ANSWERING: Duration = Duration::from_secs(10);
 /// Upper limit for the JSON of one request in an answer, in bytes: eight numbers and their names.
 const REQUEST_SIZE: usize = 300;
 
+/// By how much an answer may grow after its length was asked for, in bytes.
+const SLACK: usize = 4096;
+
 /// Whether an attribute's name belongs to the control channel. Such names are never looked up in the source.
 pub fn is_question(name: &OsStr) -> bool {
     name.as_bytes().starts_with(PREFIX)
@@ -67,7 +70,12 @@ impl<T: Tree> Adapter<T> {
     ) {
         let reply = self.count(Kind::Control, node, (reply, size));
         let answer = (self.channel()).answer(req.uid(), name.as_bytes(), size as usize);
-        reply.answer(answer.map(|answer| (answer.len(), answer)));
+        // Who asks for the length asks for the answer next, and that may be longer by then.
+        let room = |len: usize| match size {
+            0 => (len + SLACK).min(MAX_ANSWER),
+            _ => len,
+        };
+        reply.answer(answer.map(|answer| (room(answer.len()), answer)));
     }
 }
 

@@ -26,6 +26,7 @@ impl Directories for Private {
             node: node.clone(),
             below,
             own: OnceLock::new(),
+            placed: Mutex::default(),
             last: Mutex::default(),
         })
     }
@@ -39,7 +40,7 @@ impl Directories for Private {
         let layers = &self.layers;
         let directory = layers.id(&listing.node)?;
         if offset == 0 {
-            listing.own_names().begin();
+            listing.begin();
         }
         let mut has_taken = false;
         let mut take = |entry: &DirEntry<'_>| {

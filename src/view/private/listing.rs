@@ -1,5 +1,6 @@
 //! Listing directories of a private view: what the source has, at the source's positions, then what only the store has.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +23,9 @@ pub(super) const OWN: u64 = 0x6000_0000;
 /// Beyond them are the source's positions in directories of more than a million entries.
 pub(super) const OWN_POSITIONS: std::ops::Range<u64> = OWN..1 << 31;
 
+/// An open remembers so many names of the source that it has shown.
+const MOST_PLACED: usize = 64 << 10;
+
 /// One open of a directory.
 pub struct OpenDir {
     pub(super) layers: Arc<Layers>,
@@ -31,6 +35,9 @@ pub struct OpenDir {
     pub(super) stamp: Option<u64>,
     /// What the store has, as soon as it is listed.
     pub(super) own: OnceLock<Arc<Table>>,
+    /// Hashes of the source's names that were shown since the listing began. None: it did not begin in this open, or there are too many.
+    /// Then the source is asked what it has.
+    pub(super) placed: Mutex<Option<HashSet<u64>>>,
     /// The name that was listed last, if the store has it, and what it leads to: who lists with attributes asks for it next.
     pub(super) last: Mutex<Option<(Vec<u8>, Found<Node>)>>,
 }
@@ -50,6 +57,39 @@ impl OpenDir {
     pub(super) fn own_names(&self) -> &Arc<Table> {
         let own_names = &self.layers.own_names;
         self.own.get_or_init(|| own_names.of(self.node.key()))
+    }
+
+    /// The listing begins, or begins again.
+    pub(super) fn begin(&self) {
+        *self.placed.lock() = Some(HashSet::new());
+        self.own_names().begin();
+    }
+
+    /// A name of the source is shown, or what the store has under it.
+    fn place(&self, name: &[u8]) {
+        let mut placed = self.placed.lock();
+        if let Some(names) = &mut *placed {
+            names.insert(self.hash(name));
+        }
+        if placed
+            .as_ref()
+            .is_some_and(|names| names.len() > MOST_PLACED)
+        {
+            *placed = None;
+        }
+    }
+
+    /// Whether a name was shown in the source's place, whatever the source has done with it since. None: this open cannot know.
+    fn was_placed(&self, name: &[u8]) -> Option<bool> {
+        let hash = self.hash(name);
+        self.placed
+            .lock()
+            .as_ref()
+            .map(|placed| placed.contains(&hash))
+    }
+
+    fn hash(&self, name: &[u8]) -> u64 {
+        self.layers.own_names.hash(name)
     }
 
     fn put_listed(&self, listed: Option<(Vec<u8>, Found<Node>)>) {
@@ -124,6 +164,14 @@ impl Layers {
         }
     }
 
+    /// Whether a name that the store has is shown in the source's place.
+    fn is_placed(&self, listing: &OpenDir, name: &OsStr) -> Result<bool> {
+        match listing.was_placed(name.as_bytes()) {
+            Some(placed) => Ok(placed),
+            None => self.is_below(&listing.node, name),
+        }
+    }
+
     /// What to show of a name that the store has.
     fn entry_of(&self, listing: &OpenDir, name: &OsStr) -> Result<(u64, FileType)> {
         let found = self.lookup(&listing.node, name)?;
@@ -185,6 +233,9 @@ impl Layers {
                     kind,
                     ..*entry
                 });
+                if !is_full && directory.is_some() {
+                    listing.place(entry.name.as_bytes());
+                }
                 !is_full
             }
             Err(errno) => {
@@ -246,7 +297,7 @@ impl Layers {
             let name = OsStr::from_bytes(&name);
             // What was removed or renamed since is not shown. What was replaced is. What the source has, too, was shown in its place.
             let id = match self.store.name(directory, name.as_bytes()).map_err(errno)? {
-                Some(Name::Node(id)) if !self.is_below(&listing.node, name)? => id,
+                Some(Name::Node(id)) if !self.is_placed(listing, name)? => id,
                 _ => continue,
             };
             let (ino, kind) = match self.entry_of(listing, name) {

@@ -244,7 +244,25 @@ impl Layers {
             self.renamed.lock().shown(key, !is_there);
             id = id.filter(|_| is_there);
         }
+        self.has_name_again(dir, name, &found)?;
         self.placed(dir.name(name), found, id, false)
+    }
+
+    /// An inode that had lost its last name in the view is shown under another. Who is removing this one meanwhile comes first.
+    fn has_name_again(&self, dir: &Node, name: &OsStr, found: &Found<shared::Node>) -> Result<()> {
+        let key = Key::Source(found.place.key());
+        if !self.gone.lock().contains(&key) {
+            return Ok(());
+        }
+        let _recording = self.recording.lock();
+        let leads = match self.id(dir)? {
+            Some(directory) => self.store.name(directory, name.as_bytes()).map_err(errno)?,
+            None => None,
+        };
+        if leads.is_none() {
+            self.gone.lock().remove(&key);
+        }
+        Ok(())
     }
 
     /// Whether the view has removed the last name of a node, and nobody has it open as this inode.
@@ -299,8 +317,6 @@ impl Layers {
         self.number_filesystem(&found.place);
         self.remember(&found);
         let node = Node::of_source(found.place, found.attr.kind(), at, is_recorded);
-        // It has a name again, if it had lost the last one.
-        self.gone.lock().remove(&node.key());
         let attr = self.over(id, found.attr)?;
         let (mut seen, hold) = (found.seen, found.hold);
         // The source's table may know an inode that this view's does not: a listing looked at it.

@@ -20,7 +20,10 @@ const MOST_GONE: usize = 64 << 10;
 
 /// The tables of directories that are being listed.
 #[derive(Default)]
-pub(super) struct OwnNames(Mutex<HashMap<Key, Weak<Table>>>);
+pub(super) struct OwnNames {
+    tables: Mutex<HashMap<Key, Weak<Table>>>,
+    hasher: RandomState,
+}
 
 /// The names of one directory. All its open listings share it.
 #[derive(Default)]
@@ -45,7 +48,7 @@ struct Names {
 impl OwnNames {
     /// The table of a directory.
     pub fn of(&self, directory: Key) -> Arc<Table> {
-        let mut tables = self.0.lock();
+        let mut tables = self.tables.lock();
         if let Some(table) = tables.get(&directory).and_then(Weak::upgrade) {
             return table;
         }
@@ -54,9 +57,14 @@ impl OwnNames {
         table
     }
 
+    /// A hash of a name that nobody can foresee.
+    pub fn hash(&self, name: &[u8]) -> u64 {
+        self.hasher.hash_one(name)
+    }
+
     /// A listing of the directory has ended.
     pub fn ended(&self, directory: Key) {
-        let mut tables = self.0.lock();
+        let mut tables = self.tables.lock();
         if tables
             .get(&directory)
             .is_some_and(|table| table.strong_count() == 0)

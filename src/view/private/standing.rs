@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
@@ -22,10 +23,12 @@ const MAX_TRIES: usize = 64;
 /// # Errors
 /// Those of `work`. EBUSY if others were first each time.
 pub(super) fn until_recorded(work: impl Fn() -> Result<bool>) -> Result<()> {
-    for _ in 0..MAX_TRIES {
+    for tried in 0..MAX_TRIES {
         if work()? {
             return Ok(());
         }
+        // Each time somebody else was faster. He may be so for long, if nobody lets anybody go first.
+        std::thread::sleep(Duration::from_micros(tried as u64 * 20));
     }
     Err(Errno::BUSY)
 }
