@@ -556,3 +556,53 @@ fn s60_what_the_view_moves_or_removes_is_plain_where_the_source_moves_it() {
     let mode = |name: &str| shown(name).metadata().unwrap().mode() & 0o777;
     assert_eq!((mode("mode2"), mode("mode3")), (0o755, 0o700));
 }
+
+/// Some overlays number their files as a view numbers those that were made in it. (proves: S57)
+#[test]
+fn s57_as_root_files_of_an_overlay_and_of_the_view_have_numbers_of_their_own() {
+    let (place, _, store) = place();
+    let at = |name: &str| place.path().join(name);
+    let mut below = Vec::new();
+    for layer in ["one", "other"] {
+        fs::create_dir(at(layer)).unwrap();
+        let mut mount = Command::new("mount");
+        tools::run(mount.args(["-t", "tmpfs", "layer"]).arg(at(layer)));
+        below.push(Below(at(layer)));
+        fs::create_dir(at(layer).join("top")).unwrap();
+    }
+    for n in 0..20 {
+        fs::write(
+            at("one/top").join(format!("theirs{n}")),
+            format!("theirs{n}"),
+        )
+        .unwrap();
+    }
+    let layers = format!(
+        "lowerdir={}:{},xino=on",
+        at("one/top").display(),
+        at("other/top").display()
+    );
+    fs::create_dir(at("all")).unwrap();
+    tools::run(
+        Command::new("mount")
+            .args(["-t", "overlay", "-o", &layers, "all"])
+            .arg(at("all")),
+    );
+    below.insert(0, Below(at("all")));
+    let number = fs::metadata(at("all/theirs0")).unwrap().ino();
+    assert!((1 << 62..1 << 63).contains(&number), "{number:x}");
+    let mut mount = private(&at("all"), &store);
+    let all = || (0..20).flat_map(|n| [format!("theirs{n}"), format!("own{n}")]);
+    for n in 0..20 {
+        fs::write(mount.mnt().join(format!("own{n}")), format!("own{n}")).unwrap();
+    }
+    for _ in 0..2 {
+        let mut numbers = std::collections::HashSet::new();
+        for name in all() {
+            let path = mount.mnt().join(&name);
+            assert_eq!(fs::read_to_string(&path).unwrap(), name);
+            assert!(numbers.insert(fs::metadata(path).unwrap().ino()), "{name}");
+        }
+        mount.remount();
+    }
+}

@@ -23,7 +23,7 @@ use crate::config::{Config, StoreConfig};
 use crate::inode::{NodeTable, Numbers, Place, ROOT};
 use crate::report::{MAX_CONFLICTS, StoreReport, ViewReport};
 use crate::store::keeper::Keeper;
-use crate::store::{Change, Store};
+use crate::store::{Change, NodeId, Store};
 use crate::view::shared::{Shared, plain_number};
 use crate::view::{Found, Reporter, Tree, View, Wanted};
 
@@ -65,7 +65,9 @@ impl Private {
         let known = filesystems.clone();
         let numbers = Numbers::new(move |key| match key {
             // The same after each mount, in whatever order the filesystems are found.
-            Key::Source(key) => plain_number(root_ino, key.renumbered(|index| known.shown(index))?),
+            // An overlay's numbers may be as large as those of the view's own inodes.
+            Key::Source(key) => plain_number(root_ino, key.renumbered(|index| known.shown(index))?)
+                .filter(|number| NodeId::checked(*number).is_err()),
             Key::Own(id) => Some(id.0),
         });
         let root = Node::of_source(root, FileType::Directory, None, false);
