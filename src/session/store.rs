@@ -63,11 +63,7 @@ impl Drop for Removal {
 /// The sentence that says why it cannot be used.
 pub fn open_store(wanted: &StoreConfig, config: &Config) -> Result<Kept, StartError> {
     let mut kept = match &wanted.directory {
-        Some(path) => {
-            let kept = open_directory(path, config, wanted.base_moved)?;
-            store_place::check_again(path, config)?;
-            kept
-        }
+        Some(path) => open_directory(path, config, wanted.base_moved)?,
         None => {
             let temporary = std::env::temp_dir();
             remove_ended(&temporary);
@@ -81,6 +77,7 @@ pub fn open_store(wanted: &StoreConfig, config: &Config) -> Result<Kept, StartEr
             kept
         }
     };
+    store_place::check_again(&kept.directory, &kept.store, config)?;
     kept.store.set_limit(wanted.limit);
     kept.sweeps &= kept.goes.is_none();
     Ok(kept)

@@ -1,5 +1,6 @@
 //! Where the store of a private view may lie, and whether its suid bits and devices may have an effect.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,10 @@ use super::device;
 use crate::config::{Access, Config, MountFlags, StoreConfig};
 use crate::mount_table;
 use crate::refusal::StartError;
+use crate::store::Store;
+
+/// Permission bits of a file that others than its owner may write.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Checks the place of a store. A named one must not lie in the source or the mount point, nor they in it. If others than root can have
 /// written what is in the store, the mount becomes nosuid and nodev, and root does not let all users access it. All paths are absolute.
@@ -65,21 +70,33 @@ pub fn check(
     }
 }
 
-/// Checks that a store that is open now, and that root trusts, was not put there by others after `check`.
+/// Checks that an open store that root trusts is the one at `path`, and that others could not have put it there. `check` was before it
+/// was opened, and the path may have led elsewhere since.
 ///
 /// # Errors
 /// The sentence for a store that others may have written.
-pub fn check_again(directory: &Path, config: &Config) -> Result<(), StartError> {
+pub fn check_again(path: &Path, store: &Store, config: &Config) -> Result<(), StartError> {
     let trusts = config.access == Access::Everyone || !config.flags.no_suid || !config.flags.no_dev;
     if !trusts || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let failed = |error| StartError::Store(directory.into(), error);
-    let place = real_path(directory).map_err(failed)?;
-    match only_root_writes(&place, false).map_err(failed)? {
-        true => Ok(()),
-        false => Err(StartError::StoreShared(directory.into())),
+    match is_only_roots(path, store) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StartError::StoreShared(path.into())),
+        Err(error) => Err(StartError::Store(path.into(), error)),
     }
+}
+
+/// Whether an open store is the one at `path`, where only root can have put it.
+fn is_only_roots(path: &Path, store: &Store) -> io::Result<bool> {
+    let Some(directory) = store.disk().directory() else {
+        return Ok(false);
+    };
+    let place = real_path(path)?;
+    let opened = rustix::fs::fstat(directory)?;
+    let is_there = |found: Metadata| (found.dev(), found.ino()) == (opened.st_dev, opened.st_ino);
+    // Once only root can change the path, it goes on to lead to the same directory.
+    Ok(only_root_writes(&place, false)? && is_there(place.symlink_metadata()?))
 }
 
 /// The path of a directory without symbolic links. It need not exist, its parent must.
@@ -100,23 +117,70 @@ fn only_root_writes(path: &Path, is_parent: bool) -> io::Result<bool> {
     if !rustix::process::geteuid().is_root() {
         return Ok(false);
     }
-    const OTHERS_WRITE: u32 = 0o022;
     const STICKY: u32 = 0o1000;
-    let mut is_last = true;
-    for directory in path.ancestors() {
-        match directory.metadata() {
+    // From the root on: what comes next cannot be renamed any more, or be a symbolic link.
+    for directory in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
+        let is_last = directory == path;
+        let found = match directory.symlink_metadata() {
             // Root makes it. Nobody else may be first.
-            Err(error) if is_last && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-            Ok(metadata) => {
-                // In a sticky directory, what belongs to root stays in its place.
-                let is_sticky = (!is_last || is_parent) && metadata.mode() & STICKY != 0;
-                if metadata.uid() != 0 || metadata.mode() & OTHERS_WRITE != 0 && !is_sticky {
-                    return Ok(false);
-                }
-                is_last = false;
-            }
+            Err(error) if is_last && error.kind() == io::ErrorKind::NotFound => break,
+            found => found?,
+        };
+        // In a sticky directory, what belongs to root stays in its place.
+        let is_sticky = (!is_last || is_parent) && found.mode() & STICKY != 0;
+        let is_closed = found.mode() & OTHERS_WRITE == 0 || is_sticky;
+        if !found.is_dir() || found.uid() != 0 || !is_closed {
+            return Ok(false);
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Base;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn made(path: &Path) -> Store {
+        fs::create_dir(path).unwrap();
+        let base = Base {
+            path: path.into(),
+            filesystem: String::new(),
+            root: 1,
+            born: None,
+        };
+        Store::make_directory(path, &base).unwrap().0.store
+    }
+
+    fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    #[test]
+    fn as_root_a_path_with_a_symbolic_link_in_it_is_not_only_roots() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        fs::create_dir_all(place.join("a/b")).unwrap();
+        symlink(place.join("a"), place.join("link")).unwrap();
+        symlink(place.join("a/b"), place.join("a/end")).unwrap();
+        let found = |name: &str| only_root_writes(&place.join(name), false).unwrap();
+        assert_eq!(found("a/b"), is_root());
+        assert!(!found("link/b"));
+        assert!(!found("a/end"));
+    }
+
+    /// A link of the path led elsewhere while the store was opened.
+    #[test]
+    fn as_root_a_store_that_is_open_is_the_one_at_its_path() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        let (one, _other) = (made(&path("one")), made(&path("other")));
+        symlink("one", path("link")).unwrap();
+        assert_eq!(is_only_roots(&path("link"), &one).unwrap(), is_root());
+        fs::remove_file(path("link")).unwrap();
+        symlink("other", path("link")).unwrap();
+        assert!(!is_only_roots(&path("link"), &one).unwrap());
+    }
 }

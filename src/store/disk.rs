@@ -36,6 +36,10 @@ pub trait Disk: Send + Sync {
     fn sync_filesystem(&self) -> io::Result<bool>;
     /// Bytes that can still be written, as statvfs(2) tells.
     fn free(&self) -> io::Result<u64>;
+    /// The store's directory, on a real disk.
+    fn directory(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// One open file of the store.
@@ -288,6 +292,10 @@ impl Disk for Directory {
     fn free(&self) -> io::Result<u64> {
         let stat = fs::fstatvfs(&self.directory)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn directory(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }
 
