@@ -111,6 +111,8 @@ pub enum StartError {
     StoreOwner(PathBuf),
     /// Others than root may have written the store, and root lets all users access the mount.
     StoreShared(PathBuf),
+    /// The directory of the store is root's, and this file in it is not.
+    StoreFiles(PathBuf, PathBuf),
     /// The PID file cannot be written.
     PidFile(PathBuf, io::Error),
     /// The source cannot be opened for serving.
@@ -244,7 +246,8 @@ impl Display for StartError {
             Self::Store(..)
             | Self::StoreInside(..)
             | Self::StoreOwner(_)
-            | Self::StoreShared(_) => write_store(f, self),
+            | Self::StoreShared(_)
+            | Self::StoreFiles(..) => write_store(f, self),
             Self::Log(path, error) => write!(
                 f,
                 "cannot open the log file {path:?}: {error}; \
@@ -388,6 +391,13 @@ fn write_store(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
             f,
             "others than root may have written the store {}, which says who may read what; mount without --allow-other, as the \
              user who owns the store, or with a store that only root may write",
+            for_shell(store)
+        ),
+        StartError::StoreFiles(store, file) => write!(
+            f,
+            "others than root may write to {}, or have written it, and the store {} is root's; \
+             give root all of it if what it says is to be trusted",
+            for_shell(file),
             for_shell(store)
         ),
         _ => Ok(()),

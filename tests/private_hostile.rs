@@ -116,6 +116,61 @@ fn s64_as_root_a_store_that_others_wrote_gives_nobody_rights() {
     assert_eq!(effects(mount.mnt()), (false, false, false));
 }
 
+/// The directory of the store is root's, and something in it is not. A mount without rights would not do: mmfs would replace files by
+/// its own with the same records, and the next mount would trust them. (proves: S64)
+#[test]
+fn s64_as_root_a_store_with_files_of_others_in_it_is_refused() {
+    if !user::is_root() {
+        return;
+    }
+    let place = Place::new();
+    let store = place.place.path().join("store");
+    let mut mount = place.builder(&store, "suid,dev").mount();
+    fill(mount.mnt());
+    assert!(mount.unmount().success());
+    let is_refused = |file: &Path, options: &str| {
+        let output = place.builder(&store, options).refused();
+        let words = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("may write to {}, or have", file.display());
+        assert!(words.contains(&expected), "{words}");
+        assert_eq!(output.status.code(), Some(1));
+    };
+    let owner = |path: &Path, to: u32| std::os::unix::fs::chown(path, Some(to), None).unwrap();
+    for (directory, options) in [("", "allow_other"), ("tables", "suid"), ("data", "nosuid")] {
+        let listed = fs::read_dir(store.join(directory)).unwrap();
+        let mut paths: Vec<_> = listed.map(|entry| entry.unwrap().path()).collect();
+        paths.truncate(8);
+        assert!(!paths.is_empty());
+        for path in paths {
+            owner(&path, user::ordinary());
+            is_refused(&path, options);
+            owner(&path, 0);
+            let mode = path.metadata().unwrap().permissions();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o720)).unwrap();
+            is_refused(&path, options);
+            fs::set_permissions(&path, mode).unwrap();
+        }
+    }
+    let mut mount = place.builder(&store, "allow_other,suid,dev").mount();
+    assert!(mount.unmount().success());
+
+    // Nor is a store made of such files. What is no store is told as such.
+    let made = place.place.path().join("made");
+    for name in ["data", "other"] {
+        fs::create_dir_all(made.join(name)).unwrap();
+        owner(&made.join(name), user::ordinary());
+    }
+    let refused = || {
+        let output = place.builder(&made, "suid").refused();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let words = refused();
+    assert!(words.contains("others than root may write"), "{words}");
+    owner(&made.join("data"), 0);
+    let words = refused();
+    assert!(words.contains("is not a store of mmfs"), "{words}");
+}
+
 /// What another program has mounted with suid and dev stays so. mmfs does not serve such a store there. (proves: S64)
 #[test]
 fn s64_as_root_a_passed_mount_with_suid_takes_no_store_of_others() {

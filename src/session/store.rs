@@ -77,7 +77,6 @@ pub fn open_store(wanted: &StoreConfig, config: &Config) -> Result<Kept, StartEr
             kept
         }
     };
-    store_place::check_again(&kept.directory, &kept.store, config)?;
     kept.store.set_limit(wanted.limit);
     kept.sweeps &= kept.goes.is_none();
     Ok(kept)
@@ -129,11 +128,13 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
     }
+    let looked_into = store_place::look_into(path)?;
     let opened = match open_closed(path) {
         Err(OpenError::NotAStore) => Store::make_directory(path, &base),
         opened => opened,
     };
     let (opened, found) = opened.map_err(|error| StartError::Verb(error.sentence(path)))?;
+    store_place::check_again(path, &looked_into, &opened.store, config)?;
     let is_there = found.filesystem == base.filesystem
         || found.filesystem == number_of_filesystem(&config.source).map_err(failed)?;
     let is_other = !is_there || (found.root, found.born) != (base.root, base.born);

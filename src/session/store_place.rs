@@ -1,17 +1,22 @@
 //! Where the store of a private view may lie, and whether its suid bits and devices may have an effect.
 
-use std::fs::Metadata;
+use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, lstat, openat, statat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::device;
 use crate::config::{Access, Config, MountFlags, StoreConfig};
 use crate::mount_table;
 use crate::refusal::StartError;
-use crate::store::Store;
+use crate::store::opening::OpenError;
+use crate::store::{NAMES, Store};
 
 /// Permission bits of a file that others than its owner may write.
 const OTHERS_WRITE: u32 = 0o022;
@@ -70,33 +75,97 @@ pub fn check(
     }
 }
 
-/// Checks that an open store that root trusts is the one at `path`, and that others could not have put it there. `check` was before it
-/// was opened, and the path may have led elsewhere since.
+/// Looks into the directory of a store before it is opened, and returns it. If it is root's, what lies in it must
+/// be root's too: mmfs replaces these files, so later nobody could tell who had written them.
+///
+/// # Errors
+/// The sentence for a store of root's with a file in it that others may have written. None for other users' stores.
+pub fn look_into(path: &Path) -> Result<OwnedFd, StartError> {
+    let failed = |error| StartError::Verb(OpenError::Failed("the directory", error).sentence(path));
+    let directory = open_directory(CWD, path).map_err(|errno| failed(errno.into()))?;
+    let found = fstat(&directory).map_err(|errno| failed(errno.into()))?;
+    if rustix::process::geteuid().is_root() && is_roots(&found) {
+        if let Some(name) = file_of_others(&directory).map_err(failed)? {
+            return Err(StartError::StoreFiles(path.into(), path.join(name)));
+        }
+    }
+    Ok(directory)
+}
+
+/// Checks that an open store that root trusts is the one at `path` and the one that was looked into, and that others could not have put it
+/// there. `check` was before it was opened, and the path may have led elsewhere since.
 ///
 /// # Errors
 /// The sentence for a store that others may have written.
-pub fn check_again(path: &Path, store: &Store, config: &Config) -> Result<(), StartError> {
+pub fn check_again(
+    path: &Path,
+    looked_into: &OwnedFd,
+    store: &Store,
+    config: &Config,
+) -> Result<(), StartError> {
     let trusts = config.access == Access::Everyone || !config.flags.no_suid || !config.flags.no_dev;
     if !trusts || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    match is_only_roots(path, store) {
+    match is_only_roots(path, looked_into, store) {
         Ok(true) => Ok(()),
         Ok(false) => Err(StartError::StoreShared(path.into())),
         Err(error) => Err(StartError::Store(path.into(), error)),
     }
 }
 
-/// Whether an open store is the one at `path`, where only root can have put it.
-fn is_only_roots(path: &Path, store: &Store) -> io::Result<bool> {
+/// Whether an open store is the one that was looked into and the one at `path`, where only root can have put it.
+fn is_only_roots(path: &Path, looked_into: &OwnedFd, store: &Store) -> io::Result<bool> {
     let Some(directory) = store.disk().directory() else {
         return Ok(false);
     };
     let place = real_path(path)?;
-    let opened = rustix::fs::fstat(directory)?;
-    let is_there = |found: Metadata| (found.dev(), found.ino()) == (opened.st_dev, opened.st_ino);
+    let opened = fstat(directory)?;
+    let is_it = |found: &Stat| (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino);
     // Once only root can change the path, it goes on to lead to the same directory.
-    Ok(only_root_writes(&place, false)? && is_there(place.symlink_metadata()?))
+    Ok(is_it(&fstat(looked_into)?) && only_root_writes(&place, false)? && is_it(&lstat(&place)?))
+}
+
+/// Whether a file belongs to root, and nobody else may write to it.
+fn is_roots(file: &Stat) -> bool {
+    file.st_uid == 0 && file.st_mode & OTHERS_WRITE == 0
+}
+
+fn open_directory(parent: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
+/// A file of a store, or in a directory of it, that is not root's. Data files lie deeper, in directories of root's then.
+fn file_of_others(store: &OwnedFd) -> io::Result<Option<PathBuf>> {
+    for name in NAMES {
+        match file_at(store, name)? {
+            Some(file) if !is_roots(&file) => return Ok(Some(name.into())),
+            Some(file) if FileType::from_raw_mode(file.st_mode) == FileType::Directory => {}
+            _ => continue,
+        }
+        let directory = open_directory(store, name)?;
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let name_in = entry.file_name();
+            let file = file_at(&directory, name_in)?;
+            // `..` is the store.
+            if file.is_some_and(|file| !is_roots(&file)) {
+                return Ok(Some(
+                    Path::new(name).join(OsStr::from_bytes(name_in.to_bytes())),
+                ));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// None: there is none. The last mount of the store may go on to remove files.
+fn file_at(directory: &OwnedFd, name: impl Arg) -> io::Result<Option<Stat>> {
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(None),
+        found => Ok(Some(found?)),
+    }
 }
 
 /// The path of a directory without symbolic links. It need not exist, its parent must.
@@ -176,11 +245,14 @@ mod tests {
     fn as_root_a_store_that_is_open_is_the_one_at_its_path() {
         let place = tempfile::tempdir().unwrap();
         let path = |name: &str| place.path().join(name);
-        let (one, _other) = (made(&path("one")), made(&path("other")));
+        let (one, other) = (made(&path("one")), made(&path("other")));
+        let looked_into = look_into(&path("one")).unwrap();
+        assert!(!is_only_roots(&path("other"), &looked_into, &other).unwrap());
         symlink("one", path("link")).unwrap();
-        assert_eq!(is_only_roots(&path("link"), &one).unwrap(), is_root());
+        let is_only_roots = || is_only_roots(&path("link"), &looked_into, &one).unwrap();
+        assert_eq!(is_only_roots(), is_root());
         fs::remove_file(path("link")).unwrap();
         symlink("other", path("link")).unwrap();
-        assert!(!is_only_roots(&path("link"), &one).unwrap());
+        assert!(!is_only_roots());
     }
 }

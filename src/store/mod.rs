@@ -54,7 +54,7 @@ use rustix::io::Errno;
 
 pub use content::{Content, From, PAGE, Piece, ReadSource, SourceState};
 pub use disk::{Directory, Disk, DiskFile, How};
-pub use format::{Base, make};
+pub use format::{Base, NAMES, make};
 pub use life::random;
 pub use loan::Access;
 pub use node::{Attributes, Kind, MAX_NAME, Name, Node, NodeId, Origin, Time, Xattr};
