@@ -111,6 +111,8 @@ pub enum StartError {
     StoreOwner(PathBuf),
     /// Others than root may have written the store, and root lets all users access the mount.
     StoreShared(PathBuf),
+    /// Others than root may have written the store, and the mount that another program has passed cannot be found.
+    StoreUnseen(PathBuf),
     /// The directory of the store is root's, and this file in it is not.
     StoreFiles(PathBuf, PathBuf),
     /// The PID file cannot be written.
@@ -247,6 +249,7 @@ impl Display for StartError {
             | Self::StoreInside(..)
             | Self::StoreOwner(_)
             | Self::StoreShared(_)
+            | Self::StoreUnseen(_)
             | Self::StoreFiles(..) => write_store(f, self),
             Self::Log(path, error) => write!(
                 f,
@@ -391,6 +394,12 @@ fn write_store(f: &mut Formatter<'_>, error: &StartError) -> Formatted {
             f,
             "others than root may have written the store {}, which says who may read what; mount without --allow-other, as the \
              user who owns the store, or with a store that only root may write",
+            for_shell(store)
+        ),
+        StartError::StoreUnseen(store) => write!(
+            f,
+            "others than root may have written the store {}, and mmfs cannot find the mount that it was passed, to see whether that \
+             has nosuid and nodev; use Linux 6.17 and the mount's namespace, or a store that only root may write",
             for_shell(store)
         ),
         StartError::StoreFiles(store, file) => write!(

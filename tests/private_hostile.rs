@@ -210,3 +210,39 @@ fn s64_as_root_a_passed_mount_with_suid_takes_no_store_of_others() {
     let words = said("nosuid,nodev");
     assert!(words.contains("status 0"), "{words}");
 }
+
+/// Where mmfs cannot see how it is mounted, it may be with suid. The mount is in another mount namespace. (proves: S64)
+#[test]
+fn s64_as_root_a_passed_mount_that_cannot_be_found_takes_no_store_of_others() {
+    if !user::is_root() {
+        return;
+    }
+    let place = Place::new();
+    let point = place.place.path().join("mount");
+    let store = place.place.path().join("store");
+    fs::create_dir(&point).unwrap();
+    fs::create_dir(&store).unwrap();
+    let script = r#"exec 3<>/dev/fuse
+        unshare --mount bash -euo pipefail -c '
+            options=fd=3,rootmode=40000,user_id=0,group_id=0,default_permissions
+            mount -i -t fuse.mmfs -o "$options" "$1" "$2"
+            status=0
+            nsenter --mount=/proc/$PPID/ns/mnt timeout 20 "$4" --private "$3" "$1" /dev/fd/3 2>&1 || status=$?
+            umount --lazy "$2"
+            echo "status $status"' sh "$@""#;
+    let binary = common::builder::binary();
+    let said = || {
+        let paths = [&place.source, &point, &store, &binary];
+        tools::sh(script, &paths.map(|path| path.as_os_str()))
+    };
+    let words = said();
+    assert!(words.contains("status 0"), "{words}");
+    let script = r#"chown -R "$1" "$2""#;
+    let uid = user::ordinary().to_string();
+    tools::sh(script, &[uid.as_ref(), store.as_os_str()]);
+    let words = said();
+    assert!(
+        words.contains("cannot find the mount that it was passed") && words.contains("status 1"),
+        "{words}"
+    );
+}

@@ -13,7 +13,7 @@ use rustix::path::Arg;
 
 use super::device;
 use crate::config::{Access, Config, MountFlags, StoreConfig};
-use crate::mount_table;
+use crate::mount_table::{self, Mount};
 use crate::refusal::StartError;
 use crate::store::opening::OpenError;
 use crate::store::{NAMES, Store};
@@ -26,7 +26,7 @@ const OTHERS_WRITE: u32 = 0o022;
 ///
 /// # Errors
 /// The sentence for a store that cannot be there, for one of others that all users were to see, or for a mount that another program has
-/// made with suid or dev.
+/// made with suid or dev, or may have.
 pub fn check(
     store: &StoreConfig,
     (source, mount_point): (&Path, &Path),
@@ -39,13 +39,11 @@ pub fn check(
     };
     let failed = |error| StartError::Store(directory.clone(), error);
     let place = real_path(&directory).map_err(failed)?;
-    let passed = device::passed_number(mount_point)
-        .and_then(|number| device::duplicate(mount_point, number).ok())
-        .and_then(device::mount_device)
-        .and_then(|device| mount_table::find(|mount| mount.device == device).ok()?);
-    let mount_point = passed
-        .as_ref()
-        .map_or(mount_point, |mount| &mount.mount_point);
+    let passed = Passed::at(mount_point)?;
+    let mount_point = match &passed {
+        Passed::Found(mount) => &mount.mount_point,
+        _ => mount_point,
+    };
     // A store that mmfs makes in its own directory may lie in the source: nobody has named it.
     let others = match store.directory {
         Some(_) => &[source, mount_point][..],
@@ -60,18 +58,49 @@ pub fn check(
         return Ok(());
     }
     (flags.no_suid, flags.no_dev) = (true, true);
-    let is_open = access == Access::Everyone
-        || passed
-            .as_ref()
-            .is_some_and(|mount| mount.has_super_option("allow_other"));
-    if is_open && rustix::process::geteuid().is_root() {
-        return Err(StartError::StoreShared(directory));
+    let why_not = passed.why_not(access, *flags, &directory);
+    why_not.map_or(Ok(()), Err)
+}
+
+/// The mount that another program has made and passed to mmfs.
+enum Passed {
+    /// mmfs makes the mount.
+    Nothing,
+    Found(Mount),
+    /// Before Linux 6.17, or it is in another mount namespace.
+    Unknown,
+}
+
+impl Passed {
+    fn at(mount_point: &Path) -> Result<Self, StartError> {
+        let Some(number) = device::passed_number(mount_point) else {
+            return Ok(Self::Nothing);
+        };
+        let device = device::mount_device(device::duplicate(mount_point, number)?);
+        let mount =
+            device.and_then(|device| mount_table::find(|mount| mount.device == device).ok()?);
+        Ok(mount.map_or(Self::Unknown, Self::Found))
     }
-    match passed {
-        Some(mount) if !(mount.has_flag("nosuid") && mount.has_flag("nodev")) => {
-            Err(StartError::StoreOwner(directory.clone()))
+
+    /// Why a store that others than root may have written cannot be mounted so.
+    fn why_not(&self, access: Access, flags: MountFlags, store: &Path) -> Option<StartError> {
+        let is_open = match self {
+            Self::Found(mount) => mount.has_super_option("allow_other"),
+            _ => false,
+        };
+        let gives_rights = match self {
+            Self::Nothing => !(flags.no_suid && flags.no_dev),
+            Self::Found(mount) => !(mount.has_flag("nosuid") && mount.has_flag("nodev")),
+            Self::Unknown => false,
+        };
+        match (self, rustix::process::geteuid().is_root()) {
+            (_, true) if is_open || access == Access::Everyone => {
+                Some(StartError::StoreShared(store.into()))
+            }
+            (Self::Unknown, true) => Some(StartError::StoreUnseen(store.into())),
+            _ if gives_rights => Some(StartError::StoreOwner(store.into())),
+            _ => None,
         }
-        _ => Ok(()),
     }
 }
 
@@ -103,13 +132,13 @@ pub fn check_again(
     store: &Store,
     config: &Config,
 ) -> Result<(), StartError> {
-    let trusts = config.access == Access::Everyone || !config.flags.no_suid || !config.flags.no_dev;
-    if !trusts || !rustix::process::geteuid().is_root() {
+    let passed = Passed::at(&config.mount_point)?;
+    let Some(why_not) = passed.why_not(config.access, config.flags, path) else {
         return Ok(());
-    }
+    };
     match is_only_roots(path, looked_into, store) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(StartError::StoreShared(path.into())),
+        Ok(false) => Err(why_not),
         Err(error) => Err(StartError::Store(path.into(), error)),
     }
 }
