@@ -165,14 +165,10 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
     })
 }
 
-/// The UUID of the source's filesystem, in hexadecimal. Subvolumes of one btrfs have the same.
+/// The UUID of the source's filesystem, in hexadecimal.
 fn uuid_of_filesystem(source: &Path) -> Option<String> {
-    const BTRFS: u64 = 0x9123_683e;
     let directory = std::fs::File::open(source).ok()?;
-    let is_btrfs = rustix::fs::fstatfs(&directory).ok()?.f_type as u64 == BTRFS;
-    let uuid = filesystem_uuid(directory.as_fd())
-        .ok()
-        .filter(|_| !is_btrfs)?;
+    let uuid = filesystem_uuid(directory.as_fd()).ok()?;
     Some(uuid.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
