@@ -42,17 +42,32 @@ impl Filesystems {
         self.shown.write().entry(index).or_insert(number);
     }
 
-    /// The store's number of a filesystem. None: the store knows nothing of it.
-    pub fn find(&self, index: u32, lasting: &Lasting, store: &Store) -> io::Result<Option<u32>> {
+    /// The store's number of a filesystem. None: the store knows nothing of it. `is_at`: whether another filesystem of this UUID begins at
+    /// a path of the source now. That one is a copy of this one, or this one is a copy of it.
+    pub fn find(
+        &self,
+        index: u32,
+        lasting: &Lasting,
+        store: &Store,
+        is_at: impl Fn(&[u8]) -> bool,
+    ) -> io::Result<Option<u32>> {
+        let mut stored: Vec<(u32, Lasting)> = store
+            .filesystems()?
+            .iter()
+            .map(|(number, bytes)| (*number, decoded(bytes)))
+            .collect();
+        if !stored.iter().any(|(_, other)| other == lasting) {
+            let may_have_moved =
+                |other: &Lasting| lasting.uuid.is_some() && other.uuid == lasting.uuid;
+            // The source is asked without the lock: it may not answer.
+            stored.retain(|(_, other)| !may_have_moved(other) || !is_at(&other.path));
+        }
         let mut numbers = self.numbers.write();
         if let Some(known) = numbers.get(&index) {
             return Ok(*known);
         }
-        let stored = store.filesystems()?;
-        let free = stored
-            .iter()
-            .filter(|(number, _)| !numbers.values().any(|taken| *taken == Some(*number)))
-            .map(|(number, bytes)| (*number, decoded(bytes)));
+        let is_free = |number: u32| !numbers.values().any(|taken| *taken == Some(number));
+        let free = stored.into_iter().filter(|(number, _)| is_free(*number));
         let number = best(lasting, index == 0, free);
         numbers.insert(index, number);
         Ok(number)
@@ -123,6 +138,7 @@ fn decoded(bytes: &[u8]) -> Lasting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Base;
 
     fn lasting(uuid: Option<u8>, path: &str) -> Lasting {
         Lasting {
@@ -152,6 +168,40 @@ mod tests {
         assert_eq!(found(lasting(Some(9), "d"), false), None);
         assert_eq!(found(lasting(Some(9), ""), true), Some(0));
         assert_eq!(found(lasting(None, "elsewhere"), false), None);
+    }
+
+    #[test]
+    fn a_copy_does_not_get_the_number_of_the_filesystem_that_is_still_there() {
+        let place = tempfile::tempdir().unwrap();
+        let base = Base {
+            path: place.path().into(),
+            filesystem: String::new(),
+            root: 1,
+            born: None,
+        };
+        let (opened, _) = Store::make_directory(place.path(), &base).unwrap();
+        let store = opened.store;
+        let last = Filesystems::default();
+        for (index, path) in [(0, ""), (1, "one")] {
+            let number = last.add(index, &lasting(Some(index as u8 + 1), path), &store);
+            assert_eq!(number.unwrap(), index);
+        }
+        let (copy, one) = (lasting(Some(2), "copy"), lasting(Some(2), "one"));
+        let is_at_one = |path: &[u8]| path == b"one";
+        // The copy comes first.
+        let now = Filesystems::default();
+        assert_eq!(now.find(1, &copy, &store, is_at_one).unwrap(), None);
+        assert_eq!(now.add(1, &copy, &store).unwrap(), 2);
+        assert_eq!(now.find(2, &one, &store, |_| true).unwrap(), Some(1));
+        // It has moved.
+        let now = Filesystems::default();
+        let moved = lasting(Some(2), "moved");
+        let is_at_copy = |path: &[u8]| path == b"copy";
+        assert_eq!(now.find(1, &moved, &store, is_at_copy).unwrap(), Some(1));
+        // Both have their own path.
+        let now = Filesystems::default();
+        assert_eq!(now.find(1, &copy, &store, |_| true).unwrap(), Some(2));
+        assert_eq!(now.find(2, &one, &store, |_| true).unwrap(), Some(1));
     }
 
     #[test]

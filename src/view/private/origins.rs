@@ -16,6 +16,7 @@ use rustix::io::{Errno, Result};
 use super::layers::{Layers, errno};
 use super::node::{At, Key, Node, Side};
 use crate::inode::{Place, ROOT, Seen};
+use crate::source::Lasting;
 use crate::store::{self, Change, Kind, NodeId, Origin};
 use crate::view::shared;
 use crate::view::{Attributes as _, Found, Names as _};
@@ -41,8 +42,17 @@ impl Layers {
             return Ok(known);
         }
         let lasting = self.below.filesystem(index)?;
-        let found = self.filesystems.find(index, &lasting, &self.store);
+        let is_at = |path: &[u8]| self.is_another(index, &lasting, path);
+        let found = self.filesystems.find(index, &lasting, &self.store, is_at);
         found.map_err(errno)
+    }
+
+    /// Whether another filesystem than this one, and of its UUID, begins at a path of the source.
+    fn is_another(&self, index: u32, lasting: &Lasting, path: &[u8]) -> bool {
+        let there = self.below.filesystem_at(path).ok().flatten();
+        let there = there.filter(|there| *there != index);
+        let there = there.and_then(|there| self.below.filesystem(there).ok());
+        there.is_some_and(|there| there.uuid == lasting.uuid)
     }
 
     /// As `filesystem`. Gives it a number if it has none.

@@ -20,6 +20,8 @@ use crate::view::{Found, Reporter, Tree, View, Wanted};
 use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -110,6 +112,31 @@ impl Shared {
             lasting.path = below.strip_prefix(b"/").unwrap_or(below).to_vec();
         }
         Ok(lasting)
+    }
+
+    /// The index of the filesystem that begins at a path below the source's root. None: none does now. Symbolic links are not followed.
+    ///
+    /// # Errors
+    /// Those of finding a name, but ENOENT and ENOTDIR.
+    pub fn filesystem_at(&self, path: &[u8]) -> rustix::io::Result<Option<u32>> {
+        let mut fd = self.directory(&self.nodes.get(ROOT)?)?.fd;
+        let (mut above, mut index) = (None, 0);
+        for name in path
+            .split(|byte| *byte == b'/')
+            .filter(|name| !name.is_empty())
+        {
+            let find = || self.sources.find(fd.as_fd(), OsStr::from_bytes(name));
+            let found = match self.in_use.with_room(find) {
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+                found => found?,
+            };
+            let (Kind::Source(_), Some(next)) = (found.kind, found.fd) else {
+                return Ok(None);
+            };
+            (above, index) = (Some(index), found.source.index);
+            fd = next;
+        }
+        Ok((above != Some(index)).then_some(index))
     }
 
     /// Records that mmfs moved the change stamp of an inode that is not open.
