@@ -246,3 +246,22 @@ fn s64_as_root_a_passed_mount_that_cannot_be_found_takes_no_store_of_others() {
         "{words}"
     );
 }
+
+/// The FUSE filesystem of another user says that all in it is root's. It can say anything. (proves: S64)
+#[test]
+fn s64_as_root_a_store_on_another_users_filesystem_gives_nobody_rights() {
+    if !user::is_root() {
+        return;
+    }
+    user::let_users_mount();
+    let place = Place::new();
+    let below = place.place.path().join("below");
+    fs::create_dir_all(below.join("store")).unwrap();
+    let theirs = Mount::builder().over(&below).as_user(user::ordinary());
+    let theirs = theirs.options(["-o", "allow_other"]).mount();
+    let store = theirs.mnt().join("store");
+    assert_eq!(store.metadata().unwrap().uid(), 0);
+    let output = place.builder(&store, "allow_other").refused();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("mount without --allow-other"), "{words}");
+}

@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, lstat, openat, statat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, fstatfs, lstat, openat, statat,
+};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -219,19 +220,33 @@ fn only_root_writes(path: &Path, is_parent: bool) -> io::Result<bool> {
     // From the root on: what comes next cannot be renamed any more, or be a symbolic link.
     for directory in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
         let is_last = directory == path;
-        let found = match directory.symlink_metadata() {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = match rustix::fs::open(directory, flags, Mode::empty()) {
             // Root makes it. Nobody else may be first.
-            Err(error) if is_last && error.kind() == io::ErrorKind::NotFound => break,
-            found => found?,
+            Err(Errno::NOENT) if is_last => break,
+            opened => opened?,
         };
+        let found = fstat(&opened)?;
+        let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
         // In a sticky directory, what belongs to root stays in its place.
-        let is_sticky = (!is_last || is_parent) && found.mode() & STICKY != 0;
-        let is_closed = found.mode() & OTHERS_WRITE == 0 || is_sticky;
-        if !found.is_dir() || found.uid() != 0 || !is_closed {
+        let is_sticky = (!is_last || is_parent) && found.st_mode & STICKY != 0;
+        let is_closed = is_roots(&found) || found.st_uid == 0 && is_sticky;
+        if !is_directory || !is_closed || is_users_mount(&opened, found.st_dev)? {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether a file is on a FUSE mount of another user than root, or of one who is not known. The owners of its files are what that user says.
+fn is_users_mount(file: &OwnedFd, device: u64) -> io::Result<bool> {
+    const FUSE: u64 = 0x6573_5546;
+    if fstatfs(file)?.f_type as u64 != FUSE {
+        return Ok(false);
+    }
+    let mount = mount_table::find(|mount| mount.device == device)?;
+    let owner = mount.and_then(|mount| mount.owner());
+    Ok(owner.is_none_or(|(user, _)| user != 0))
 }
 
 #[cfg(test)]
