@@ -168,10 +168,10 @@ fn s8_names_that_the_source_gets_while_they_are_listed_are_listed_once() {
     for n in 0..NAMES {
         fs::create_dir(path.join(own(n))).unwrap();
     }
-    let mut stream = rustix::fs::Dir::new(fs::File::open(&path).unwrap()).unwrap();
+    let stream = rustix::fs::Dir::new(fs::File::open(&path).unwrap()).unwrap();
     let mut seen = std::collections::HashMap::new();
     let mut count = 0;
-    while let Some(entry) = stream.next() {
+    for entry in stream {
         let name = entry.unwrap().file_name().to_str().unwrap().to_owned();
         *seen.entry(name).or_insert(0) += 1;
         count += 1;
