@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::user::{as_user, ordinary};
-use common::{Builder, Mount, tools};
+use common::{Builder, LoopFs, Mount, tools};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::Signal;
 
@@ -421,6 +421,59 @@ fn as_root_a_store_is_read_without_passthrough() {
         .unwrap();
     place.is("file", &[&bytes[..], b"x"].concat());
     place.end();
+}
+
+/// Takes all room of a filesystem.
+fn fill(filler: &File) {
+    let end = filler.metadata().unwrap().len();
+    let mut written = (0..).map(|at| filler.write_all_at(&[1; 4096], end + at * 4096));
+    assert!(written.any(|done| done.is_err()));
+}
+
+/// Found by reading: the second open was EIO.
+#[test]
+fn as_root_a_second_open_for_which_there_is_no_room_leaves_the_file_as_it_is() {
+    let disk = LoopFs::with_options("ext4", 32 << 20, &["-m", "0"], "loop");
+    let place = tempfile::tempdir().unwrap();
+    let source = place.path().join("source");
+    fs::create_dir(&source).unwrap();
+    let gone = |number: usize| format!("{number}{}", "-".repeat(200));
+    for number in 0..4000 {
+        File::create(source.join(gone(number))).unwrap();
+    }
+    let mount = Mount::builder()
+        .over(&source)
+        .expect_log("could not write its state")
+        .options(["--passthrough", "--private"])
+        .option(disk.path().join("store"))
+        .mount();
+    let path = |number: usize| mount.mnt().join(format!("kept{number}"));
+    let bytes = noise(5000, 1);
+    (0..80).for_each(|number| fs::write(path(number), &bytes).unwrap());
+    let readers: Vec<File> = (0..80)
+        .map(|number| File::open(path(number)).unwrap())
+        .collect();
+    let filler = File::create(disk.path().join("filler")).unwrap();
+    let mut refused = 0;
+    for (number, reader) in readers.iter().enumerate() {
+        // Each of these records takes some of what is kept for a full disk.
+        fill(&filler);
+        for number in number * 50..number * 50 + 50 {
+            fs::remove_file(mount.mnt().join(gone(number))).unwrap();
+        }
+        let mut how = OpenOptions::new();
+        let opened = how.write(true).open(path(number));
+        if let Err(error) = opened {
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{number}");
+            let mut found = vec![0; 6000];
+            let len = reader.read_at(&mut found, 0).unwrap();
+            assert!(found[..len] == bytes, "{len} bytes of file {number}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
+    drop(readers);
+    filler.set_len(0).unwrap();
 }
 
 /// (proves: S67)

@@ -8,8 +8,8 @@ use parking_lot::RwLock;
 use super::codec::{Reader, Writer};
 use super::node::{NodeId, Time};
 
-/// What the kernel may do with a data file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the kernel may do with a data file. Each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Read.
     Reads,

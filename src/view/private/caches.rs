@@ -32,15 +32,6 @@ impl Caches {
         in_use
     }
 
-    /// Whether the file is a program that runs.
-    pub fn is_executed(&self, node: u64) -> bool {
-        let files = self.files.lock();
-        let in_use = files.get(&node).and_then(Weak::upgrade);
-        // Should it be the last, it goes with the lock released.
-        drop(files);
-        in_use.is_some_and(|in_use| in_use.is_executed())
-    }
-
     /// Whether the file with this node id is open.
     pub fn is_open(&self, node: u64) -> bool {
         let files = self.files.lock();

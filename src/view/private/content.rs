@@ -391,15 +391,10 @@ impl Content for OpenFile {
         _by: &Actor,
         register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
     ) -> Option<&H> {
-        let store = &self.layers.store;
-        let lend = || {
+        self.in_use.pass_through(&self.layers.store, |access| {
             let id = self.id().ok()??;
-            Some((id, self.lend(id, register).ok()??))
-        };
-        let (id, hold) = self.in_use.pass_through(store, lend)?;
-        // The first open may have been for reading.
-        store.lend_for(id, self.access).ok()?;
-        Some(hold)
+            Some((id, self.lend(id, access, register).ok()??))
+        })
     }
 
     fn is_passed_through(&self) -> bool {

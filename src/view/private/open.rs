@@ -11,7 +11,7 @@ use super::view::Private;
 use crate::actor::Actor;
 use crate::request::SetAttr;
 use crate::store::Access;
-use crate::view::{Attributes as _, Files};
+use crate::view::{Attributes as _, Content as _, Files};
 
 /// __FMODE_EXEC of Linux: the kernel opens the file to execute it.
 const EXEC: OFlags = OFlags::from_bits_retain(0x20);
@@ -37,20 +37,28 @@ fn access(flags: OFlags) -> Access {
     }
 }
 
+impl Private {
+    /// What an open needs and does. Cutting the file comes last: an open that fails leaves it as it is.
+    fn begin(&self, open: &OpenFile, flags: OFlags) -> Result<()> {
+        let cuts = flags.contains(OFlags::TRUNC);
+        // Where the file is not opened for writing, the kernel finds out too late that it is a program that runs.
+        if cuts && !open.is_writable() && open.in_use.is_executed() {
+            return Err(Errno::TXTBSY);
+        }
+        open.want()?;
+        match cuts {
+            true => self.set_attr(&open.opener, &open.node, Some(open), &EMPTY),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Files for Private {
     fn open(&self, by: &Actor, node: &Node, flags: OFlags) -> Result<OpenFile> {
-        if flags.contains(OFlags::TRUNC) {
-            // Where the file is not opened for writing, the kernel finds out too late that it is a program that runs.
-            let number = self.layers.nodes.number_of(node);
-            if access(flags) == Access::Reads && self.layers.caches.is_executed(number) {
-                return Err(Errno::TXTBSY);
-            }
-            self.set_attr(by, node, None, &EMPTY)?;
-        }
         let layers = &self.layers;
         let below = match &node.side {
-            // A file whose bytes are all the store's does not need the source's.
-            Side::Source(_) if layers.is_whole(node)? => None,
+            // A file whose bytes are all the store's does not need the source's. Nor does one that is emptied.
+            Side::Source(_) if flags.contains(OFlags::TRUNC) || layers.is_whole(node)? => None,
             Side::Source(source) => {
                 let reads = flags - OFlags::RWMODE - OFlags::APPEND;
                 Some(layers.below.open(by, source, reads | OFlags::RDONLY)?)
@@ -58,7 +66,7 @@ impl Files for Private {
             Side::Own(_) => None,
         };
         let in_use = layers.caches.opened(layers.nodes.number_of(node));
-        Ok(OpenFile {
+        let open = OpenFile {
             layers: layers.clone(),
             node: node.clone(),
             below,
@@ -66,7 +74,14 @@ impl Files for Private {
             in_use,
             access: access(flags),
             opener: *by,
-        })
+        };
+        match self.begin(&open, flags) {
+            Ok(()) => Ok(open),
+            Err(errno) => {
+                self.close(Arc::new(open));
+                Err(errno)
+            }
+        }
     }
 
     fn close(&self, open: Arc<OpenFile>) {

@@ -4,14 +4,18 @@ use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
+
 use crate::cache::FileCache;
-use crate::store::{NodeId, Store};
+use crate::store::{Access, NodeId, Store};
 
 /// A file that is open.
 pub(super) struct InUse {
     pub cache: Arc<FileCache>,
     /// Decided at the first open, for all until the last one is closed: the kernel takes no mixture.
     passed: OnceLock<Option<Passed>>,
+    /// The most that any open may do. Who decides `passed` holds it.
+    wanted: Mutex<Access>,
     /// Opens by execve(2).
     programs: AtomicUsize,
 }
@@ -32,6 +36,7 @@ impl InUse {
         Self {
             cache,
             passed: OnceLock::new(),
+            wanted: Mutex::new(Access::Reads),
             programs: AtomicUsize::new(0),
         }
     }
@@ -47,22 +52,31 @@ impl InUse {
         self.programs.load(SeqCst) > 0
     }
 
-    /// Whose data file the kernel has, and what keeps it there. `lend` takes it from the store and gives it to the kernel, at the
-    /// first call. If it does not, so it is for all later opens.
+    /// One more open may do this. Whose data file the kernel has already: it has to be lent for this, too. Otherwise `pass_through`
+    /// lends it for all.
+    pub fn want(&self, access: Access) -> Option<NodeId> {
+        let mut wanted = self.wanted.lock();
+        *wanted = access.max(*wanted);
+        Some(self.passed.get()?.as_ref()?.id)
+    }
+
+    /// What keeps the file's data file with the kernel. `lend` takes it from the store and gives it to the kernel, at the first
+    /// call. If it does not, so it is for all later opens.
     pub fn pass_through<H: Any + Send + Sync>(
         &self,
         store: &Arc<Store>,
-        lend: impl FnOnce() -> Option<(NodeId, H)>,
-    ) -> Option<(NodeId, &H)> {
+        lend: impl FnOnce(Access) -> Option<(NodeId, H)>,
+    ) -> Option<&H> {
+        let wanted = self.wanted.lock();
         let decide = || {
-            let (id, hold) = lend()?;
+            let (id, hold) = lend(*wanted)?;
             let hold: Option<Box<dyn Any + Send + Sync>> = Some(Box::new(hold));
             self.cache.passed_through();
             let store = Arc::clone(store);
             Some(Passed { hold, store, id })
         };
         let passed = self.passed.get_or_init(decide).as_ref()?;
-        Some((passed.id, passed.hold.as_ref()?.downcast_ref()?))
+        passed.hold.as_ref()?.downcast_ref()
     }
 
     /// Whether the kernel serves the file by itself.

@@ -6,7 +6,7 @@ use rustix::io::Result;
 
 use super::content::OpenFile;
 use super::layers::errno;
-use crate::store::NodeId;
+use crate::store::{Access, NodeId};
 use crate::view::Content as _;
 
 impl OpenFile {
@@ -22,18 +22,27 @@ impl OpenFile {
         Ok(())
     }
 
+    /// Makes ready for what the open may do. If the kernel has the data file for less, this needs room in the store.
+    pub(super) fn want(&self) -> Result<()> {
+        match self.in_use.want(self.access) {
+            Some(id) => self.layers.store.lend_for(id, self.access).map_err(errno),
+            None => Ok(()),
+        }
+    }
+
     /// Gives the kernel the data file of a file that it may serve by itself: all bytes are in it, and nothing is to be taken away
     /// from the file when it is written.
     pub(super) fn lend<H>(
         &self,
         id: NodeId,
+        access: Access,
         register: impl FnOnce(BorrowedFd<'_>) -> Option<H>,
     ) -> Result<Option<H>> {
         let layers = &self.layers;
         if layers.has_privilege(&self.node)? {
             return Ok(None);
         }
-        let Some(file) = layers.store.lend(id, self.access).map_err(errno)? else {
+        let Some(file) = layers.store.lend(id, access).map_err(errno)? else {
             return Ok(None);
         };
         let hold = file.descriptor().and_then(register);
