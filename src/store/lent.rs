@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 impl Store {
     /// Lends a file's data file to the kernel. It is as long as the file, and stays the file's until [`Store::take_back`].
-    /// None: not all of the file's bytes are in it.
+    /// None: not all of the file's bytes are in it, or the kernel has too many data files.
     ///
     /// # Errors
     /// As [`Store::write`].
@@ -48,7 +48,9 @@ impl Store {
                 writer.landed();
             }
         }
-        self.loans.hold(id, content.data);
+        if !self.loans.hold(id, content.data) {
+            return Ok(None);
+        }
         if let Err(error) = self.record_loan(id, &data, content.data, access) {
             self.loans.let_go(id);
             return Err(error);

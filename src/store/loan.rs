@@ -8,6 +8,10 @@ use parking_lot::RwLock;
 use super::codec::{Reader, Writer};
 use super::node::{NodeId, Time};
 
+/// The most data files that the kernel has at a time. The next opening after a kill takes all of them back: this is some seconds,
+/// and 100 MB of memory.
+pub const MAX_LENT: usize = 1 << 18;
+
 /// What the kernel may do with a data file. Each includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
@@ -76,15 +80,20 @@ impl Loans {
         }
     }
 
-    /// Counts one holder more.
-    pub fn hold(&self, id: NodeId, data: u64) {
+    /// Counts one holder more. False: the kernel has too many data files already.
+    pub fn hold(&self, id: NodeId, data: u64) -> bool {
         let none = Lent {
             data,
             holders: 0,
             loan: None,
             is_settled: false,
         };
-        self.0.write().entry(id).or_insert(none).holders += 1;
+        let mut all = self.0.write();
+        if all.len() >= MAX_LENT && !all.contains_key(&id) {
+            return false;
+        }
+        all.entry(id).or_insert(none).holders += 1;
+        true
     }
 
     /// Counts one holder less, and returns how many are left.
@@ -99,5 +108,23 @@ impl Loans {
             all.remove(&id);
         }
         left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store with more of them could not be opened after a kill.
+    #[test]
+    fn no_more_data_files_are_lent_than_an_opening_takes_back() {
+        let loans = Loans::default();
+        let ids = || (0..MAX_LENT as u64).map(NodeId);
+        assert!(ids().all(|id| loans.hold(id, 1)));
+        let next = NodeId(MAX_LENT as u64);
+        assert!(!loans.hold(next, 1));
+        assert!(loans.hold(NodeId(7), 1), "one that it has");
+        assert_eq!(loans.let_go(NodeId(8)), 0);
+        assert!(loans.hold(next, 1), "there is room for one again");
     }
 }

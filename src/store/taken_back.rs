@@ -13,8 +13,8 @@ use super::node::NodeId;
 use super::record::Record;
 use super::state::State;
 
-/// More files than a process can have open. A state with more of them is none of mmfs.
-const MAX_LOANS: usize = 1 << 20;
+/// More than mmfs lends. A state with more of them is none of mmfs.
+const MAX_LOANS: usize = 4 * super::loan::MAX_LENT;
 /// Loans that are looked up in one step.
 const STEP: usize = 1024;
 
