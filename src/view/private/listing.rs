@@ -233,7 +233,7 @@ impl Layers {
                     kind,
                     ..*entry
                 });
-                if !is_full && directory.is_some() {
+                if !is_full {
                     listing.place(entry.name.as_bytes());
                 }
                 !is_full
