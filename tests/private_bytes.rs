@@ -4,31 +4,19 @@ mod common;
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use common::private::{AT_ONCE, place};
 use common::{Mount, tools};
 use rustix::fs::{FallocateFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
-    let builder = Mount::builder()
-        .over(source)
-        .option("--private")
-        .option(store)
-        .options(["--attr-timeout", "0", "--entry-timeout", "0"]);
-    builder.options(options.iter().copied()).mount()
-}
-
-/// A source and the place for a store beside it.
-fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let place = tempfile::tempdir().unwrap();
-    let (source, store) = (place.path().join("source"), place.path().join("store"));
-    fs::create_dir(&source).unwrap();
-    (place, source, store)
+    common::private::private(source, store, &[&AT_ONCE, options].concat())
 }
 
 /// The copy had bytes of several states of the source's file.

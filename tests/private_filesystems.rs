@@ -7,15 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::private::private;
 use common::{LoopFs, Mount, tools, user};
-
-fn private(source: &Path, store: &Path) -> Mount {
-    let builder = Mount::builder()
-        .over(source)
-        .option("--private")
-        .option(store);
-    builder.mount()
-}
 
 #[test]
 fn s57_as_root_a_subvolume_is_not_taken_for_another_one() {
@@ -36,17 +29,17 @@ fn s57_as_root_a_subvolume_is_not_taken_for_another_one() {
         let found = mount.mnt().join(name).metadata();
         found.unwrap().ino()
     };
-    let mut mount = private(source, &store);
+    let mut mount = private(source, &store, &[]);
     let one = number(&mount, "one/f");
     assert!(mount.unmount().success());
 
     fs::rename(source.join("one"), source.join("moved")).unwrap();
-    let mut mount = private(source, &store);
+    let mut mount = private(source, &store, &[]);
     let two = number(&mount, "two/f");
     assert_eq!(number(&mount, "moved/f"), one);
     assert!(mount.unmount().success());
 
-    let mount = private(source, &store);
+    let mount = private(source, &store, &[]);
     assert_eq!(number(&mount, "moved/f"), one);
     assert_eq!(number(&mount, "two/f"), two);
 }
@@ -92,21 +85,21 @@ fn s58_as_root_a_copy_that_is_mounted_below_is_not_the_filesystem_that_was_chang
     let below = |name: &str| Below::new(&place.path().join(name), source.join(name));
 
     let first = below("one");
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &[]);
     change(&mount, "one/f");
     let number = |mount: &Mount| mount.mnt().join("one/f").metadata().unwrap().ino();
     let one = number(&mount);
     assert!(mount.unmount().success());
 
     let _second = below("two");
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &[]);
     assert!(fs::read(mount.mnt().join("two/f")).unwrap() == large(0));
     is_changed(&mount, "one/f", 0);
     assert_eq!(number(&mount), one);
     change(&mount, "two/f");
     assert!(mount.unmount().success());
 
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &[]);
     is_changed(&mount, "two/f", 0);
     is_changed(&mount, "one/f", 0);
     assert_eq!(number(&mount), one);
@@ -115,7 +108,7 @@ fn s58_as_root_a_copy_that_is_mounted_below_is_not_the_filesystem_that_was_chang
     // It is found where it is mounted now, because the copy still has its own path.
     drop(first);
     let _moved = Below::new(&images[0], source.join("three"));
-    let mount = private(&source, &store);
+    let mount = private(&source, &store, &[]);
     let moved = mount.mnt().join("three/f").metadata().unwrap().ino();
     assert_eq!(moved, one);
 }

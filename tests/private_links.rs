@@ -5,33 +5,10 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{Mount, tools};
-
-/// What the source has now is asked for.
-const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
-
-fn private(source: &Path, store: &Path) -> Mount {
-    let builder = Mount::builder()
-        .over(source)
-        .option("--private")
-        .option(store);
-    builder.options(AT_ONCE).mount()
-}
-
-/// A source and the place for a store beside it.
-fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let place = tempfile::tempdir().unwrap();
-    let (source, store) = (place.path().join("source"), place.path().join("store"));
-    fs::create_dir(&source).unwrap();
-    (place, source, store)
-}
-
-/// Larger than what is copied at the first write.
-fn large() -> Vec<u8> {
-    (0..50_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect()
-}
+use common::private::{AT_ONCE, large, place, private};
+use common::tools;
 
 fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap()
@@ -62,7 +39,7 @@ fn what_is_written_by_an_old_descriptor_leaves_the_name_to_the_new_file() {
     fs::write(source.join("small"), "old").unwrap();
     fs::write(source.join("paged"), large()).unwrap();
     fs::create_dir(source.join("d")).unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     let mut small = appender(mount.mnt().join("small"));
     let paged = OpenOptions::new()
         .write(true)
@@ -94,7 +71,7 @@ fn what_is_made_in_a_directory_that_the_source_renamed_is_there() {
     let (_place, source, store) = place();
     fs::create_dir(source.join("d")).unwrap();
     fs::write(source.join("d/theirs"), "").unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     let directory = File::open(mount.mnt().join("d")).unwrap();
     fs::rename(source.join("d"), source.join("e")).unwrap();
     fs::create_dir(source.join("d")).unwrap();
@@ -118,7 +95,7 @@ fn what_is_written_to_a_file_that_the_source_has_deleted_goes_with_it() {
     for name in ["gone", "replaced"] {
         fs::write(source.join(name), "old").unwrap();
     }
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     let mut open: Vec<File> = ["gone", "replaced"]
         .iter()
         .map(|name| appender(mount.mnt().join(name)))
@@ -150,7 +127,7 @@ fn changes_stay_with_the_name_that_is_left_when_both_sides_remove_the_other() {
         fs::write(source.join(name), "theirs").unwrap();
         fs::hard_link(source.join(name), other).unwrap();
     }
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     for name in ["a", "d/a"] {
         fs::write(mount.mnt().join(name), "ours").unwrap();
         fs::remove_file(mount.mnt().join(name)).unwrap();
@@ -170,7 +147,7 @@ fn a_file_that_both_sides_rename_has_its_changes_by_the_views_name_alone() {
     for name in ["a", "b"] {
         fs::write(source.join(name), "theirs").unwrap();
     }
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     for name in ["a", "b"] {
         let (from, to) = (
             mount.mnt().join(name),
@@ -197,7 +174,7 @@ fn an_old_file_is_recorded_by_the_name_by_which_it_is_changed() {
     fs::write(source.join("a"), "theirs").unwrap();
     fs::hard_link(source.join("a"), source.join("b")).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(3100));
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     for name in ["a", "b"] {
         fs::metadata(mount.mnt().join(name)).unwrap();
     }
@@ -224,7 +201,7 @@ fn as_root_a_file_is_changed_whose_other_directory_is_forgotten() {
     }
     fs::write(source.join("d/a"), "theirs").unwrap();
     fs::hard_link(source.join("d/a"), source.join("e/b")).unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     let mut open = OpenOptions::new()
         .append(true)
         .read(true)
@@ -253,7 +230,7 @@ fn s3_a_name_that_the_source_replaces_at_full_speed_can_be_used() {
     fs::create_dir(source.join("d")).unwrap();
     let (at, new) = (source.join("d/name"), source.join("d/new"));
     fs::write(&at, [0; 4096]).unwrap();
-    let mount = private(&source, &store);
+    let mount = private(&source, &store, &AT_ONCE);
     // The directory has a node in the store, and the name has none.
     fs::write(mount.mnt().join("d/other"), "").unwrap();
     let name = mount.mnt().join("d/name");
@@ -303,7 +280,7 @@ fn s3_a_name_that_the_source_replaces_at_full_speed_can_be_used() {
 fn an_open_file_that_the_source_replaces_can_still_be_used() {
     let (_place, source, store) = place();
     fs::write(source.join("f"), "source").unwrap();
-    let mount = private(&source, &store);
+    let mount = private(&source, &store, &AT_ONCE);
     let path = mount.mnt().join("f");
     fs::write(&path, "mine").unwrap();
     let open = fs::OpenOptions::new()

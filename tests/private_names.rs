@@ -4,27 +4,10 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
 
-use common::Mount;
+use common::private::{place, private};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-
-fn private(source: &Path, store: &Path) -> Mount {
-    let builder = Mount::builder()
-        .over(source)
-        .option("--private")
-        .option(store);
-    builder.mount()
-}
-
-/// A source and the place for a store beside it.
-fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let place = tempfile::tempdir().unwrap();
-    let (source, store) = (place.path().join("source"), place.path().join("store"));
-    fs::create_dir(&source).unwrap();
-    (place, source, store)
-}
 
 /// It was EINVAL. (proves: S9)
 #[test]
@@ -33,7 +16,7 @@ fn s9_as_root_a_rename_may_leave_a_whiteout() {
     for name in ["theirs", "target"] {
         fs::write(source.join(name), name).unwrap();
     }
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &[]);
     let rename = |from: &str, to: &str, flags| {
         let path = |name| mount.mnt().join(name);
         renameat_with(CWD, path(from), CWD, path(to), flags)
@@ -81,7 +64,7 @@ fn s8_a_listing_that_begins_again_shows_what_is_new() {
     for name in ["d/theirs", "d/theirs too"] {
         fs::write(source.join(name), "").unwrap();
     }
-    let mount = private(&source, &store);
+    let mount = private(&source, &store, &[]);
     fs::create_dir(mount.mnt().join("own")).unwrap();
     for (directory, theirs) in [("d", 2), ("own", 0)] {
         let path = mount.mnt().join(directory);
@@ -123,7 +106,7 @@ fn s8_a_listing_that_begins_again_shows_what_is_new() {
 fn a_directory_with_many_new_names_is_listed_in_small_steps() {
     const NAMES: usize = 10_000;
     let (_place, source, store) = place();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &[]);
     let path = mount.mnt().join("d");
     mount.within(std::time::Duration::from_secs(120), || {
         fs::create_dir(&path).unwrap();
@@ -163,7 +146,7 @@ fn s8_names_that_the_source_gets_while_they_are_listed_are_listed_once() {
     for n in 0..100 {
         fs::write(source.join("d").join(theirs(n)), "").unwrap();
     }
-    let mount = private(&source, &store);
+    let mount = private(&source, &store, &[]);
     let path = mount.mnt().join("d");
     for n in 0..NAMES {
         fs::create_dir(path.join(own(n))).unwrap();

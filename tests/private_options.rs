@@ -5,38 +5,9 @@ mod common;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 
 use common::Mount;
-
-fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
-    let builder = Mount::builder()
-        .over(source)
-        .option("--private")
-        .option(store);
-    builder.options(options.iter().copied()).mount()
-}
-
-/// A source and the place for a store beside it.
-fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let place = tempfile::tempdir().unwrap();
-    let (source, store) = (place.path().join("source"), place.path().join("store"));
-    fs::create_dir(&source).unwrap();
-    (place, source, store)
-}
-
-/// Larger than what is copied at the first write.
-fn large() -> Vec<u8> {
-    (0..200_000u32)
-        .flat_map(|n| (n / 7).to_le_bytes())
-        .take(200_000)
-        .collect()
-}
-
-fn change_first_page(path: &Path) {
-    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(b"changed", 10).unwrap();
-}
+use common::private::{AT_ONCE, change_first_page, large, place, private};
 
 /// (proves: S59)
 #[test]
@@ -221,9 +192,6 @@ fn an_ephemeral_store_goes_with_the_mount_and_after_a_kill_with_the_next() {
     mount.unmount();
     assert_eq!(count(), 0);
 }
-
-/// Both are timed out at once: what the source has now is asked for.
-const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
 
 /// (proves: S60)
 #[test]

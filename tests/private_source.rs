@@ -9,39 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use common::private::{AT_ONCE, change_first_page, large, place, private};
 use common::{LoopFs, Mount, tools};
-
-/// Both are timed out at once: what the source has now is asked for.
-const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
-
-fn private(source: &Path, store: &Path) -> Mount {
-    let builder = Mount::builder()
-        .over(source)
-        .option("--private")
-        .option(store);
-    builder.options(AT_ONCE).mount()
-}
-
-/// A source and the place for a store beside it.
-fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let place = tempfile::tempdir().unwrap();
-    let (source, store) = (place.path().join("source"), place.path().join("store"));
-    fs::create_dir(&source).unwrap();
-    (place, source, store)
-}
-
-/// Larger than what is copied at the first write.
-fn large() -> Vec<u8> {
-    (0..200_000u32)
-        .flat_map(|n| (n / 7).to_le_bytes())
-        .take(200_000)
-        .collect()
-}
-
-fn change_first_page(path: &Path) {
-    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(b"changed", 10).unwrap();
-}
 
 /// The first page of a file that `change_first_page` has changed.
 fn is_changed(path: &Path) -> bool {
@@ -95,7 +64,7 @@ fn as_root_filesystems_below_are_found_again_in_any_order() {
         Below::new(&one, points[0].clone()),
         Below::new(&other, points[1].clone()),
     ];
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     for point in ["one", "other"] {
         let path = mount.mnt().join(point).join("f");
         change_first_page(&path);
@@ -119,7 +88,7 @@ fn as_root_filesystems_below_are_found_again_in_any_order() {
         Below::new(&one, points[0].clone()),
     ];
     for order in [["other", "one"], ["one", "other"]] {
-        let mount = private(&source, &store);
+        let mount = private(&source, &store, &AT_ONCE);
         for found in numbers(&mount, order) {
             assert!([&one_is, &other_is].contains(&&found), "{found:?}");
         }
@@ -152,7 +121,7 @@ fn a_file_that_the_source_renamed_keeps_its_changes_under_its_name() {
     fs::write(source.join("small"), "theirs").unwrap();
     fs::create_dir(source.join("d")).unwrap();
     fs::write(source.join("d/inside"), "theirs").unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     change_first_page(&mount.mnt().join("paged"));
     for name in ["small", "d/inside"] {
         fs::write(mount.mnt().join(name), "ours").unwrap();
@@ -196,7 +165,7 @@ fn a_file_that_the_source_renamed_keeps_its_changes_under_its_name() {
 fn a_file_that_the_source_renamed_and_renamed_back_is_whole_again() {
     let (_place, source, store) = place();
     fs::write(source.join("f"), large()).unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     change_first_page(&mount.mnt().join("f"));
     fs::rename(source.join("f"), source.join("g")).unwrap();
     assert_eq!(fs::read(mount.mnt().join("g")).unwrap(), large());
@@ -216,7 +185,7 @@ fn a_change_by_one_name_shows_by_the_other_and_none_returns_to_the_source() {
     fs::write(source.join("a"), "theirs").unwrap();
     fs::hard_link(source.join("a"), source.join("b")).unwrap();
     fs::hard_link(source.join("a"), source.join("c")).unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     let read = |mount: &Mount, name: &str| fs::read_to_string(mount.mnt().join(name)).unwrap();
     fs::write(mount.mnt().join("a"), "ours").unwrap();
     let links = |mount: &Mount, name: &str| fs::metadata(mount.mnt().join(name)).unwrap().nlink();
@@ -240,7 +209,7 @@ fn a_name_that_was_removed_leaves_the_changes_to_the_others() {
     let (_place, source, store) = place();
     fs::write(source.join("a"), "theirs").unwrap();
     fs::hard_link(source.join("a"), source.join("b")).unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     fs::remove_file(mount.mnt().join("a")).unwrap();
     fs::write(mount.mnt().join("b"), "ours").unwrap();
     fs::remove_file(source.join("a")).unwrap();
@@ -258,7 +227,7 @@ fn what_the_source_has_lost_is_shown_as_it_was() {
     for dir in ["many", "many/1", "many/2", "many/3"] {
         fs::create_dir(source.join(dir)).unwrap();
     }
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     fs::rename(mount.mnt().join("link"), mount.mnt().join("moved")).unwrap();
     for dir in ["many/1", "many/2", "many/3"] {
         fs::remove_dir(mount.mnt().join(dir)).unwrap();
@@ -381,7 +350,7 @@ fn a_branch_checked_out_in_the_source_leaves_every_changed_file() {
     git(&["add", "-A"]);
     git(&["commit", "-q", "-m", "two"]);
     git(&["checkout", "-q", "one"]);
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     for n in 0..99 {
         fs::write(mount.mnt().join(name(n)), format!("mine {n}")).unwrap();
     }
@@ -421,7 +390,7 @@ fn as_root_an_old_file_that_was_only_listed_is_found() {
     for name in ["d/moved", "d/changed"] {
         fs::write(source.join(name), "theirs").unwrap();
     }
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     let path = |mount: &Mount, name: &str| mount.mnt().join("d").join(name);
     fs::rename(path(&mount, "moved"), path(&mount, "here")).unwrap();
     let mode = fs::Permissions::from_mode(0o600);
@@ -452,7 +421,7 @@ fn as_root_an_old_file_that_was_only_listed_is_found() {
 fn a_file_that_the_source_renamed_away_from_its_changes_is_changed_by_descriptor() {
     let (_place, source, store) = place();
     fs::write(source.join("f"), "source").unwrap();
-    let mount = private(&source, &store);
+    let mount = private(&source, &store, &AT_ONCE);
     fs::write(mount.mnt().join("f"), "mine").unwrap();
     fs::rename(source.join("f"), source.join("g")).unwrap();
     let path = mount.mnt().join("g");
@@ -470,7 +439,7 @@ fn a_file_that_the_source_renamed_away_from_its_changes_is_changed_by_descriptor
 fn a_deleted_file_that_is_written_goes_with_its_last_descriptor() {
     let (_place, source, store) = place();
     fs::write(source.join("f"), large()).unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     let path = mount.mnt().join("f");
     let open = fs::OpenOptions::new().write(true).open(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -488,7 +457,7 @@ fn a_deleted_file_that_is_written_goes_with_its_last_descriptor() {
 fn an_open_file_that_the_source_lost_keeps_its_changes_when_it_is_deleted() {
     let (_place, source, store) = place();
     fs::write(source.join("f"), large()).unwrap();
-    let mut mount = private(&source, &store);
+    let mut mount = private(&source, &store, &AT_ONCE);
     let path = mount.mnt().join("f");
     let open = fs::OpenOptions::new()
         .read(true)
@@ -524,7 +493,7 @@ fn s60_what_the_view_moves_or_removes_is_plain_where_the_source_moves_it() {
     for name in ["deep/dir/file", "file", "removed"] {
         fs::write(source.join(name), large()).unwrap();
     }
-    let mount = private(&source, &store);
+    let mount = private(&source, &store, &AT_ONCE);
     let (below, shown) = (
         |name: &str| source.join(name),
         |name: &str| mount.mnt().join(name),
@@ -595,7 +564,7 @@ fn s57_as_root_files_of_an_overlay_and_of_the_view_have_numbers_of_their_own() {
     below.insert(0, Below(at("all")));
     let number = fs::metadata(at("all/theirs0")).unwrap().ino();
     assert!((1 << 62..1 << 63).contains(&number), "{number:x}");
-    let mut mount = private(&at("all"), &store);
+    let mut mount = private(&at("all"), &store, &AT_ONCE);
     let all = || (0..20).flat_map(|n| [format!("theirs{n}"), format!("own{n}")]);
     for n in 0..20 {
         fs::write(mount.mnt().join(format!("own{n}")), format!("own{n}")).unwrap();

@@ -4,30 +4,14 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Mount, tools, user};
+use common::private::{place, private};
+use common::{tools, user};
 use rustix::fs::{FallocateFlags, XattrFlags};
 use rustix::io::Errno;
-
-fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
-    let builder = Mount::builder()
-        .over(source)
-        .option("--private")
-        .option(store);
-    builder.options(options.iter().copied()).mount()
-}
-
-/// A source and the place for a store beside it.
-fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let place = tempfile::tempdir().unwrap();
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let (source, store) = (place.path().join("source"), place.path().join("store"));
-    fs::create_dir(&source).unwrap();
-    (place, source, store)
-}
 
 /// xfstests: the daemon of the mount before still makes everything durable.
 #[test]

@@ -10,32 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::loopfs::LoopFs;
+use common::private::{AT_ONCE, large, place, private};
 use common::{Mount, tools, user};
 use disk::Disk;
-
-/// Names and attributes are asked for each time.
-const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
-
-fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
-    let builder = Mount::builder()
-        .over(source)
-        .option("--private")
-        .option(store);
-    builder.options(options.iter().copied()).mount()
-}
-
-/// A source and the place for a store beside it.
-fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let place = tempfile::tempdir().unwrap();
-    let (source, store) = (place.path().join("source"), place.path().join("store"));
-    fs::create_dir(&source).unwrap();
-    (place, source, store)
-}
-
-/// Larger than what is copied at the first write.
-fn large() -> Vec<u8> {
-    (0..50_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect()
-}
 
 /// Found by `ls` and `git status` after a remount: it was ESTALE.
 #[test]

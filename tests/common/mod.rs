@@ -9,6 +9,7 @@ pub mod builder;
 pub mod fuse;
 pub mod loopfs;
 pub mod mount;
+pub mod private;
 pub mod stopped;
 pub mod subject;
 pub mod tools;
