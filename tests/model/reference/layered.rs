@@ -215,7 +215,8 @@ impl Layered {
         command: &Command,
         outcome: &Outcome,
     ) {
-        if outcome.is_err() {
+        // A replacement that fails has made a file and removed it again.
+        if outcome.is_err() && !matches!(command, Command::Replace { .. }) {
             return;
         }
         let all: Vec<Ino> = self.view.inodes.all().collect();
