@@ -5,6 +5,7 @@ mod common;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{Builder, Mount, tools, user};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -144,6 +145,15 @@ fn s64_as_root_a_store_with_files_of_others_in_it_is_refused() {
         for path in paths {
             owner(&path, user::ordinary());
             is_refused(&path, options);
+            // A repair would make it root's.
+            let mut repair = Command::new(common::builder::binary());
+            let repair = repair
+                .args(["check", "--repair"])
+                .arg(&store)
+                .output()
+                .unwrap();
+            assert_eq!(repair.status.code(), Some(1));
+            assert_eq!(path.metadata().unwrap().uid(), user::ordinary());
             owner(&path, 0);
             let mode = path.metadata().unwrap().permissions();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o720)).unwrap();

@@ -58,7 +58,13 @@ impl Verb {
             Self::Help(help) => help.run(command()),
             Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),
             Self::Status(status) => show::status(status.mount_point.as_deref(), status.form()),
-            Self::Check(check) => show::store(&check.store, check.after_power_cut, check.repair),
+            Self::Check(check) => {
+                if check.repair {
+                    // Files of others would be root's afterwards.
+                    session::store_place::look_into(&check.store)?;
+                }
+                show::store(&check.store, check.after_power_cut, check.repair)
+            }
             Self::Trace(trace) => show::trace(&trace.mount_point, trace.follow, trace.slow),
         }
     }
