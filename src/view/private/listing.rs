@@ -61,21 +61,29 @@ impl OpenDir {
 
     /// The listing begins, or begins again.
     pub(super) fn begin(&self) {
-        *self.placed.lock() = Some(HashSet::new());
+        self.set_placed(Some(HashSet::new()));
         self.own_names().begin();
+    }
+
+    fn set_placed(&self, to: Option<HashSet<u64>>) {
+        let before = std::mem::replace(&mut *self.placed.lock(), to);
+        let count = before.map_or(0, |names| names.len());
+        self.layers.own_names.forget_placed(count);
     }
 
     /// A name of the source is shown, or what the store has under it.
     fn place(&self, name: &[u8]) {
+        let hash = self.hash(name);
         let mut placed = self.placed.lock();
-        if let Some(names) = &mut *placed {
-            names.insert(self.hash(name));
-        }
-        if placed
-            .as_ref()
-            .is_some_and(|names| names.len() > MOST_PLACED)
-        {
-            *placed = None;
+        let Some(names) = &mut *placed else {
+            return;
+        };
+        let is_new = !names.contains(&hash);
+        if is_new && (names.len() >= MOST_PLACED || !self.layers.own_names.may_place()) {
+            drop(placed);
+            self.set_placed(None);
+        } else if is_new {
+            names.insert(hash);
         }
     }
 
@@ -103,6 +111,7 @@ impl OpenDir {
 impl Drop for OpenDir {
     fn drop(&mut self) {
         self.put_listed(None);
+        self.set_placed(None);
         if let Some(table) = self.own.take() {
             drop(table);
             self.layers.own_names.ended(self.node.key());

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Result;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -18,11 +19,16 @@ const STEP: usize = 1024;
 /// A table with so many names that are gone is given up at the next beginning, if nobody else has it.
 const MOST_GONE: usize = 64 << 10;
 
+/// All opens of directories remember so many names of the source: 18 bytes each.
+const MOST_PLACED: usize = 512 << 10;
+
 /// The tables of directories that are being listed.
 #[derive(Default)]
 pub(super) struct OwnNames {
     tables: Mutex<HashMap<Key, Weak<Table>>>,
     hasher: RandomState,
+    /// How many names of the source all opens of directories remember.
+    placed: AtomicUsize,
 }
 
 /// The names of one directory. All its open listings share it.
@@ -55,6 +61,20 @@ impl OwnNames {
         let table = Arc::default();
         tables.insert(directory, Arc::downgrade(&table));
         table
+    }
+
+    /// An open is about to remember one more name. False: all together remember enough.
+    pub fn may_place(&self) -> bool {
+        let may = self.placed.fetch_add(1, Relaxed) < MOST_PLACED;
+        if !may {
+            self.forget_placed(1);
+        }
+        may
+    }
+
+    /// An open forgets so many names.
+    pub fn forget_placed(&self, count: usize) {
+        self.placed.fetch_sub(count, Relaxed);
     }
 
     /// A hash of a name that nobody can foresee.
