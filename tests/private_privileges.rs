@@ -3,13 +3,13 @@
 mod common;
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use common::{Mount, tools};
+use common::{Mount, tools, user};
 
 /// Both are timed out at once: what the source has now is asked for.
 const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
@@ -87,7 +87,11 @@ fn s64_as_root_what_the_source_grants_later_is_not_for_changed_bytes() {
         make(&source.join("cut"), 5000, 0o755);
         make(&source.join("mode"), 5000, 0o700);
         make(&source.join("unchanged"), 5000, 0o755);
+        make(&source.join("plain-group"), 5000, 0o644);
     });
+    change_a_byte(&place.path("plain-group"));
+    fs::set_permissions(place.below("plain-group"), Permissions::from_mode(0o2644)).unwrap();
+    assert_eq!(privileges(&place.path("plain-group")).0, 0o644);
     for (name, _) in SIZES {
         change_a_byte(&place.path(name));
     }
@@ -107,6 +111,42 @@ fn s64_as_root_what_the_source_grants_later_is_not_for_changed_bytes() {
     // Its bytes are the source's, and so is the capability. Its mode is the view's own.
     assert_eq!(privileges(&place.path("mode")), (0o755, true));
     assert_eq!(privileges(&place.path("unchanged")), (0o6755, true));
+}
+
+/// What one side has given to an owner does not count for the owner that the other side gives. (proves: S64)
+#[test]
+fn s64_as_root_suid_counts_for_the_owner_that_it_was_given_with() {
+    if !user::is_root() {
+        return;
+    }
+    let own = |path: &Path, user: u32| chown(path, Some(user), Some(user)).unwrap();
+    let place = Place::with(|source| {
+        for name in ["theirs", "ours", "both"] {
+            make(&source.join(name), 5000, 0o755);
+            own(&source.join(name), user::ordinary());
+        }
+    });
+    // In the view a user writes his program and makes it suid. Then the source makes root its owner.
+    fs::write(place.path("theirs"), "his").unwrap();
+    fs::set_permissions(place.path("theirs"), Permissions::from_mode(0o6755)).unwrap();
+    own(&place.below("theirs"), 0);
+    let shown = place.path("theirs").metadata().unwrap();
+    assert_eq!(
+        (shown.uid(), shown.mode() & 0o7777),
+        (user::ordinary(), 0o6755)
+    );
+    // In the view root becomes the owner. Then the user makes his program in the source suid.
+    own(&place.path("ours"), 0);
+    fs::set_permissions(place.below("ours"), Permissions::from_mode(0o6755)).unwrap();
+    let shown = place.path("ours").metadata().unwrap();
+    assert_eq!((shown.uid(), shown.mode() & 0o7777), (0, 0o755));
+    // All is the source's.
+    fs::set_permissions(place.below("both"), Permissions::from_mode(0o6755)).unwrap();
+    let shown = place.path("both").metadata().unwrap();
+    assert_eq!(
+        (shown.uid(), shown.mode() & 0o7777),
+        (user::ordinary(), 0o6755)
+    );
 }
 
 /// Root's change leaves suid and sgid, takes capabilities, and stays so. The kernel asks alike for both, so no file here has both.

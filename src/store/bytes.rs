@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use rustix::io::Errno;
 
-use super::Store;
 use super::codec::damaged;
 use super::content::{
     Content, From, MAX_SIZE, PAGE, Piece, ReadSource, SourceState, page_of, pages,
@@ -17,6 +16,7 @@ use super::node::{NodeId, Time};
 use super::record::{Change, Record};
 use super::tail::Reserve;
 use super::writer::Writer;
+use super::{Store, check_change};
 
 impl Store {
     /// Writes bytes, and lengthens the file if they go beyond its end. `now`: the source's file as it is, None for a file that was
@@ -62,16 +62,37 @@ impl Store {
         now: Option<SourceState>,
         time: Time,
     ) -> io::Result<()> {
+        self.truncate_with(id, size, (now, time), Vec::new())
+    }
+
+    /// As [`Store::truncate`]. `more` are changes of the file's attributes, in the same record if the kernel does not have the file.
+    ///
+    /// # Errors
+    /// As [`Store::truncate`], and those of [`Store::change`].
+    pub fn truncate_with(
+        &self,
+        id: NodeId,
+        size: u64,
+        (now, time): (Option<SourceState>, Time),
+        more: Vec<Change>,
+    ) -> io::Result<()> {
         if size > MAX_SIZE {
             return Err(Errno::FBIG.into());
         }
         check(now, time)?;
+        more.iter().try_for_each(check_change)?;
         self.with_room(|| {
             let _stripe = self.stripe(id).lock();
             let writer = self.writer(id, now, time)?;
             let content = writer.content;
             if self.is_lent(id) {
-                return self.truncate_lent(&writer, size);
+                self.truncate_lent(&writer, size)?;
+                return match more.is_empty() {
+                    true => Ok(()),
+                    false => self
+                        .append(&Record::Meta(more.clone()), Reserve::None)
+                        .map(drop),
+                };
             }
             let data = if size == 0 {
                 self.new_number().0
@@ -81,15 +102,16 @@ impl Store {
             if size > content.size {
                 writer.grow_to(size)?;
             }
+            let truncate = Change::Truncate {
+                node: id,
+                data,
+                size,
+                source: writer.now,
+                time,
+                lent: false,
+            };
             self.append(
-                &Record::Meta(vec![Change::Truncate {
-                    node: id,
-                    data,
-                    size,
-                    source: writer.now,
-                    time,
-                    lent: false,
-                }]),
+                &Record::Meta([vec![truncate], more.clone()].concat()),
                 match size.cmp(&content.size) {
                     Ordering::Less => Reserve::Most,
                     Ordering::Equal => Reserve::Half,

@@ -27,22 +27,24 @@ impl Layers {
             self.record_name(node, id)?;
             return Ok(id);
         }
-        self.adopt_with(node, |_| Vec::new())?;
+        self.adopt_with(node, None)?;
         self.id(node)?.ok_or(Errno::STALE)
     }
 
-    /// Changes a node of the store. The first change of an inode is in the record that makes its node.
-    pub fn change_node(&self, node: &Node, changes: impl Fn(NodeId) -> Vec<Change>) -> Result<()> {
-        if self.id(node)?.is_none() && self.adopt_with(node, &changes)? {
+    /// Sets attributes. At the first change of an inode they are in the record that makes its node. Nothing larger is: that record may
+    /// use the reserve.
+    pub fn change_node(&self, node: &Node, over: Attributes) -> Result<()> {
+        if self.id(node)?.is_none() && self.adopt_with(node, Some(over))? {
             return Ok(());
         }
         let id = self.adopt(node)?;
-        self.store.change(changes(id)).map_err(errno)
+        let change = Change::Attributes(id, over);
+        self.store.change(vec![change]).map_err(errno)
     }
 
-    /// Makes a node for an inode, and for the directories above it. `first` are changes of the node. False: another thread has made
-    /// it, without these.
-    fn adopt_with(&self, node: &Node, first: impl Fn(NodeId) -> Vec<Change>) -> Result<bool> {
+    /// Makes a node for an inode, and for the directories above it. `first`: attributes of the node. False: another thread has made it,
+    /// without these.
+    fn adopt_with(&self, node: &Node, first: Option<Attributes>) -> Result<bool> {
         // From the root down, so that each directory is there when a name in it is recorded.
         let mut way = vec![node.clone()];
         let mut passed = HashSet::new();
@@ -55,7 +57,7 @@ impl Layers {
             way.push(dir);
         }
         for dir in way.drain(1..).rev() {
-            self.adopt_one(&dir, |_| Vec::new())?;
+            self.adopt_one(&dir, None)?;
         }
         self.adopt_one(node, first)
     }
@@ -142,7 +144,7 @@ impl Layers {
         }))
     }
 
-    fn adopt_one(&self, node: &Node, first: impl Fn(NodeId) -> Vec<Change>) -> Result<bool> {
+    fn adopt_one(&self, node: &Node, first: Option<Attributes>) -> Result<bool> {
         let Side::Source(source) = &node.side else {
             return Ok(false);
         };
@@ -167,7 +169,7 @@ impl Layers {
         let _recording = self.recording.lock();
         // A node that has lost this inode does not get it back.
         let mut changes = match self.claim(source)? {
-            Some(other) if self.renamed.lock().is_plain(node.key()) => self.part(other)?,
+            Some(other) if self.renamed.lock().is_plain(node.key()) => self.give_up(other)?,
             _ => Vec::new(),
         };
         let id = self.store.new_number();
@@ -183,7 +185,7 @@ impl Layers {
             changes.push(Change::Links(id, -i64::from(attr.nlink)));
             changes.push(Change::Orphan(id, true));
         }
-        changes.extend(first(id));
+        changes.extend(first.map(|over| Change::Attributes(id, over)));
         let is_ours = match self.store.change(changes) {
             // Another thread was first.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
@@ -192,6 +194,18 @@ impl Layers {
         self.renamed.lock().adopted(node.key());
         self.nodes.update(node, |node| node.is_recorded = true);
         Ok(is_ours)
+    }
+
+    /// The changes that take from a node the inode that it began as, for another node. If it was deleted, it goes: the kernel forgets the
+    /// other one by this inode.
+    fn give_up(&self, id: NodeId) -> Result<Vec<Change>> {
+        let mut changes = self.part(id)?;
+        let own = Node::own(id, FileType::RegularFile);
+        let is_open = self.caches.is_open(self.nodes.number_of(&own));
+        if self.store.is_orphan(id).map_err(errno)? && !is_open {
+            changes.push(Change::Remove(id));
+        }
+        Ok(changes)
     }
 
     /// The ACLs of an inode of the source. They show if the source has lost it: its permissions may be too many without them.

@@ -9,7 +9,7 @@ use super::acl::{ACCESS, Acl};
 use super::content::OpenFile;
 use super::layers::{Layers, errno, to_store};
 use super::node::{Node, Side};
-use super::setid::{SGID, SUID, stripped};
+use super::setid::{SGID, SUID, stripped, with_owner};
 use super::view::Private;
 use crate::actor::Actor;
 use crate::attr::{Attr, Time};
@@ -37,55 +37,17 @@ impl Attributes for Private {
             let id = layers.adopt(node)?;
             layers.store.refresh_and_part(id).map_err(errno)?;
         }
-        let attr = layers.attr(node)?;
-        let mut over = Overrides::default();
-        let mut xattrs = Vec::new();
         let now = Time::now();
-        let takes_setid = set.is_nothing() && by.owns(attr.uid);
-        let mut mode = attr.mode & 0o7777;
-        if set.uid.is_some() || set.gid.is_some() || takes_setid {
-            (over.uid, over.gid) = (set.uid, set.gid);
-            if !attr.is_dir() {
-                mode = stripped(mode, by.is_in_group(attr.gid));
-                xattrs.extend(layers.without_capability(node)?);
-            }
-        }
-        if let Some(asked) = set.mode {
-            mode = asked & 0o7777;
-            xattrs.extend(layers.acl_with_mode(node, mode)?);
-        }
-        if set.size.is_some() {
-            if !by.is_root() {
-                mode = stripped(mode, by.is_in_group(attr.gid));
-            }
-            xattrs.extend(layers.without_capability(node)?);
-        }
-        // What the source says of a file whose bytes are changed gives nobody a privilege. So what it keeps is recorded.
-        let keeps = set.size.is_some() && mode & (SUID | SGID) != 0;
-        if mode != attr.mode & 0o7777 || keeps {
-            over.mode = Some(mode);
-        }
-        over.atime = set.atime.map(|time| moment(time, now));
-        over.mtime = set.mtime.map(|time| moment(time, now));
         if let Some(size) = set.size {
-            let id = layers.adopt(node)?;
-            self.copy_before_cut(by, node, size)?;
-            self.layers.resize(node, id, size, now)?;
-            layers.store.refresh(id).map_err(errno)?;
+            return self.cut(by, node, set, size, now);
         }
-        // A new length has moved the times, and a full store has no room for a second record.
-        if set.size.is_some() && xattrs.is_empty() && over == Overrides::default() {
-            return Ok(());
+        let (over, xattrs) = layers.to_set(by, node, set, now)?;
+        if xattrs.is_empty() {
+            return layers.change_node(node, over);
         }
-        over.ctime = Some(to_store(now));
-        layers.change_node(node, |id| {
-            let xattr = |(name, value): &(Vec<u8>, Xattr)| {
-                Change::Xattr(id, name.clone(), Some(value.clone()))
-            };
-            let mut changes: Vec<_> = xattrs.iter().map(xattr).collect();
-            changes.push(Change::Attributes(id, over));
-            changes
-        })
+        let id = layers.adopt(node)?;
+        let changes = changes_of(id, over, xattrs);
+        layers.store.change(changes).map_err(errno)
     }
 
     fn statfs(&self, node: &Node) -> Result<StatVfs> {
@@ -106,7 +68,37 @@ impl Attributes for Private {
     }
 }
 
+/// Attributes to set, and extended ones.
+type ToSet = (Overrides, Vec<(Vec<u8>, Xattr)>);
+
+fn changes_of(id: NodeId, over: Overrides, xattrs: Vec<(Vec<u8>, Xattr)>) -> Vec<Change> {
+    let xattr = |(name, value)| Change::Xattr(id, name, Some(value));
+    let mut changes: Vec<_> = xattrs.into_iter().map(xattr).collect();
+    changes.push(Change::Attributes(id, over));
+    changes
+}
+
 impl Private {
+    /// Sets the length with all else that is to be set, in one record: what a write has found in between, or a store without room for
+    /// another record, could leave bytes with rights that are not for them.
+    fn cut(&self, by: &Actor, node: &Node, set: &SetAttr, size: u64, now: Time) -> Result<()> {
+        let layers = &self.layers;
+        let id = layers.adopt(node)?;
+        self.copy_before_cut(by, node, size)?;
+        let lock = layers.lock(id);
+        let alone = lock.write();
+        let (mut over, xattrs) = layers.to_set(by, node, set, now)?;
+        // A new length moves the times.
+        over.ctime = None;
+        let more = match over == Overrides::default() && xattrs.is_empty() {
+            true => Vec::new(),
+            false => changes_of(id, over, xattrs),
+        };
+        layers.resize(node, id, (size, now), more)?;
+        drop(alone);
+        layers.store.refresh(id).map_err(errno)
+    }
+
     /// Before a new length is the first change of a file's bytes: copies them, if that is asked for.
     fn copy_before_cut(&self, by: &Actor, node: &Node, size: u64) -> Result<()> {
         if size == 0 || self.layers.on_source_change != OnSourceChange::Copy {
@@ -127,6 +119,42 @@ fn moment(time: SetTime, now: Time) -> crate::store::Time {
 }
 
 impl Layers {
+    /// What is to be set of a node, beside its length.
+    fn to_set(&self, by: &Actor, node: &Node, set: &SetAttr, now: Time) -> Result<ToSet> {
+        let attr = self.attr(node)?;
+        let mut over = Overrides::default();
+        let mut xattrs = Vec::new();
+        let takes_setid = set.is_nothing() && by.owns(attr.uid);
+        let mut mode = attr.mode & 0o7777;
+        if set.uid.is_some() || set.gid.is_some() || takes_setid {
+            (over.uid, over.gid) = (set.uid, set.gid);
+            if !attr.is_dir() {
+                mode = stripped(mode, by.is_in_group(attr.gid));
+                xattrs.extend(self.without_capability(node)?);
+            }
+        }
+        if let Some(asked) = set.mode {
+            mode = asked & 0o7777;
+            xattrs.extend(self.acl_with_mode(node, mode)?);
+        }
+        if set.size.is_some() {
+            if !by.is_root() {
+                mode = stripped(mode, by.is_in_group(attr.gid));
+            }
+            xattrs.extend(self.without_capability(node)?);
+        }
+        // What the source says of a file whose bytes are changed gives nobody a privilege. So what it keeps is recorded.
+        let keeps = set.size.is_some() && mode & (SUID | SGID) != 0;
+        if mode != attr.mode & 0o7777 || keeps {
+            over.mode = Some(mode);
+        }
+        with_owner(&mut over, &attr);
+        over.atime = set.atime.map(|time| moment(time, now));
+        over.mtime = set.mtime.map(|time| moment(time, now));
+        over.ctime = Some(to_store(now));
+        Ok((over, xattrs))
+    }
+
     /// The attribute that takes the file's capabilities away, if it has any.
     fn without_capability(&self, node: &Node) -> Result<Option<(Vec<u8>, Xattr)>> {
         match self.xattr_of(node, CAPABILITY.as_ref()) {
@@ -182,14 +210,12 @@ impl Layers {
             false => stripped(mode, by.is_in_group(attr.gid)),
         };
         if kept != mode || is_first && kept & (SUID | SGID) != 0 {
-            let mode = Some(kept);
-            changes.push(Change::Attributes(
-                id,
-                Overrides {
-                    mode,
-                    ..Overrides::default()
-                },
-            ));
+            let mut over = Overrides {
+                mode: Some(kept),
+                ..Overrides::default()
+            };
+            with_owner(&mut over, &attr);
+            changes.push(Change::Attributes(id, over));
         }
         if changes.is_empty() {
             return Ok(());

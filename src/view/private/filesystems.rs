@@ -49,7 +49,7 @@ impl Filesystems {
         index: u32,
         lasting: &Lasting,
         store: &Store,
-        is_at: impl Fn(&[u8]) -> bool,
+        is_at: impl Fn(&[u8]) -> io::Result<bool>,
     ) -> io::Result<Option<u32>> {
         let mut stored: Vec<(u32, Lasting)> = store
             .filesystems()?
@@ -60,7 +60,13 @@ impl Filesystems {
             let may_have_moved =
                 |other: &Lasting| lasting.uuid.is_some() && other.uuid == lasting.uuid;
             // The source is asked without the lock: it may not answer.
-            stored.retain(|(_, other)| !may_have_moved(other) || !is_at(&other.path));
+            let mut free = Vec::new();
+            for (number, other) in stored {
+                if !may_have_moved(&other) || !is_at(&other.path)? {
+                    free.push((number, other));
+                }
+            }
+            stored = free;
         }
         let mut numbers = self.numbers.write();
         if let Some(known) = numbers.get(&index) {
@@ -187,21 +193,21 @@ mod tests {
             assert_eq!(number.unwrap(), index);
         }
         let (copy, one) = (lasting(Some(2), "copy"), lasting(Some(2), "one"));
-        let is_at_one = |path: &[u8]| path == b"one";
+        let is_at_one = |path: &[u8]| Ok(path == b"one");
         // The copy comes first.
         let now = Filesystems::default();
         assert_eq!(now.find(1, &copy, &store, is_at_one).unwrap(), None);
         assert_eq!(now.add(1, &copy, &store).unwrap(), 2);
-        assert_eq!(now.find(2, &one, &store, |_| true).unwrap(), Some(1));
+        assert_eq!(now.find(2, &one, &store, |_| Ok(true)).unwrap(), Some(1));
         // It has moved.
         let now = Filesystems::default();
         let moved = lasting(Some(2), "moved");
-        let is_at_copy = |path: &[u8]| path == b"copy";
+        let is_at_copy = |path: &[u8]| Ok(path == b"copy");
         assert_eq!(now.find(1, &moved, &store, is_at_copy).unwrap(), Some(1));
         // Both have their own path.
         let now = Filesystems::default();
-        assert_eq!(now.find(1, &copy, &store, |_| true).unwrap(), Some(2));
-        assert_eq!(now.find(2, &one, &store, |_| true).unwrap(), Some(1));
+        assert_eq!(now.find(1, &copy, &store, |_| Ok(true)).unwrap(), Some(2));
+        assert_eq!(now.find(2, &one, &store, |_| Ok(true)).unwrap(), Some(1));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::freeing::Freeing;
 use super::node::{Key, Node, Side};
 use super::own_names::OwnNames;
 use super::renamed::Renamed;
-use super::setid::stripped;
+use super::setid::{SGID, SUID};
 use crate::attr::{Attr, MountId, Time};
 use crate::config::OnSourceChange;
 use crate::inode::{NodeTable, Place as _};
@@ -193,10 +193,9 @@ impl Layers {
         let content = self.store.content_now(id).map_err(errno)?;
         if let Some(content) = &content {
             lay_content(content, attr);
-            // Whoever may write the view would give his bytes the source's privilege.
-            if stored.attributes.mode.is_none() {
-                attr.mode = stripped(attr.mode, true);
-            }
+        }
+        if !has_own_privileges(stored, content.is_some()) {
+            attr.mode &= !(SUID | SGID);
         }
         Ok(content)
     }
@@ -204,6 +203,17 @@ impl Layers {
     /// The lock of a file's bytes.
     pub fn lock(&self, id: NodeId) -> Arc<RwLock<()>> {
         self.bytes.of(id)
+    }
+}
+
+/// Whether suid and sgid are of the side that bytes and owner are of: the source's, or the view's. Else somebody could give his bytes
+/// the rights of a user whom the other side has made their owner.
+fn has_own_privileges(stored: &crate::store::Node, has_bytes: bool) -> bool {
+    let own = &stored.attributes;
+    match own.mode {
+        None => !has_bytes && own.uid.is_none() && own.gid.is_none(),
+        // They are recorded with their owner.
+        Some(_) => own.uid.is_some() && own.gid.is_some(),
     }
 }
 

@@ -42,17 +42,22 @@ impl Layers {
             return Ok(known);
         }
         let lasting = self.below.filesystem(index)?;
-        let is_at = |path: &[u8]| self.is_another(index, &lasting, path);
+        let is_at = |path: &[u8]| {
+            self.is_another(index, &lasting, path)
+                .map_err(std::io::Error::from)
+        };
         let found = self.filesystems.find(index, &lasting, &self.store, is_at);
         found.map_err(errno)
     }
 
     /// Whether another filesystem than this one, and of its UUID, begins at a path of the source.
-    fn is_another(&self, index: u32, lasting: &Lasting, path: &[u8]) -> bool {
-        let there = self.below.filesystem_at(path).ok().flatten();
+    fn is_another(&self, index: u32, lasting: &Lasting, path: &[u8]) -> Result<bool> {
+        let there = self.below.filesystem_at(path)?;
         let there = there.filter(|there| *there != index);
-        let there = there.and_then(|there| self.below.filesystem(there).ok());
-        there.is_some_and(|there| there.uuid == lasting.uuid)
+        let there = there
+            .map(|there| self.below.filesystem(there))
+            .transpose()?;
+        Ok(there.is_some_and(|there| there.uuid == lasting.uuid))
     }
 
     /// As `filesystem`. Gives it a number if it has none.
@@ -370,12 +375,11 @@ impl Layers {
     }
 
     fn remember(&self, found: &Found<shared::Node>) {
-        if self.below_nodes.remembered(&found.place).is_some() {
-            return;
-        }
-        // The kernel gets these attributes, and has no pages yet, unless it knows the inode already.
-        let node = Node::of_source(found.place.clone(), found.attr.kind(), None, false);
-        let stamp = match found.attr.is_file() && self.nodes.remembered(&node).is_none() {
+        let is_new = self.below_nodes.remembered(&found.place).is_none();
+        let node = Node::of_source(found.place.clone(), FileType::Unknown, None, false);
+        // The kernel gets these attributes. Of what it knows already it may have pages that nobody remembers.
+        let is_sure = !is_new || self.nodes.remembered(&node).is_none();
+        let stamp = match found.attr.is_file() && is_sure {
             true => found.attr.stamp(),
             false => 0,
         };

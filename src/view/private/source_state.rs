@@ -5,7 +5,7 @@ use rustix::io::{Errno, Result};
 use super::layers::{Layers, errno, to_store};
 use super::node::Node;
 use crate::attr::Time;
-use crate::store::{Content, NodeId, SourceState};
+use crate::store::{Change, Content, NodeId, SourceState};
 
 impl Layers {
     /// Whether nothing of the file's bytes comes from the source.
@@ -41,17 +41,21 @@ impl Layers {
         Ok(node.source().is_none() && self.attr(node)?.size > 0)
     }
 
-    /// Sets the length.
-    pub fn resize(&self, node: &Node, id: NodeId, size: u64, now: Time) -> Result<()> {
-        let lock = self.lock(id);
-        let _alone = lock.write();
+    /// Sets the length, with `more` in the same record. The file's lock is held.
+    pub fn resize(
+        &self,
+        node: &Node,
+        id: NodeId,
+        (size, now): (u64, Time),
+        more: Vec<Change>,
+    ) -> Result<()> {
         let state = match size {
             // The bytes before do not matter. What the source's file is does: it may be another later.
             0 => self.source_state(node)?,
             _ => self.first_state(node, id)?,
         };
         self.store
-            .truncate(id, size, state, to_store(now))
+            .truncate_with(id, size, (state, to_store(now)), more)
             .map_err(errno)
     }
 }

@@ -11,6 +11,7 @@ use super::acl::{ACCESS, Acl, DEFAULT};
 use super::attributes::CAPABILITY;
 use super::layers::{Layers, errno, to_store};
 use super::node::Node;
+use super::setid::with_owner;
 use super::view::Private;
 use crate::actor::Actor;
 use crate::attr::Time;
@@ -105,13 +106,14 @@ impl Xattrs for Private {
             }
             Acl::parse(value)?;
         }
-        let name = name.as_bytes();
-        layers.change_node(node, |id| {
-            vec![
-                Change::Xattr(id, name.to_vec(), Some(to.clone())),
-                Change::Attributes(id, over),
-            ]
-        })
+        with_owner(&mut over, &attr);
+        let id = layers.adopt(node)?;
+        let name = name.as_bytes().to_vec();
+        let changes = vec![
+            Change::Xattr(id, name, Some(to)),
+            Change::Attributes(id, over),
+        ];
+        layers.store.change(changes).map_err(errno)
     }
 
     fn remove_xattr(&self, _by: &Actor, node: &Node, name: &OsStr) -> Result<()> {
@@ -121,13 +123,13 @@ impl Xattrs for Private {
             ctime: Some(to_store(Time::now())),
             ..Overrides::default()
         };
-        let name = name.as_bytes();
-        layers.change_node(node, |id| {
-            vec![
-                Change::Xattr(id, name.to_vec(), Some(Xattr::Hidden)),
-                Change::Attributes(id, over),
-            ]
-        })
+        let id = layers.adopt(node)?;
+        let name = name.as_bytes().to_vec();
+        let changes = vec![
+            Change::Xattr(id, name, Some(Xattr::Hidden)),
+            Change::Attributes(id, over),
+        ];
+        layers.store.change(changes).map_err(errno)
     }
 }
 
