@@ -212,15 +212,11 @@ impl Content for OpenFile {
         };
         match (&self.below, content) {
             (Some(below), None) => below.may_keep(moves_atime),
-            (None, None) => Ok(MayKeep::All),
+            (None, None) => Ok(self.kept()),
             (_, Some(content)) => {
                 let now = self.layers.source_state(&self.node);
                 let moved = content.source_limit > 0 && moved_on(&content, now.unwrap_or(None));
-                Ok(if moved {
-                    MayKeep::Nothing
-                } else {
-                    MayKeep::All
-                })
+                Ok(if moved { MayKeep::Nothing } else { self.kept() })
             }
         }
     }
@@ -403,6 +399,13 @@ impl Content for OpenFile {
 }
 
 impl OpenFile {
+    /// What the kernel may keep of a file whose bytes change through the view only: all, unless a write has bypassed its cache.
+    fn kept(&self) -> MayKeep {
+        const ALWAYS: u64 = 0;
+        let bytes = (ALWAYS, 0);
+        self.in_use.cache.before_open(bytes, false, || None)
+    }
+
     /// Checks that the store has room for a range of the file. It cannot set room aside.
     fn must_have_room(
         &self,
