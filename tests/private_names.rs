@@ -130,8 +130,9 @@ fn a_directory_with_many_new_names_is_listed_in_small_steps() {
     let began = std::time::Instant::now();
     assert_eq!(count(streams.pop().unwrap()), NAMES - 1);
     let all = began.elapsed();
+    // If a step read the whole directory, they would take twenty times as long.
     assert!(
-        first < all,
+        first < 5 * all,
         "twenty first steps took {first:?}, one whole {all:?}"
     );
 }
