@@ -296,6 +296,8 @@ def table(results, subjects):
     lines = ["| row | unit | " + " | ".join(subjects) + " | wanted |", "|---|---|" + "--:|" * len(subjects) + "---|"]
     for row, measured in results.values.items():
         cells = [report.cell(results, row, subject, OURS) if subject in measured else "" for subject in subjects]
+        # Nothing stored is neither better nor worse by a factor.
+        cells = [shown.replace(" (nan)", "") for shown in cells]
         cells = [f"**{shown}**" if subject == OURS and shown else shown for subject, shown in zip(subjects, cells)]
         lines.append(f"| {row} | {results.unit(row)} | " + " | ".join(cells) + f" | {wanted(results, row)} |")
     return "\n".join(lines) + "\n"
