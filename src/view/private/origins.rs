@@ -280,11 +280,13 @@ impl Layers {
         Ok(())
     }
 
-    /// Whether the view has removed the last name of a node, and nobody has it open as this inode.
+    /// Whether the view has removed the last name of a node, and nobody has it open with its changes.
     fn is_deleted(&self, id: NodeId, found: &Found<shared::Node>) -> Result<bool> {
         let node = Node::of_source(found.place.clone(), found.attr.kind(), None, false);
         let is_orphan = self.store.is_orphan(id).map_err(errno)?;
-        Ok(is_orphan && !self.caches.is_open(self.nodes.number_of(&node)))
+        // Who has opened it since it was shown without its changes has it without them.
+        let is_plain = self.renamed.lock().is_plain(node.key());
+        Ok(is_orphan && (is_plain || !self.caches.is_open(self.nodes.number_of(&node))))
     }
 
     /// Whether the view may show a node by the path by which it was first changed, or by a name to which it has moved it from there.
