@@ -465,12 +465,12 @@ fn stat(fd: BorrowedFd<'_>, sync: AtFlags) -> Result<Attr> {
     fs::statx(fd, c"", AtFlags::EMPTY_PATH | sync, Attr::MASK).map(Attr::from)
 }
 
-/// Whether the mount table says that `dev` is a mount made by mmfs.
 /// Whether a directory is on a stacked filesystem, or may be.
 pub fn is_stacked(directory: &Path) -> bool {
     fs::statfs(directory).map_or(true, |found| STACKED.contains(&(found.f_type as u64)))
 }
 
+/// Whether the mount table says that `dev` is a mount made by mmfs.
 fn mounted_by_mmfs(dev: u64) -> bool {
     // If the table cannot be read, no mount is taken for mmfs's own.
     mount_table::find(|mount| mount.device == dev && mount.is_mmfs())
