@@ -65,7 +65,7 @@ impl Store {
         self.truncate_with(id, size, (now, time), Vec::new())
     }
 
-    /// As [`Store::truncate`]. `more` are changes of the file's attributes, in the same record if the kernel does not have the file.
+    /// As [`Store::truncate`]. `more` are changes of the file's attributes, in the same record.
     ///
     /// # Errors
     /// As [`Store::truncate`], and those of [`Store::change`].
@@ -86,13 +86,7 @@ impl Store {
             let writer = self.writer(id, now, time)?;
             let content = writer.content;
             if self.is_lent(id) {
-                self.truncate_lent(&writer, size)?;
-                return match more.is_empty() {
-                    true => Ok(()),
-                    false => self
-                        .append(&Record::Meta(more.clone()), Reserve::None)
-                        .map(drop),
-                };
+                return self.truncate_lent(&writer, size, &more);
             }
             let data = if size == 0 {
                 self.new_number().0

@@ -267,8 +267,13 @@ impl Store {
         Ok(content)
     }
 
-    /// Sets the length of a file whose data file the kernel has. The stripe is held.
-    pub(super) fn truncate_lent(&self, writer: &Writer<'_>, size: u64) -> io::Result<()> {
+    /// Sets the length of a file whose data file the kernel has, with `more` in the same record. The stripe is held.
+    pub(super) fn truncate_lent(
+        &self,
+        writer: &Writer<'_>,
+        size: u64,
+        more: &[Change],
+    ) -> io::Result<()> {
         let (node, content) = (writer.id, writer.content);
         let data = writer.data()?;
         let is_cut = size < content.size;
@@ -285,7 +290,7 @@ impl Store {
             lent: true,
         };
         let reserve = if is_cut { Reserve::Most } else { Reserve::Half };
-        self.append(&Record::Meta(vec![change]), reserve)?;
+        self.append(&Record::Meta([&[change], more].concat()), reserve)?;
         if !is_cut {
             return Ok(());
         }

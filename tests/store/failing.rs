@@ -227,6 +227,14 @@ fn fill(run: &mut Run) -> Vec<NodeId> {
     panic!("the disk is never full");
 }
 
+fn emptied(id: NodeId) -> Op {
+    Op::Truncate {
+        id,
+        size: 0,
+        more: Vec::new(),
+    }
+}
+
 #[test]
 fn a_full_disk_takes_what_frees_space() {
     for left in 0..2 {
@@ -238,7 +246,7 @@ fn a_full_disk_takes_what_frees_space() {
         // What the reserve is for.
         for (n, id) in files.iter().enumerate().take(files.len() / 2) {
             run.must(match n % 3 {
-                0 => Op::Truncate { id: *id, size: 0 },
+                0 => emptied(*id),
                 1 => Op::Change(vec![
                     Change::Name {
                         directory: *run.model.ids.first().unwrap(),
@@ -374,17 +382,14 @@ fn a_store_on_a_full_disk_closes_and_opens() {
     run.disk.set_capacity(Some(750));
     let files = fill(&mut run);
     // Less than the reserve of a tail.
-    run.must(Op::Truncate {
-        id: files[0],
-        size: 0,
-    });
+    run.must(emptied(files[0]));
     run.must(Op::SyncNames);
     let refused = run.perform(&Op::Barrier).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
     run.must(Op::Reopen);
     look(&run, &BTreeSet::new()).unwrap();
     for id in &files[1..] {
-        run.must(Op::Truncate { id: *id, size: 0 });
+        run.must(emptied(*id));
     }
     run.must(Op::SyncNames);
     run.must(Op::Barrier);

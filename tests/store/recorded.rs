@@ -25,6 +25,8 @@ pub enum Op {
     Truncate {
         id: NodeId,
         size: u64,
+        /// What the same record says of the file's attributes.
+        more: Vec<Change>,
     },
     Punch {
         id: NodeId,
@@ -152,7 +154,7 @@ impl Model {
                 self.grow(*id, at + len);
                 self.write(*id, *at, &bytes);
             }
-            Op::Truncate { id, size } => self.truncate(*id, *size),
+            Op::Truncate { id, size, more } => self.truncate(*id, *size, more),
             Op::Punch { id, range } => self.punch(*id, range.clone()),
             Op::MakeWhole { id } => self.make_whole(*id),
             Op::Sync { id, data_only } => self.sync(*id, *data_only),
@@ -196,6 +198,11 @@ impl Model {
 
     fn change(&mut self, changes: &[Change]) {
         let pos = self.step();
+        self.change_at(pos, changes);
+    }
+
+    /// The record at `pos` says this.
+    fn change_at(&mut self, pos: u64, changes: &[Change]) {
         let mut meta = self.meta().clone();
         for change in changes {
             meta.change(change);
@@ -335,7 +342,7 @@ impl Model {
         }
     }
 
-    fn truncate(&mut self, id: NodeId, size: u64) {
+    fn truncate(&mut self, id: NodeId, size: u64, more: &[Change]) {
         let mut state = self.state(id);
         self.grow(id, size);
         if size == 0 {
@@ -355,8 +362,7 @@ impl Model {
                 time,
             },
         );
-        let meta = Arc::clone(&self.metas.last().expect("there is a first one").1);
-        self.metas.push((pos, meta));
+        self.change_at(pos, more);
     }
 
     fn punch(&mut self, id: NodeId, range: Range<u64>) {

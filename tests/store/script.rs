@@ -378,7 +378,8 @@ impl Run {
                     5 => self.random.below(size + 1) / PAGE * PAGE,
                     _ => size + 1 + self.random.below(3 * PAGE),
                 };
-                Op::Truncate { id, size }
+                let more = self.taken_by_cut(id);
+                Op::Truncate { id, size, more }
             }
             17..19 => {
                 let (at, len) = self.choose_range(size);
@@ -390,6 +391,25 @@ impl Run {
             _ if size > 200_000 && self.random.chance(90) => return None,
             _ => Op::MakeWhole { id },
         })
+    }
+
+    /// What a truncation says of the file's attributes, in its own record.
+    fn taken_by_cut(&self, id: NodeId) -> Vec<Change> {
+        let mode = Some(0o700 + self.version % 64);
+        let ctime = (self.version % 8 == 2).then_some(self.model.time);
+        let attributes = Attributes {
+            mode,
+            ctime,
+            ..Attributes::default()
+        };
+        let attributes = Change::Attributes(id, attributes);
+        let hidden = Change::Xattr(id, b"user.0".to_vec(), Some(Xattr::Hidden));
+        match self.version % 4 {
+            0 => vec![attributes],
+            1 => vec![hidden],
+            2 => vec![hidden, attributes],
+            _ => Vec::new(),
+        }
     }
 
     /// Where to write: in the middle, at the edges of pages, behind the end, far behind it.

@@ -65,7 +65,9 @@ pub fn perform(store: &Store, model: &Model, op: &Op) -> io::Result<()> {
                 &mut source_of(*id),
             )
         }
-        Op::Truncate { id, size } => store.truncate(*id, *size, model.source(*id), time),
+        Op::Truncate { id, size, more } => {
+            store.truncate_with(*id, *size, (model.source(*id), time), more.clone())
+        }
         Op::Punch {
             id,
             range: Range { start, end },
