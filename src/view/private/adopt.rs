@@ -20,6 +20,23 @@ use crate::store::{self, Attributes, Change, Name, NodeId, Xattr};
 use crate::view::shared;
 use crate::view::{Attributes as _, Names as _};
 
+/// What the source says of an inode.
+pub(super) struct Asked {
+    pub attr: Attr,
+    /// By the names by which the store knows them.
+    acls: Vec<(&'static str, Vec<u8>)>,
+    /// Whether the source shows it under the name by which it is changed.
+    is_named: bool,
+}
+
+impl Asked {
+    /// The ACL that decides on access.
+    pub fn access(&self) -> Option<&[u8]> {
+        let access = |(name, _): &&(&str, Vec<u8>)| *name == KNOWN_ACLS[0].1;
+        self.acls.iter().find(access).map(|(_, value)| &**value)
+    }
+}
+
 impl Layers {
     /// The store's node of an inode: a new one if this is its first change.
     pub fn adopt(&self, node: &Node) -> Result<NodeId> {
@@ -31,20 +48,32 @@ impl Layers {
         self.id(node)?.ok_or(Errno::STALE)
     }
 
-    /// Sets attributes. At the first change of an inode they are in the record that makes its node. Nothing larger is: that record may
-    /// use the reserve.
-    pub fn change_node(&self, node: &Node, over: Attributes) -> Result<()> {
-        if self.id(node)?.is_none() && self.adopt_with(node, Some(over))? {
-            return Ok(());
+    /// Asks the source of an inode that was never changed. None: the store has it.
+    pub fn asked_first(&self, node: &Node) -> Result<Option<Asked>> {
+        match &node.side {
+            Side::Source(source) if !source.is_own_mount() && self.id(node)?.is_none() => {
+                self.ask(node, source).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Sets attributes. At the first change of an inode, of which `asked` tells, they are in the record that makes its node. Nothing
+    /// larger is: that record may use the reserve.
+    pub fn change_node(&self, node: &Node, asked: Option<Asked>, over: Attributes) -> Result<()> {
+        if let Some(asked) = asked {
+            if self.adopt_with(node, Some((asked, over)))? {
+                return Ok(());
+            }
         }
         let id = self.adopt(node)?;
         let change = Change::Attributes(id, over);
         self.store.change(vec![change]).map_err(errno)
     }
 
-    /// Makes a node for an inode, and for the directories above it. `first`: attributes of the node. False: another thread has made it,
-    /// without these.
-    fn adopt_with(&self, node: &Node, first: Option<Attributes>) -> Result<bool> {
+    /// Makes a node for an inode, and for the directories above it. `first`: what the source says of it, and attributes of the node.
+    /// False: another thread has made it, without these.
+    fn adopt_with(&self, node: &Node, first: Option<(Asked, Attributes)>) -> Result<bool> {
         // From the root down, so that each directory is there when a name in it is recorded.
         let mut way = vec![node.clone()];
         let mut passed = HashSet::new();
@@ -102,13 +131,25 @@ impl Layers {
         }
     }
 
-    /// Whether the source shows the inode under this name.
-    fn is_at(&self, node: &shared::Node, at: &At) -> Result<bool> {
+    /// The attributes of the inode, if the source shows it under this name.
+    fn attr_at(&self, node: &shared::Node, at: &At) -> Result<Option<Attr>> {
         match self.below.lookup(&at.way.source, &at.name) {
-            Ok(found) => Ok(found.place == *node),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(false),
+            Ok(found) => Ok((found.place == *node).then_some(found.attr)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(None),
             Err(errno) => Err(errno),
         }
+    }
+
+    fn ask(&self, node: &Node, source: &shared::Node) -> Result<Asked> {
+        let named = match &node.at {
+            Some(at) => self.attr_at(source, at)?,
+            None => None,
+        };
+        Ok(Asked {
+            attr: named.map_or_else(|| self.below.attr(source), Ok)?,
+            acls: self.known_acls(node, source)?,
+            is_named: named.is_some(),
+        })
     }
 
     /// Records the name by which an inode of the source is changed, if it was changed by another of its names before.
@@ -121,7 +162,7 @@ impl Layers {
         if node.is_recorded || node.kind == FileType::Directory || known().unwrap_or(false) {
             return Ok(());
         }
-        if self.is_at(source, at)? {
+        if self.attr_at(source, at)?.is_some() {
             let directory = self.adopt(&self.directory_of(at))?;
             let _recording = self.recording.lock();
             if let Some(change) = self.new_name(directory, at, id)? {
@@ -144,20 +185,19 @@ impl Layers {
         }))
     }
 
-    fn adopt_one(&self, node: &Node, first: Option<Attributes>) -> Result<bool> {
+    fn adopt_one(&self, node: &Node, first: Option<(Asked, Attributes)>) -> Result<bool> {
         let Side::Source(source) = &node.side else {
             return Ok(false);
         };
         if source.is_own_mount() {
             return Err(Errno::PERM);
         }
-        let attr = self.below.attr(source)?;
-        let mut made = self.new_origin(node, source, &attr)?;
-        let acls = self.known_acls(node, source)?;
-        let named = match &node.at {
-            Some(at) if self.is_at(source, at)? => Some(at),
-            _ => None,
+        let (asked, over) = match first {
+            Some((asked, over)) => (asked, Some(over)),
+            None => (self.ask(node, source)?, None),
         };
+        let mut made = self.new_origin(node, source, &asked.attr)?;
+        let named = node.at.as_ref().filter(|_| asked.is_named);
         if named.is_none() && node.kind != FileType::Directory {
             made.reached.clear();
         }
@@ -177,15 +217,16 @@ impl Layers {
         if let (Some(at), Some(directory)) = (named, directory) {
             changes.extend(self.new_name(directory, at, id)?);
         }
-        for (name, value) in acls {
+        for (name, value) in asked.acls {
             changes.push(Change::Xattr(id, name.into(), Some(Xattr::Set(value))));
         }
         // It has lost its last name: in the view, or in the source.
-        if attr.nlink == 0 || self.gone.lock().contains(&node.key()) {
-            changes.push(Change::Links(id, -i64::from(attr.nlink)));
+        let nlink = asked.attr.nlink;
+        if nlink == 0 || self.gone.lock().contains(&node.key()) {
+            changes.push(Change::Links(id, -i64::from(nlink)));
             changes.push(Change::Orphan(id, true));
         }
-        changes.extend(first.map(|over| Change::Attributes(id, over)));
+        changes.extend(over.map(|over| Change::Attributes(id, over)));
         let is_ours = match self.store.change(changes) {
             // Another thread was first.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,

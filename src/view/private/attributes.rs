@@ -6,6 +6,7 @@ use rustix::fs::{OFlags, StatVfs};
 use rustix::io::{Errno, Result};
 
 use super::acl::{ACCESS, Acl};
+use super::adopt::Asked;
 use super::content::OpenFile;
 use super::layers::{Layers, errno, to_store};
 use super::node::{Node, Side};
@@ -41,9 +42,10 @@ impl Attributes for Private {
         if let Some(size) = set.size {
             return self.cut(by, node, set, size, now);
         }
-        let (over, xattrs) = layers.to_set(by, node, set, now)?;
+        let asked = layers.asked_first(node)?;
+        let (over, xattrs) = layers.to_set(by, node, asked.as_ref(), set, now)?;
         if xattrs.is_empty() {
-            return layers.change_node(node, over);
+            return layers.change_node(node, asked, over);
         }
         let id = layers.adopt(node)?;
         let changes = changes_of(id, over, xattrs);
@@ -87,7 +89,7 @@ impl Private {
         self.copy_before_cut(by, node, size)?;
         let lock = layers.lock(id);
         let alone = lock.write();
-        let (mut over, xattrs) = layers.to_set(by, node, set, now)?;
+        let (mut over, xattrs) = layers.to_set(by, node, None, set, now)?;
         // A new length moves the times.
         over.ctime = None;
         let more = match over == Overrides::default() && xattrs.is_empty() {
@@ -118,10 +120,24 @@ fn moment(time: SetTime, now: Time) -> crate::store::Time {
     }
 }
 
+/// An ACL after a chmod(2).
+fn with_mode(acl: &[u8], mode: u32) -> Result<(Vec<u8>, Xattr)> {
+    let mut acl = Acl::parse(acl)?;
+    acl.set_mode(mode);
+    Ok((ACCESS.into(), Xattr::Set(acl.value())))
+}
+
 impl Layers {
-    /// What is to be set of a node, beside its length.
-    fn to_set(&self, by: &Actor, node: &Node, set: &SetAttr, now: Time) -> Result<ToSet> {
-        let attr = self.attr(node)?;
+    /// What is to be set of a node, beside its length. `asked`: what the source says of one that was never changed.
+    fn to_set(
+        &self,
+        by: &Actor,
+        node: &Node,
+        asked: Option<&Asked>,
+        set: &SetAttr,
+        now: Time,
+    ) -> Result<ToSet> {
+        let attr = asked.map_or_else(|| self.attr(node), |asked| Ok(asked.attr))?;
         let mut over = Overrides::default();
         let mut xattrs = Vec::new();
         let takes_setid = set.is_nothing() && by.owns(attr.uid);
@@ -133,9 +149,13 @@ impl Layers {
                 xattrs.extend(self.without_capability(node)?);
             }
         }
-        if let Some(asked) = set.mode {
-            mode = asked & 0o7777;
-            xattrs.extend(self.acl_with_mode(node, mode)?);
+        if let Some(wanted) = set.mode {
+            mode = wanted & 0o7777;
+            let acl = match asked {
+                Some(asked) => asked.access().map(<[u8]>::to_vec),
+                None => self.access_acl(node)?,
+            };
+            xattrs.extend(acl.map(|acl| with_mode(&acl, mode)).transpose()?);
         }
         if set.size.is_some() {
             if !by.is_root() {
@@ -177,14 +197,11 @@ impl Layers {
         Ok(has_setid || matches!(capability.map_err(errno)?, Some(Xattr::Set(_))))
     }
 
-    fn acl_with_mode(&self, node: &Node, mode: u32) -> Result<Option<(Vec<u8>, Xattr)>> {
-        let value = match self.xattr_of(node, ACCESS.as_ref()) {
-            Err(Errno::NODATA) => return Ok(None),
-            value => value?,
-        };
-        let mut acl = Acl::parse(&value)?;
-        acl.set_mode(mode);
-        Ok(Some((ACCESS.into(), Xattr::Set(acl.value()))))
+    fn access_acl(&self, node: &Node) -> Result<Option<Vec<u8>>> {
+        match self.xattr_of(node, ACCESS.as_ref()) {
+            Err(Errno::NODATA) => Ok(None),
+            value => value.map(Some),
+        }
     }
 
     /// What a write takes away from a file: capabilities, and suid and sgid unless the user may keep them. `is_first`: no byte of it
