@@ -2,18 +2,19 @@
 
 mod common;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use common::private::{AT_ONCE, place};
+use common::private::{AT_ONCE, large, place};
 use common::{Mount, tools};
 use rustix::fs::{FallocateFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::{ClockId, clock_gettime};
 
 fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
     common::private::private(source, store, &[&AT_ONCE, options].concat())
@@ -112,6 +113,42 @@ fn an_attribute_without_a_namespace_is_refused() {
         let found = rustix::fs::getxattr(&path, name, &mut [0; 16][..]);
         assert_eq!(found, Err(Errno::OPNOTSUPP), "{name}");
         assert_eq!(rustix::fs::removexattr(&path, name), Err(Errno::OPNOTSUPP));
+    }
+}
+
+/// A second write within 10 ms of the first did not.
+/// (proves: S19)
+#[test]
+fn every_change_of_bytes_moves_the_times() {
+    let (_place, source, store) = place();
+    fs::write(source.join("small"), "theirs").unwrap();
+    fs::write(source.join("large"), large()).unwrap();
+    let mount = private(&source, &store, &[]);
+    fs::write(mount.mnt().join("new"), "mine").unwrap();
+    for name in ["small", "large", "new"] {
+        let file = File::options().write(true).open(mount.mnt().join(name));
+        let file = file.unwrap();
+        let moves = |what: &str, change: &dyn Fn()| {
+            let times = || {
+                let attr = file.metadata().unwrap();
+                [
+                    (attr.mtime(), attr.mtime_nsec()),
+                    (attr.ctime(), attr.ctime_nsec()),
+                ]
+            };
+            let before = times();
+            let tick = clock_gettime(ClockId::RealtimeCoarse);
+            while clock_gettime(ClockId::RealtimeCoarse) == tick {}
+            change();
+            let after = times();
+            assert!(
+                before[0] < after[0] && before[1] < after[1],
+                "{name}: {what}: {before:?}, {after:?}"
+            );
+        };
+        for _ in 0..20 {
+            moves("written", &|| file.write_all_at(b"mine", 0).unwrap());
+        }
     }
 }
 

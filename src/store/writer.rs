@@ -15,9 +15,6 @@ use super::node::{NodeId, Time};
 use super::record::{Record, Written};
 use super::tail::Reserve;
 
-/// A write into pages that the store has needs no record but for its time. Times that are so close need none.
-const TIME_GRAIN: i128 = 10_000_000;
-
 /// The most pages that [`Store::punch`] takes out of the middle of a file: 64 GiB.
 const MAX_PUNCH: u64 = 1 << 24;
 
@@ -318,12 +315,10 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// A write into pages that the store has needs no record but for its time: one for each tick of the clock.
     pub fn record_time(&self) -> io::Result<()> {
-        let nanoseconds =
-            |time: Time| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-        let last = self.content.mtime.min(self.content.ctime);
-        if last.is_some_and(|last| (nanoseconds(self.time) - nanoseconds(last)).abs() < TIME_GRAIN)
-        {
+        let now = Some(self.time);
+        if self.content.mtime == now && self.content.ctime == now {
             return Ok(());
         }
         // The bytes are written already. On a full disk their time is lost.

@@ -314,16 +314,6 @@ impl File {
         (self.mtime, self.ctime) = (Some(time), Some(time));
     }
 
-    /// Times that are closer than 10 ms are not recorded, unless something else is.
-    fn touch_in_place(&mut self, time: Time) {
-        let nanoseconds =
-            |time: Time| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-        let last = self.mtime.min(self.ctime).map(nanoseconds);
-        if last.is_none_or(|last| (nanoseconds(time) - last).abs() >= 10_000_000) {
-            self.touch(time);
-        }
-    }
-
     pub fn write(&mut self, at: u64, bytes: &[u8], time: Time, left: u64) -> Answer {
         let end = at + bytes.len() as u64;
         let range = (at / PAGE)..pages(end);
@@ -336,18 +326,13 @@ impl File {
             new
         };
         room(grown * PAGE, left)?;
-        let in_place = new == 0 && end <= self.size() && self.filed;
         self.resize(end.max(self.size()));
         self.bytes[at as usize..end as usize].copy_from_slice(bytes);
         if !self.whole {
             self.sides[range.start as usize..range.end as usize].fill(From::Data);
         }
         self.filed = true;
-        if in_place {
-            self.touch_in_place(time);
-        } else {
-            self.touch(time);
-        }
+        self.touch(time);
         Ok(())
     }
 
@@ -400,7 +385,7 @@ impl File {
             self.write(end - tail, &zeros[..tail as usize], time, left)?;
         }
         if full.is_empty() {
-            self.touch_in_place(time);
+            self.touch(time);
             return Ok(());
         }
         let end = (full.end * PAGE).min(self.size()) as usize;
