@@ -316,6 +316,7 @@ impl Content for OpenFile {
             if !zeroes {
                 self.must_have_room(id, content.as_ref(), offset..end)?;
             }
+            let grows = !keeps && end > size;
             if zeroes && offset < size {
                 let mut source = self.source_bytes(content.as_ref());
                 for part in parts(offset..end, size) {
@@ -323,8 +324,10 @@ impl Content for OpenFile {
                         .punch(id, part, state, now, &mut source)
                         .map_err(errno)?;
                 }
+            } else if !grows {
+                self.layers.touch(id, now)?;
             }
-            if !keeps && end > size {
+            if grows {
                 let state = self.layers.first_state(&self.node, id)?;
                 store.truncate(id, end, state, now).map_err(errno)?;
             }
