@@ -1,6 +1,7 @@
 //! suid, sgid and capabilities of files that are changed in a private view.
 
 mod common;
+mod stage;
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
@@ -204,4 +205,36 @@ fn as_root_a_change_of_bytes_takes_what_it_takes_on_other_filesystems() {
         change(root);
     }
     assert_eq!(seen(place.mount.mnt()), seen(native.path()), "given again");
+}
+
+/// A store through a mapping takes neither suid nor sgid.
+#[test]
+fn as_root_a_store_through_a_mapping_leaves_suid_and_sgid() {
+    let mut place = Place::with(|source| {
+        for (name, size) in SIZES {
+            make(&source.join(name), size, 0o6755);
+        }
+    });
+    let program = place.dir.path().join("store-program");
+    stage::compile("store", &program);
+    for (name, _) in SIZES {
+        let mut store = Command::new(&program);
+        tools::run(
+            store
+                .arg("shared")
+                .arg(place.path(name))
+                .args(["0", "33", "4"]),
+        );
+    }
+    for again in [false, true] {
+        for (name, _) in SIZES {
+            assert_eq!(privileges(&place.path(name)).0, 0o6755, "{name} {again}");
+            assert_eq!(&fs::read(place.path(name)).unwrap()[..4], b"!!!!");
+        }
+        place.mount.remount();
+    }
+    for (name, _) in SIZES {
+        fs::set_permissions(place.below(name), Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(privileges(&place.path(name)).0, 0o6755, "{name}");
+    }
 }

@@ -146,7 +146,9 @@ impl OpenFile {
         let lock = self.layers.lock(id);
         let _alone = lock.write();
         let mut content = self.content(id)?;
-        if let Some((by, keeps_setid)) = strips {
+        // A store through a mapping takes no bits. Before the first one they are the source's, and are recorded.
+        let keeps_all = content.is_none().then_some((&self.opener, true));
+        if let Some((by, keeps_setid)) = strips.or(keeps_all) {
             let how = (content.is_none(), keeps_setid);
             self.layers.strip(by, &self.node, id, how)?;
         }
