@@ -116,6 +116,42 @@ fn an_attribute_without_a_namespace_is_refused() {
     }
 }
 
+/// What no filesystem of a disk knows was stored, and an ACL that was not there could not be removed.
+#[test]
+fn attributes_that_are_not_there_answer_as_on_other_filesystems() {
+    let (place, source, store) = place();
+    let native = place.path().join("native");
+    for root in [&source, &native] {
+        fs::create_dir_all(root.join("d")).unwrap();
+        fs::write(root.join("f"), "").unwrap();
+    }
+    let mount = private(&source, &store, &[]);
+    fs::write(mount.mnt().join("new"), "").unwrap();
+    fs::write(native.join("new"), "").unwrap();
+    let answers = |root: &Path| {
+        let mut all = Vec::new();
+        for file in ["f", "new", "d"] {
+            for name in [
+                "user.",
+                "user.a",
+                "system.",
+                "system.other",
+                "system.posix_acl_access",
+                "system.posix_acl_default",
+            ] {
+                let path = root.join(file);
+                let got = rustix::fs::getxattr(&path, name, &mut [0; 16][..]);
+                let removed = rustix::fs::removexattr(&path, name);
+                let set = rustix::fs::setxattr(&path, name, b"v", XattrFlags::empty());
+                let replaced = rustix::fs::setxattr(&path, name, b"w", XattrFlags::REPLACE);
+                all.push((file, name, got, removed, set, replaced));
+            }
+        }
+        all
+    };
+    assert_eq!(answers(mount.mnt()), answers(&native));
+}
+
 /// Room that was set aside moved no times, and a second write did not within 10 ms of the first.
 /// (proves: S19)
 #[test]

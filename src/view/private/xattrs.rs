@@ -26,14 +26,30 @@ pub(super) const KNOWN_ACLS: [(&str, &str); 2] = [
 ];
 
 /// The namespaces of xattr(7).
-const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", SYSTEM];
 
-/// What is in no namespace is refused, as by the filesystems of disks.
+const SYSTEM: &[u8] = b"system.";
+
+/// What is in no namespace, or has no name there, is refused, as by the filesystems of disks.
 fn check_namespace(name: &OsStr) -> Result<()> {
-    let is_in = |namespace: &&[u8]| name.as_bytes().starts_with(namespace);
-    match NAMESPACES.iter().any(is_in) {
-        true => Ok(()),
-        false => Err(Errno::OPNOTSUPP),
+    let name = name.as_bytes();
+    let namespace = NAMESPACES.iter().find(|space| name.starts_with(space));
+    match namespace {
+        Some(namespace) if name == *namespace && name != SYSTEM => Err(Errno::INVAL),
+        Some(_) => Ok(()),
+        None => Err(Errno::OPNOTSUPP),
+    }
+}
+
+fn is_acl(name: &OsStr) -> bool {
+    name == ACCESS || name == DEFAULT
+}
+
+/// What a file answers that has no such attribute. Of the system's, the store has ACLs only: others are what a filesystem makes of them.
+fn absent(name: &OsStr) -> Errno {
+    match name.as_bytes().starts_with(SYSTEM) && !is_acl(name) {
+        true => Errno::OPNOTSUPP,
+        false => Errno::NODATA,
     }
 }
 
@@ -118,7 +134,11 @@ impl Xattrs for Private {
 
     fn remove_xattr(&self, _by: &Actor, node: &Node, name: &OsStr) -> Result<()> {
         let layers = &self.layers;
-        layers.xattr_of(node, name)?;
+        match layers.xattr_of(node, name) {
+            // An ACL that is not there is removed all the same, as on other filesystems.
+            Err(Errno::NODATA) if is_acl(name) => return Ok(()),
+            found => found?,
+        };
         let over = Overrides {
             ctime: Some(to_store(Time::now())),
             ..Overrides::default()
@@ -153,7 +173,7 @@ impl Layers {
         }
         match self.source_xattr(source, name) {
             // The store has attributes where the source's filesystem has none.
-            Err(Errno::OPNOTSUPP) => Err(Errno::NODATA),
+            Err(Errno::OPNOTSUPP) => Err(absent(name)),
             // The source has lost it while it is open.
             Err(Errno::STALE | Errno::NOENT) if id.is_some() => self.known_acl(id, name),
             value => value,
@@ -179,7 +199,7 @@ impl Layers {
     fn known_acl(&self, id: Option<NodeId>, name: &OsStr) -> Result<Vec<u8>> {
         let known = KNOWN_ACLS.iter().find(|(acl, _)| name == *acl);
         let (Some(id), Some((_, known))) = (id, known) else {
-            return Err(Errno::NODATA);
+            return Err(absent(name));
         };
         match self.store.xattr(id, known.as_bytes()).map_err(errno)? {
             Some(Xattr::Set(value)) => Ok(value),
