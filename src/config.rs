@@ -87,6 +87,8 @@ pub enum Access {
 pub struct StoreConfig {
     /// The directory of the store, absolute. `None`: one is made that goes with the mount.
     pub directory: Option<PathBuf>,
+    /// Where that one is made, absolute: `$TMPDIR`.
+    pub temporary: PathBuf,
     /// How many bytes of files it may hold.
     pub limit: Option<u64>,
     /// The source may be another than the one the store was made for.

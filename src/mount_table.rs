@@ -20,6 +20,8 @@ pub struct Mount {
     pub parent: u64,
     /// `st_dev` of its files.
     pub device: u64,
+    /// What of the filesystem is mounted: a path from the filesystem's own root.
+    pub root: PathBuf,
     /// The mount point, as seen from this process's root.
     pub mount_point: PathBuf,
     /// The filesystem's type, such as `fuse.mmfs`.
@@ -38,7 +40,7 @@ impl Mount {
         let mut fields = line.split(|&byte| byte == b' ');
         let id = number(fields.next()?)?;
         let parent = number(fields.next()?)?;
-        let (device, _root) = (fields.next()?, fields.next()?);
+        let (device, root) = (fields.next()?, unescape(fields.next()?));
         let mount_point = unescape(fields.next()?);
         let flags = unescape(fields.next()?);
         // Before the single dash: any number of optional fields.
@@ -48,6 +50,7 @@ impl Mount {
             id,
             parent,
             device: device_number(device)?,
+            root: root.into(),
             mount_point: mount_point.into(),
             fs_type: unescape(fs_type),
             source: unescape(source),
@@ -176,7 +179,10 @@ mod tests {
         let mount = Mount::parse(LINE).unwrap();
         assert_eq!((mount.id, mount.parent), (42, 27));
         assert_eq!(mount.device, rustix::fs::makedev(0, 39));
-        assert_eq!(mount.mount_point, Path::new("/mnt"));
+        assert_eq!(
+            (&*mount.root, &*mount.mount_point),
+            (Path::new("/"), Path::new("/mnt"))
+        );
         assert_eq!(
             (&*mount.fs_type, &*mount.source),
             ("fuse.mmfs".as_ref(), "/src".as_ref())

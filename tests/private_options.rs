@@ -193,6 +193,23 @@ fn an_ephemeral_store_goes_with_the_mount_and_after_a_kill_with_the_next() {
     assert_eq!(count(), 0);
 }
 
+/// The daemon in the background has another working directory.
+#[test]
+fn an_ephemeral_store_may_be_made_in_a_relative_directory() {
+    let (place, source, _) = place();
+    fs::create_dir(place.path().join("tmp")).unwrap();
+    let point = place.path().join("mnt");
+    fs::create_dir(&point).unwrap();
+    let mut command = std::process::Command::new(common::builder::binary());
+    command.current_dir(place.path()).env("TMPDIR", "tmp");
+    common::tools::run(command.arg("--ephemeral").arg(&source).arg(&point));
+    fs::write(point.join("f"), "mine").unwrap();
+    assert_eq!(fs::read_dir(place.path().join("tmp")).unwrap().count(), 1);
+    let mut command = std::process::Command::new(common::builder::binary());
+    common::tools::run(command.arg("unmount").arg(&point));
+    assert_eq!(fs::read_dir(place.path().join("tmp")).unwrap().count(), 0);
+}
+
 /// (proves: S60)
 #[test]
 fn a_file_that_was_replaced_in_the_source_stays_as_it_was_changed() {

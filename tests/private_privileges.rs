@@ -238,3 +238,41 @@ fn as_root_a_store_through_a_mapping_leaves_suid_and_sgid() {
         assert_eq!(privileges(&place.path(name)).0, 0o6755, "{name}");
     }
 }
+
+/// Without execution for the group, sgid has another meaning, and stays more often.
+#[test]
+fn as_root_sgid_without_execution_for_the_group_goes_as_on_other_filesystems() {
+    let native = tempfile::tempdir().unwrap();
+    let names = ["owned", "written", "large"];
+    let make_all = |root: &Path| {
+        for name in names {
+            make(
+                &root.join(name),
+                if name == "large" { 200_000 } else { 5000 },
+                0o2666,
+            );
+        }
+    };
+    make_all(native.path());
+    fs::set_permissions(native.path(), Permissions::from_mode(0o755)).unwrap();
+    let mut place = Place::with(make_all);
+    let user = user::ordinary();
+    let change = |root: &Path| {
+        chown(root.join("owned"), Some(user), Some(user)).unwrap();
+        for name in ["written", "large"] {
+            // Root opens it, and the user writes.
+            let file = OpenOptions::new()
+                .append(true)
+                .open(root.join(name))
+                .unwrap();
+            let mut write = user::as_user(user, "echo");
+            assert!(write.stdout(file).status().unwrap().success());
+        }
+    };
+    let seen = |root: &Path| names.map(|name| privileges(&root.join(name)).0);
+    change(native.path());
+    change(place.mount.mnt());
+    assert_eq!(seen(place.mount.mnt()), seen(native.path()));
+    place.mount.remount();
+    assert_eq!(seen(place.mount.mnt()), seen(native.path()));
+}

@@ -138,6 +138,74 @@ fn a_store_source_and_mount_point_lie_apart() {
     assert!(place.builder(&place.path("other")).mount().mnt().exists());
 }
 
+/// The store lies in the source, whatever the path says.
+#[test]
+fn as_root_a_store_that_a_bind_mount_shows_in_the_source_is_refused() {
+    let place = Place::new();
+    fs::create_dir_all(place.source.join("in/deep")).unwrap();
+    let bound = place.path("bound");
+    fs::create_dir(&bound).unwrap();
+    let refused = |of: &Path, store: &Path| {
+        let bind = Bound::new(of, &bound);
+        refuses(place.builder(store), 1, "keep the store elsewhere");
+        drop(bind);
+    };
+    refused(&place.source, &bound.join("store"));
+    refused(&place.source, &bound.join("in/store"));
+    refused(&place.source.join("in"), &bound.join("deep"));
+    refused(place.place.path(), &bound.join("source/store"));
+    // The source lies in the store.
+    refused(place.place.path(), &bound);
+    assert!(!place.source.join("store").exists() && !place.source.join("in/store").exists());
+    // A mount below the source is shown, too.
+    let other = place.path("other");
+    fs::create_dir(&other).unwrap();
+    let below = Bound::new(&other, &place.source.join("in"));
+    refuses(
+        place.builder(&other.join("store")),
+        1,
+        "keep the store elsewhere",
+    );
+    drop(below);
+    let bind = Bound::new(&other, &bound);
+    assert!(place.builder(&bound.join("store")).mount().mnt().exists());
+    drop(bind);
+}
+
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(of: &Path, at: &Path) -> Self {
+        rustix::mount::mount_bind(of, at).unwrap();
+        Self(at.into())
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let detach = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(&self.0, detach).unwrap();
+    }
+}
+
+/// What somebody has removed from a store is lost, and the rest goes on.
+#[test]
+fn a_store_without_its_data_files_takes_new_ones() {
+    let place = Place::new();
+    fs::write(place.source.join("other"), "source").unwrap();
+    let store = place.made("store");
+    fs::remove_dir_all(store.join("data")).unwrap();
+    let mount = place.builder(&store).mount();
+    let lost = fs::read(mount.mnt().join("f")).unwrap_err();
+    assert_eq!(lost.raw_os_error(), Some(libc::EIO));
+    fs::write(mount.mnt().join("other"), "mine").unwrap();
+    fs::write(mount.mnt().join("new"), "new").unwrap();
+    assert_eq!(fs::read(mount.mnt().join("other")).unwrap(), b"mine");
+    drop(mount);
+    let mut repair = Command::new(common::builder::binary());
+    tools::output_of(repair.args(["check", "--repair"]).arg(&store));
+}
+
 /// Changes of all kinds stay in the view when the source is a copy with other inode numbers: whole files, pages, modes, names.
 #[test]
 fn a_store_belongs_to_one_source_until_it_is_told_another() {

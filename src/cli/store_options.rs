@@ -100,9 +100,14 @@ impl StoreOptions {
     pub fn config(&self) -> Result<Option<StoreConfig>, StartError> {
         let directory = self.private.as_deref().map(absolute(StartError::Store));
         let directory = directory.transpose()?;
+        // An empty TMPDIR is none. A daemon in the background has another working directory.
+        let temporary = Some(std::env::temp_dir()).filter(|path| !path.as_os_str().is_empty());
+        let temporary = temporary.unwrap_or_else(|| "/tmp".into());
+        let temporary = absolute(StartError::Store)(&temporary)?;
         Ok(
             (directory.is_some() || self.ephemeral).then_some(StoreConfig {
                 directory,
+                temporary,
                 limit: self.store_limit,
                 base_moved: self.base_moved,
                 on_source_change: self.on_source_change.unwrap_or_default(),

@@ -134,6 +134,7 @@ fn options_of_a_private_view_reach_its_configuration() {
     assert_eq!(store(&[]), None);
     let plain = StoreConfig {
         directory: Some("/s".into()),
+        temporary: std::env::temp_dir(),
         limit: None,
         base_moved: false,
         on_source_change: OnSourceChange::Stop,

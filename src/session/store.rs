@@ -65,10 +65,9 @@ pub fn open_store(wanted: &StoreConfig, config: &Config) -> Result<Kept, StartEr
     let mut kept = match &wanted.directory {
         Some(path) => open_directory(path, config, wanted.base_moved)?,
         None => {
-            let temporary = std::env::temp_dir();
-            remove_ended(&temporary);
+            remove_ended(&wanted.temporary);
             let random = random().map_err(|error| StartError::System("get random bytes", error))?;
-            let path = temporary.join(format!("{EPHEMERAL}{random:016x}"));
+            let path = wanted.temporary.join(format!("{EPHEMERAL}{random:016x}"));
             // What is there already is somebody else's.
             let made = DirBuilder::new().mode(0o700).create(&path);
             made.map_err(|error| StartError::Store(path.clone(), error))?;

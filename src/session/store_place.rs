@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, fstatfs, lstat, openat, statat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, fstat, fstatfs, lstat, openat,
+    statat, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -34,10 +35,7 @@ pub fn check(
     access: Access,
     flags: &mut MountFlags,
 ) -> Result<(), StartError> {
-    let directory = match &store.directory {
-        Some(directory) => directory.clone(),
-        None => std::env::temp_dir(),
-    };
+    let directory = store.directory.as_ref().unwrap_or(&store.temporary).clone();
     let failed = |error| StartError::Store(directory.clone(), error);
     let place = real_path(&directory).map_err(failed)?;
     let passed = Passed::at(mount_point)?;
@@ -55,12 +53,53 @@ pub fn check(
             return Err(StartError::StoreInside(directory.clone(), (*other).into()));
         }
     }
+    if store.directory.is_some() && is_bound_inside(&place, source).map_err(failed)? {
+        return Err(StartError::StoreInside(directory, source.into()));
+    }
     if only_root_writes(&place, store.directory.is_none()).map_err(failed)? {
         return Ok(());
     }
     (flags.no_suid, flags.no_dev) = (true, true);
     let why_not = passed.why_not(access, *flags, &directory);
     why_not.map_or(Ok(()), Err)
+}
+
+/// Whether the store lies in the source, or the source in it, although their paths do not: by a bind mount.
+fn is_bound_inside(store: &Path, source: &Path) -> io::Result<bool> {
+    let mounts = mount_table::read()?;
+    let store = beyond_mounts(store, &mounts)?;
+    let source_place = beyond_mounts(source, &mounts)?;
+    let (Some((device, store)), Some(source_place)) = (store, source_place) else {
+        return Ok(false);
+    };
+    if source_place.0 == device && source_place.1.starts_with(&store) {
+        return Ok(true);
+    }
+    // Mounts below the source are shown, too.
+    let below = mounts
+        .iter()
+        .filter(|mount| mount.mount_point.starts_with(source))
+        .map(|mount| (mount.device, mount.root.clone()));
+    let mut shown = below.chain([source_place]);
+    Ok(shown.any(|(of, root)| of == device && store.starts_with(root)))
+}
+
+/// Where a directory lies, whatever mount leads to it: its filesystem, and the path from the filesystem's own root. None: the kernel
+/// does not tell (before Linux 5.8).
+fn beyond_mounts(path: &Path, mounts: &[Mount]) -> io::Result<Option<(u64, PathBuf)>> {
+    let (mask, flags) = (StatxFlags::MNT_ID, AtFlags::SYMLINK_NOFOLLOW);
+    let (there, rest) = match statx(CWD, path, flags, mask) {
+        // It is made there.
+        Err(Errno::NOENT) => (path.parent().unwrap_or(path), path.file_name()),
+        _ => (path, None),
+    };
+    let found = statx(CWD, there, flags, mask)?;
+    let mount = mounts.iter().find(|mount| mount.id == found.stx_mnt_id);
+    let place = mount.and_then(|mount| {
+        let below = there.strip_prefix(&mount.mount_point).ok()?;
+        Some((mount.device, mount.root.join(below)))
+    });
+    Ok(place.map(|(device, place)| (device, rest.map_or(place.clone(), |rest| place.join(rest)))))
 }
 
 /// The mount that another program has made and passed to mmfs.

@@ -31,6 +31,15 @@ pub fn directory(id: NodeId) -> PathBuf {
     Path::new("data").join(format!("{:02x}", id.0 % DIRECTORIES))
 }
 
+/// Makes the directories of data files.
+pub fn make_directories(disk: &dyn Disk) -> io::Result<()> {
+    disk.make_directory(Path::new("data"))?;
+    for number in 0..DIRECTORIES {
+        disk.make_directory(&directory(NodeId(number)))?;
+    }
+    disk.sync_directory(Path::new("data"))
+}
+
 /// The data file of a node with this number.
 pub fn path(id: NodeId, data: u64) -> PathBuf {
     directory(id).join(format!("{:x}-{data:x}", id.0))

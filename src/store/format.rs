@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::codec::damaged;
-use super::data::{self, DIRECTORIES};
+use super::data;
 use super::disk::{Disk, How};
 use super::life::{hex, random};
 use super::manifest::Manifest;
@@ -103,13 +103,10 @@ pub fn make(disk: &dyn Disk, base: &Base) -> io::Result<()> {
     let mut uuid = [0; 16];
     uuid[..8].copy_from_slice(&random()?.to_le_bytes());
     uuid[8..].copy_from_slice(&random()?.to_le_bytes());
-    for directory in ["tables", "tails", "data"] {
+    for directory in ["tables", "tails"] {
         disk.make_directory(Path::new(directory))?;
     }
-    for number in 0..DIRECTORIES {
-        disk.make_directory(&data::directory(NodeId(number)))?;
-    }
-    disk.sync_directory(Path::new("data"))?;
+    data::make_directories(disk)?;
     write_base(disk, base)?;
     let manifest = Manifest {
         tables: Vec::new(),

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::data::DataFiles;
+use super::data::{self, DataFiles};
 use super::disk::{Directory, Disk, How};
 use super::effects::Effects;
 use super::format::{self, Format};
@@ -235,6 +235,7 @@ impl Store {
         let lock = lock(&directory)?;
         let options = options(&directory, after_power_cut)?;
         let base = format::read_base(&directory).map_err(at("base"))?;
+        make_missing(&directory).map_err(at("data"))?;
         let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;
         Ok((opened, base))
     }
@@ -436,6 +437,18 @@ impl Recovered {
             },
             stand_in,
         ))
+    }
+}
+
+/// Makes directories of data files that somebody has removed. What was in them is lost, and the rest goes on.
+fn make_missing(directory: &Directory) -> io::Result<()> {
+    let there = match directory.list(Path::new("data")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        names => names?.len() as u64,
+    };
+    match there < data::DIRECTORIES {
+        true => data::make_directories(directory),
+        false => Ok(()),
     }
 }
 

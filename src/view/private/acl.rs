@@ -8,6 +8,13 @@ pub const ACCESS: &str = "system.posix_acl_access";
 /// The attribute of an ACL that new files of a directory get.
 pub const DEFAULT: &str = "system.posix_acl_default";
 
+/// The ACLs, and the names by which the store knows those of an inode of the source as of its first change. Nobody else can use these
+/// names.
+pub const KNOWN: [(&str, &str); 2] = [
+    (ACCESS, "mmfs.posix_acl_access"),
+    (DEFAULT, "mmfs.posix_acl_default"),
+];
+
 const VERSION: u32 = 2;
 const USER_OBJ: u16 = 0x01;
 const GROUP_OBJ: u16 = 0x04;

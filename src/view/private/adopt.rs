@@ -10,10 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
-use super::acl::DEFAULT;
+use super::acl::{DEFAULT, KNOWN};
 use super::layers::{Layers, errno, kind_of, known};
 use super::node::{At, Node, Side};
-use super::xattrs::KNOWN_ACLS;
 use crate::attr::Attr;
 use crate::inode::Place as _;
 use crate::store::{self, Attributes, Change, Name, NodeId, Xattr};
@@ -32,7 +31,7 @@ pub(super) struct Asked {
 impl Asked {
     /// The ACL that decides on access.
     pub fn access(&self) -> Option<&[u8]> {
-        let access = |(name, _): &&(&str, Vec<u8>)| *name == KNOWN_ACLS[0].1;
+        let access = |(name, _): &&(&str, Vec<u8>)| *name == KNOWN[0].1;
         self.acls.iter().find(access).map(|(_, value)| &**value)
     }
 }
@@ -256,7 +255,7 @@ impl Layers {
         source: &shared::Node,
     ) -> Result<Vec<(&'static str, Vec<u8>)>> {
         let mut acls = Vec::new();
-        for (name, known) in KNOWN_ACLS {
+        for (name, known) in KNOWN {
             if node.kind == FileType::Symlink || name == DEFAULT && node.kind != FileType::Directory
             {
                 continue;

@@ -163,8 +163,9 @@ impl Layers {
             }
             xattrs.extend(self.without_capability(node)?);
         }
-        // What the source says of a file whose bytes are changed gives nobody a privilege. So what it keeps is recorded.
-        let keeps = set.size.is_some() && mode & (SUID | SGID) != 0;
+        // What the source says of a file whose bytes or owner are changed gives nobody a privilege. So what it keeps is recorded.
+        let moves = set.size.is_some() || set.uid.is_some() || set.gid.is_some() || takes_setid;
+        let keeps = moves && !attr.is_dir() && mode & (SUID | SGID) != 0;
         if mode != attr.mode & 0o7777 || keeps {
             over.mode = Some(mode);
         }
@@ -224,7 +225,8 @@ impl Layers {
         let mode = attr.mode & 0o7777;
         let kept = match keeps_setid {
             true => mode,
-            false => stripped(mode, by.is_in_group(attr.gid)),
+            // Root would keep them. So it has opened the file for somebody else, of whom nothing is known.
+            false => stripped(mode, !by.is_root() && by.is_in_group(attr.gid)),
         };
         if kept != mode || is_first && kept & (SUID | SGID) != 0 {
             let mut over = Overrides {

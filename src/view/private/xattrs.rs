@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::XattrFlags;
 use rustix::io::{Errno, Result};
 
-use super::acl::{ACCESS, Acl, DEFAULT};
+use super::acl::{ACCESS, Acl, DEFAULT, KNOWN};
 use super::attributes::CAPABILITY;
 use super::layers::{Layers, errno, to_store};
 use super::node::Node;
@@ -17,13 +17,6 @@ use crate::actor::Actor;
 use crate::attr::Time;
 use crate::store::{Attributes as Overrides, Change, NodeId, Xattr};
 use crate::view::{Attributes as _, Xattrs, shared};
-
-/// The ACLs, and the names by which the store knows those of an inode of the source as of its first change. Nobody else can use these
-/// names.
-pub(super) const KNOWN_ACLS: [(&str, &str); 2] = [
-    (ACCESS, "mmfs.posix_acl_access"),
-    (DEFAULT, "mmfs.posix_acl_default"),
-];
 
 /// The namespaces of xattr(7).
 const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", SYSTEM];
@@ -197,7 +190,7 @@ impl Layers {
 
     /// The ACL of an inode that the source has lost.
     fn known_acl(&self, id: Option<NodeId>, name: &OsStr) -> Result<Vec<u8>> {
-        let known = KNOWN_ACLS.iter().find(|(acl, _)| name == *acl);
+        let known = KNOWN.iter().find(|(acl, _)| name == *acl);
         let (Some(id), Some((_, known))) = (id, known) else {
             return Err(absent(name));
         };
@@ -210,7 +203,7 @@ impl Layers {
     fn xattr_names(&self, node: &Node) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
         if node.source().is_none() {
-            for (acl, _) in KNOWN_ACLS {
+            for (acl, _) in KNOWN {
                 if self.xattr_of(node, acl.as_ref()).is_ok() {
                     names.insert(acl.into());
                 }
@@ -232,8 +225,7 @@ impl Layers {
             names.remove(CAPABILITY.as_bytes());
         }
         if let Some(id) = id {
-            let is_known =
-                |name: &[u8]| KNOWN_ACLS.iter().any(|(_, known)| known.as_bytes() == name);
+            let is_known = |name: &[u8]| KNOWN.iter().any(|(_, known)| known.as_bytes() == name);
             let all = self.store.xattrs(id).map_err(errno)?;
             for (name, value) in all.into_iter().filter(|(name, _)| !is_known(name)) {
                 match value {
