@@ -187,22 +187,29 @@ private_way() {
     done
 }
 
-# tree_hash directory : of names, types, modes, owners, link counts, sizes, mtimes, ctimes, link targets, extended attributes
-# and bytes.
-tree_hash() {
+# tree_listing directory : names, types, modes, owners, link counts, sizes, mtimes, ctimes, link targets, extended attributes and hashes
+# of bytes.
+tree_listing() {
     (
         cd "$1"
         find . -printf '%P\t%y %m %U %G %n %s %T@ %C@ %l\0' | sort -z
         # A filesystem without attributes says so for each name.
         find . -print0 | sort -z | xargs -0 getfattr --no-dereference --dump --match=- --encoding=hex 2>/dev/null
         find . -type f -print0 | sort -z | xargs -0r sha256sum --zero
-    ) | sha256sum
+    ) | tr '\0' '\n'
 }
 
-# The hashes of sources that private views are over.
-declare -A source_hashes=()
-keep_hash() { source_hashes[$1]=$(tree_hash "$1"); }
-same_hash() { [[ $(tree_hash "$1") == "${source_hashes[$1]}" ]] || die "the source $1 is not what it was"; }
+# same_listing before after sentence : two listings are the same, or the sentence and the first lines that differ.
+same_listing() {
+    [[ $1 != "$2" ]] || return 0
+    diff --text <(printf '%s\n' "$1") <(printf '%s\n' "$2") | head -n 6 >&2 || true
+    die "$3"
+}
+
+# The listings of sources that private views are over.
+declare -A source_trees=()
+keep_tree() { source_trees[$1]=$(tree_listing "$1"); }
+same_tree() { same_listing "${source_trees[$1]}" "$(tree_listing "$1")" "the source $1 is not what it was"; }
 
 # mount_mmfs source point options... : waits until it answers.
 mount_mmfs() {
