@@ -40,6 +40,18 @@ pub fn make_directories(disk: &dyn Disk) -> io::Result<()> {
     disk.sync_directory(Path::new("data"))
 }
 
+/// Makes directories of data files that somebody has removed. What was in them is lost, and the rest goes on.
+pub fn make_missing(disk: &dyn Disk) -> io::Result<()> {
+    let there = match disk.list(Path::new("data")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => 0,
+        names => names?.len() as u64,
+    };
+    match there < DIRECTORIES {
+        true => make_directories(disk),
+        false => Ok(()),
+    }
+}
+
 /// The data file of a node with this number.
 pub fn path(id: NodeId, data: u64) -> PathBuf {
     directory(id).join(format!("{:x}-{data:x}", id.0))
@@ -54,13 +66,23 @@ pub fn parse(name: &str) -> Option<(NodeId, u64)> {
 }
 
 /// The open data files.
-#[derive(Default)]
 pub struct DataFiles {
+    /// How those that are there are opened.
+    how: How,
     open: Mutex<HashMap<(NodeId, u64), Arc<Data>>>,
     clock: AtomicU64,
 }
 
 impl DataFiles {
+    /// None is open.
+    pub fn new(how: How) -> Self {
+        Self {
+            how,
+            open: Mutex::default(),
+            clock: AtomicU64::new(0),
+        }
+    }
+
     /// The node's data file, opened if it is not open. None: there is none.
     ///
     /// # Errors
@@ -71,7 +93,7 @@ impl DataFiles {
             found.used.store(now, Ordering::Relaxed);
             return Ok(Some(Arc::clone(found)));
         }
-        match disk.open(&path(id, data), How::Write) {
+        match disk.open(&path(id, data), self.how) {
             Ok(file) => Ok(Some(self.keep(id, data, file, false))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             // A symbolic link, a device or a second name: nothing that mmfs put there.

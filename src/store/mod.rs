@@ -23,6 +23,7 @@ mod key;
 mod lent;
 mod life;
 mod loan;
+mod looking;
 mod manifest;
 mod node;
 mod open_error;
@@ -158,6 +159,11 @@ impl Store {
             }
             done => done,
         }
+    }
+
+    /// Whether nothing changes any more: it was closed, or is only looked at.
+    pub fn is_closed(&self) -> bool {
+        self.log.lock().is_closed
     }
 
     /// What the store says of a name. None: nothing, and the source's entry shows, if there is one.

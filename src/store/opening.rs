@@ -46,6 +46,8 @@ pub struct Options {
     pub cookies: Option<PathBuf>,
     /// `st_dev` of the store.
     pub device: u64,
+    /// A daemon has it open: all records count.
+    pub in_use: bool,
 }
 
 /// How the last life of the store ended, and so which records count.
@@ -126,6 +128,7 @@ impl Recovered {
         let rule = match (manifest.closed, options.after_power_cut) {
             (true, _) => Rule::Closed,
             (_, true) => Rule::PowerCut,
+            _ if options.in_use => Rule::Killed,
             _ if options.cookies.as_ref().is_some_and(goes_on) => Rule::Killed,
             _ => Rule::PowerCut,
         };
@@ -235,7 +238,7 @@ impl Store {
         let lock = lock(&directory)?;
         let options = options(&directory, after_power_cut)?;
         let base = format::read_base(&directory).map_err(at("base"))?;
-        make_missing(&directory).map_err(at("data"))?;
+        data::make_missing(&directory).map_err(at("data"))?;
         let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;
         Ok((opened, base))
     }
@@ -294,9 +297,6 @@ impl Store {
     ) -> Result<Opened, OpenError> {
         let mut found = Recovered::read(&*disk, options)?;
         let turn = found.turn(&*disk)?;
-        let used = found.used();
-        let unclean = found.recovery.rule != Rule::Closed;
-        // The first tail of this life is begun by the barrier below. Until then there is none to write to.
         let killed = found.recovery.rule == Rule::Killed;
         // Its error is told once: what it was about, the syncs of the files have to show.
         let synced = if killed {
@@ -305,36 +305,9 @@ impl Store {
             Ok(true)
         };
         let lost_all = synced.is_err();
-        let tail = Tail::unwritten(found.last_tail, found.next_record, turn.1);
-        let store = Self {
-            uuid: found.uuid,
-            state: found.state,
-            log: Mutex::new(Log {
-                tail,
-                older: None,
-                is_closed: false,
-                undurable: Undurable::new(found.next_record - 1),
-            }),
-            commit: Mutex::new(Commit::new(found.next_record - 1)),
-            committed: Condvar::new(),
-            syncing: super::syncing::Syncing::default(),
-            turn: Mutex::new(turn.0),
-            data: DataFiles::default(),
-            loans: Default::default(),
-            stripes: [const { Mutex::new(()) }; 64],
-            room: Room::new(used),
-            next: AtomicU64::new(found.manifest.next.saturating_add(if unclean {
-                SKIPPED
-            } else {
-                0
-            })),
-            life: Mutex::new(None),
-            doubts: killed && !matches!(synced, Ok(true)),
-            syncs_all: Mutex::new(!lost_all),
-            bell: super::bell::Bell::default(),
-            _lock: lock,
-            disk,
-        };
+        let mut store = found.store(disk, turn, lock);
+        store.doubts = killed && !matches!(synced, Ok(true));
+        store.syncs_all = Mutex::new(!lost_all);
         {
             let mut log = store.log.lock();
             for (node, data) in &found.dirty {
@@ -404,8 +377,47 @@ impl Recovered {
         self.manifest.next.saturating_add(SKIPPED)
     }
 
+    /// A store of what was found. Nothing was written.
+    pub fn store(
+        &mut self,
+        disk: Arc<dyn Disk>,
+        (turn, stand_in): (Turn, Arc<dyn super::DiskFile>),
+        lock: Option<OwnedFd>,
+    ) -> Store {
+        let skipped = match self.recovery.rule {
+            Rule::Closed => 0,
+            Rule::Killed | Rule::PowerCut => SKIPPED,
+        };
+        Store {
+            uuid: self.uuid,
+            log: Mutex::new(Log {
+                // The first tail of this life is begun by the first barrier. Until then there is none to write to.
+                tail: Tail::unwritten(self.last_tail, self.next_record, stand_in),
+                older: None,
+                is_closed: false,
+                undurable: Undurable::new(self.next_record - 1),
+            }),
+            commit: Mutex::new(Commit::new(self.next_record - 1)),
+            committed: Condvar::new(),
+            syncing: super::syncing::Syncing::default(),
+            turn: Mutex::new(turn),
+            data: DataFiles::new(How::Write),
+            loans: Default::default(),
+            stripes: [const { Mutex::new(()) }; 64],
+            room: Room::new(self.used()),
+            next: AtomicU64::new(self.manifest.next.saturating_add(skipped)),
+            life: Mutex::new(None),
+            doubts: false,
+            syncs_all: Mutex::new(true),
+            bell: super::bell::Bell::default(),
+            state: std::mem::take(&mut self.state),
+            _lock: lock,
+            disk,
+        }
+    }
+
     /// What the first barrier begins with, and a file that stands for the tail until then.
-    fn turn(&self, disk: &dyn Disk) -> Result<(Turn, Arc<dyn super::DiskFile>), OpenError> {
+    pub fn turn(&self, disk: &dyn Disk) -> Result<(Turn, Arc<dyn super::DiskFile>), OpenError> {
         let highest = |directory: &str| -> io::Result<u64> {
             let numbers = disk
                 .list(Path::new(directory))?
@@ -437,18 +449,6 @@ impl Recovered {
             },
             stand_in,
         ))
-    }
-}
-
-/// Makes directories of data files that somebody has removed. What was in them is lost, and the rest goes on.
-fn make_missing(directory: &Directory) -> io::Result<()> {
-    let there = match directory.list(Path::new("data")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        names => names?.len() as u64,
-    };
-    match there < data::DIRECTORIES {
-        true => data::make_directories(directory),
-        false => Ok(()),
     }
 }
 
@@ -490,5 +490,6 @@ pub(super) fn options(directory: &Directory, after_power_cut: bool) -> Result<Op
         after_power_cut,
         cookies: life::cookies(),
         device: stat.st_dev,
+        in_use: false,
     })
 }

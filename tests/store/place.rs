@@ -49,6 +49,7 @@ impl Place {
             after_power_cut: false,
             cookies: Some(self.directory.path().join("cookies")),
             device: 0,
+            ..Options::default()
         }
     }
 

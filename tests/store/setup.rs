@@ -33,6 +33,7 @@ pub fn options(cookies: Option<&std::path::Path>) -> Options {
         after_power_cut: cookies.is_none(),
         cookies: cookies.map(Into::into),
         device: 7,
+        ..Options::default()
     }
 }
 
