@@ -49,6 +49,41 @@ pub struct Config {
     pub pid_file: Option<PathBuf>,
 }
 
+/// Bytes of a file that one window covers, if nobody says otherwise.
+const WINDOW: u64 = 1 << 30;
+
+impl Config {
+    /// For reading a source without mounting it.
+    pub fn unmounted(source: PathBuf) -> Self {
+        Config {
+            fsname: source.clone().into(),
+            source,
+            store: None,
+            mount_point: PathBuf::new(),
+            foreground: true,
+            access: Access::Owner,
+            auto_unmount: false,
+            threads: 1,
+            window_size: WINDOW,
+            map_budget: None,
+            write_path: WritePath::Auto,
+            sync_on_close: false,
+            attr_timeout: Duration::ZERO,
+            entry_timeout: Duration::ZERO,
+            direct_io: false,
+            passthrough: false,
+            flags: MountFlags {
+                read_only: true,
+                no_atime: true,
+                ..MountFlags::default()
+            },
+            subtype: OsString::new(),
+            log: LogConfig::default(),
+            pid_file: None,
+        }
+    }
+}
+
 /// Generic options of mount(8), with the meaning they have there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MountFlags {

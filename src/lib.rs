@@ -14,6 +14,7 @@ pub mod config;
 pub mod counters;
 pub mod daemon;
 pub mod descriptors;
+pub mod difference;
 pub mod dispatch;
 pub mod fs;
 pub mod fuse;

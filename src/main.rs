@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     memory::keep_one_arena();
     let args: Vec<OsString> = std::env::args_os().collect();
     match run(&args) {
-        Ok(()) => Code::Success.into(),
+        Ok(code) => code.into(),
         Err(error) => {
             let printed = error.print();
             cli::exit_code(&args, &error, printed).into()
@@ -32,16 +32,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &[OsString]) -> Result<(), StartError> {
+fn run(args: &[OsString]) -> Result<Code, StartError> {
     // Only a background start needs the list. So without /proc, help is still printed.
     let inherited = Inherited::list();
     process::reset_sigchld();
     let options = match cli::Request::read(args.iter().cloned())? {
         cli::Request::Mount(options) => options,
-        cli::Request::Check(mount_point) => return check(&mount_point),
-        cli::Request::Generate(directory) => return generate::write(&directory),
+        cli::Request::Check(mount_point) => return check(&mount_point).map(|()| Code::Success),
+        cli::Request::Generate(directory) => {
+            return generate::write(&directory).map(|()| Code::Success);
+        }
         cli::Request::Verb(verb) => return verb.run(cli::command),
-        cli::Request::Nothing => return Ok(()),
+        cli::Request::Nothing => return Ok(Code::Success),
     };
     logging::start(&options.log()?)?;
     let config = options.resolve()?;
@@ -63,6 +65,7 @@ fn run(args: &[OsString]) -> Result<(), StartError> {
         }
         outcome
     })
+    .map(|()| Code::Success)
 }
 
 fn serve<T: Tree>(config: &Config, ready: &mut Ready, fs: Arc<Fs<T>>) -> Result<(), StartError> {

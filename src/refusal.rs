@@ -20,6 +20,8 @@ pub enum ExitCode {
     Failure = 1,
     /// The command line is invalid.
     Usage = 2,
+    /// `mmfs diff --exit-code` has found changes.
+    Changes = 4,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

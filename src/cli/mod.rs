@@ -119,7 +119,8 @@ pub struct Options {
         value_name = "MNT",
         exclusive = true,
         value_hint = ValueHint::DirPath,
-        help_heading = "Start and end"
+        help_heading = "Start and end",
+        hide_short_help = true
     )]
     check: Option<PathBuf>,
     /// How long the kernel caches attributes, in seconds.

@@ -81,6 +81,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
         "Refused or failed. One sentence on standard error says why, and what to do.",
     ),
     ("2", "The command line was not understood."),
+    ("4", "mmfs diff --exit-code has found changes."),
     (
         "mount.mmfs",
         "Exits as mount(8) has it, for mount -t mmfs: 1 for options that are wrong or for what the user may not do, 2 for a system \

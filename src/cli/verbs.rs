@@ -11,9 +11,10 @@ use rustix::io::Errno;
 
 use super::similar::similar;
 use super::{mount_helper, mount_options, size, topics};
-use crate::refusal::{self, StartError};
+use crate::difference::Detail;
+use crate::refusal::{self, ExitCode, StartError};
 use crate::session;
-use crate::show::{self, Form};
+use crate::show::{self, DiffForm, Form};
 use crate::sys::process;
 
 /// One variant for each verb. Its comment is the verb's description, its fields are the options and objects. No verb may have an
@@ -46,6 +47,13 @@ pub enum Verb {
     /// A store has the changes of a private view. It is not changed, unless --repair is given. The exit code is 0 for a
     /// sound store, and 1 for one that is damaged, cannot be read, or is in use.
     Check(Check),
+    /// Print what a private view has changed.
+    ///
+    /// A line for each path that differs from the source, sorted: A for what was added, M for other bytes, D for what was deleted,
+    /// R for what was renamed, T for another type, P for another mode, owner, group or extended attribute, C for what was
+    /// changed in the source, too. Bytes that were written and are equal to the source's are no change, and times are none.
+    /// A view that is mounted goes on meanwhile: its names and attributes are those of one moment. Nothing is changed.
+    Diff(Diff),
 }
 
 impl Verb {
@@ -53,8 +61,9 @@ impl Verb {
     ///
     /// # Errors
     /// The sentence that says why the verb failed. Help is a [`StartError::Usage`].
-    pub fn run(self, command: fn() -> Command) -> Result<(), StartError> {
-        match self {
+    pub fn run(self, command: fn() -> Command) -> Result<ExitCode, StartError> {
+        let done = match self {
+            Self::Diff(diff) => return diff.run(),
             Self::Help(help) => help.run(command()),
             Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),
             Self::Status(status) => show::status(status.mount_point.as_deref(), status.form()),
@@ -66,7 +75,8 @@ impl Verb {
                 show::store(&check.store, check.after_power_cut, check.repair)
             }
             Self::Trace(trace) => show::trace(&trace.mount_point, trace.follow, trace.slow),
-        }
+        };
+        done.map(|()| ExitCode::Success)
     }
 }
 
@@ -130,6 +140,55 @@ pub struct Check {
     /// It drops what the next mount would drop. A damaged store is left as it is.
     #[arg(long)]
     repair: bool,
+}
+
+/// `mmfs diff STORE|MNT`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The directory of the store, or the mount point.
+    #[arg(value_name = "STORE|MNT", value_hint = ValueHint::DirPath)]
+    object: PathBuf,
+    /// Print how much of each file differs, and the sums.
+    #[arg(long, conflicts_with_all = ["pages", "json", "zero"])]
+    stat: bool,
+    /// Print where files differ: offset and length in bytes, of whole pages.
+    #[arg(long, conflicts_with = "zero")]
+    pages: bool,
+    /// Print a JSON object for each path.
+    ///
+    /// docs/private.md describes the fields.
+    #[arg(long, conflicts_with = "zero")]
+    json: bool,
+    /// End each line with a zero byte, and print paths as they are.
+    ///
+    /// The old path of what was renamed follows the new one, with a zero byte of its own.
+    #[arg(short = 'z', long = "null")]
+    zero: bool,
+    /// Exit with 4 if there are changes.
+    #[arg(long)]
+    exit_code: bool,
+}
+
+impl Diff {
+    fn run(&self) -> Result<ExitCode, StartError> {
+        let form = match (self.json, self.pages, self.stat, self.zero) {
+            (true, pages, ..) => DiffForm::Json(pages),
+            (_, true, ..) => DiffForm::Pages,
+            (.., true, _) => DiffForm::Stat,
+            (.., true) => DiffForm::Zero,
+            _ => DiffForm::Lines,
+        };
+        let detail = match form {
+            DiffForm::Lines | DiffForm::Zero => Detail::Kinds,
+            DiffForm::Stat | DiffForm::Pages | DiffForm::Json(_) => Detail::Pages,
+        };
+        let found = show::changes(&self.object, detail)?;
+        show::differences(&found, form)?;
+        match self.exit_code && !found.is_empty() {
+            true => Ok(ExitCode::Changes),
+            false => Ok(ExitCode::Success),
+        }
+    }
 }
 
 /// `mmfs trace MNT`.

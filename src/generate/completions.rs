@@ -32,7 +32,10 @@ impl Part {
         let is_verb = name != "mount";
         let is_mount = |arg: &Arg| {
             let names = arg.get_value_names().unwrap_or_default();
-            names.iter().any(|name| name == "MNT") && (is_verb || !arg.is_positional())
+            names
+                .iter()
+                .any(|name| name.split("|").any(|one| one == "MNT"))
+                && (is_verb || !arg.is_positional())
         };
         let takes_mount = command.get_positionals().any(is_mount);
         let about = command.get_about().map(ToString::to_string);

@@ -23,5 +23,5 @@ pub use answering::Answering;
 pub use kernel::{Offer, offered};
 pub use serve::serve;
 pub use source_state::{SourceState, source_state};
-pub use store::{Kept, open_store};
+pub use store::{Kept, base_of, is_of, open_store};
 pub use unmount::unmount;

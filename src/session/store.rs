@@ -134,9 +134,7 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
     };
     let (opened, found) = opened.map_err(|error| StartError::Verb(error.sentence(path)))?;
     store_place::check_again(path, &looked_into, &opened.store, config)?;
-    let is_there = found.filesystem == base.filesystem
-        || found.filesystem == number_of_filesystem(&config.source).map_err(failed)?;
-    let is_other = !is_there || (found.root, found.born) != (base.root, base.born);
+    let is_other = !is_of(&found, &base).map_err(failed)?;
     if is_other && base_moved {
         opened.store.set_base(&base).map_err(failed)?;
     } else if is_other {
@@ -164,6 +162,16 @@ fn open_directory(path: &Path, config: &Config, base_moved: bool) -> Result<Kept
     })
 }
 
+/// Whether a store that was made for `found` has changes to `base`.
+///
+/// # Errors
+/// Those of statvfs(2).
+pub fn is_of(found: &Base, base: &Base) -> io::Result<bool> {
+    let is_there = found.filesystem == base.filesystem
+        || found.filesystem == number_of_filesystem(&base.path)?;
+    Ok(is_there && (found.root, found.born) == (base.root, base.born))
+}
+
 /// The UUID of the source's filesystem, in hexadecimal.
 fn uuid_of_filesystem(source: &Path) -> Option<String> {
     let directory = std::fs::File::open(source).ok()?;
@@ -177,7 +185,10 @@ fn number_of_filesystem(source: &Path) -> io::Result<String> {
 }
 
 /// What tells this source from others.
-fn base_of(source: &Path) -> io::Result<Base> {
+///
+/// # Errors
+/// Those of stat(2) and statvfs(2).
+pub fn base_of(source: &Path) -> io::Result<Base> {
     let metadata = std::fs::metadata(source)?;
     let born = metadata.created().ok().and_then(|time| {
         let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;

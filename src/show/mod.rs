@@ -1,7 +1,10 @@
-//! The output of `mmfs status` and `mmfs trace`, made from the answers of mounts ([`crate::report`]), and of `mmfs check`.
+//! The output of `mmfs status` and `mmfs trace`, made from the answers of mounts ([`crate::report`]), and of `mmfs check` and
+//! `mmfs diff`.
 
 mod asked;
+mod changes;
 mod checked;
+mod diff;
 mod out;
 mod prometheus;
 mod status;
@@ -9,7 +12,9 @@ mod text;
 mod trace;
 mod watch;
 
+pub use changes::changes;
 pub use checked::store;
+pub use diff::{DiffForm, differences};
 pub use trace::{answered, end, trace, unanswered};
 
 use crate::refusal::StartError;
@@ -75,6 +80,11 @@ pub fn describe(status: &Status) -> String {
 fn json<T: Serialize>(value: &T) -> String {
     // Fails only for maps whose keys are no strings. No answer has such a map.
     let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    shown(&text)
+}
+
+/// JSON that a terminal only shows.
+fn shown(text: &str) -> String {
     // Strings of JSON may contain control characters beyond ASCII, which a terminal would interpret.
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {

@@ -9,8 +9,16 @@ use std::io::{ErrorKind, Write, stdout};
 /// # Errors
 /// Those of write(2).
 pub fn print(text: &str) -> Result<bool, StartError> {
+    print_bytes(text.as_bytes())
+}
+
+/// As `print`, for what need not be text.
+///
+/// # Errors
+/// Those of write(2).
+pub fn print_bytes(bytes: &[u8]) -> Result<bool, StartError> {
     let mut out = stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(StartError::System("write to standard output", error)),

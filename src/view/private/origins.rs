@@ -205,6 +205,10 @@ impl Layers {
         if to.is_own_mount() {
             return Ok(false);
         }
+        if self.store.is_closed() {
+            // It is only looked at.
+            return Ok(true);
+        }
         let mut changes = match self.claim(to)? {
             Some(other) => self.part(other)?,
             None => Vec::new(),

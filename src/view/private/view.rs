@@ -43,18 +43,17 @@ impl std::fmt::Debug for Private {
     }
 }
 
-impl Private {
-    /// Lays `store`, which is in `directory`, over the source. `sweeps`: the store was not closed, and has data files that nothing needs.
+impl Layers {
+    /// Lays `store` over the source, which is opened to be read only.
     ///
     /// # Errors
-    /// Those of opening the source, and of starting a thread.
+    /// Those of opening the source.
     pub fn open(
         config: &Config,
         wanted: &StoreConfig,
         reporter: Reporter,
         store: Store,
-        (directory, sweeps): (PathBuf, bool),
-    ) -> io::Result<(Self, Arc<NodeTable<Node>>)> {
+    ) -> io::Result<Self> {
         let mut read_only = config.clone();
         read_only.flags.read_only = true;
         let caches = Caches::new(reporter.cache.clone());
@@ -73,15 +72,14 @@ impl Private {
         let root = Node::of_source(root, FileType::Directory, None, false);
         let nodes = Arc::new(NodeTable::new(root, numbers));
         let store = Arc::new(store);
-        let keeper = Keeper::start(&store, sweeps)?;
-        let layers = Layers {
+        Ok(Layers {
             below,
             below_nodes,
             on_source_change: wanted.on_source_change,
             base_moved: wanted.base_moved,
             caches,
             store,
-            nodes: nodes.clone(),
+            nodes,
             recording: Mutex::new(()),
             made: AtomicU64::new(0),
             bytes: FileLocks::default(),
@@ -92,7 +90,25 @@ impl Private {
             passed: Mutex::default(),
             filesystems,
             freeing: Freeing::default(),
-        };
+        })
+    }
+}
+
+impl Private {
+    /// Lays `store`, which is in `directory`, over the source. `sweeps`: the store was not closed, and has data files that nothing needs.
+    ///
+    /// # Errors
+    /// Those of opening the source, and of starting a thread.
+    pub fn open(
+        config: &Config,
+        wanted: &StoreConfig,
+        reporter: Reporter,
+        store: Store,
+        (directory, sweeps): (PathBuf, bool),
+    ) -> io::Result<(Self, Arc<NodeTable<Node>>)> {
+        let layers = Layers::open(config, wanted, reporter, store)?;
+        let keeper = Keeper::start(&layers.store, sweeps)?;
+        let nodes = layers.nodes.clone();
         if wanted.base_moved {
             layers.move_to_new_base()?;
         }

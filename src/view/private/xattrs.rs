@@ -200,7 +200,7 @@ impl Layers {
         }
     }
 
-    fn xattr_names(&self, node: &Node) -> Result<BTreeSet<Vec<u8>>> {
+    pub fn xattr_names(&self, node: &Node) -> Result<BTreeSet<Vec<u8>>> {
         let mut names = BTreeSet::new();
         if node.source().is_none() {
             for (acl, _) in KNOWN {

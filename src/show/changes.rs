@@ -1,0 +1,76 @@
+//! What a private view has changed, whether it is mounted or not.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::ask::{self, NoAnswer};
+use crate::config::{Config, StoreConfig};
+use crate::difference::{Detail, Difference};
+use crate::refusal::StartError;
+use crate::session::{base_of, is_of};
+use crate::store::Store;
+use crate::terminal::for_shell;
+use crate::view::private;
+
+/// How a private view differs from its source, sorted by path. `object` is the directory of its store, or its mount point.
+///
+/// # Errors
+/// The sentence that says why it cannot be told.
+pub fn changes(object: &Path, detail: Detail) -> Result<Vec<Difference>, StartError> {
+    let (directory, source) = match ask::status(object) {
+        Ok(status) => {
+            let path = |path: &crate::report::Path| path.path().unwrap_or_default();
+            let source = path(&status.source.path);
+            let store = status.store.as_ref().map(|store| path(&store.path));
+            (store.ok_or_else(|| is_shared(object))?, Some(source))
+        }
+        Err(NoAnswer::NotOurs) => (object.to_owned(), None),
+        Err(why) => return Err(StartError::NotAnswered(object.into(), why.to_string())),
+    };
+    let looked = Store::look(&directory);
+    let (store, base) = looked.map_err(|error| StartError::Verb(error.sentence(&directory)))?;
+    let is_mounted = source.is_some();
+    let source = source.unwrap_or_else(|| base.path.clone());
+    let now = base_of(&source).map_err(|error| StartError::Filesystem(source.clone(), error))?;
+    if !is_of(&base, &now).map_err(|error| StartError::Filesystem(source.clone(), error))? {
+        return Err(is_other(&directory, &base.path, is_mounted));
+    }
+    let config = Config::unmounted(source.clone());
+    let wanted = StoreConfig {
+        directory: Some(directory),
+        temporary: PathBuf::new(),
+        limit: None,
+        base_moved: false,
+        on_source_change: Default::default(),
+    };
+    let differences = private::differences(&config, &wanted, store, detail);
+    let differences = differences.map_err(|error| StartError::Filesystem(source, error))?;
+    differences.map_err(|(path, errno)| {
+        let path = for_shell(PathBuf::from(OsString::from_vec(path)));
+        StartError::Verb(format!(
+            "{path} cannot be compared with the source: {errno}"
+        ))
+    })
+}
+
+fn is_shared(mount_point: &Path) -> StartError {
+    StartError::Verb(format!(
+        "{} shows its source itself; only a private view has changes of its own",
+        for_shell(mount_point)
+    ))
+}
+
+fn is_other(store: &Path, source: &Path, is_mounted: bool) -> StartError {
+    let (store, source) = (for_shell(store), for_shell(source));
+    StartError::Verb(match is_mounted {
+        true => format!(
+            "the source {source} cannot be reached: a mount covers it, or it lies in another mount namespace; \
+             unmount, and name the store {store}"
+        ),
+        false => format!(
+            "the store {store} has changes to another directory than the one that is {source} now; \
+             if that was restored or cloned, mount it once with --base-moved"
+        ),
+    })
+}
