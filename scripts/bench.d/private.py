@@ -187,6 +187,8 @@ def clone(subject):
     origin = names.project(subject)
     data.repository(origin)
     settle()
+    # A run that was cut short may have left it.
+    shutil.rmtree(subject.scene.source / "work" / "cloned", ignore_errors=True)
     target = subject.path / "work" / "cloned"
     spent = timed("git", "-c", "safe.directory=*", "clone", "-q", "--no-hardlinks", origin, target)
     subject.put_back("work/cloned")
