@@ -29,12 +29,18 @@ pub fn changes(object: &Path, detail: Detail) -> Result<Vec<Difference>, StartEr
         Err(why) => return Err(StartError::NotAnswered(object.into(), why.to_string())),
     };
     let looked = Store::look(&directory);
-    let (store, base) = looked.map_err(|error| StartError::Verb(error.sentence(&directory)))?;
-    let is_mounted = source.is_some();
-    let source = source.unwrap_or_else(|| base.path.clone());
-    let now = base_of(&source).map_err(|error| StartError::Filesystem(source.clone(), error))?;
-    if !is_of(&base, &now).map_err(|error| StartError::Filesystem(source.clone(), error))? {
-        return Err(is_other(&directory, &base.path, is_mounted));
+    let looked = looked.map_err(|error| StartError::Verb(error.sentence(&directory)))?;
+    owned(&directory, looked.dropped)?;
+    let is_mounted = looked.in_use || source.is_some();
+    let source = source.unwrap_or_else(|| looked.base.path.clone());
+    let is_source = base_of(&source).and_then(|now| is_of(&looked.base, &now));
+    match is_source {
+        Ok(true) => {}
+        Ok(false) => return Err(is_other(&directory, &looked.base.path, is_mounted)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            return Err(is_other(&directory, &looked.base.path, true));
+        }
+        Err(error) => return Err(StartError::Filesystem(source, error)),
     }
     let config = Config::unmounted(source.clone());
     let wanted = StoreConfig {
@@ -44,7 +50,7 @@ pub fn changes(object: &Path, detail: Detail) -> Result<Vec<Difference>, StartEr
         base_moved: false,
         on_source_change: Default::default(),
     };
-    let differences = private::differences(&config, &wanted, store, detail);
+    let differences = private::differences(&config, &wanted, looked.store, detail);
     let differences = differences.map_err(|error| StartError::Filesystem(source, error))?;
     differences.map_err(|(path, errno)| {
         let path = for_shell(PathBuf::from(OsString::from_vec(path)));
@@ -52,6 +58,18 @@ pub fn changes(object: &Path, detail: Detail) -> Result<Vec<Difference>, StartEr
             "{path} cannot be compared with the source: {errno}"
         ))
     })
+}
+
+/// What counts after a kill, a file of the user's daemon tells: another user does not find it.
+fn owned(store: &Path, dropped: u64) -> Result<(), StartError> {
+    let owner = rustix::fs::stat(store).map_or(u32::MAX, |stat| stat.st_uid);
+    if dropped == 0 || owner == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(StartError::Verb(format!(
+        "the store {} was not closed, and only user {owner}, to whom it belongs, can tell which changes count",
+        for_shell(store)
+    )))
 }
 
 fn is_shared(mount_point: &Path) -> StartError {
@@ -65,7 +83,7 @@ fn is_other(store: &Path, source: &Path, is_mounted: bool) -> StartError {
     let (store, source) = (for_shell(store), for_shell(source));
     StartError::Verb(match is_mounted {
         true => format!(
-            "the source {source} cannot be reached: a mount covers it, or it lies in another mount namespace; \
+            "the source {source} cannot be reached: it is gone, a mount covers it, or it lies in another mount namespace; \
              unmount, and name the store {store}"
         ),
         false => format!(

@@ -162,6 +162,23 @@ impl Directory {
         Ok(lock)
     }
 
+    /// Whether another process holds the lock of the store. Nothing is made or changed.
+    ///
+    /// # Errors
+    /// Those of openat(2) and flock(2).
+    pub fn is_locked(&self) -> io::Result<bool> {
+        let path = Path::new("lock");
+        self.check_regular(path)?;
+        let lock = match self.open_at(path, OFlags::RDONLY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            lock => lock?,
+        };
+        match fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            done => Ok(done.map(|()| false)?),
+        }
+    }
+
     /// Checks what is there, if anything is, before it is opened: to open a device may do something.
     fn check_regular(&self, path: &Path) -> io::Result<()> {
         match self.open_at(path, OFlags::PATH) {

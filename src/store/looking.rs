@@ -9,12 +9,27 @@ use super::disk::{Directory, Disk};
 use super::format::{self, Base};
 use super::manifest::Manifest;
 use super::open_error::at;
-use super::opening::{OpenError, Options, Recovered, lock, options};
+use super::opening::{OpenError, Options, Recovered, options};
 use super::{DataFiles, How, Store};
 
 /// So often a store is read anew that changed its files meanwhile, and so long it is left alone before.
 const TRIES: u32 = 100;
+/// The same for one that is not open elsewhere.
+const TRIES_UNUSED: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// A store that is only looked at.
+#[derive(Debug)]
+pub struct Looked {
+    /// The store.
+    pub store: Store,
+    /// The source that it belongs to.
+    pub base: Base,
+    /// It is open elsewhere.
+    pub in_use: bool,
+    /// Changes that do not count, because power was cut, or because only its owner can know that it was not.
+    pub dropped: u64,
+}
 
 impl Store {
     /// The store in a directory as it is at one moment, whether it is open elsewhere or not. Nothing is written: each change fails with
@@ -22,15 +37,12 @@ impl Store {
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub fn look(path: &Path) -> Result<(Self, Base), OpenError> {
+    pub fn look(path: &Path) -> Result<Looked, OpenError> {
         let directory =
             Directory::open(path).map_err(|error| OpenError::Failed("the directory", error))?;
         let mut tries = 0;
-        let mut found = loop {
-            let in_use = match lock(&directory) {
-                Err(OpenError::InUse) => true,
-                locked => locked.map(|_| false)?,
-            };
+        let (mut found, in_use) = loop {
+            let in_use = directory.is_locked().map_err(at("lock"))?;
             let options = Options {
                 in_use,
                 ..options(&directory, false)?
@@ -41,10 +53,13 @@ impl Store {
                 Ok((found, is_same))
             });
             tries += 1;
+            // A mount may just have begun, and replace files.
+            let is_last = tries >= if in_use { TRIES } else { TRIES_UNUSED };
             match found {
-                Ok((found, true)) => break found,
-                Err(error) if !in_use || tries == TRIES => return Err(error),
-                Ok(_) if tries == TRIES => return Err(OpenError::InUse),
+                Ok((found, true)) => break (found, in_use),
+                Err(error @ (OpenError::NotAStore | OpenError::Version(_))) => return Err(error),
+                Err(error) if is_last => return Err(error),
+                Ok(_) if is_last => return Err(OpenError::InUse),
                 _ => std::thread::sleep(PAUSE),
             }
         };
@@ -54,7 +69,12 @@ impl Store {
         let mut store = found.store(disk, turn, None);
         store.data = DataFiles::new(How::Read);
         store.log.get_mut().is_closed = true;
-        Ok((store, base))
+        Ok(Looked {
+            store,
+            base,
+            in_use,
+            dropped: found.recovery.dropped,
+        })
     }
 }
 

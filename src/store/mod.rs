@@ -58,6 +58,7 @@ pub use disk::{Directory, Disk, DiskFile, How};
 pub use format::{Base, NAMES, make};
 pub use life::random;
 pub use loan::Access;
+pub use looking::Looked;
 pub use node::{Attributes, Kind, MAX_NAME, Name, Node, NodeId, Origin, Time, Xattr};
 pub use pieces::Pieces;
 pub use record::Change;

@@ -7,24 +7,28 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
-use super::layers::{Layers, errno, to_store};
+use super::kinds::shape;
+use super::layers::{Layers, errno};
 use super::node::{Key, Node};
 use super::origins::Hold;
 use super::other_links::{Links, Other};
-use crate::attr::Attr;
 use crate::cache::{KernelCache, Timeouts};
 use crate::chores::Chores;
 use crate::config::{Config, StoreConfig};
-use crate::difference::{Detail, Difference, Kind, Shape, joined};
+use crate::difference::{Detail, Difference, Kind, joined};
 use crate::inode::{Place as _, ROOT, Seen};
-use crate::store::{self, NodeId, SourceState, Store};
+use crate::store::{self, NodeId, Store};
 use crate::view::{Attributes as _, Directories as _, Found, Names as _, Reporter, shared};
 
 /// So many names of a directory are read at once.
 const NAMES: usize = 1024;
+/// So often it begins anew, as it knows of more directories that were renamed.
+const MOST_WALKS: usize = 4;
+/// So often it begins anew if the source changes meanwhile.
+const MOST_TRIES: usize = 5;
 
 /// A directory whose names the store has.
 struct Dir {
@@ -73,6 +77,10 @@ struct Walk<'a> {
     passed: Vec<(Node, Vec<u8>)>,
     gone: Vec<Gone>,
     placed: Vec<Placed>,
+    /// Directories of the source that the view shows elsewhere, as far as they are known before.
+    moved: HashSet<Key>,
+    /// Directories of the source in whose place the view has one of its own.
+    covered: Vec<Key>,
     /// Paths in the source of what the view has renamed.
     renamed: HashSet<Vec<u8>>,
     links: Links,
@@ -101,38 +109,31 @@ pub fn differences(
         chores: Chores::new(sender),
     };
     let layers = Layers::open(config, wanted, reporter, store)?;
-    Ok(layers.differences(detail))
-}
-
-fn shape(attr: &Attr) -> Shape {
-    Shape {
-        kind: attr.kind(),
-        size: attr.size,
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match layers.differences(detail) {
+            // It was there a moment ago.
+            Err((_, Errno::STALE | Errno::NOENT)) if tries < MOST_TRIES => {}
+            found => return Ok(found),
+        }
     }
 }
 
 impl Layers {
     /// How the view differs from the source, sorted by path.
     fn differences(&self, detail: Detail) -> std::result::Result<Vec<Difference>, Failed> {
-        let mut walk = Walk {
-            layers: self,
-            detail,
-            found: Vec::new(),
-            directories: Vec::new(),
-            passed: Vec::new(),
-            gone: Vec::new(),
-            placed: Vec::new(),
-            renamed: HashSet::new(),
-            links: Links::default(),
-        };
-        walk.root().map_err(|errno| (b".".to_vec(), errno))?;
-        // In a store that mmfs has not written, directories may lie in each other.
-        let mut passed = HashSet::new();
-        while let Some(dir) = walk.directories.pop() {
-            if passed.insert(dir.id) {
-                walk.directory(&dir)?;
-                walk.passed.push((dir.node, dir.path));
+        let mut walk = Walk::new(self, detail);
+        walk.directories()?;
+        // What lies in a directory that was made where another was depends on where that one is now.
+        for _ in 0..MOST_WALKS {
+            let moved: HashSet<Key> = walk.moved_directories().collect();
+            if !walk.covered.iter().any(|key| moved.contains(key)) {
+                break;
             }
+            walk = Walk::new(self, detail);
+            walk.moved = moved;
+            walk.directories()?;
         }
         walk.find_gone()?;
         for placed in std::mem::take(&mut walk.placed) {
@@ -146,7 +147,14 @@ impl Layers {
     /// What the source has under a name.
     fn in_source(&self, dir: &shared::Node, name: &OsStr) -> Result<Option<Found<shared::Node>>> {
         match self.below.lookup(dir, name) {
-            Ok(found) => Ok((!found.place.is_own_mount()).then_some(found)),
+            Ok(found) if found.place.is_own_mount() => Ok(None),
+            Ok(found) => {
+                // Where inodes are found by their names, what lies in it is found through it.
+                if found.attr.is_dir() && !found.place.is_found_by_handle() {
+                    self.remember(&found);
+                }
+                Ok(Some(found))
+            }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(None),
             Err(errno) => Err(errno),
         }
@@ -169,26 +177,47 @@ impl Layers {
             }
         }
     }
-
-    /// Whether what was changed was changed in the source, too.
-    fn is_conflict(&self, stored: &store::Node, now: &Found<Node>, id: NodeId) -> Result<bool> {
-        let Some(source) = now.place.source() else {
-            return Ok(stored.origin.is_some());
-        };
-        let content = self.store.content(id).map_err(errno)?;
-        let Some(was) = content.and_then(|content| content.source) else {
-            return Ok(false);
-        };
-        let attr = self.below.attr(source)?;
-        let is = SourceState {
-            size: attr.size,
-            mtime: to_store(attr.mtime),
-        };
-        Ok(was != is)
-    }
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(layers: &'a Layers, detail: Detail) -> Self {
+        Walk {
+            layers,
+            detail,
+            found: Vec::new(),
+            directories: Vec::new(),
+            passed: Vec::new(),
+            gone: Vec::new(),
+            placed: Vec::new(),
+            moved: HashSet::new(),
+            covered: Vec::new(),
+            renamed: HashSet::new(),
+            links: Links::default(),
+        }
+    }
+
+    /// Looks through all directories whose names the store has.
+    fn directories(&mut self) -> std::result::Result<(), Failed> {
+        self.root().map_err(|errno| (b".".to_vec(), errno))?;
+        // In a store that mmfs has not written, directories may lie in each other.
+        let mut passed = HashSet::new();
+        while let Some(dir) = self.directories.pop() {
+            if passed.insert(dir.id) {
+                self.directory(&dir)?;
+                self.passed.push((dir.node, dir.path));
+            }
+        }
+        Ok(())
+    }
+
+    fn moved_directories(&self) -> impl Iterator<Item = Key> {
+        let directories = self
+            .placed
+            .iter()
+            .filter(|placed| placed.now.attr.is_dir() && placed.now.place.source().is_some());
+        directories.map(|placed| placed.now.place.key())
+    }
+
     fn root(&mut self) -> Result<()> {
         let layers = self.layers;
         let root = layers.nodes.get(ROOT)?;
@@ -251,7 +280,14 @@ impl Walk<'_> {
             self.links.seen(now.place.key(), old.attr.nlink);
         }
         if now.attr.is_dir() {
-            let hidden = old.as_ref().filter(|old| old.attr.is_dir());
+            let key = |old: &Found<shared::Node>| Key::Source(old.place.key());
+            let is_hidden = |old: &&Found<shared::Node>| {
+                old.attr.is_dir() && !is_same && !self.moved.contains(&key(old))
+            };
+            let hidden = old.as_ref().filter(is_hidden);
+            if source.is_none() {
+                self.covered.extend(hidden.map(key));
+            }
             self.directories.push(Dir {
                 id,
                 node: now.place.clone(),
@@ -288,7 +324,9 @@ impl Walk<'_> {
             return Ok(());
         }
         self.compared(&path, (&now, id), old.as_ref())?;
-        layers.let_go(&now.place);
+        if !now.attr.is_dir() {
+            layers.let_go(&now.place);
+        }
         Ok(())
     }
 
@@ -303,9 +341,8 @@ impl Walk<'_> {
         }
         while let Some(gone) = self.gone.pop() {
             let key = Key::Source(gone.found.place.key());
-            if !gone.found.attr.is_dir() {
-                self.links.seen(key, gone.found.attr.nlink);
-            }
+            self.gone_link(key, &gone)
+                .map_err(|errno| (gone.way.clone(), errno))?;
             if let Some(index) = places.get_mut(&key).and_then(Vec::pop) {
                 self.renamed.insert(gone.way.clone());
                 self.placed[index].from = Some(gone.way);
@@ -328,27 +365,47 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// A file may have further names, by which its changes show.
+    fn gone_link(&mut self, key: Key, gone: &Gone) -> Result<()> {
+        let links = gone.found.attr.nlink;
+        if gone.found.attr.is_dir() || links < 2 {
+            return Ok(());
+        }
+        self.links.seen(key, links);
+        if let Some(id) = self.layers.claim(&gone.found.place)? {
+            self.links.changed(key, id, links);
+        }
+        Ok(())
+    }
+
     fn children_of(&mut self, gone: &Gone) -> Result<()> {
         let layers = self.layers;
         for name in layers.names_in_source(&gone.found.place)? {
             let os_name = OsStr::from_bytes(&name);
-            if let Instead::Directory(node) = &gone.instead {
-                match layers.lookup(node, os_name) {
-                    Err(Errno::NOENT) => {}
+            let Some(found) = layers.in_source(&gone.found.place, os_name)? else {
+                continue;
+            };
+            let instead = match &gone.instead {
+                Instead::Directory(node) => match layers.lookup(node, os_name) {
+                    Err(Errno::NOENT) => Instead::Nothing,
                     Err(errno) => return Err(errno),
-                    // It was looked at under its name.
-                    Ok(found) => {
-                        layers.let_go(&found.place);
+                    // In a directory of the view's own, it was looked at under its name.
+                    Ok(shown)
+                        if node.source().is_none()
+                            || shown.place.source() == Some(&found.place) =>
+                    {
                         continue;
                     }
-                }
-            }
-            let found = layers.in_source(&gone.found.place, os_name)?;
-            self.gone.extend(found.map(|found| Gone {
+                    Ok(shown) if shown.attr.is_dir() => Instead::Directory(shown.place),
+                    Ok(_) => Instead::File,
+                },
+                Instead::Nothing | Instead::File => Instead::Nothing,
+            };
+            self.gone.push(Gone {
                 way: joined(&gone.way, &name),
                 found,
-                instead: Instead::Nothing,
-            }));
+                instead,
+            });
         }
         Ok(())
     }
@@ -370,7 +427,7 @@ impl Walk<'_> {
             true => Kind::Conflict,
             false => Kind::Renamed,
         };
-        let ranges = self.ranges((now, *id), Some(&old))?;
+        let ranges = self.layers.ranges(self.detail, (now, *id), Some(&old))?;
         self.found.push(Difference {
             kind,
             path: placed.path.clone(),
@@ -379,7 +436,6 @@ impl Walk<'_> {
             before: Some(shape(&attr)),
             ranges,
         });
-        self.layers.let_go(&now.place);
         Ok(())
     }
 
@@ -390,32 +446,14 @@ impl Walk<'_> {
         old: Option<&Found<shared::Node>>,
     ) -> Result<()> {
         let layers = self.layers;
-        let stored = layers.stored(id)?;
-        let kind = match old {
-            _ if layers.is_conflict(&stored, now, id)? => Kind::Conflict,
-            None => Kind::Added,
-            Some(old) if old.attr.kind() != now.attr.kind() => Kind::Type,
-            Some(old) if layers.has_other_bytes((now, Some(id)), old)? => Kind::Modified,
-            Some(old) if layers.has_other_permissions((now, Some(id)), old)? => Kind::Permissions,
-            Some(_) => return Ok(()),
+        let Some(found) = layers.difference(self.detail, path, (now, id), old)? else {
+            return Ok(());
         };
+        self.found.push(found);
         if let Some(source) = now.place.source().filter(|_| !now.attr.is_dir()) {
             let links = layers.below.attr(source)?.nlink;
             self.links.changed(now.place.key(), id, links);
         }
-        let ranges = match kind {
-            Kind::Permissions => Vec::new(),
-            Kind::Conflict | Kind::Type | Kind::Added => self.ranges((now, id), None)?,
-            _ => self.ranges((now, id), old)?,
-        };
-        self.found.push(Difference {
-            kind,
-            path: path.to_vec(),
-            from: None,
-            now: Some(shape(&now.attr)),
-            before: old.map(|old| shape(&old.attr)),
-            ranges,
-        });
         Ok(())
     }
 
@@ -437,20 +475,5 @@ impl Walk<'_> {
         let attr = self.layers.below.attr(source)?;
         let old = Found::seen(source.clone(), attr, Seen::Held);
         self.compared(&other.path, (&other.found, other.id), Some(&old))
-    }
-
-    /// Where the bytes of a file differ from those of `old`. Without it, where the store has them.
-    fn ranges(
-        &self,
-        (now, id): (&Found<Node>, NodeId),
-        old: Option<&Found<shared::Node>>,
-    ) -> Result<Vec<std::ops::Range<u64>>> {
-        if self.detail == Detail::Kinds || now.attr.kind() != FileType::RegularFile {
-            return Ok(Vec::new());
-        }
-        match old {
-            Some(old) => self.layers.differing((now, Some(id)), old, usize::MAX),
-            None => self.layers.stored_ranges(id),
-        }
     }
 }

@@ -15,6 +15,7 @@ mod directories;
 mod file_locks;
 mod filesystems;
 mod freeing;
+mod kinds;
 mod layers;
 mod listing;
 mod moved;

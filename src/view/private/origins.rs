@@ -380,7 +380,7 @@ impl Layers {
         }
     }
 
-    fn remember(&self, found: &Found<shared::Node>) {
+    pub fn remember(&self, found: &Found<shared::Node>) {
         let is_new = self.below_nodes.remembered(&found.place).is_none();
         let node = Node::of_source(found.place.clone(), FileType::Unknown, None, false);
         // The kernel gets these attributes. Of what it knows already it may have pages that nobody remembers.

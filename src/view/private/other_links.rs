@@ -1,6 +1,6 @@
 //! Other names of changed files: a file with several links is changed under each, and the store knows those by which it was changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -73,10 +73,14 @@ impl Layers {
             Key::Source(key) => self.below_nodes.listed_number(*key),
             Key::Own(id) => id.0,
         });
-        let numbers: Vec<u64> = numbers.collect();
+        let numbers: HashSet<u64> = numbers.collect();
         let mut others = Vec::new();
         while let Some((node, path)) = directories.pop() {
-            let found = self.names_to_look_at(&node, &numbers);
+            let found = match self.names_to_look_at(&node, &numbers) {
+                // Who may not list it does not see names in it either.
+                Err(Errno::ACCESS) => continue,
+                found => found,
+            };
             for name in found.map_err(|errno| (path.clone(), errno))? {
                 let found = self.lookup(&node, OsStr::from_bytes(&name));
                 let found = match found {
@@ -98,7 +102,7 @@ impl Layers {
     }
 
     /// Names in the source's directory of which the store says nothing: of directories, and of inodes with these numbers.
-    fn names_to_look_at(&self, dir: &Node, numbers: &[u64]) -> Result<Vec<Vec<u8>>> {
+    fn names_to_look_at(&self, dir: &Node, numbers: &HashSet<u64>) -> Result<Vec<Vec<u8>>> {
         let Some(source) = dir.source() else {
             return Ok(Vec::new());
         };
