@@ -12,10 +12,11 @@ use super::open_error::at;
 use super::opening::{OpenError, Options, Recovered, options};
 use super::{DataFiles, How, Store};
 
-/// So often a store is read anew that changed its files meanwhile, and so long it is left alone before.
+/// So often a store is read anew that changed its files meanwhile.
 const TRIES: u32 = 100;
 /// The same for one that is not open elsewhere.
 const TRIES_UNUSED: u32 = 5;
+/// So long it is left alone before.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A store that is only looked at.
