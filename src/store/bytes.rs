@@ -195,12 +195,21 @@ impl Store {
             stored: 0,
             ..content
         };
-        self.room
-            .check(whole.bytes() as i64 - content.bytes() as i64, false)?;
+        // The map tells what is to be copied. The numbers alone may say of another's store that all is there.
+        let pieces = || self.pieces(id, &content, 0..content.size);
+        let mut copied = 0;
+        for piece in pieces() {
+            let Piece { range, from } = piece?;
+            if from == From::Source {
+                copied += (range.end - range.start) as i64;
+            }
+        }
+        let growth = whole.bytes() as i64 - content.bytes() as i64;
+        self.room.check(growth.max(copied), false)?;
         writer.secure_cut()?;
         let data = writer.data()?;
         let mut buffer = vec![0; 1 << 20];
-        for piece in self.pieces(id, &content, 0..content.size) {
+        for piece in pieces() {
             let Piece { range, from } = piece?;
             if from == From::Zero {
                 writer.zero_bytes(&data, range.start, range.end)?;

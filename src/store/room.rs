@@ -48,14 +48,18 @@ impl Room {
         }
     }
 
-    /// So many bytes more, or less, are used.
+    /// So many bytes more, or less, are used. Never less than none: a store may say of its files that they have more than it counts.
     pub fn add(&self, growth: i64) {
-        self.used.fetch_add(growth, Ordering::Relaxed);
+        let added = |used: i64| Some(used.saturating_add(growth).max(0));
+        // Cannot fail: there is always a next value.
+        let _ = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
     }
 
     /// Bytes that are used.
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed).max(0) as u64
+        self.used.load(Ordering::Relaxed) as u64
     }
 
     /// Bytes up to the limit.

@@ -144,6 +144,17 @@ fn extremes(run: &mut Run) {
             ..base
         });
     }
+    // These say that they have all of their pages, and have none: copying them needs all the room there is.
+    for size in [1 << 44, MAX_SIZE] {
+        all.push(Content {
+            size,
+            limit: size,
+            source: Some(size),
+            stored: 1 << 32,
+            filed: 1,
+            ..base
+        });
+    }
     for content in all {
         let Content {
             size,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use mmfs::store::check::{check, repair};
@@ -34,6 +35,9 @@ const SENSIBLE: [i32; 14] = [
 
 /// Answers by question: a digest of the value, or the errno.
 pub type Answers = BTreeMap<String, Result<u32, i32>>;
+
+/// The files of a case may take so many bytes.
+const LIMIT: u64 = 16 << 20;
 
 /// So many nodes are asked about, beside those that the test knows.
 const MOST: usize = 40;
@@ -205,7 +209,8 @@ pub fn survey(path: &Path, known: &[NodeId], after_power_cut: bool, base: bool) 
     assert!(report.base.is_some() || !base);
     let store = opened.store;
     seen.rule = Some(opened.recovery.rule);
-    store.set_limit(Some(store.used().saturating_add(4 << 20)));
+    // What the store says that it uses is no measure: a lie would be the limit.
+    store.set_limit(Some(store.used().min(LIMIT / 2) + LIMIT / 2));
     let answers = answers(&store, known, report.problems.is_empty());
     for answer in answers.values() {
         seen.operations += 1;
@@ -221,8 +226,14 @@ pub fn survey(path: &Path, known: &[NodeId], after_power_cut: bool, base: bool) 
         }
         done.is_ok()
     };
+    let before = taken(path);
     for id in known.iter().take(14) {
         changes(&store, *id, &mut told);
+        copied_whole(&store, *id, &mut told);
+        let more = taken(path).saturating_sub(before);
+        // Beside the files there are tables and tails.
+        assert!(more <= 2 * LIMIT, "{id:?}: {} KiB are taken", more >> 10);
+        made_short(&store, *id, &mut told);
     }
     let made = last_words(&store, known, &mut told);
     told("barrier", store.barrier());
@@ -290,8 +301,22 @@ fn changes(store: &Store, id: NodeId, told: &mut dyn FnMut(&str, io::Result<()>)
     for range in [0..4096, 10..20_000, size / 2..u64::MAX] {
         told("punch", store.punch(id, range, state, NOW, &mut sevens));
     }
-    told("whole", store.make_whole(id, state, NOW, &mut sevens));
+}
+
+/// The file as it is now, whole.
+fn copied_whole(store: &Store, id: NodeId, told: &mut dyn FnMut(&str, io::Result<()>) -> bool) {
+    let whole = store.make_whole(id, source(10), NOW, &mut sevens);
+    told("whole", whole);
     told("sync", store.sync(id, true));
+}
+
+fn made_short(store: &Store, id: NodeId, told: &mut dyn FnMut(&str, io::Result<()>) -> bool) {
+    let state = source(10);
+    let size = store
+        .content(id)
+        .ok()
+        .flatten()
+        .map_or(0, |content| content.size);
     for size in [size / 2, 9000, 100, 0] {
         told("truncate", store.truncate(id, size, state, NOW));
     }
@@ -299,9 +324,26 @@ fn changes(store: &Store, id: NodeId, told: &mut dyn FnMut(&str, io::Result<()>)
     told("sync", store.sync(id, false));
     if id.0 % 2 == 1 {
         told("orphan", store.change(vec![Change::Orphan(id, true)]));
-    } else if id != other {
+    } else if id != NodeId(FIRST) {
         told("remove", store.change(vec![Change::Remove(id)]));
     }
+}
+
+/// What the files of a directory take of the disk, in bytes.
+fn taken(path: &Path) -> u64 {
+    let (mut bytes, mut waiting) = (0, vec![path.to_path_buf()]);
+    while let Some(path) = waiting.pop() {
+        // A case may have put anything there, or nothing.
+        let Ok(meta) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        bytes += meta.blocks() * 512;
+        if meta.is_dir() {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            waiting.extend(entries.map(|entry| entry.path()));
+        }
+    }
+    bytes
 }
 
 /// Repairs the store: afterwards it opens, unless it was refused.
