@@ -9,11 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use common::fuse::kill;
 use common::private::{AT_ONCE, large, place};
 use common::{Mount, tools};
 use rustix::fs::{FallocateFlags, XattrFlags, fallocate};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
 fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
@@ -239,8 +240,7 @@ fn s42_as_root_a_filesystem_below_that_does_not_answer_holds_up_nobody_else() {
     }
     // The kernel knows the names in the view, and asks for those of the source again.
     std::thread::sleep(Duration::from_millis(1500));
-    let id = Pid::from_raw(server.0.id() as i32).unwrap();
-    kill_process(id, Signal::STOP).unwrap();
+    kill(server.0.id(), Signal::STOP);
     let work = || {
         for n in 0..20 {
             let (one, other) = (path(&format!("one{n}")), path("other"));
@@ -266,7 +266,7 @@ fn s42_as_root_a_filesystem_below_that_does_not_answer_holds_up_nobody_else() {
         });
         let is_done = tools::wait_until(Duration::from_secs(10), || done.load(Relaxed));
         let still_hangs = hung.iter().all(|hung| !hung.is_finished());
-        kill_process(id, Signal::CONT).unwrap();
+        kill(server.0.id(), Signal::CONT);
         worker.join().unwrap();
         for hung in hung {
             hung.join().unwrap().unwrap();

@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::builder::binary;
-use common::fuse::{mount_at, require_device};
+use common::fuse::{kill, mount_at, require_device};
 use common::tools::{output_of, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -72,7 +72,7 @@ impl Service {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("kill");
+        kill(self.child.id(), signal);
     }
 
     fn ends_with(&mut self, code: i32) {
