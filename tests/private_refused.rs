@@ -170,6 +170,39 @@ fn as_root_a_store_that_a_bind_mount_shows_in_the_source_is_refused() {
     let bind = Bound::new(&other, &bound);
     assert!(place.builder(&bound.join("store")).mount().mnt().exists());
     drop(bind);
+    // So is a part of the store.
+    let store = place.made("store");
+    let below = Bound::new(&store.join("data"), &place.source.join("in"));
+    refuses(place.builder(&store), 1, "keep the store elsewhere");
+    drop(below);
+}
+
+/// A mount that another one covers does not show the store.
+#[test]
+fn as_root_a_store_may_lie_in_a_mount_that_is_covered() {
+    let place = Place::new();
+    let (below, other) = (place.source.join("in"), place.path("other"));
+    for directory in [&below.join("deep"), &other.join("deep")] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    let empty = place.path("empty");
+    fs::create_dir(&empty).unwrap();
+    for (shown, covered, cover) in [
+        (true, below.join("deep"), below.join("deep")),
+        (false, below.join("deep"), below.clone()),
+        (false, place.source.clone(), place.source.clone()),
+    ] {
+        let covered = Bound::new(&other, &covered);
+        let of = if shown { &other } else { &empty };
+        let cover = Bound::new(of, &cover);
+        let builder = || place.builder(&other.join("store"));
+        match shown {
+            true => refuses(builder(), 1, "keep the store elsewhere"),
+            false => drop(builder().mount()),
+        }
+        drop((cover, covered));
+        let _ = fs::remove_dir_all(other.join("store"));
+    }
 }
 
 struct Bound(PathBuf);

@@ -64,24 +64,33 @@ pub fn check(
     why_not.map_or(Ok(()), Err)
 }
 
-/// Whether the store lies in the source, or the source in it, although their paths do not: by a bind mount.
+/// Whether the store lies in the source, or the source in it, although their paths do not: by a bind mount. Mounts below the source are
+/// shown, too.
 fn is_bound_inside(store: &Path, source: &Path) -> io::Result<bool> {
     let mounts = mount_table::read()?;
     let store = beyond_mounts(store, &mounts)?;
     let source_place = beyond_mounts(source, &mounts)?;
-    let (Some((device, store)), Some(source_place)) = (store, source_place) else {
+    let (Some((device, store)), Some((source_device, source_place))) = (store, source_place) else {
         return Ok(false);
     };
-    if source_place.0 == device && source_place.1.starts_with(&store) {
-        return Ok(true);
-    }
-    // Mounts below the source are shown, too.
-    let below = mounts
+    let overlaps = |of: u64, root: &Path| {
+        of == device && (store.starts_with(root) || root.starts_with(&store))
+    };
+    let mut below = mounts
         .iter()
-        .filter(|mount| mount.mount_point.starts_with(source))
-        .map(|mount| (mount.device, mount.root.clone()));
-    let mut shown = below.chain([source_place]);
-    Ok(shown.any(|(of, root)| of == device && store.starts_with(root)))
+        .filter(|mount| mount.mount_point.starts_with(source));
+    Ok(overlaps(source_device, &source_place)
+        || below.any(|mount| overlaps(mount.device, &mount.root) && !is_covered(mount)))
+}
+
+/// Whether a mount cannot be reached, because another one lies over it. One that cannot be asked counts as reached.
+fn is_covered(mount: &Mount) -> bool {
+    let (mask, flags) = (StatxFlags::MNT_ID, AtFlags::SYMLINK_NOFOLLOW);
+    match statx(CWD, &mount.mount_point, flags, mask) {
+        Ok(found) => found.stx_mnt_id != mount.id,
+        Err(Errno::NOENT | Errno::NOTDIR) => true,
+        Err(_) => false,
+    }
 }
 
 /// Where a directory lies, whatever mount leads to it: its filesystem, and the path from the filesystem's own root. None: the kernel
