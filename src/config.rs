@@ -122,7 +122,7 @@ pub enum Access {
 pub struct StoreConfig {
     /// The directory of the store, absolute. `None`: one is made that goes with the mount.
     pub directory: Option<PathBuf>,
-    /// Where that one is made, absolute: `$TMPDIR`.
+    /// Where that one is made, absolute: `$TMPDIR`. Empty if none is.
     pub temporary: PathBuf,
     /// How many bytes of files it may hold.
     pub limit: Option<u64>,

@@ -210,6 +210,34 @@ fn an_ephemeral_store_may_be_made_in_a_relative_directory() {
     assert_eq!(fs::read_dir(place.path().join("tmp")).unwrap().count(), 0);
 }
 
+/// A relative TMPDIR in a directory that was removed leads nowhere, but only `--ephemeral` needs it.
+#[test]
+fn a_mount_without_ephemeral_needs_no_directory_for_temporary_files() {
+    let (place, source, store) = place();
+    let (gone, point) = (place.path().join("gone"), place.path().join("mnt"));
+    fs::create_dir(&point).unwrap();
+    let mount = |options: &[&std::ffi::OsStr]| {
+        fs::create_dir(&gone).unwrap();
+        let mut shell = std::process::Command::new("sh");
+        shell.current_dir(&gone).env("TMPDIR", "tmp");
+        shell.args(["-c", "rmdir ../gone && exec \"$@\"", "sh"]);
+        shell.arg(common::builder::binary()).args(options);
+        shell.args([&source, &point]).output().unwrap().status
+    };
+    let private = ["--private".as_ref(), store.as_os_str()];
+    for (options, works) in [
+        (&[][..], true),
+        (&private, true),
+        (&["--ephemeral".as_ref()], false),
+    ] {
+        assert_eq!(mount(options).success(), works, "{options:?}");
+        if works {
+            let mut unmount = std::process::Command::new(common::builder::binary());
+            common::tools::run(unmount.arg("unmount").arg(&point));
+        }
+    }
+}
+
 /// (proves: S60)
 #[test]
 fn a_file_that_was_replaced_in_the_source_stays_as_it_was_changed() {

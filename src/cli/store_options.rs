@@ -100,10 +100,10 @@ impl StoreOptions {
     pub fn config(&self) -> Result<Option<StoreConfig>, StartError> {
         let directory = self.private.as_deref().map(absolute(StartError::Store));
         let directory = directory.transpose()?;
-        // An empty TMPDIR is none. A daemon in the background has another working directory.
-        let temporary = Some(std::env::temp_dir()).filter(|path| !path.as_os_str().is_empty());
-        let temporary = temporary.unwrap_or_else(|| "/tmp".into());
-        let temporary = absolute(StartError::Store)(&temporary)?;
+        let temporary = match self.ephemeral {
+            true => temporary()?,
+            false => PathBuf::new(),
+        };
         Ok(
             (directory.is_some() || self.ephemeral).then_some(StoreConfig {
                 directory,
@@ -114,4 +114,10 @@ impl StoreOptions {
             }),
         )
     }
+}
+
+/// Where a store is made that goes with the mount. An empty TMPDIR is none. A daemon in the background has another working directory.
+fn temporary() -> Result<PathBuf, StartError> {
+    let temporary = Some(std::env::temp_dir()).filter(|path| !path.as_os_str().is_empty());
+    absolute(StartError::Store)(&temporary.unwrap_or_else(|| "/tmp".into()))
 }

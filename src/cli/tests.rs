@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
@@ -134,7 +134,7 @@ fn options_of_a_private_view_reach_its_configuration() {
     assert_eq!(store(&[]), None);
     let plain = StoreConfig {
         directory: Some("/s".into()),
-        temporary: std::env::temp_dir(),
+        temporary: PathBuf::new(),
         limit: None,
         base_moved: false,
         on_source_change: OnSourceChange::Stop,
@@ -153,6 +153,7 @@ fn options_of_a_private_view_reach_its_configuration() {
     assert_eq!(store(&["-o", list]), Some(all));
     let ephemeral = StoreConfig {
         directory: None,
+        temporary: std::env::temp_dir(),
         ..plain
     };
     assert_eq!(store(&["--ephemeral", "-r"]), Some(ephemeral));
