@@ -207,12 +207,14 @@ fn as_root_a_change_of_bytes_takes_what_it_takes_on_other_filesystems() {
     assert_eq!(seen(place.mount.mnt()), seen(native.path()), "given again");
 }
 
-/// A store through a mapping takes neither suid nor sgid.
+/// A store through a mapping takes neither suid nor sgid, and no capability.
+/// (proves: S22)
 #[test]
-fn as_root_a_store_through_a_mapping_leaves_suid_and_sgid() {
+fn as_root_a_store_through_a_mapping_leaves_privileges() {
     let mut place = Place::with(|source| {
         for (name, size) in SIZES {
             make(&source.join(name), size, 0o6755);
+            give_capability(&source.join(name));
         }
     });
     let program = place.dir.path().join("store-program");
@@ -228,14 +230,25 @@ fn as_root_a_store_through_a_mapping_leaves_suid_and_sgid() {
     }
     for again in [false, true] {
         for (name, _) in SIZES {
-            assert_eq!(privileges(&place.path(name)).0, 0o6755, "{name} {again}");
+            assert_eq!(
+                privileges(&place.path(name)),
+                (0o6755, true),
+                "{name} {again}"
+            );
             assert_eq!(&fs::read(place.path(name)).unwrap()[..4], b"!!!!");
         }
         place.mount.remount();
     }
     for (name, _) in SIZES {
-        fs::set_permissions(place.below(name), Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(privileges(&place.path(name)).0, 0o6755, "{name}");
+        make(&place.below(name), 5, 0o755);
+        assert_eq!(privileges(&place.below(name)), (0o755, false));
+        assert_eq!(privileges(&place.path(name)), (0o6755, true), "{name}");
+    }
+    // A write takes them as on other filesystems.
+    for (name, _) in SIZES {
+        let file = OpenOptions::new().write(true).open(place.path(name));
+        file.unwrap().write_all_at(b"y", 100).unwrap();
+        assert!(!privileges(&place.path(name)).1, "{name}");
     }
 }
 

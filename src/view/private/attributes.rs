@@ -127,6 +127,16 @@ fn with_mode(acl: &[u8], mode: u32) -> Result<(Vec<u8>, Xattr)> {
     Ok((ACCESS.into(), Xattr::Set(acl.value())))
 }
 
+/// The change that makes a mode the view's own.
+fn to_mode(id: NodeId, mode: u32, attr: &Attr) -> Change {
+    let mut over = Overrides {
+        mode: Some(mode),
+        ..Overrides::default()
+    };
+    with_owner(&mut over, attr);
+    Change::Attributes(id, over)
+}
+
 impl Layers {
     /// What is to be set of a node, beside its length. `asked`: what the source says of one that was never changed.
     fn to_set(
@@ -205,9 +215,46 @@ impl Layers {
         }
     }
 
+    /// Before a change of a file's bytes. `strips`: for whom suid, sgid and capabilities go, and whether he may keep the bits. A store
+    /// through a mapping takes none of them. `is_first`: no byte of it was changed before.
+    pub fn begin_change(
+        &self,
+        strips: Option<(&Actor, bool)>,
+        node: &Node,
+        id: NodeId,
+        is_first: bool,
+    ) -> Result<()> {
+        match strips {
+            Some((by, keeps_setid)) => self.strip(by, node, id, (is_first, keeps_setid)),
+            None if is_first => self.keep_privileges(node, id),
+            None => Ok(()),
+        }
+    }
+
+    /// Records what privileges the source gives a file. Once bytes of it are changed, only the store gives it any (`lay`).
+    fn keep_privileges(&self, node: &Node, id: NodeId) -> Result<()> {
+        let attr = self.attr(node)?;
+        let mut changes = Vec::new();
+        match self.xattr_of(node, CAPABILITY.as_ref()) {
+            Ok(value) => {
+                let name = CAPABILITY.into();
+                changes.push(Change::Xattr(id, name, Some(Xattr::Set(value))));
+            }
+            Err(Errno::NODATA) => {}
+            Err(errno) => return Err(errno),
+        }
+        if attr.has_setid() {
+            changes.push(to_mode(id, attr.mode & 0o7777, &attr));
+        }
+        match changes.is_empty() {
+            true => Ok(()),
+            false => self.store.change(changes).map_err(errno),
+        }
+    }
+
     /// What a write takes away from a file: capabilities, and suid and sgid unless the user may keep them. `is_first`: no byte of it
     /// was changed before. Later only the store gives it privileges (`lay`).
-    pub fn strip(
+    fn strip(
         &self,
         by: &Actor,
         node: &Node,
@@ -229,12 +276,7 @@ impl Layers {
             false => stripped(mode, !by.is_root() && by.is_in_group(attr.gid)),
         };
         if kept != mode || is_first && kept & (SUID | SGID) != 0 {
-            let mut over = Overrides {
-                mode: Some(kept),
-                ..Overrides::default()
-            };
-            with_owner(&mut over, &attr);
-            changes.push(Change::Attributes(id, over));
+            changes.push(to_mode(id, kept, &attr));
         }
         if changes.is_empty() {
             return Ok(());

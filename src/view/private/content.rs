@@ -146,12 +146,8 @@ impl OpenFile {
         let lock = self.layers.lock(id);
         let _alone = lock.write();
         let mut content = self.content(id)?;
-        // A store through a mapping takes no bits. Before the first one they are the source's, and are recorded.
-        let keeps_all = content.is_none().then_some((&self.opener, true));
-        if let Some((by, keeps_setid)) = strips.or(keeps_all) {
-            let how = (content.is_none(), keeps_setid);
-            self.layers.strip(by, &self.node, id, how)?;
-        }
+        let is_first = content.is_none();
+        self.layers.begin_change(strips, &self.node, id, is_first)?;
         let state = self.layers.first_state(&self.node, id)?;
         let most = match self.layers.on_source_change {
             OnSourceChange::Copy => u64::MAX,
