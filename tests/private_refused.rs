@@ -100,8 +100,12 @@ fn a_store_of_another_version_is_refused_and_left_as_it_is() {
     let format = fs::read_to_string(store.join("format")).unwrap();
     let newer = format.replacen("view 1", "view 2", 1);
     fs::write(store.join("format"), &newer).unwrap();
+    // It may have its data files elsewhere.
+    fs::rename(store.join("data"), place.path("data")).unwrap();
     let words = "store of another version of mmfs: mmfs private view 2";
     refuses(place.builder(&store), 1, words);
+    assert!(!store.join("data").exists());
+    fs::rename(place.path("data"), store.join("data")).unwrap();
     assert_eq!(fs::read_to_string(store.join("format")).unwrap(), newer);
     fs::write(store.join("format"), "a letter\n").unwrap();
     refuses(place.builder(&store), 1, "is not a store of mmfs");

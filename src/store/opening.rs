@@ -238,7 +238,6 @@ impl Store {
         let lock = lock(&directory)?;
         let options = options(&directory, after_power_cut)?;
         let base = format::read_base(&directory).map_err(at("base"))?;
-        data::make_missing(&directory).map_err(at("data"))?;
         let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;
         Ok((opened, base))
     }
@@ -296,6 +295,7 @@ impl Store {
         lock: Option<OwnedFd>,
     ) -> Result<Opened, OpenError> {
         let mut found = Recovered::read(&*disk, options)?;
+        data::make_missing(&*disk).map_err(at("data"))?;
         let turn = found.turn(&*disk)?;
         let killed = found.recovery.rule == Rule::Killed;
         // Its error is told once: what it was about, the syncs of the files have to show.
