@@ -85,8 +85,8 @@ fn is_bound_inside(store: &Path, source: &Path) -> io::Result<bool> {
 
 /// Whether a mount cannot be reached, because another one lies over it. One that cannot be asked counts as reached.
 fn is_covered(mount: &Mount) -> bool {
-    let (mask, flags) = (StatxFlags::MNT_ID, AtFlags::SYMLINK_NOFOLLOW);
-    match statx(CWD, &mount.mount_point, flags, mask) {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    match statx(CWD, &mount.mount_point, flags, StatxFlags::MNT_ID) {
         Ok(found) => found.stx_mnt_id != mount.id,
         Err(Errno::NOENT | Errno::NOTDIR) => true,
         Err(_) => false,
