@@ -188,11 +188,14 @@ private_way() {
 }
 
 # tree_listing directory : names, types, modes, owners, link counts, sizes, mtimes, ctimes, link targets, extended attributes and hashes
-# of bytes.
+# of bytes. With directory_sizes=no, without the sizes of directories: of a replicated one, each replica has its own.
+directory_sizes=yes
 tree_listing() {
+    local rest='%T@ %C@ %l\0' unsized=(-false)
+    [[ $directory_sizes == yes ]] || unsized=(-type d)
     (
         cd "$1"
-        find . -printf '%P\t%y %m %U %G %n %s %T@ %C@ %l\0' | sort -z
+        find . "${unsized[@]}" -printf "%P\t%y %m %U %G %n - $rest" -o -printf "%P\t%y %m %U %G %n %s $rest" | sort -z
         # A filesystem without attributes says so for each name.
         find . -print0 | sort -z | xargs -0 getfattr --no-dereference --dump --match=- --encoding=hex 2>/dev/null
         find . -type f -print0 | sort -z | xargs -0r sha256sum --zero
