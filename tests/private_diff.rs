@@ -6,11 +6,11 @@ mod survive;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::private::{AT_ONCE, change_first_page, large, place, private};
+use common::private::{AT_ONCE, Listing, change_first_page, large, listing, place, private};
 use common::{builder, tools};
 use survive::Rng;
 
@@ -415,36 +415,6 @@ fn a_view_in_use_is_told_as_of_one_moment() {
         }
         ended.store(true, std::sync::atomic::Ordering::Relaxed);
     });
-}
-
-/// What a tree has at each path: type, mode, owner, and bytes or target.
-type Listing = BTreeMap<PathBuf, (u32, u32, Vec<u8>)>;
-
-fn listing(root: &Path) -> Listing {
-    let mut all = Listing::new();
-    let mut left = vec![PathBuf::new()];
-    while let Some(directory) = left.pop() {
-        for entry in fs::read_dir(root.join(&directory)).unwrap() {
-            let path = directory.join(entry.unwrap().file_name());
-            let found = fs::symlink_metadata(root.join(&path)).unwrap();
-            let bytes = if found.is_file() {
-                fs::read(root.join(&path)).unwrap()
-            } else if found.is_symlink() {
-                fs::read_link(root.join(&path))
-                    .unwrap()
-                    .as_os_str()
-                    .as_bytes()
-                    .to_vec()
-            } else {
-                Vec::new()
-            };
-            if found.is_dir() {
-                left.push(path.clone());
-            }
-            all.insert(path, (found.mode(), found.uid(), bytes));
-        }
-    }
-    all
 }
 
 fn change_at_random(root: &Path, rng: &mut Rng) {

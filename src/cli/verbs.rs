@@ -54,6 +54,11 @@ pub enum Verb {
     /// changed in the source, too. Bytes that were written and are equal to the source's are no change, and times are none.
     /// A view that is mounted goes on meanwhile: its names and attributes are those of one moment. Nothing is changed.
     Diff(Diff),
+    /// Give up what a private view has changed.
+    ///
+    /// Afterwards the store is empty, and a view of it shows the source as it is. The store must not be mounted. A kill or
+    /// a power cut leaves all changes or none. The source is not touched. --dry-run lists what would be given up.
+    Discard(Discard),
 }
 
 impl Verb {
@@ -64,6 +69,7 @@ impl Verb {
     pub fn run(self, command: fn() -> Command) -> Result<ExitCode, StartError> {
         let done = match self {
             Self::Diff(diff) => return diff.run(),
+            Self::Discard(discard) => discard.run(),
             Self::Help(help) => help.run(command()),
             Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),
             Self::Status(status) => show::status(status.mount_point.as_deref(), status.form()),
@@ -187,6 +193,29 @@ impl Diff {
         match self.exit_code && !found.is_empty() {
             true => Ok(ExitCode::Changes),
             false => Ok(ExitCode::Success),
+        }
+    }
+}
+
+/// `mmfs discard STORE`.
+#[derive(Debug, Args)]
+pub struct Discard {
+    /// The directory of the store.
+    #[arg(value_name = "STORE", value_hint = ValueHint::DirPath)]
+    store: PathBuf,
+    /// Print what would be given up, as mmfs diff does, and leave it.
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+impl Discard {
+    fn run(&self) -> Result<(), StartError> {
+        match self.dry_run {
+            true => {
+                let found = show::changes(&self.store, Detail::Kinds)?;
+                show::differences(&found, DiffForm::Lines)
+            }
+            false => show::discard(&self.store),
         }
     }
 }

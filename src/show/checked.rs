@@ -16,7 +16,12 @@ use crate::terminal::{for_shell, one_line};
 pub fn store(path: &Path, after_power_cut: bool, mends: bool) -> Result<(), StartError> {
     let refused = |error: OpenError| StartError::Verb(error.sentence(path));
     if mends {
-        owned(path)?;
+        if let Some(owner) = other_owner(path) {
+            return Err(StartError::Verb(format!(
+                "the store {} belongs to user {owner}, who can repair it",
+                for_shell(path)
+            )));
+        }
         let recovery = repair(path, after_power_cut).map_err(refused)?;
         out::print(&format!("{}\n", recovered(&recovery, true)))?;
     }
@@ -35,19 +40,11 @@ pub fn store(path: &Path, after_power_cut: bool, mends: bool) -> Result<(), Star
     }
 }
 
-/// What counts after a kill, a file of the user's daemon tells: another user does not find it.
-fn owned(path: &Path) -> Result<(), StartError> {
-    let Ok(stat) = rustix::fs::stat(path) else {
-        return Ok(());
-    };
-    if stat.st_uid == rustix::process::geteuid().as_raw() {
-        return Ok(());
-    }
-    let store = for_shell(path);
-    Err(StartError::Verb(format!(
-        "the store {store} belongs to user {}, who can repair it",
-        stat.st_uid
-    )))
+/// The user to whom a store belongs, if that is another. What counts after a kill, a file of that user's daemon tells: nobody else
+/// finds it. And files that mmfs replaces would be another's.
+pub(super) fn other_owner(path: &Path) -> Option<u32> {
+    let owner = rustix::fs::stat(path).ok()?.st_uid;
+    (owner != rustix::process::geteuid().as_raw()).then_some(owner)
 }
 
 fn text(report: &Report) -> String {

@@ -1,10 +1,11 @@
-//! The output of `mmfs status` and `mmfs trace`, made from the answers of mounts ([`crate::report`]), and of `mmfs check` and
-//! `mmfs diff`.
+//! The output of `mmfs status` and `mmfs trace`, made from the answers of mounts ([`crate::report`]), and of `mmfs check`,
+//! `mmfs diff` and `mmfs discard`.
 
 mod asked;
 mod changes;
 mod checked;
 mod diff;
+mod discarded;
 mod out;
 mod prometheus;
 mod status;
@@ -15,6 +16,7 @@ mod watch;
 pub use changes::changes;
 pub use checked::store;
 pub use diff::{DiffForm, differences};
+pub use discarded::discard;
 pub use trace::{answered, end, trace, unanswered};
 
 use crate::refusal::StartError;

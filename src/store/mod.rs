@@ -13,6 +13,7 @@ pub mod check;
 mod codec;
 mod content;
 mod data;
+mod discard;
 mod disk;
 mod effects;
 mod format;

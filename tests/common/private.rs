@@ -1,7 +1,9 @@
 //! What the tests of private views begin with: a source, a store, and the view.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Mount;
@@ -36,4 +38,35 @@ pub fn large() -> Vec<u8> {
 pub fn change_first_page(path: &Path) {
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(b"changed", 10).unwrap();
+}
+
+/// What a tree has at each path: type, mode, owner, and bytes or target.
+pub type Listing = BTreeMap<PathBuf, (u32, u32, Vec<u8>)>;
+
+/// What lies below a directory.
+pub fn listing(root: &Path) -> Listing {
+    let mut all = Listing::new();
+    let mut left = vec![PathBuf::new()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(root.join(&directory)).unwrap() {
+            let path = directory.join(entry.unwrap().file_name());
+            let found = fs::symlink_metadata(root.join(&path)).unwrap();
+            let bytes = if found.is_file() {
+                fs::read(root.join(&path)).unwrap()
+            } else if found.is_symlink() {
+                fs::read_link(root.join(&path))
+                    .unwrap()
+                    .as_os_str()
+                    .as_bytes()
+                    .to_vec()
+            } else {
+                Vec::new()
+            };
+            if found.is_dir() {
+                left.push(path.clone());
+            }
+            all.insert(path, (found.mode(), found.uid(), bytes));
+        }
+    }
+    all
 }

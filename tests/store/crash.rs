@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use mmfs::store::check::Report;
 use mmfs::store::opening::Options;
-use mmfs::store::{Base, Store, make};
+use mmfs::store::{Base, Change, Kind, Store, make};
 
 use super::cuts::{Cuts, Effort, setting};
 use super::fake::FakeDisk;
 use super::image::{Cutter, Image, Random};
 use super::script::Run;
-use super::setup::{base, new_image, options};
+use super::setup::{base, new_image, node, options};
 
 /// A random script. `cookies`: it may be killed on its way.
 pub fn script(seed: u64, cookies: Option<&Path>) -> Run {
@@ -152,5 +152,67 @@ fn a_power_cut_while_the_base_is_set_leaves_one_of_the_two() {
                 .unwrap_or_else(|| panic!("none after {calls} calls, image {order}"));
             assert!(found == other || (found == base() && calls < entries.len()));
         }
+    }
+}
+
+/// What a store has.
+fn held(disk: &FakeDisk) -> [u64; 5] {
+    let report = Report::of(disk, &options(None)).unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    let Report {
+        nodes,
+        names,
+        hidden,
+        bytes,
+        files,
+        ..
+    } = report;
+    [nodes, names, hidden, bytes, files]
+}
+
+#[test]
+fn a_power_cut_while_all_is_discarded_leaves_all_or_nothing() {
+    let nothing = held(&FakeDisk::of(new_image()));
+    for seed in seeds() {
+        let run = script(seed, None);
+        let start = run.disk.image();
+        let before = held(&FakeDisk::of(start.clone()));
+        assert_ne!(before, nothing);
+        let disk = FakeDisk::of(start.clone());
+        let opened = Store::open(Arc::new(disk.clone()), &options(None)).unwrap();
+        opened.store.discard().unwrap();
+        let (mut cutter, mut random) = (Cutter::new(&start, true), Random(seed));
+        let entries = disk.take_entries();
+        let (mut kept, mut gone) = (0, 0);
+        for calls in 0..=entries.len() {
+            if calls > 0 {
+                cutter.advance(&entries[calls - 1].call);
+            }
+            for order in 0..8 {
+                let image = match order {
+                    0 => cutter.strict(),
+                    1 => cutter.landed(),
+                    2 => cutter.torn(&mut random),
+                    _ => cutter.random(&mut random),
+                };
+                let disk = FakeDisk::of(image);
+                let found = held(&disk);
+                kept += u32::from(found == before);
+                gone += u32::from(found == nothing);
+                assert!(
+                    found == nothing || (found == before && calls < entries.len()),
+                    "MMFS_SEED={seed}: {found:?} after {calls} calls, image {order}"
+                );
+                let again = Store::open(Arc::new(disk.clone()), &options(None)).unwrap();
+                let id = again.store.new_number();
+                let made = vec![Change::Make(id, node(Kind::File, 0))];
+                again.store.change(made).unwrap();
+                again.store.close().unwrap();
+            }
+        }
+        assert!(kept > 0 && gone > 0);
+        let left = disk.image();
+        let files: Vec<_> = left.names.keys().collect();
+        assert_eq!(files, ["base", "format", "state"]);
     }
 }

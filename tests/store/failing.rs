@@ -397,6 +397,26 @@ fn a_store_on_a_full_disk_closes_and_opens() {
 }
 
 #[test]
+fn all_changes_on_a_full_disk_can_be_discarded() {
+    for capacity in [700, 750, 1500] {
+        let mut run = Run::first(&options(None), 1);
+        run.disk.set_capacity(Some(capacity));
+        fill(&mut run);
+        // As after a kill, without what a close gives back.
+        run.store = None;
+        run.open().unwrap();
+        run.store().discard().unwrap();
+        run.store = None;
+        run.open().unwrap();
+        assert_eq!(run.store().used(), 0);
+        assert_eq!(
+            run.store().node(*run.model.ids.first().unwrap()).unwrap(),
+            None
+        );
+    }
+}
+
+#[test]
 fn an_opening_that_fails_changes_nothing() {
     let cookies = tempfile::tempdir().unwrap();
     let mut run = Run::first(&options(Some(cookies.path())), 5);

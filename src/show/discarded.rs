@@ -1,0 +1,39 @@
+//! `mmfs discard`: gives up all that a private view has changed.
+
+use std::path::Path;
+
+use super::checked::other_owner;
+use crate::ask;
+use crate::refusal::StartError;
+use crate::session::store_place::look_into;
+use crate::store::Store;
+use crate::terminal::for_shell;
+
+/// Gives up all changes in the store in the directory `path`.
+///
+/// # Errors
+/// The sentence that says why they stay.
+pub fn discard(path: &Path) -> Result<(), StartError> {
+    if ask::status(path).is_ok() {
+        return Err(StartError::Verb(format!(
+            "{} is mounted, and programs may use what was changed; unmount it, and name the store",
+            for_shell(path)
+        )));
+    }
+    if let Some(owner) = other_owner(path) {
+        return Err(StartError::Verb(format!(
+            "the store {} belongs to user {owner}, who can discard its changes",
+            for_shell(path)
+        )));
+    }
+    look_into(path)?;
+    let opened = Store::open_directory(path, false);
+    let (opened, _) = opened.map_err(|error| StartError::Verb(error.sentence(path)))?;
+    let discarded = opened.store.discard();
+    discarded.map_err(|error| {
+        StartError::Verb(format!(
+            "the changes in the store {} stay: {error}",
+            for_shell(path)
+        ))
+    })
+}
