@@ -437,7 +437,8 @@ impl FileCache {
         self.passed_through.load(SeqCst)
     }
 
-    fn is_stale(&self) -> bool {
+    /// Whether the kernel has to drop its pages, and has not been heard to have done so.
+    pub fn is_stale(&self) -> bool {
         self.dropped.load(SeqCst) < self.stale_marks.load(SeqCst)
     }
 

@@ -16,4 +16,4 @@ pub use file::{Changing, FileCache, LengthCheck, MayKeep};
 pub use kernel_cache::{KernelCache, Timeouts};
 pub use notifier::Kernel;
 pub use stores::Storing;
-pub use unsettled::Asking;
+pub use unsettled::{Asking, MAX_REPLY_TIME};

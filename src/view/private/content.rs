@@ -201,7 +201,7 @@ impl Content for OpenFile {
     }
 
     fn may_keep(&self, moves_atime: bool) -> Result<MayKeep> {
-        if self.layers.renamed.lock().take_stale(self.node.key()) {
+        if self.layers.renamed.lock().is_stale(self.node.key()) {
             return Ok(MayKeep::Nothing);
         }
         let content = match self.id()? {

@@ -92,8 +92,7 @@ impl Files for Private {
         if let Some(below) = open.below {
             self.layers.below.close(Arc::new(below));
         }
-        let node = open.in_use.cache.node();
-        drop((open.program, open.in_use));
-        self.layers.caches.closed(node);
+        drop(open.program);
+        self.layers.caches.close(open.in_use);
     }
 }

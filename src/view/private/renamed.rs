@@ -1,16 +1,18 @@
 //! Inodes that the source has renamed away from their changes. The kernel may have pages of them as they were shown before.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use super::node::Key;
+use crate::cache::MAX_REPLY_TIME;
 
 /// By key, until the kernel forgets them.
 #[derive(Default)]
 pub(super) struct Renamed {
     /// Shown as the source has them, although the store has changes that began with them.
     plain: HashSet<Key>,
-    /// The kernel's pages are of the other kind.
-    stale: HashSet<Key>,
+    /// The kernel's pages are of the other kind. With the time when it was first told to drop them.
+    stale: HashMap<Key, Option<Instant>>,
 }
 
 impl Renamed {
@@ -21,7 +23,7 @@ impl Renamed {
             false => self.plain.remove(&key),
         };
         if is_new {
-            self.stale.insert(key);
+            self.stale.insert(key, None);
         }
     }
 
@@ -35,9 +37,16 @@ impl Renamed {
         self.plain.contains(&key)
     }
 
-    /// Whether the kernel has to drop its pages. Only the first open is told so.
-    pub fn take_stale(&mut self, key: Key) -> bool {
-        self.stale.remove(&key)
+    /// Whether an open has the kernel drop its pages: the first does, and each that comes before the kernel can have the answer.
+    pub fn is_stale(&mut self, key: Key) -> bool {
+        let Some(told) = self.stale.get_mut(&key) else {
+            return false;
+        };
+        if told.get_or_insert_with(Instant::now).elapsed() >= MAX_REPLY_TIME {
+            self.stale.remove(&key);
+            return false;
+        }
+        true
     }
 
     /// The kernel has forgotten the inode.
