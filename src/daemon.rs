@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use crate::config::Config;
 use crate::refusal::{ExitCode, StartError};
@@ -20,10 +20,13 @@ const MOUNT_ANSWERS: u8 = 0;
 #[derive(Debug)]
 pub struct Ready {
     parent: Option<File>,
+    /// The daemon goes on to write log lines to the terminal.
+    keeps_terminal: bool,
 }
 
 impl Ready {
-    /// Tells the parent that the mount of `config` answers. After this, nothing is written to the terminal.
+    /// Tells the parent that the mount of `config` answers. After this, nothing is written to the terminal, unless the daemon
+    /// ends with its parent.
     ///
     /// # Errors
     /// The parent has ended, so it has reported a failure.
@@ -31,10 +34,12 @@ impl Ready {
         let Some(mut parent) = self.parent.take() else {
             return Ok(());
         };
-        logging::leave_terminal(&config.source, &config.mount_point);
-        // Standard input is /dev/null. It is not opened again, because our own mount may cover /dev/null.
-        let replaced = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
-        replaced.map_err(|errno| StartError::System("leave the terminal", errno.into()))?;
+        if !self.keeps_terminal {
+            logging::leave_terminal(&config.source, &config.mount_point);
+            // Standard input is /dev/null. It is not opened again, because our own mount may cover /dev/null.
+            let replaced = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
+            replaced.map_err(|errno| StartError::System("leave the terminal", errno.into()))?;
+        }
         let gone = |_| StartError::Background("interrupted before the mount answered".into());
         parent.write_all(&[MOUNT_ANSWERS]).map_err(gone)
     }
@@ -61,26 +66,51 @@ pub fn start(
         let named = [Some(&config.mount_point), config.log.file.as_ref()];
         let named = named.map(|path| path.and_then(|path| device::passed_number(path)));
         let is_ours = |number: RawFd| named.contains(&Some(number)) || of_systemd.contains(&number);
-        return in_background(|| inherited.close(is_ours), serve);
+        return in_background(|| inherited.close(is_ours), false, serve).map(drop);
     }
-    serve(&mut Ready { parent: None })
+    serve(&mut Ready {
+        parent: None,
+        keeps_terminal: true,
+    })
+}
+
+/// Runs `serve` in a background process, which gets SIGTERM when this one ends. Returns its id when the mount answers. It closes
+/// all descriptors of `inherited`, and logs to standard error. No thread may exist yet.
+///
+/// # Errors
+/// The error that the background process sent before its mount answered.
+pub fn start_bound(
+    inherited: Inherited,
+    serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
+) -> Result<Pid, StartError> {
+    let begin = || {
+        inherited.close(|_| false);
+        // It cannot fail: the signal exists. If the parent has ended before, `Ready::announce` fails.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    };
+    in_background(begin, true, serve)
 }
 
 fn in_background(
-    close_inherited: impl FnOnce(),
+    begin: impl FnOnce(),
+    keeps_terminal: bool,
     serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
-) -> Result<(), StartError> {
+) -> Result<Pid, StartError> {
     let failed = |error: io::Error| StartError::System("go to the background", error);
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     match process::fork().map_err(failed)? {
         Some(child) => {
             drop(writer);
-            wait_for(child, File::from(reader))
+            wait_for(child, File::from(reader)).map(|()| child)
         }
         None => {
             drop(reader);
-            close_inherited();
-            run_daemon(File::from(writer), serve)
+            begin();
+            let ready = Ready {
+                parent: Some(File::from(writer)),
+                keeps_terminal,
+            };
+            run_daemon(ready, serve)
         }
     }
 }
@@ -115,13 +145,7 @@ fn how_it_ended(child: Pid) -> String {
 }
 
 /// The child. It never returns to `main`: its errors go to its parent or to the log.
-fn run_daemon(
-    writer: File,
-    serve: impl FnOnce(&mut Ready) -> Result<(), StartError>,
-) -> Result<(), StartError> {
-    let mut ready = Ready {
-        parent: Some(writer),
-    };
+fn run_daemon(mut ready: Ready, serve: impl FnOnce(&mut Ready) -> Result<(), StartError>) -> ! {
     let result = detach()
         .map_err(|error| StartError::System("go to the background", error))
         .and_then(|()| serve(&mut ready));
@@ -136,7 +160,7 @@ fn run_daemon(
     std::process::exit(error.exit_code() as i32)
 }
 
-/// Starts a new session and leaves the working directory. Standard error stays open until the mount answers.
+/// Starts a new session and leaves the working directory. Standard error stays open, at least until the mount answers.
 fn detach() -> io::Result<()> {
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;

@@ -190,6 +190,15 @@ pub fn most_threads(limit: usize) -> usize {
     (for_threads.saturating_sub(MIN_DAEMON_RESERVE) / MIN_THREAD_RESERVE).max(1)
 }
 
+/// One thread per CPU, but at least 5, so that slow requests do not delay fast ones, and at most 16. Fewer if `limit` open files
+/// are not enough.
+pub fn default_threads(limit: usize) -> usize {
+    let wanted = std::thread::available_parallelism()
+        .map_or(4, usize::from)
+        .clamp(5, 16);
+    wanted.min(most_threads(limit))
+}
+
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);

@@ -31,6 +31,8 @@ pub mod pool;
 pub mod refusal;
 pub mod report;
 pub mod request;
+pub mod run;
+pub mod server;
 pub mod service;
 pub mod session;
 pub mod show;

@@ -22,6 +22,12 @@ pub enum ExitCode {
     Usage = 2,
     /// `mmfs diff --exit-code` has found changes.
     Changes = 4,
+    /// `mmfs run` itself failed. Otherwise its exit code is that of the command.
+    RunFailed = 125,
+    /// `mmfs run` cannot run the command.
+    CommandNotRun = 126,
+    /// `mmfs run` does not find the command.
+    CommandNotFound = 127,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

@@ -4,6 +4,7 @@ mod absolute;
 mod mount_flag;
 mod mount_helper;
 mod mount_options;
+mod run_options;
 mod similar;
 mod size;
 mod store_options;
@@ -22,9 +23,9 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
-use crate::descriptors::{most_threads, raise_limit};
+use crate::descriptors::{default_threads, raise_limit};
 use crate::init;
-use crate::refusal::StartError;
+use crate::refusal::{ExitCode, StartError};
 use crate::session::{preflight, store_place};
 use crate::version::{self, VERSION};
 
@@ -240,7 +241,8 @@ pub struct Options {
         long,
         value_name = "FILE",
         value_hint = ValueHint::FilePath,
-        help_heading = "Names and logs"
+        help_heading = "Names and logs",
+        hide_short_help = true
     )]
     log: Option<PathBuf>,
     /// Log more: -v information, -vv debugging, -vvv requests.
@@ -295,9 +297,13 @@ pub enum Request {
     Nothing,
 }
 
-/// The exit code for `error`, after its sentence or help was printed. mount(8) has codes of its own for its helpers.
+/// The exit code for `error`, after its sentence or help was printed. mount(8) has codes of its own for its helpers, and `mmfs run` has
+/// one that few commands have.
 pub fn exit_code(args: &[OsString], error: &StartError, printed: io::Result<()>) -> u8 {
     match error.exit_code_after(printed) {
+        code if code != ExitCode::Success && verbs::asked_for(args) == Some(verbs::RUN) => {
+            ExitCode::RunFailed as u8
+        }
         code if code == error.exit_code() && mount_helper::is_helper(args) => {
             mount_helper::exit_code(error)
         }
@@ -325,7 +331,10 @@ impl Request {
             }
         }
         if let Some(name) = verbs::asked_for(&args) {
-            verbs::warn_of_directory(name);
+            // After `run`, two dashes leave no doubt.
+            if name != verbs::RUN || !args.iter().any(|arg| arg == "--") {
+                verbs::warn_of_directory(name);
+            }
             return Ok(Self::Verb(verbs::read(command(), args)?));
         }
         let mut options = Options::command();
@@ -487,13 +496,4 @@ impl Options {
         }
         flags
     }
-}
-
-/// One thread per CPU, but at least 5, so that slow requests do not delay fast ones, and at most 16. Fewer if `limit` open files
-/// are not enough.
-fn default_threads(limit: usize) -> usize {
-    let wanted = std::thread::available_parallelism()
-        .map_or(4, usize::from)
-        .clamp(5, 16);
-    wanted.min(most_threads(limit))
 }

@@ -83,6 +83,11 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ("2", "The command line was not understood."),
     ("4", "mmfs diff --exit-code has found changes."),
     (
+        "mmfs run",
+        "Exits with the code of its command, 128 + N after signal N; 125 if mmfs failed, 126 if the command cannot be run, 127 if there \
+         is none.",
+    ),
+    (
         "mount.mmfs",
         "Exits as mount(8) has it, for mount -t mmfs: 1 for options that are wrong or for what the user may not do, 2 for a system \
          error such as a limit, 32 for everything else.",
@@ -97,6 +102,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "TMPDIR",
         "Where --ephemeral makes the directory of its changes. Default: /tmp.",
+    ),
+    (
+        "XDG_STATE_HOME",
+        "Where mmfs run makes its stores, in the directory mmfs. Default: ~/.local/state.",
     ),
     ("NO_COLOR", "No colours in mmfs status --watch."),
     (

@@ -9,10 +9,12 @@ use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint}
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::run_options::RunOptions;
 use super::similar::similar;
 use super::{mount_helper, mount_options, size, topics};
 use crate::difference::Detail;
 use crate::refusal::{self, ExitCode, StartError};
+use crate::run;
 use crate::session;
 use crate::show::{self, DiffForm, Form};
 use crate::sys::process;
@@ -59,17 +61,26 @@ pub enum Verb {
     /// Afterwards the store is empty, and a view of it shows the source as it is. The store must not be mounted. A kill or
     /// a power cut leaves all changes or none. The source is not touched. --dry-run lists what would be given up.
     Discard(Discard),
+    /// Run a command in a private view of the current directory.
+    ///
+    /// CMD and what it starts see a private view at the path of the current directory. Other processes go on to see the directory
+    /// itself, which never changes. At the end, mmfs lists the changes as mmfs diff does, and asks whether to keep or discard
+    /// them. Without a terminal they are kept. Processes that CMD leaves behind are ended. What mmfs says goes to standard error.
+    ///
+    /// The exit code is CMD's, or 128 + N after signal N. It is 125 if mmfs failed, 126 if CMD cannot be run, 127 if there is none.
+    Run(RunOptions),
 }
 
 impl Verb {
-    /// Runs the verb. `command` returns the whole command line, for the help.
+    /// Runs the verb and returns the exit code. `command` returns the whole command line, for the help.
     ///
     /// # Errors
     /// The sentence that says why the verb failed. Help is a [`StartError::Usage`].
-    pub fn run(self, command: fn() -> Command) -> Result<ExitCode, StartError> {
+    pub fn run(self, command: fn() -> Command) -> Result<u8, StartError> {
         let done = match self {
-            Self::Diff(diff) => return diff.run(),
+            Self::Diff(diff) => return diff.run().map(|code| code as u8),
             Self::Discard(discard) => discard.run(),
+            Self::Run(options) => return run::run(&options.wanted()?),
             Self::Help(help) => help.run(command()),
             Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),
             Self::Status(status) => show::status(status.mount_point.as_deref(), status.form()),
@@ -82,7 +93,7 @@ impl Verb {
             }
             Self::Trace(trace) => show::trace(&trace.mount_point, trace.follow, trace.slow),
         };
-        done.map(|()| ExitCode::Success)
+        done.map(|()| ExitCode::Success as u8)
     }
 }
 
@@ -264,11 +275,14 @@ fn overview(command: &Command) -> String {
     let options = line(topics::OPTIONS, "All options, in groups: mmfs --help");
     let usage = line("mmfs SRC MNT", "Mount. mmfs unmount MNT ends it");
     format!(
-        "{}.\n\n{usage}\nVerbs:\n{verbs}\nTopics:\n{options}{topics}\n\
+        "{}.\n{usage}\nVerbs:\n{verbs}\nTopics:\n{options}{topics}\n\
          mmfs help NAME explains a verb or a topic. man mmfs has all of it.\n",
         about(command.get_about())
     )
 }
+
+/// The verb whose exit code is that of the command it runs.
+pub const RUN: &str = "run";
 
 /// How long the check for a directory that is named like the verb may take.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(200);

@@ -21,6 +21,7 @@ mod unreachable;
 
 pub use answering::Answering;
 pub use kernel::{Offer, offered};
+pub use mount::mount_for_another;
 pub use serve::serve;
 pub use source_state::{SourceState, source_state};
 pub use store::{Kept, base_of, is_of, open_store};

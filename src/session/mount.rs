@@ -128,6 +128,19 @@ pub fn unmount(path: &Path, identity: Identity, lazy: bool) -> io::Result<()> {
     point.unmount(lazy)
 }
 
+/// Mounts with the settings of `config` by mount(2), and returns the session's /dev/fuse, for another process to serve it.
+///
+/// # Errors
+/// The sentence that says why it cannot be mounted.
+pub fn mount_for_another(config: &Config) -> Result<OwnedFd, StartError> {
+    let options = MountOptions::new(config);
+    let device = device::open().map_err(StartError::Device)?;
+    match mount_directly(&options, &device) {
+        Ok(()) => Ok(device),
+        Err(errno) => Err(StartError::Mount(options.mount_point, errno)),
+    }
+}
+
 fn make(options: &MountOptions) -> Result<(OwnedFd, Option<OwnedFd>), StartError> {
     // fusermount3 opens /dev/fuse with the rights of the user, too. So an error here is the reason with fusermount3 as well.
     let device = device::open().map_err(StartError::Device)?;

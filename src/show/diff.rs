@@ -61,6 +61,12 @@ pub fn differences(all: &[Difference], form: DiffForm) -> Result<(), StartError>
     out::print_bytes(&text).map(drop)
 }
 
+/// Prints differences to standard error, a line for each. An error of the write is ignored.
+pub fn tell_differences(all: &[Difference]) {
+    let lines: String = all.iter().map(|one| lines(one, DiffForm::Lines)).collect();
+    let _ = std::io::stderr().write_all(lines.as_bytes());
+}
+
 fn quoted(path: &[u8]) -> String {
     // `./` is for words that may be taken for options.
     for_shell(Path::new(OsStr::from_bytes(path)))

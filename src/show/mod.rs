@@ -15,7 +15,7 @@ mod watch;
 
 pub use changes::changes;
 pub use checked::store;
-pub use diff::{DiffForm, differences};
+pub use diff::{DiffForm, differences, tell_differences};
 pub use discarded::discard;
 pub use trace::{answered, end, trace, unanswered};
 

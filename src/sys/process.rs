@@ -97,8 +97,8 @@ pub fn voluntary_switches() -> i64 {
     }
 }
 
-/// Enters a new mount namespace. Without the right to do so, also a new user namespace. Later mounts are visible to this
-/// process only, after "/" was made private.
+/// Enters a new mount namespace. Without the right to do so, also a new user namespace, in which the user and the group have the
+/// numbers that they had. Later mounts are visible to this process and its children only, after "/" was made private.
 ///
 /// # Errors
 /// EINVAL if there is a second thread; EPERM if the system forbids it.
@@ -114,9 +114,9 @@ pub fn leave_namespaces() -> Result<(), Errno> {
     // SAFETY: as above.
     unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
     let write = |file: &str, text: String| std::fs::write(format!("/proc/self/{file}"), text);
-    write("uid_map", format!("0 {user} 1"))
+    write("uid_map", format!("{user} {user} 1"))
         .and_then(|()| write("setgroups", "deny".into()))
-        .and_then(|()| write("gid_map", format!("0 {group} 1")))
+        .and_then(|()| write("gid_map", format!("{group} {group} 1")))
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
@@ -126,6 +126,24 @@ pub fn reset_sigchld() {
     // SAFETY: SIG_DFL is a disposition every signal accepts. No handler of ours is replaced: `main` calls this before it
     // sets any. It fails only for numbers that are no signals.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Whether this process ignores a signal.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: a sigaction is plain data for which all zeroes is a valid value. Nothing is set (null), and the old action is written to
+    // the pointer, which is valid for the call. It fails only for numbers that are no signals.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action);
+        action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Ignores SIGTTOU, so that a process in the background of its terminal may write to it and take it.
+pub fn ignore_terminal_output() {
+    // SAFETY: SIG_IGN is a disposition that SIGTTOU accepts. No handler of ours is replaced: none is ever set for it. It fails only
+    // for numbers that are no signals.
+    unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
 }
 
 /// Sets signals as the daemon needs them, independent of its parent. SIGXFSZ is ignored, so a write beyond RLIMIT_FSIZE fails
