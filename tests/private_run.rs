@@ -359,7 +359,7 @@ fn s72_nothing_stays_when_mmfs_or_the_daemon_is_killed() {
         });
         fuse::kill(daemon.expect("the daemon"), Signal::KILL);
         assert_eq!(child.wait().unwrap().code(), Some(125));
-        assert_eq!(mounts(), before);
+        assert_eq!((mounts(), place.stores().len()), (before, 2));
     }
 }
 
@@ -373,6 +373,32 @@ fn s73_what_the_command_leaves_behind_is_ended() {
         assert_eq!((done.code, done.changes().len()), (3, 2), "{:?}", done.told);
         let left = done.told[0].parse().unwrap();
         assert!(wait_until(LIMIT, || has_ended(left)));
+        // What the shell had started that became mmfs is not the command's.
+        let run = place.command(&["--discard"], "true");
+        let mut command = Command::new("sh");
+        let script = "sleep 1000 >&2 & echo $!; exec \"$@\"";
+        command.args(["-c", script, "sh"]).arg(run.get_program());
+        command.args(run.get_args()).current_dir(&place.source);
+        command.env("XDG_STATE_HOME", &place.state);
+        let done = command.stderr(Stdio::null()).output().unwrap();
+        let own = String::from_utf8(done.stdout).unwrap().trim().parse();
+        assert!(!has_ended(own.clone().unwrap()));
+        fuse::kill(own.unwrap(), Signal::KILL);
+    }
+}
+
+#[test]
+fn a_command_may_run_mmfs() {
+    for place in places() {
+        let mmfs = builder::binary();
+        let mmfs = mmfs.display();
+        let script = format!(
+            "echo outer > f; {mmfs} run --discard -- sh -c 'cat f; echo inner > f; rm d/g; {mmfs} status . | grep -c inner'
+             cat f d/g; XDG_STATE_HOME=$PWD/d {mmfs} run --keep -- rm d/h; ls d"
+        );
+        let done = place.run(&["--discard"], &script);
+        assert_eq!(done.code, 0, "{:?}", done.told);
+        assert_eq!(done.out, "outer\n0\nouter\nd/gg\nh\nmmfs\n");
     }
 }
 
@@ -502,7 +528,7 @@ fn a_terminal_is_asked() {
 #[test]
 fn keys_of_the_terminal_reach_the_command() {
     for place in places() {
-        let script = "$MMFS run --discard -- sh -c 'trap \"echo caught; exit 4\" INT; echo ready; sleep 1000'";
+        let script = "$MMFS run --discard -- sh -c 'trap \"echo caught; exit 4\" INT; echo ready; while :; do sleep 0.02; done'";
         let mut terminal = Terminal::run(&place, script);
         terminal.await_words("ready");
         terminal.type_in("\x03");

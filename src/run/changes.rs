@@ -49,7 +49,7 @@ pub fn show_and_settle(
 }
 
 /// Says where the changes are, and what can be done with them.
-fn say_where(source: &Path, store: &RunStore) {
+pub fn say_where(source: &Path, store: &RunStore) {
     let (path, source) = (for_shell(&store.path), for_shell(source));
     refusal::note(format_args!("the changes are in {path}"));
     let mount = match store.lies_in_source {

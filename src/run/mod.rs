@@ -62,8 +62,10 @@ pub fn run(wanted: &Wanted) -> Result<u8, StartError> {
         }
     };
     let code = processes.wait_for_command()?;
-    processes.end_others();
-    processes.wait_for_daemon()?;
+    if let Err(error) = processes.end_view() {
+        changes::say_where(&source, &store);
+        return Err(error);
+    }
     let choice = wanted.choice;
     changes::show_and_settle(&source, &store, choice, &mut processes)?;
     Ok(code)

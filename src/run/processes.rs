@@ -27,7 +27,8 @@ const OTHERS: Duration = Duration::from_secs(10);
 const ENDS: [i32; 2] = [SIGTERM, SIGHUP];
 /// Signals of keys. They end mmfs when the command has ended.
 const KEYS: [i32; 2] = [SIGINT, SIGQUIT];
-const PAUSE: Duration = Duration::from_millis(5);
+const MIN_PAUSE: Duration = Duration::from_millis(2);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
 
 /// The children of this process.
 #[derive(Debug)]
@@ -128,57 +129,51 @@ impl Processes {
         self.daemon_status = Some(status);
     }
 
-    /// Ends processes that the command has left behind, so that the view is at rest. The first signal is SIGTERM.
-    pub fn end_others(&mut self) {
-        let began = Instant::now();
-        let mut asked = Vec::new();
-        while began.elapsed() < TERMINATION + KILL {
-            let left: Vec<Pid> = match self.reap() {
-                Ok(_) => children().filter(|pid| *pid != self.daemon).collect(),
-                Err(_) => return,
-            };
-            if left.is_empty() {
-                return;
-            }
-            for pid in left {
-                // Errors mean that it has just ended.
-                if began.elapsed() >= TERMINATION {
-                    let _ = kill_process(pid, Signal::KILL);
-                } else if !asked.contains(&pid) {
-                    let _ = kill_process(pid, Signal::TERM);
-                    let _ = kill_process(pid, Signal::CONT);
-                    asked.push(pid);
-                }
-            }
-            sleep(PAUSE);
-        }
-    }
-
-    /// Waits for the daemon, which ends when the view is gone: it still writes to the store.
+    /// Ends processes that the command has left behind, so that the view is at rest, and waits for the daemon, which ends when the
+    /// view is gone: until then it writes to the store.
     ///
     /// # Errors
     /// The sentence for a daemon that did not end by itself.
-    pub fn wait_for_daemon(&mut self) -> Result<(), StartError> {
-        let began = Instant::now();
-        let mut is_told = false;
+    pub fn end_view(&mut self) -> Result<(), StartError> {
+        let (began, mut asked, mut is_told) = (Instant::now(), Vec::new(), false);
         loop {
+            let elapsed = began.elapsed();
+            let left = self.end_left(elapsed, &mut asked);
             self.reap()?;
-            if let Some(status) = self.daemon_status {
-                return match status.exit_status() {
-                    Some(0) => Ok(()),
-                    _ => Err(daemon_failed(status)),
-                };
+            match self.daemon_status {
+                Some(_) if left && elapsed < TERMINATION + KILL => {}
+                Some(status) if status.exit_status() == Some(0) => return Ok(()),
+                Some(status) => return Err(daemon_failed(status)),
+                None => {}
             }
-            let is_to_end = self.is_asked_to_end();
-            if !is_told && began.elapsed() > OTHERS {
+            let is_late = !is_told && elapsed > OTHERS;
+            if is_late {
                 refusal::note("a process that the command did not start still uses the view");
-            }
-            if is_to_end || !is_told && began.elapsed() > OTHERS {
-                let _ = kill_process(self.daemon, Signal::TERM);
                 is_told = true;
             }
-            sleep(PAUSE);
+            if self.is_asked_to_end() || is_late {
+                let _ = kill_process(self.daemon, Signal::TERM);
+            }
+            // Most daemons end at once.
+            sleep((elapsed / 4).clamp(MIN_PAUSE, MAX_PAUSE));
         }
+    }
+
+    /// Sends signals to the processes in the command's namespace that are left. Returns whether there are any.
+    fn end_left(&self, elapsed: Duration, asked: &mut Vec<Pid>) -> bool {
+        let mut is_any = false;
+        for pid in children().filter(|pid| is_inside(*pid)) {
+            is_any = true;
+            // Errors mean that it has just ended.
+            if elapsed >= TERMINATION {
+                let _ = kill_process(pid, Signal::KILL);
+            } else if !asked.contains(&pid) {
+                let _ = kill_process(pid, Signal::TERM);
+                let _ = kill_process(pid, Signal::CONT);
+                asked.push(pid);
+            }
+        }
+        is_any
     }
 
     /// Whether one of the signals that end a program has come since the last time.
@@ -223,6 +218,13 @@ fn children() -> impl Iterator<Item = Pid> {
         let stat = fs::read(format!("/proc/{number}/stat")).ok()?;
         (parent_in(&stat)? == parent.as_raw_pid()).then_some(Pid::from_raw(number)?)
     })
+}
+
+/// Whether a process is in another mount namespace than this one. The daemon is not, nor are children of the program that became
+/// mmfs. What may not be asked is another user's, and one that is ending has none.
+fn is_inside(pid: Pid) -> bool {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    namespace(&pid.to_string()).is_some_and(|found| Some(found) != namespace("self"))
 }
 
 /// The parent's id in the text of /proc/PID/stat: "12 (a name) with blanks) S 1 ...".
