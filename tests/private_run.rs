@@ -419,6 +419,7 @@ fn without_the_right_to_make_namespaces_there_is_a_sentence() {
     assert_eq!(done.code, 125, "{:?}", done.told);
     done.tells("no mount namespace can be made");
     assert_eq!(done.told.len(), 1);
+    assert!(place.stores().is_empty());
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub struct RunStore {
 }
 
 impl RunStore {
-    /// The store that was asked for, or the new directory of one that mmfs has chosen.
+    /// The store that was asked for, or a new one whose place mmfs has chosen.
     ///
     /// # Errors
     /// The sentence for a store that cannot be there, or that holds what `--discard` would lose.
@@ -68,13 +68,12 @@ impl RunStore {
     fn chosen(source: &Path) -> Result<Self, StartError> {
         let parent = state_directory()?;
         let failed = |error| StartError::Store(parent.clone(), error);
-        let mut directories = DirBuilder::new();
-        directories.mode(0o700).recursive(true);
-        directories.create(&parent).map_err(failed)?;
-        let path = parent.canonicalize().map_err(failed)?.join(name()?);
-        // What is there already is somebody else's.
-        let made = directories.recursive(false).create(&path);
+        let made = DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&parent);
         made.map_err(failed)?;
+        let path = parent.canonicalize().map_err(failed)?.join(name()?);
         Ok(Self {
             lies_in_source: path.starts_with(source),
             path,
@@ -97,10 +96,10 @@ impl RunStore {
         std::fs::remove_dir_all(&self.path).map_err(failed)
     }
 
-    /// Removes a directory that mmfs has chosen, after the command was not run.
+    /// Removes a store whose place mmfs has chosen, after the command was not run.
     pub fn remove_unused(&self) {
         if self.is_chosen {
-            // Why the command was not run is more important.
+            // It may not be there yet. Why the command was not run is more important.
             let _ = self.remove();
         }
     }
