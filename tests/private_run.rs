@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::private::place;
 use common::tools::{output_of, text_of, tool, wait_until};
-use common::{builder, fuse, sh, user};
+use common::{Mount, builder, fuse, sh, user};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -234,6 +234,11 @@ fn a_store_that_is_kept_is_a_store_as_any_other() {
         let mut diff = user::as_user(place.user, builder::binary());
         let diff = output_of(diff.arg("diff").arg(store));
         assert_eq!(String::from_utf8_lossy(&diff.stdout), "M f\nA more\n");
+        let view = Mount::builder().over(&place.source).as_user(place.user);
+        let mut view = view.option("--private").option(store).mount();
+        let read = output_of(user::as_user(place.user, "cat").arg(view.mnt().join("f")));
+        assert_eq!(read.stdout, b"new\n");
+        view.unmount();
         // Without a terminal, changes are kept without the option.
         assert_eq!(place.run(&[], "rm f").changes(), ["D f"]);
         assert_eq!(place.stores().len(), 2);

@@ -412,6 +412,9 @@ mod tests {
         for args in [&["mmfs", "help"][..], &["/usr/bin/mmfs", "help", "/mnt"]] {
             assert_eq!(asked_for(&words(args)), Some("help"), "{args:?}");
         }
+        // An option of the command is none of mmfs.
+        let compile = words(&["mmfs", "run", "--", "cc", "-o", "out", "in.c"]);
+        assert_eq!(asked_for(&compile), Some(RUN));
         for args in [
             &["mmfs"][..],
             &["mmfs", "./help", "/mnt"],

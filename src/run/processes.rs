@@ -85,7 +85,8 @@ impl Processes {
                 let signal = status.terminating_signal().unwrap_or_default();
                 let code = status.exit_status().unwrap_or(128 + signal);
                 // SIGINT and SIGQUIT until now were for the command.
-                self.is_to_end |= self.signals.pending().any(|signal| ENDS.contains(&signal));
+                let came: Vec<i32> = self.signals.pending().collect();
+                self.is_to_end |= came.iter().any(|signal| ENDS.contains(signal));
                 return Ok(code.try_into().unwrap_or(ExitCode::RunFailed as u8));
             }
             for signal in self.signals.wait() {
@@ -107,7 +108,7 @@ impl Processes {
             match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
                 Ok(Some((pid, status))) if status.stopped() => self.stopped(pid),
                 Ok(Some((pid, status))) if pid == self.command => ended = Some(status),
-                Ok(Some((pid, status))) if pid == self.daemon => self.daemon_ended(status),
+                Ok(Some((pid, status))) if pid == self.daemon => self.daemon_status = Some(status),
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) | Err(Errno::CHILD) => return Ok(ended),
                 Err(errno) => {
@@ -123,10 +124,6 @@ impl Processes {
             let _ = kill_process(getpid(), Signal::STOP);
             let _ = kill_process(pid, Signal::CONT);
         }
-    }
-
-    fn daemon_ended(&mut self, status: WaitStatus) {
-        self.daemon_status = Some(status);
     }
 
     /// Ends processes that the command has left behind, so that the view is at rest, and waits for the daemon, which ends when the
@@ -178,8 +175,9 @@ impl Processes {
 
     /// Whether one of the signals that end a program has come since the last time.
     fn is_asked_to_end(&mut self) -> bool {
-        let mut pending = self.signals.pending();
-        let is_asked = pending.any(|signal| ENDS.contains(&signal) || KEYS.contains(&signal));
+        let came: Vec<i32> = self.signals.pending().collect();
+        let ends = |signal| ENDS.contains(signal) || KEYS.contains(signal);
+        let is_asked = came.iter().any(ends);
         self.is_to_end |= is_asked;
         is_asked
     }
@@ -204,9 +202,7 @@ fn daemon_failed(status: WaitStatus) -> StartError {
         (Some(signal), _) => format!("it was killed by signal {signal}"),
         (_, code) => format!("it ended with exit code {}", code.unwrap_or_default()),
     };
-    StartError::Verb(format!(
-        "the daemon of the view did not end well: {how}; its log says more"
-    ))
+    StartError::Verb(format!("the daemon of the view did not end well: {how}"))
 }
 
 /// The children of this process.
