@@ -278,7 +278,7 @@ pub struct Options {
     /// Print the version.
     ///
     /// With -v, also the features of this kernel that mmfs uses.
-    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Help")]
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Help", hide_short_help = true)]
     version: Option<bool>,
 }
 
