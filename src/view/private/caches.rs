@@ -1,7 +1,8 @@
 //! What the kernel has in its cache of open files of a private view, where it does not find out by itself.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -11,7 +12,8 @@ use crate::cache::{CacheState, FileCache, KernelCache};
 /// The kernel's caches of the files that are open.
 pub(super) struct Caches {
     kernel: Arc<KernelCache>,
-    files: Mutex<HashMap<u64, Weak<InUse>>>,
+    /// With the number of opens of each.
+    files: Mutex<HashMap<u64, (Arc<InUse>, usize)>>,
     /// Of files that are open no more: the kernel has not dropped their pages yet.
     stale: Mutex<HashMap<u64, Arc<FileCache>>>,
 }
@@ -28,8 +30,9 @@ impl Caches {
     /// What all opens of the file with this node id share.
     pub fn opened(&self, node: u64) -> Arc<InUse> {
         let mut files = self.files.lock();
-        if let Some(in_use) = files.get(&node).and_then(Weak::upgrade) {
-            return in_use;
+        if let Some((in_use, opens)) = files.get_mut(&node) {
+            *opens += 1;
+            return Arc::clone(in_use);
         }
         let cache = FileCache::new(node, CacheState::default(), self.kernel.clone());
         let before = self.stale.lock().remove(&node);
@@ -37,27 +40,31 @@ impl Caches {
             cache.mark_stale();
         }
         let in_use = Arc::new(InUse::new(cache));
-        files.insert(node, Arc::downgrade(&in_use));
+        files.insert(node, (Arc::clone(&in_use), 1));
         in_use
     }
 
     /// Whether the file with this node id is open.
     pub fn is_open(&self, node: u64) -> bool {
-        let files = self.files.lock();
-        files.get(&node).is_some_and(|file| file.strong_count() > 0)
+        self.files.lock().contains_key(&node)
     }
 
-    /// An open of a file goes.
-    pub fn close(&self, in_use: Arc<InUse>) {
+    /// An open of the file goes.
+    pub fn close(&self, node: u64) {
         let mut files = self.files.lock();
-        let Some(last) = Arc::into_inner(in_use) else {
+        let Entry::Occupied(mut file) = files.entry(node) else {
             return;
         };
-        files.remove(&last.cache.node());
+        let (_, opens) = file.get_mut();
+        *opens -= 1;
+        if *opens > 0 {
+            return;
+        }
+        let (last, _) = file.remove();
         let mut stale = self.stale.lock();
         stale.retain(|_, cache| cache.is_stale());
         if last.cache.is_stale() {
-            stale.insert(last.cache.node(), Arc::clone(&last.cache));
+            stale.insert(node, Arc::clone(&last.cache));
         }
         // A data file that the kernel had goes back to the store, which may take a while.
         drop((files, stale));
@@ -95,13 +102,14 @@ mod tests {
         assert_eq!(kept(&first), MayKeep::All);
         first.cache.reading(4096, false);
         first.cache.bypassed();
-        caches.close(first);
+        caches.close(7);
         assert!(!caches.is_open(7));
         let (second, third) = (caches.opened(7), caches.opened(7));
         assert_eq!(kept(&second), MayKeep::Nothing);
-        caches.close(second);
+        caches.close(7);
+        assert!(caches.is_open(7));
         assert_eq!(kept(&third), MayKeep::Attributes);
-        caches.close(third);
+        caches.close(7);
         assert_eq!(kept(&caches.opened(8)), MayKeep::All);
         assert!(caches.stale.lock().is_empty() && caches.files.lock().len() == 1);
     }

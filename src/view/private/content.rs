@@ -49,7 +49,7 @@ pub struct OpenFile {
     pub(super) layers: Arc<Layers>,
     pub(super) node: Node,
     /// The source's file, if the view's file has one.
-    pub(super) below: Option<shared::OpenFile>,
+    pub(super) below: Option<Arc<shared::OpenFile>>,
     pub(super) in_use: Arc<InUse>,
     pub(super) program: Option<Program>,
     pub(super) access: Access,
@@ -89,7 +89,7 @@ impl OpenFile {
     pub(super) fn read_source(&self, at: u64, to: &mut [u8]) -> Result<()> {
         let opened;
         let below = match (&self.below, self.node.source()) {
-            (Some(below), _) => below,
+            (Some(below), _) => &**below,
             (None, Some(source)) => {
                 opened = self
                     .layers
@@ -197,7 +197,7 @@ impl Content for OpenFile {
     }
 
     fn is_cacheable(&self) -> bool {
-        self.below.as_ref().is_none_or(Content::is_cacheable)
+        self.below.as_ref().is_none_or(|below| below.is_cacheable())
     }
 
     fn may_keep(&self, moves_atime: bool) -> Result<MayKeep> {

@@ -61,7 +61,8 @@ impl Files for Private {
             Side::Source(_) if flags.contains(OFlags::TRUNC) || layers.is_whole(node)? => None,
             Side::Source(source) => {
                 let reads = flags - OFlags::RWMODE - OFlags::APPEND;
-                Some(layers.below.open(by, source, reads | OFlags::RDONLY)?)
+                let below = layers.below.open(by, source, reads | OFlags::RDONLY)?;
+                Some(Arc::new(below))
             }
             Side::Own(_) => None,
         };
@@ -85,14 +86,88 @@ impl Files for Private {
     }
 
     fn close(&self, open: Arc<OpenFile>) {
-        let Ok(open) = Arc::try_unwrap(open) else {
-            return;
+        let node = open.in_use.cache.node();
+        let below = match Arc::try_unwrap(open) {
+            Ok(open) => {
+                drop(open.program);
+                open.below
+            }
+            // A read that was answered still has it, or the check of open files.
+            Err(open) => open.below.clone(),
         };
         // The source's opens are closed in order, because its mapping counts them.
-        if let Some(below) = open.below {
-            self.layers.below.close(Arc::new(below));
+        if let Some(below) = below {
+            self.layers.below.close(below);
         }
-        drop(open.program);
-        self.layers.caches.close(open.in_use);
+        self.layers.caches.close(node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::path::PathBuf;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::{KernelCache, MayKeep, Timeouts};
+    use crate::chores::Chores;
+    use crate::config::{Config, StoreConfig};
+    use crate::inode::ROOT;
+    use crate::store::{Base, Store};
+    use crate::sys::identity::Caller;
+    use crate::view::{Names as _, Reporter};
+
+    /// A read goes on when it is answered. The close that comes meanwhile does not lose what is known of the kernel's pages.
+    #[test]
+    fn a_close_counts_while_a_read_has_the_open() {
+        let place = tempfile::tempdir().unwrap();
+        let (source, directory) = (place.path().join("source"), place.path().join("store"));
+        for path in [&source, &directory] {
+            std::fs::create_dir(path).unwrap();
+        }
+        std::fs::write(source.join("file"), "bytes").unwrap();
+        let base = Base {
+            path: source.clone(),
+            filesystem: String::new(),
+            root: 1,
+            born: None,
+        };
+        let store = Store::make_directory(&directory, &base).unwrap().0.store;
+        let wanted = StoreConfig {
+            directory: Some(directory.clone()),
+            temporary: PathBuf::new(),
+            limit: None,
+            base_moved: false,
+            on_source_change: Default::default(),
+        };
+        let (attr, entry) = (Duration::ZERO, Duration::ZERO);
+        let (sender, _receiver) = channel();
+        let reporter = Reporter {
+            cache: KernelCache::new(Timeouts { attr, entry }),
+            chores: Chores::new(sender),
+        };
+        let config = Config::unmounted(source);
+        let (view, nodes) =
+            Private::open(&config, &wanted, reporter, store, (directory, false)).unwrap();
+        let caller = Caller {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        let by = Actor { caller, pid: 0 };
+        let root = nodes.get(ROOT).unwrap();
+        let node = view.lookup(&root, OsStr::new("file")).unwrap().place;
+        let open = || Arc::new(view.open(&by, &node, OFlags::RDWR).unwrap());
+        let kept = |open: &OpenFile| open.in_use.cache.before_open((0, 0), false, || None);
+        let first = open();
+        assert_eq!(kept(&first), MayKeep::All);
+        first.in_use.cache.reading(5, false);
+        first.in_use.cache.bypassed();
+        let read = Arc::clone(&first);
+        view.close(first);
+        drop(read);
+        assert_eq!(kept(&open()), MayKeep::Nothing);
+        view.end().unwrap();
     }
 }
