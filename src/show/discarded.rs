@@ -6,7 +6,7 @@ use super::checked::other_owner;
 use crate::ask;
 use crate::refusal::StartError;
 use crate::session::store_place::look_into;
-use crate::store::Store;
+use crate::store::Unwanted;
 use crate::terminal::for_shell;
 
 /// Gives up all changes in the store in the directory `path`.
@@ -27,10 +27,9 @@ pub fn discard(path: &Path) -> Result<(), StartError> {
         )));
     }
     look_into(path)?;
-    let opened = Store::open_directory(path, false);
-    let (opened, _) = opened.map_err(|error| StartError::Verb(error.sentence(path)))?;
-    let discarded = opened.store.discard();
-    discarded.map_err(|error| {
+    let unwanted = Unwanted::open_directory(path);
+    let unwanted = unwanted.map_err(|error| StartError::Verb(error.sentence(path)))?;
+    unwanted.discard().map_err(|error| {
         StartError::Verb(format!(
             "the changes in the store {} stay: {error}",
             for_shell(path)

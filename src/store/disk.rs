@@ -104,6 +104,17 @@ impl dyn DiskFile + '_ {
     }
 }
 
+/// The highest number of a table or tail that lies there, whether it counts or not.
+pub(super) fn highest(disk: &dyn Disk, directory: &str) -> io::Result<u64> {
+    let names = disk.list(Path::new(directory))?;
+    let number = |name: &OsString| u64::from_str_radix(name.to_str()?, 16).ok();
+    let numbers = names.iter().filter_map(number);
+    Ok(numbers
+        .filter(|number| *number < 1 << 61)
+        .max()
+        .unwrap_or(0))
+}
+
 /// How [`Disk::open`] opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {

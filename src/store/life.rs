@@ -77,12 +77,23 @@ impl Life {
 
     /// Takes the cookie away.
     pub fn take_away(&self) {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!("{}: {error}", self.path.display());
-            }
-            _ => {}
+        remove(&self.path);
+    }
+}
+
+/// Takes away what the last opening of a store has left.
+pub fn take_away(cookies: &Path, uuid: &[u8; 16]) {
+    if is_ours(cookies) {
+        remove(&path(cookies, uuid));
+    }
+}
+
+fn remove(cookie: &Path) {
+    match fs::remove_file(cookie) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn!("{}: {error}", cookie.display());
         }
+        _ => {}
     }
 }
 

@@ -55,6 +55,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 pub use content::{Content, From, PAGE, Piece, ReadSource, SourceState};
+pub use discard::Unwanted;
 pub use disk::{Directory, Disk, DiskFile, How};
 pub use format::{Base, NAMES, make};
 pub use life::random;

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::{Condvar, Mutex};
 
 use super::data::{self, DataFiles};
-use super::disk::{Directory, Disk, How};
+use super::disk::{Directory, Disk, How, highest};
 use super::effects::Effects;
 use super::format::{self, Format};
 use super::garbage::is_full;
@@ -30,7 +30,7 @@ use super::undurable::{Garbage, Undurable};
 use super::{Base, Log, Store};
 
 /// Numbers that a life which ended too early may have given away.
-const SKIPPED: u64 = 1 << 24;
+pub(super) const SKIPPED: u64 = 1 << 24;
 /// More memory is not taken for the records of tails. No store of mmfs needs it.
 const MAX_REPLAY: u64 = 256 << 20;
 /// Nor are more keys looked at for the records: it is half a minute. What a store that is in use looks at between two barriers is
@@ -111,11 +111,7 @@ impl Recovered {
     /// # Errors
     /// Why it cannot be opened.
     pub fn read(disk: &dyn Disk, options: &Options) -> Result<Self, OpenError> {
-        let uuid = match format::read_format(disk).map_err(at("format"))? {
-            Format::Ours(uuid) => uuid,
-            Format::Other(line) => return Err(OpenError::Version(line)),
-            Format::None => return Err(OpenError::NotAStore),
-        };
+        let uuid = uuid_of(disk)?;
         let manifest = Manifest::read(disk, &uuid).map_err(at("state"))?;
         let tables: io::Result<Vec<_>> = manifest
             .tables
@@ -418,20 +414,9 @@ impl Recovered {
 
     /// What the first barrier begins with, and a file that stands for the tail until then.
     pub fn turn(&self, disk: &dyn Disk) -> Result<(Turn, Arc<dyn super::DiskFile>), OpenError> {
-        let highest = |directory: &str| -> io::Result<u64> {
-            let numbers = disk
-                .list(Path::new(directory))?
-                .into_iter()
-                .filter_map(|name| {
-                    let name = name.to_str()?.to_owned();
-                    u64::from_str_radix(&name, 16)
-                        .ok()
-                        .filter(|number| *number < 1 << 61)
-                });
-            Ok(numbers.max().unwrap_or(0))
-        };
-        let next_table = highest("tables").map_err(at("tables"))? + 1;
-        let next_tail = highest("tails").map_err(at("tails"))?.max(self.last_tail) + 1;
+        let next_table = highest(disk, "tables").map_err(at("tables"))? + 1;
+        let highest_tail = highest(disk, "tails").map_err(at("tails"))?;
+        let next_tail = highest_tail.max(self.last_tail) + 1;
         let life = random().map_err(|error| OpenError::Failed("getrandom(2)", error))?;
         let manifest = Manifest {
             life,
@@ -449,6 +434,15 @@ impl Recovered {
             },
             stand_in,
         ))
+    }
+}
+
+/// The UUID of the store on a disk, if this mmfs can read it.
+pub(super) fn uuid_of(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
+    match format::read_format(disk).map_err(at("format"))? {
+        Format::Ours(uuid) => Ok(uuid),
+        Format::Other(line) => Err(OpenError::Version(line)),
+        Format::None => Err(OpenError::NotAStore),
     }
 }
 

@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use mmfs::store::opening::Options;
-use mmfs::store::{Attributes, Change, Kind, Name, NodeId, Store, Time};
+use mmfs::store::{
+    Attributes, Change, Disk as _, Kind, Name, NodeId, Store, Time, Unwanted, Xattr,
+};
 
+use super::crash::discard;
 use super::cuts::{Cuts, Effort, setting};
 use super::fake::{Failure, FakeDisk};
 use super::image::{Call, Random, parent};
@@ -402,17 +405,73 @@ fn all_changes_on_a_full_disk_can_be_discarded() {
         let mut run = Run::first(&options(None), 1);
         run.disk.set_capacity(Some(capacity));
         fill(&mut run);
-        // As after a kill, without what a close gives back.
-        run.store = None;
-        run.open().unwrap();
-        run.store().discard().unwrap();
-        run.store = None;
-        run.open().unwrap();
-        assert_eq!(run.store().used(), 0);
-        assert_eq!(
-            run.store().node(*run.model.ids.first().unwrap()).unwrap(),
-            None
-        );
+        all_is_given_up(&mut run);
+    }
+}
+
+/// A store that cannot be opened any more, because there is no room for the table of what its tail has.
+#[test]
+fn a_full_disk_that_has_no_room_for_a_table_lets_all_changes_be_discarded() {
+    let mut run = Run::first(&options(None), 1);
+    run.go_on(1);
+    let root = *run.model.ids.first().unwrap();
+    for n in 0..60 {
+        let name = format!("user.{n}").into_bytes();
+        let value = Some(Xattr::Set(vec![n; 60_000]));
+        let change = Change::Xattr(root, name, value);
+        run.store().change(vec![change]).unwrap();
+    }
+    run.store().sync_names().unwrap();
+    let taken = (1 << 40) - run.disk.free().unwrap() / 4096;
+    run.disk.set_capacity(Some(taken));
+    run.store = None;
+    let refused = run.open().unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+    all_is_given_up(&mut run);
+}
+
+/// As after a kill, without what a close gives back.
+fn all_is_given_up(run: &mut Run) {
+    run.store = None;
+    discard(&run.disk, &run.options).unwrap();
+    run.open().unwrap();
+    let root = *run.model.ids.first().unwrap();
+    assert_eq!(run.store().node(root).unwrap(), None);
+    assert_eq!(run.store().used(), 0);
+}
+
+/// A call that fails leaves all changes or none, and the next try succeeds.
+#[test]
+fn a_discard_that_fails_leaves_all_or_nothing() {
+    let mut run = Run::first(&options(None), 7);
+    run.go_on(40);
+    run.must(Op::Reopen);
+    let root = *run.model.ids.first().unwrap();
+    run.store = None;
+    let image = run.disk.image();
+    for failure in FAILURES {
+        // From there on, files are removed.
+        for place in (0..20).chain((20..).step_by(17)) {
+            let disk = FakeDisk::of(image.clone());
+            disk.fail(place, failure);
+            let unwanted = Unwanted::open(disk.clone(), &run.options);
+            let done = unwanted.map(Unwanted::discard);
+            let failed = disk.has_failed();
+            disk.fail(u64::MAX / 2, failure);
+            let opened = Store::open(std::sync::Arc::new(disk.clone()), &run.options).unwrap();
+            let is_gone = opened.store.node(root).unwrap().is_none();
+            assert!(
+                is_gone || !matches!(done, Ok(Ok(()))),
+                "{failure:?} {place}"
+            );
+            drop(opened);
+            discard(&disk, &run.options).unwrap();
+            let names: Vec<_> = disk.image().names.into_keys().collect();
+            assert_eq!(names, ["base", "format", "state"], "{failure:?} {place}");
+            if !failed {
+                break;
+            }
+        }
     }
 }
 
