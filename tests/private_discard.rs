@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::private::{change_first_page, large, listing, place, private};
-use common::{builder, tools};
+use common::{Mount, builder, tools};
 use rustix::process::Signal;
 
 fn discard(object: &Path, options: &[&str]) -> Output {
@@ -110,6 +110,32 @@ fn what_is_mounted_is_refused_and_stays() {
     mount.unmount();
     let mount = private(&source, &store, &[]);
     assert_eq!(listing(mount.mnt()), before);
+}
+
+/// Who looks into such a directory waits for ever.
+#[test]
+fn a_mount_that_does_not_answer_is_told() {
+    let (_place, source, store) = place();
+    fill(&source);
+    let mount = private(&source, &store, &[]);
+    mount.signal(Signal::STOP);
+    let mut command = Command::new("timeout");
+    command
+        .arg("--signal=KILL")
+        .arg("30")
+        .arg(builder::binary());
+    let output = tools::output_of(command.arg("discard").arg(mount.mnt()));
+    mount.signal(Signal::CONT);
+    refused(&output, "did not answer");
+}
+
+#[test]
+fn a_mirror_has_no_changes_to_give_up() {
+    let (place, source, _) = place();
+    fill(&source);
+    let mount = Mount::builder().over(&source).mount();
+    refused(&discard(mount.mnt(), &[]), "shows its source itself");
+    drop((mount, place));
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn owned(store: &Path, dropped: u64) -> Result<(), StartError> {
     )))
 }
 
-fn is_shared(mount_point: &Path) -> StartError {
+pub(super) fn is_shared(mount_point: &Path) -> StartError {
     StartError::Verb(format!(
         "{} shows its source itself; only a private view has changes of its own",
         for_shell(mount_point)

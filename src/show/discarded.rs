@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::changes::is_shared;
 use super::checked::other_owner;
-use crate::ask;
+use crate::ask::{self, NoAnswer};
 use crate::refusal::StartError;
 use crate::session::store_place::look_into;
 use crate::store::Unwanted;
@@ -14,11 +15,19 @@ use crate::terminal::for_shell;
 /// # Errors
 /// The sentence that says why they stay.
 pub fn discard(path: &Path) -> Result<(), StartError> {
-    if ask::status(path).is_ok() {
-        return Err(StartError::Verb(format!(
-            "{} is mounted, and programs may use what was changed; unmount it, and name the store",
-            for_shell(path)
-        )));
+    match ask::status(path) {
+        Ok(status) if status.store.is_none() => return Err(is_shared(path)),
+        Ok(_) => {
+            return Err(StartError::Verb(format!(
+                "{} is mounted, and programs may use what was changed; unmount it, and name the store",
+                for_shell(path)
+            )));
+        }
+        // Who looks into it would wait for ever.
+        Err(why @ (NoAnswer::TimedOut | NoAnswer::NotAsked)) => {
+            return Err(StartError::NotAnswered(path.into(), why.to_string()));
+        }
+        Err(_) => {}
     }
     if let Some(owner) = other_owner(path) {
         return Err(StartError::Verb(format!(
