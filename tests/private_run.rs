@@ -4,12 +4,15 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::fuse::kill;
 use common::private::place;
 use common::tools::{output_of, text_of, tool, wait_until};
 use common::{Mount, builder, fuse, sh, user};
@@ -17,6 +20,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long a program may run that is started here, in all.
+const RUN: Duration = Duration::from_secs(120);
+/// For env(1). Whoever started the tests may ignore signals, and a shell cannot trap what is ignored when it begins.
+const DEFAULT_SIGNALS: &str = "--default-signal=HUP,INT,QUIT";
 
 /// A source with a few files, and who runs commands in it.
 struct Place {
@@ -66,9 +73,15 @@ impl Place {
     }
 
     fn command_of(&self, options: &[&str], words: &[&str]) -> Command {
-        let mut command = user::as_user(self.user, builder::binary());
-        command.arg("run").args(options).arg("--").args(words);
-        command.current_dir(&self.source);
+        self.command_under(&[], options, words)
+    }
+
+    /// As `command_of`, started by a program that is given the words of the command line.
+    fn command_under(&self, program: &[&str], options: &[&str], words: &[&str]) -> Command {
+        let mut command = user::as_user(self.user, tool("env"));
+        command.arg(DEFAULT_SIGNALS).args(program);
+        command.arg(builder::binary()).arg("run").args(options);
+        command.arg("--").args(words).current_dir(&self.source);
         command.env("XDG_STATE_HOME", &self.state);
         command.env_remove("RUST_LOG").env("PATH", "/usr/bin:/bin");
         command
@@ -79,10 +92,10 @@ impl Place {
     }
 
     /// Starts it, and waits until the script has written `ready` to its output.
-    fn start(&self, script: &str) -> Child {
+    fn start(&self, script: &str) -> Running {
         let mut command = self.command(&[], script);
         command.stdin(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Running::new(command.stdout(Stdio::piped()));
         let mut word = [0; 5];
         let out = child.stdout.as_mut().unwrap();
         out.read_exact(&mut word).unwrap();
@@ -100,6 +113,48 @@ impl Place {
     fn listed(&self) -> String {
         let script = r#"cd "$1"; find . -printf '%p %y %i %m %U %s %T@ %C@ %l\n'; find . -type f -printf '%p %A@\n'"#;
         sh(script, &[self.source.as_ref()])
+    }
+}
+
+/// A program that is killed if it runs for too long, so that no test waits for ever.
+struct Running {
+    child: Child,
+    _limit: Sender<()>,
+}
+
+impl Running {
+    fn new(command: &mut Command) -> Self {
+        let child = command.spawn().unwrap();
+        let (limit, ended) = channel();
+        let pid = child.id();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(RUN) == Err(RecvTimeoutError::Timeout) {
+                kill(pid, Signal::KILL);
+            }
+        });
+        let _limit = limit;
+        Self { child, _limit }
+    }
+}
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.child
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -328,13 +383,9 @@ fn s71_signals_reach_the_command() {
             assert_eq!(code, Some(128 + signal.as_raw()), "{name}");
         }
         // As nohup(1) does it.
-        let mut command = Command::new("sh");
-        let run = place.command(&[], "kill -HUP $$; kill -HUP $PPID; echo alive");
-        command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
-        command.arg(run.get_program()).args(run.get_args());
-        command
-            .current_dir(&place.source)
-            .env("XDG_STATE_HOME", &place.state);
+        let nohup = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
+        let script = "kill -HUP $$; kill -HUP $PPID; echo alive";
+        let mut command = place.command_under(&nohup, &[], &["sh", "-c", script]);
         assert_eq!(Done::of(output_of(&mut command)).out, "alive\n");
     }
 }
@@ -446,14 +497,15 @@ fn as_root_filesystems_below_are_shown_and_do_not_change() {
 
 /// A terminal in which words are typed.
 struct Terminal {
-    child: Child,
+    child: Running,
     shown: String,
 }
 
 impl Terminal {
     /// Runs words of a shell in a terminal, in the directory of a place.
     fn run(place: &Place, words: &str) -> Self {
-        let mut command = user::as_user(place.user, tool("script"));
+        let mut command = user::as_user(place.user, tool("env"));
+        command.arg(DEFAULT_SIGNALS).arg(tool("script"));
         command.args(["-qefc", words, "/dev/null"]);
         command.current_dir(&place.source);
         command.env("XDG_STATE_HOME", &place.state);
@@ -462,7 +514,7 @@ impl Terminal {
             .env_remove("RUST_LOG");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         Self {
-            child: command.spawn().unwrap(),
+            child: Running::new(&mut command),
             shown: String::new(),
         }
     }
@@ -496,13 +548,6 @@ impl Terminal {
             .read_to_end(&mut rest)
             .unwrap();
         self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
