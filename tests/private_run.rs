@@ -502,11 +502,13 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Runs words of a shell in a terminal, in the directory of a place.
+    /// Runs a command, in a shell's words, in a terminal and in the directory of a place. The command takes the shell's
+    /// place, or the exit code is the shell's own idea after a Ctrl-C: bash and dash differ.
     fn run(place: &Place, words: &str) -> Self {
         let mut command = user::as_user(place.user, tool("env"));
         command.arg(DEFAULT_SIGNALS).arg(tool("script"));
-        command.args(["-qefc", words, "/dev/null"]);
+        command.args(["-qefc", &format!("exec {words}"), "/dev/null"]);
+        command.env("SHELL", "/bin/sh");
         command.current_dir(&place.source);
         command.env("XDG_STATE_HOME", &place.state);
         command
@@ -586,7 +588,7 @@ fn keys_of_the_terminal_reach_the_command() {
         terminal.await_words("caught");
         assert_eq!(terminal.end(), Some(4));
 
-        let mut terminal = Terminal::run(&place, "PS1='prompt ' exec bash --norc -i");
+        let mut terminal = Terminal::run(&place, "env PS1='prompt ' bash --norc -i");
         terminal.await_words("prompt ");
         terminal.type_in("$MMFS run -- sh -c 'touch n; echo re''ady; cat; echo do''ne'\n");
         terminal.await_words("ready");
