@@ -86,7 +86,7 @@ pub struct Forgotten<P> {
 /// All inodes that the kernel holds references to.
 #[derive(Debug)]
 pub struct NodeTable<P: Place> {
-    /// One shard is locked at a time. Boxed, because a table that has grown is half empty.
+    /// One shard is locked at a time; of a private view first one of the source's nodes, then one of its own. Boxed, because a table that has grown is half empty.
     shards: [Mutex<Shard<P>>; SHARDS],
     /// Lock order: with or without a shard held.
     numbers: Numbers<P::Key>,
@@ -269,14 +269,30 @@ impl<P: Place> NodeTable<P> {
         if known.lookups > 0 || id == ROOT {
             return None;
         }
+        let place = self.remove(id, &mut shard)?;
+        let forgotten = self.forgotten.fetch_add(1, Relaxed) + 1;
+        Some(Forgotten {
+            place,
+            trim: forgotten % TRIM_AFTER == 0,
+        })
+    }
+
+    /// Removes the entry of an inode in this life with all its lookups, unless it `is_needed`. Returns whether it is removed.
+    pub fn forget_unless(&self, place: &P, is_needed: impl FnOnce() -> bool) -> bool {
+        let Some((id, mut shard)) = self.known(place) else {
+            return false;
+        };
+        if id == ROOT || is_needed() {
+            return false;
+        }
+        self.remove(id, &mut shard).is_some()
+    }
+
+    fn remove(&self, id: u64, shard: &mut Shard<P>) -> Option<P> {
         let known = shard.remove(&id)?;
         self.known.fetch_sub(1, Relaxed);
         self.numbers.release(id, known.place.key());
-        let forgotten = self.forgotten.fetch_add(1, Relaxed) + 1;
-        Some(Forgotten {
-            place: known.place,
-            trim: forgotten % TRIM_AFTER == 0,
-        })
+        Some(known.place)
     }
 
     /// Returns the memory of forgotten inodes to the system.

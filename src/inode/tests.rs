@@ -49,6 +49,19 @@ fn an_inode_is_forgotten_with_its_last_lookup() {
     assert!(table.forget(7, 1).is_none(), "it is not known any more");
 }
 
+/// The kernel may have come to know another inode of its number.
+#[test]
+fn an_inode_is_let_go_in_its_own_life_and_unless_it_is_needed() {
+    let table = table();
+    remember(&table, SECOND, Seen::Held);
+    remember(&table, SECOND, Seen::Held);
+    assert!(!table.forget_unless(&FIRST, || false));
+    assert!(!table.forget_unless(&SECOND, || true));
+    assert_eq!(table.remembered(&SECOND), Some(SECOND));
+    assert!(table.forget_unless(&SECOND, || false));
+    assert_eq!((table.remembered(&SECOND), table.population()), (None, 1));
+}
+
 #[test]
 fn another_life_of_a_number_that_is_known_has_a_node_of_its_own() {
     let table = table();

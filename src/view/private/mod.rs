@@ -32,6 +32,8 @@ mod renamed;
 mod setid;
 mod source_state;
 mod standing;
+#[cfg(test)]
+mod testing;
 mod view;
 mod whole;
 mod xattrs;

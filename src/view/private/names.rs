@@ -164,6 +164,9 @@ impl Layers {
         below: impl FnOnce(&shared::Node) -> Result<Found<shared::Node>>,
     ) -> Result<Found<Node>> {
         check_name(name)?;
+        if let Some(source) = dir.source() {
+            self.remember_way(source);
+        }
         if let Some(directory) = self.id(dir)? {
             match self.store.name(directory, name.as_bytes()).map_err(errno)? {
                 Some(store::Name::Hidden) => return Err(Errno::NOENT),

@@ -106,51 +106,22 @@ impl Files for Private {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
-    use std::path::PathBuf;
-    use std::sync::mpsc::channel;
-    use std::time::Duration;
 
+    use super::super::testing::view_of;
     use super::*;
-    use crate::cache::{KernelCache, MayKeep, Timeouts};
-    use crate::chores::Chores;
-    use crate::config::{Config, StoreConfig};
+    use crate::cache::MayKeep;
     use crate::inode::ROOT;
-    use crate::store::{Base, Store};
     use crate::sys::identity::Caller;
-    use crate::view::{Names as _, Reporter};
+    use crate::view::Names as _;
 
     /// A read goes on when it is answered. The close that comes meanwhile does not lose what is known of the kernel's pages.
     #[test]
     fn a_close_counts_while_a_read_has_the_open() {
         let place = tempfile::tempdir().unwrap();
-        let (source, directory) = (place.path().join("source"), place.path().join("store"));
-        for path in [&source, &directory] {
-            std::fs::create_dir(path).unwrap();
-        }
+        let source = place.path().join("source");
+        std::fs::create_dir(&source).unwrap();
         std::fs::write(source.join("file"), "bytes").unwrap();
-        let base = Base {
-            path: source.clone(),
-            filesystem: String::new(),
-            root: 1,
-            born: None,
-        };
-        let store = Store::make_directory(&directory, &base).unwrap().0.store;
-        let wanted = StoreConfig {
-            directory: Some(directory.clone()),
-            temporary: PathBuf::new(),
-            limit: None,
-            base_moved: false,
-            on_source_change: Default::default(),
-        };
-        let (attr, entry) = (Duration::ZERO, Duration::ZERO);
-        let (sender, _receiver) = channel();
-        let reporter = Reporter {
-            cache: KernelCache::new(Timeouts { attr, entry }),
-            chores: Chores::new(sender),
-        };
-        let config = Config::unmounted(source);
-        let (view, nodes) =
-            Private::open(&config, &wanted, reporter, store, (directory, false)).unwrap();
+        let (view, nodes) = view_of(source, place.path().join("store"));
         let caller = Caller {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),

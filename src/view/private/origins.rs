@@ -360,12 +360,8 @@ impl Layers {
         let Side::Source(source) = &node.side else {
             return;
         };
-        if self.nodes.remembered(node).is_some() {
-            return;
-        }
-        let number = self.below_nodes.number_of(source);
-        if self.below_nodes.forget(number, u64::MAX).is_some() {
-            let is_known = || self.nodes.remembered(node).is_some();
+        let is_known = || self.nodes.remembered(node).is_some();
+        if self.below_nodes.forget_unless(source, is_known) {
             self.below.forget_unless(source, is_known);
             if is_known() {
                 self.remember_again(source);
@@ -377,6 +373,14 @@ impl Layers {
     pub fn remember_again(&self, source: &shared::Node) {
         if self.below_nodes.remembered(source).is_none() {
             let _ = self.below_nodes.remember(source.clone(), Seen::NotHeld, 0);
+        }
+    }
+
+    /// A directory that the kernel knows. What is found in it may be found again only by it. It was let go if the kernel came to know
+    /// it at that moment.
+    pub fn remember_way(&self, dir: &shared::Node) {
+        if !dir.is_found_by_handle() {
+            self.remember_again(dir);
         }
     }
 

@@ -243,3 +243,33 @@ impl Tree for Private {
         crate::source::is_stacked(&self.directory)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::super::testing::view_of;
+    use super::*;
+    use crate::view::{Attributes as _, Names as _};
+
+    /// Another request finds the directory while FORGET of it is served. procfs has no exported handles, so that its files are found
+    /// by their directories.
+    #[test]
+    fn what_is_found_while_it_is_forgotten_leads_to_its_files() {
+        let place = tempfile::tempdir().unwrap();
+        let (view, nodes) = view_of("/proc/sys".into(), place.path().join("store"));
+        let root = nodes.get(ROOT).unwrap();
+        let find = || view.lookup(&root, OsStr::new("kernel")).unwrap();
+        let count = |found: Found<Node>| nodes.remember(found.place, found.seen, 0).unwrap();
+        let number = count(find());
+        let forgotten = nodes.forget(number, 1).unwrap();
+        let found = find();
+        view.forget(&forgotten.place);
+        let directory = found.place.clone();
+        assert_eq!(count(found), number);
+        let file = view.lookup(&directory, OsStr::new("ostype")).unwrap();
+        assert!(!file.place.source().unwrap().is_found_by_handle());
+        view.attr(&file.place).unwrap();
+        view.end().unwrap();
+    }
+}
