@@ -119,6 +119,7 @@ fn name(directory: NodeId, name: &str, to: NodeId) -> Change {
         name: name.into(),
         to: Some(Name::Node(to)),
         replaces: false,
+        since: None,
     }
 }
 

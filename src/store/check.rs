@@ -12,7 +12,7 @@ use super::disk::{Directory, Disk, How};
 use super::effects::decoded;
 use super::format::{self, Base};
 use super::key::{self, Key};
-use super::node::{Kind, Name, Node, NodeId, Xattr};
+use super::node::{Kind, Name, Named, Node, NodeId, Xattr};
 use super::opening::{OpenError, Options, Recovered, Recovery, lock, options};
 use super::state::State;
 
@@ -188,7 +188,9 @@ impl Walk<'_> {
     ) -> io::Result<Option<String>> {
         match Key::decode(key)? {
             Key::Node(id) => self.node(id, &decoded(value, Node::get)?),
-            Key::Name(directory, name) => self.name(directory, &name, decoded(value, Name::get)?),
+            Key::Name(directory, name) => {
+                self.name(directory, &name, decoded(value, Named::get)?.to)
+            }
             Key::Content(id) => {
                 let content = decoded(value, Content::get)?;
                 if content.stored > 0 {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::codec::{Reader, Writer, damaged};
 use super::content::{Chunk, Content, From, PAGE, pages};
 use super::key;
-use super::node::{Attributes, Kind, Name, Node, NodeId, Origin, Xattr};
+use super::node::{Attributes, Kind, Name, Named, Node, NodeId, Origin, Time, Xattr};
 use super::record::{Change, Record, Written};
 use super::state::{Puts, State};
 
@@ -88,8 +88,9 @@ impl<'a> Effects<'a> {
                 directory,
                 name,
                 to,
+                since,
                 ..
-            } => self.name(*directory, name, *to),
+            } => self.name(*directory, name, *to, *since),
             Change::Xattr(id, name, value) => {
                 self.node(*id)?;
                 self.put(
@@ -169,7 +170,13 @@ impl<'a> Effects<'a> {
         Ok(())
     }
 
-    fn name(&mut self, directory: NodeId, name: &[u8], to: Option<Name>) -> io::Result<()> {
+    fn name(
+        &mut self,
+        directory: NodeId,
+        name: &[u8],
+        to: Option<Name>,
+        since: Option<Time>,
+    ) -> io::Result<()> {
         if self.node(directory)?.kind != Kind::Directory {
             return Err(Errno::NOTDIR.into());
         }
@@ -180,10 +187,14 @@ impl<'a> Effects<'a> {
                 self.put_node(id, &node)?;
             }
         }
-        self.put(
-            key::name(directory, name),
-            to.map(|to| encoded(|w| to.put(w))),
-        );
+        let key = key::name(directory, name);
+        let before = self.get(&key)?;
+        let before = before
+            .map(|bytes| decoded(&bytes, Named::get))
+            .transpose()?;
+        // The source's entry has been hidden since the first of them.
+        let since = before.and_then(|before| before.since).or(since);
+        self.put(key, to.map(|to| encoded(|w| Named { to, since }.put(w))));
         Ok(())
     }
 

@@ -69,6 +69,7 @@ use data::DataFiles;
 use effects::{Effects, decoded};
 use life::Life;
 use loan::Loans;
+use node::Named;
 use record::Record;
 use room::Room;
 use state::State;
@@ -179,6 +180,14 @@ impl Store {
         })
     }
 
+    /// Since when the source's entry of a name does not show, because of what the store says of the name. None: it may show, or the
+    /// store is of a version that does not record it.
+    pub fn hidden_since(&self, directory: NodeId, name: &[u8]) -> io::Result<Option<Time>> {
+        let bytes = self.state.get(&key::name(directory, name))?;
+        let named = bytes.map(|bytes| decoded(&bytes, Named::get)).transpose()?;
+        Ok(named.and_then(|named| named.since))
+    }
+
     /// The next names of the directory after `after`, sorted by their bytes: about `limit` at most, none at the end.
     pub fn names(
         &self,
@@ -201,7 +210,7 @@ impl Store {
 
     /// A directory has one name only: a store in which it had two could lead in circles.
     fn checked_name(&self, directory: NodeId, name: &[u8], bytes: &[u8]) -> io::Result<Name> {
-        let leads = decoded(bytes, Name::get)?;
+        let leads = decoded(bytes, Named::get)?.to;
         let Name::Node(id) = leads else {
             return Ok(leads);
         };
@@ -373,7 +382,9 @@ impl Store {
 fn check_change(change: &Change) -> io::Result<()> {
     let sound = match change {
         Change::Make(id, node) => NodeId::checked(id.0).is_ok() && node.is_sound(),
-        Change::Name { name, .. } => node::check_name(name).is_ok(),
+        Change::Name { name, since, .. } => {
+            node::check_name(name).is_ok() && since.is_none_or(Time::is_sound)
+        }
         Change::Xattr(_, name, value) => {
             value.as_ref().map_or(Ok(()), effects::check_xattr)?;
             node::check_xattr_name(name).is_ok()

@@ -301,6 +301,31 @@ impl Name {
     }
 }
 
+/// The value of a name in the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Named {
+    /// Where it leads.
+    pub to: Name,
+    /// Since when the source's entry of this name does not show. It comes last, and stores of earlier versions do not have it.
+    pub since: Option<Time>,
+}
+
+impl Named {
+    pub fn put(self, to: &mut Writer) {
+        self.to.put(to);
+        if let Some(since) = self.since {
+            since.put(to);
+        }
+    }
+
+    pub fn get(from: &mut Reader<'_>) -> io::Result<Self> {
+        Ok(Self {
+            to: Name::get(from)?,
+            since: (!from.0.is_empty()).then(|| Time::get(from)).transpose()?,
+        })
+    }
+}
+
 /// What a store says of an extended attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Xattr {

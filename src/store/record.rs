@@ -32,6 +32,8 @@ pub enum Change {
         to: Option<Name>,
         /// Whether a file that had this name until now loses it to another file.
         replaces: bool,
+        /// Since when the source's entry of this name does not show. An earlier time that the store has already stays. None: it may show.
+        since: Option<Time>,
     },
     /// What an extended attribute is. None: as the origin has it.
     Xattr(NodeId, Vec<u8>, Option<Xattr>),
@@ -282,12 +284,16 @@ impl Change {
                 name,
                 to: leads,
                 replaces,
+                since,
             } => {
-                to.u8(5)
+                to.u8(if since.is_some() { 13 } else { 5 })
                     .u64(directory.0)
                     .bytes(name)
                     .u8(u8::from(*replaces));
                 to.option(*leads, |to, leads| leads.put(to));
+                if let Some(since) = since {
+                    since.put(to);
+                }
             }
             Self::Xattr(id, name, value) => {
                 to.u8(6)
@@ -323,13 +329,16 @@ impl Change {
             2 => Self::Attributes(node(from)?, Attributes::get(from)?),
             3 => Self::Links(node(from)?, from.i64()?),
             4 => Self::Opaque(node(from)?, from.bool()?),
-            5 => {
+            kind @ (5 | 13) => {
                 let (directory, name) = (node(from)?, check_name(from.bytes()?)?.to_vec());
+                let (replaces, to) = (from.bool()?, from.option(Name::get)?);
+                let since = (kind == 13).then(|| Time::get(from)).transpose()?;
                 Self::Name {
                     directory,
                     name,
-                    replaces: from.bool()?,
-                    to: from.option(Name::get)?,
+                    to,
+                    replaces,
+                    since,
                 }
             }
             6 => {

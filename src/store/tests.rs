@@ -1,6 +1,7 @@
 //! Faults of the store that its other tests do not show each time.
 
 mod parts;
+mod since;
 
 use std::io;
 use std::path::Path;

@@ -79,6 +79,7 @@ fn name(directory: NodeId, name: String, to: Option<NodeId>, replaces: bool) -> 
         name: name.into_bytes(),
         to: to.map(Name::Node),
         replaces,
+        since: None,
     }
 }
 

@@ -136,6 +136,7 @@ fn names_of(id: NodeId, model: &Model) -> Vec<Change> {
         name: name.clone(),
         to: (name.len() % 2 == 0).then_some(Name::Hidden),
         replaces: false,
+        since: None,
     };
     names.map(change).collect()
 }
@@ -207,6 +208,7 @@ fn one(step: &Meta, slots: &Slots, model: &Model, milliseconds: u64) -> Vec<Chan
                 name,
                 to,
                 replaces: *replaces,
+                since: replaces.then_some(time(milliseconds)),
             });
             changes
         }
@@ -219,6 +221,7 @@ fn one(step: &Meta, slots: &Slots, model: &Model, milliseconds: u64) -> Vec<Chan
             name: name(*index),
             to: hidden.then_some(Name::Hidden),
             replaces: false,
+            since: Some(time(milliseconds)),
         }],
         Meta::Xattr {
             slot,
@@ -269,6 +272,7 @@ fn bad(id: NodeId, root: NodeId, which: u64) -> Change {
         name: name.to_vec(),
         to: Some(Name::Hidden),
         replaces: false,
+        since: None,
     };
     let xattr =
         |name: &[u8], len| Change::Xattr(root, name.to_vec(), Some(Xattr::Set(vec![0; len])));

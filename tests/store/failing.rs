@@ -256,6 +256,7 @@ fn a_full_disk_takes_what_frees_space() {
                         name: format!("fill{}", n + 1).into_bytes(),
                         to: None,
                         replaces: false,
+                        since: None,
                     },
                     Change::Remove(*id),
                 ]),
@@ -308,6 +309,7 @@ fn what_frees_nothing_leaves_the_reserve_to_what_does() {
         name: format!("fill{n}").into_bytes(),
         to,
         replaces: false,
+        since: None,
     };
     // Writes in place go on, with their times as long as there is room for these.
     for seconds in 0..30_000 {
@@ -373,6 +375,7 @@ fn a_full_disk_takes_the_removal_of_a_name_of_the_source() {
             name: b"gone".to_vec(),
             to: Some(Name::Hidden),
             replaces: false,
+            since: None,
         };
         store.change(vec![hidden]).unwrap();
         store.sync_names().unwrap();

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mmfs::store::{Change, Name, Node, NodeId, Store, Xattr};
+use mmfs::store::{Change, Name, Node, NodeId, Store, Time, Xattr};
 
 /// Names and attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Meta {
     pub nodes: BTreeMap<NodeId, Node>,
     pub names: BTreeMap<(NodeId, Vec<u8>), Name>,
+    /// Of names: since when they hide the source's.
+    pub since: BTreeMap<(NodeId, Vec<u8>), Time>,
     pub xattrs: BTreeMap<(NodeId, Vec<u8>), Xattr>,
     pub filesystems: BTreeMap<u32, Vec<u8>>,
     pub orphans: BTreeSet<NodeId>,
@@ -23,7 +25,10 @@ impl Meta {
         };
         for id in ids {
             for (name, leads) in store.names(id, b"", 1000)? {
-                meta.names.insert((id, name), leads);
+                let key = (id, name);
+                let since = store.hidden_since(id, &key.1)?;
+                meta.since.extend(since.map(|since| (key.clone(), since)));
+                meta.names.insert(key, leads);
             }
             for (name, value) in store.xattrs(id)? {
                 meta.xattrs.insert((id, name), value);
@@ -50,6 +55,7 @@ impl Meta {
                 directory,
                 name,
                 to,
+                since,
                 ..
             } => {
                 if let Some(Name::Node(id)) = to {
@@ -59,8 +65,16 @@ impl Meta {
                 }
                 let key = (*directory, name.clone());
                 match to {
-                    Some(to) => _ = self.names.insert(key, *to),
-                    None => _ = self.names.remove(&key),
+                    Some(to) => {
+                        if let Some(since) = since {
+                            self.since.entry(key.clone()).or_insert(*since);
+                        }
+                        self.names.insert(key, *to);
+                    }
+                    None => {
+                        self.since.remove(&key);
+                        self.names.remove(&key);
+                    }
                 }
             }
             Change::Xattr(id, name, Some(value)) => {
@@ -81,6 +95,7 @@ impl Meta {
         self.nodes.remove(&id);
         self.orphans.remove(&id);
         self.names.retain(|(directory, _), _| *directory != id);
+        self.since.retain(|(directory, _), _| *directory != id);
         self.xattrs.retain(|(node, _), _| *node != id);
     }
 

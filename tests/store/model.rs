@@ -16,6 +16,8 @@ type Answer = Result<(), Errno>;
 pub struct Meta {
     pub nodes: BTreeMap<NodeId, Node>,
     pub names: BTreeMap<(NodeId, Vec<u8>), Name>,
+    /// Of names: since when they hide the source's.
+    pub since: BTreeMap<(NodeId, Vec<u8>), Time>,
     pub xattrs: BTreeMap<(NodeId, Vec<u8>), Xattr>,
     pub origins: Vec<(Origin, NodeId)>,
     pub filesystems: BTreeMap<u32, Vec<u8>>,
@@ -189,8 +191,9 @@ impl Meta {
                 directory,
                 name,
                 to,
+                since,
                 ..
-            } => self.name(*directory, name, *to)?,
+            } => self.name(*directory, name, *to, *since)?,
             Change::Xattr(id, name, value) => {
                 self.node(*id)?;
                 put(&mut self.xattrs, (*id, name.clone()), value.clone());
@@ -204,6 +207,7 @@ impl Meta {
                 self.node(*id)?;
                 self.nodes.remove(id);
                 self.names.retain(|(directory, _), _| directory != id);
+                self.since.retain(|(directory, _), _| directory != id);
                 self.xattrs.retain(|(node, _), _| node != id);
                 self.origins.retain(|(_, node)| node != id);
                 self.orphans.remove(id);
@@ -216,7 +220,13 @@ impl Meta {
         Ok(())
     }
 
-    fn name(&mut self, directory: NodeId, name: &[u8], to: Option<Name>) -> Answer {
+    fn name(
+        &mut self,
+        directory: NodeId,
+        name: &[u8],
+        to: Option<Name>,
+        since: Option<Time>,
+    ) -> Answer {
         if self.node(directory)?.kind != Kind::Directory {
             return Err(Errno::NOTDIR);
         }
@@ -226,7 +236,13 @@ impl Meta {
                 node.place = Some((directory, name.to_vec()));
             }
         }
-        put(&mut self.names, (directory, name.to_vec()), to);
+        let key = (directory, name.to_vec());
+        match (to, since) {
+            (None, _) => _ = self.since.remove(&key),
+            (Some(_), Some(since)) => _ = self.since.entry(key.clone()).or_insert(since),
+            (Some(_), None) => {}
+        }
+        put(&mut self.names, key, to);
         Ok(())
     }
 }

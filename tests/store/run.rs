@@ -409,6 +409,15 @@ impl Run {
         }
         same!(found, wanted, "names of {directory:?}");
         for (name, to) in wanted {
+            let since = self.model.meta.since.get(&(directory, name.clone()));
+            same!(
+                self.store()
+                    .hidden_since(directory, &name)
+                    .map_err(told)?
+                    .as_ref(),
+                since,
+                "since when {name:?} hides the source's"
+            );
             same!(
                 self.store().name(directory, &name).map_err(told)?,
                 Some(to),

@@ -10,7 +10,7 @@ use super::fake::FakeDisk;
 use super::image::{Entry, Image, Random};
 use super::meta::Meta;
 use super::recorded::{Model, Op};
-use super::setup::{new_image, node, perform, to};
+use super::setup::{SINCE, new_image, node, perform, to};
 
 /// A store on a disk in memory, with its model.
 pub struct Run {
@@ -267,6 +267,7 @@ impl Run {
             name: name.clone(),
             to: hidden.then_some(Name::Hidden),
             replaces: false,
+            since: Some(SINCE),
         };
         let hidden = self.random.chance(50);
         let mut changes = Vec::new();

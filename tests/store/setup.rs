@@ -4,12 +4,18 @@ use std::io;
 use std::ops::Range;
 
 use mmfs::store::opening::Options;
-use mmfs::store::{Attributes, Base, Change, Kind, Name, Node, NodeId, Origin, Store, make};
+use mmfs::store::{Attributes, Base, Change, Kind, Name, Node, NodeId, Origin, Store, Time, make};
 
 use super::fake::FakeDisk;
 use super::file_model::pattern;
 use super::image::Image;
 use super::recorded::{Model, Op};
+
+/// Since when a name hides the source's.
+pub const SINCE: Time = Time {
+    seconds: -1,
+    nanoseconds: 999_999_999,
+};
 
 /// What a store looks like when it was made.
 pub fn new_image() -> Image {
@@ -115,5 +121,6 @@ pub fn to(directory: NodeId, name: &[u8], id: NodeId, replaces: bool) -> Change 
         name: name.to_vec(),
         to: Some(Name::Node(id)),
         replaces,
+        since: replaces.then_some(SINCE),
     }
 }

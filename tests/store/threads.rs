@@ -63,6 +63,7 @@ fn name(directory: NodeId, name: &str, to: Option<NodeId>) -> Change {
         name: name.into(),
         to: to.map(Name::Node),
         replaces: to.is_some(),
+        since: None,
     }
 }
 

@@ -351,6 +351,7 @@ fn some_changes() -> Vec<Change> {
         name: vec![255; 255],
         to,
         replaces,
+        since: replaces.then_some(time),
     };
     let xattr = |value| Change::Xattr(id, b"user.x".to_vec(), value);
     let source = Some(SourceState {

@@ -181,6 +181,8 @@ impl Layers {
             name,
             to: Some(Name::Node(id)),
             replaces: false,
+            // What the source has there goes on to show.
+            since: None,
         }))
     }
 

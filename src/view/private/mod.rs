@@ -30,6 +30,7 @@ mod passing;
 mod rename;
 mod renamed;
 mod setid;
+mod since;
 mod source_state;
 mod standing;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::content::OpenFile;
 use super::layers::{Layers, errno, kind_of, to_store};
 use super::node::{Node, Side};
 use super::origins::Hold;
+use super::since::precise_now;
 use super::standing::{changed_at, dir_changed, until_recorded};
 use super::view::Private;
 use crate::actor::Actor;
@@ -231,7 +232,7 @@ impl Layers {
         }
     }
 
-    /// The change that makes a name lead somewhere.
+    /// The change that makes a name lead somewhere. The source's entry of this name does not show from now on.
     pub fn named(
         &self,
         directory: NodeId,
@@ -245,6 +246,7 @@ impl Layers {
             name,
             to,
             replaces,
+            since: Some(precise_now()),
         }
     }
 

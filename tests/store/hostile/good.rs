@@ -60,6 +60,7 @@ pub fn named(directory: NodeId, name: &str, to: Option<Name>) -> Change {
         name: name.into(),
         to,
         replaces: false,
+        since: None,
     }
 }
 
