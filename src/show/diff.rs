@@ -98,7 +98,7 @@ fn amount(one: &Difference) -> Option<String> {
     let differing = bytes(changed(one));
     match (one.kind, size(&one.now), size(&one.before)) {
         (Kind::Permissions, ..) => None,
-        (Kind::Deleted, _, Some(before)) => Some(bytes(before.size)),
+        (_, None, Some(before)) if one.now.is_none() => Some(bytes(before.size)),
         (Kind::Added, Some(now), _) => Some(bytes(now.size)),
         (_, Some(now), Some(before)) if now.size != before.size => {
             let (now, before) = (bytes(now.size), bytes(before.size));

@@ -12,7 +12,10 @@ use super::Mount;
 pub const AT_ONCE: [&str; 4] = ["--attr-timeout", "0", "--entry-timeout", "0"];
 
 /// A private view of `source` with the changes in `store`.
+///
+/// What a test has done in the source comes before all that it does in the view: by more than the 10 ms that count as the same moment.
 pub fn private(source: &Path, store: &Path, options: &[&str]) -> Mount {
+    std::thread::sleep(std::time::Duration::from_millis(10));
     let builder = Mount::builder()
         .over(source)
         .option("--private")

@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use super::kinds::shape;
@@ -15,13 +14,14 @@ use super::layers::{Layers, errno};
 use super::node::{Key, Node};
 use super::origins::Hold;
 use super::other_links::{Links, Other};
+use super::since::{is_later, merge_conflicts};
 use crate::cache::{KernelCache, Timeouts};
 use crate::chores::Chores;
 use crate::config::{Config, StoreConfig};
-use crate::difference::{Detail, Difference, Kind, joined};
+use crate::difference::{Detail, Difference, Kind, Shape, joined};
 use crate::inode::{Place as _, ROOT, Seen};
 use crate::store::{self, NodeId, Store};
-use crate::view::{Attributes as _, Directories as _, Found, Names as _, Reporter, shared};
+use crate::view::{Attributes as _, Found, Reporter, shared};
 
 /// So many names of a directory are read at once.
 const NAMES: usize = 1024;
@@ -39,6 +39,8 @@ struct Dir {
     below: Option<shared::Node>,
     /// The path of `below`.
     way: Vec<u8>,
+    /// Since when `below` is hidden, with all that lies in it.
+    since: Option<store::Time>,
 }
 
 /// What the source has under a name that shows something else, or nothing.
@@ -46,6 +48,26 @@ struct Gone {
     way: Vec<u8>,
     found: Found<shared::Node>,
     instead: Instead,
+    since: Option<store::Time>,
+    /// In a directory that another of the source stands for: what that one shows there.
+    over: Option<Shape>,
+}
+
+impl Gone {
+    fn new(
+        way: Vec<u8>,
+        found: Found<shared::Node>,
+        instead: Instead,
+        since: Option<store::Time>,
+    ) -> Self {
+        Self {
+            way,
+            found,
+            instead,
+            since,
+            over: None,
+        }
+    }
 }
 
 /// What the view has there.
@@ -64,6 +86,8 @@ struct Placed {
     now: Found<Node>,
     id: NodeId,
     old: Option<Found<shared::Node>>,
+    /// The source has changed `old` since.
+    is_late: bool,
     /// An inode of the source: the name that it had, if it has it no more.
     from: Option<Vec<u8>>,
 }
@@ -141,41 +165,8 @@ impl Layers {
         }
         walk.find_other_names()?;
         walk.found.sort_by(|one, other| one.path.cmp(&other.path));
+        merge_conflicts(&mut walk.found);
         Ok(walk.found)
-    }
-
-    /// What the source has under a name.
-    fn in_source(&self, dir: &shared::Node, name: &OsStr) -> Result<Option<Found<shared::Node>>> {
-        match self.below.lookup(dir, name) {
-            Ok(found) if found.place.is_own_mount() => Ok(None),
-            Ok(found) => {
-                // Where inodes are found by their names, what lies in it is found through it.
-                if found.attr.is_dir() && !found.place.is_found_by_handle() {
-                    self.remember(&found);
-                }
-                Ok(Some(found))
-            }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(None),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// The names in a directory of the source.
-    fn names_in_source(&self, dir: &shared::Node) -> Result<Vec<Vec<u8>>> {
-        let listing = self.below.open_dir(dir, OFlags::empty())?;
-        let (mut names, mut offset) = (Vec::new(), 0);
-        loop {
-            let ended = self.below.list(&listing, offset, |entry| {
-                offset = entry.offset;
-                if !matches!(entry.name.as_bytes(), b"." | b"..") {
-                    names.push(entry.name.as_bytes().to_vec());
-                }
-                true
-            })?;
-            if ended {
-                return Ok(names);
-            }
-        }
     }
 }
 
@@ -233,6 +224,7 @@ impl<'a> Walk<'a> {
             path: Vec::new(),
             below: Some(source),
             way: Vec::new(),
+            since: None,
         });
         Ok(())
     }
@@ -260,12 +252,10 @@ impl<'a> Walk<'a> {
             Some(below) => layers.in_source(below, OsStr::from_bytes(name))?,
             None => None,
         };
+        let since = layers.hidden_since(dir.since, dir.id, name)?;
         let store::Name::Node(id) = leads else {
-            self.gone.extend(old.map(|found| Gone {
-                way,
-                found,
-                instead: Instead::Nothing,
-            }));
+            let gone = |found| Gone::new(way, found, Instead::Nothing, since);
+            self.gone.extend(old.map(gone));
             return Ok(());
         };
         let now = layers.found_at(
@@ -299,6 +289,7 @@ impl<'a> Walk<'a> {
                 below: source
                     .clone()
                     .or_else(|| hidden.map(|old| old.place.clone())),
+                since: since.filter(|_| source.is_none()),
             });
         }
         if let Some(old) = old.clone().filter(|_| !is_same) {
@@ -306,11 +297,7 @@ impl<'a> Walk<'a> {
                 true => Instead::Directory(now.place.clone()),
                 false => Instead::File,
             };
-            self.gone.push(Gone {
-                way: way.clone(),
-                found: old,
-                instead,
-            });
+            self.gone.push(Gone::new(way.clone(), old, instead, since));
         }
         if !is_same && (source.is_some() || old.is_some()) {
             self.placed.push(Placed {
@@ -318,6 +305,7 @@ impl<'a> Walk<'a> {
                 way,
                 now,
                 id,
+                is_late: old.as_ref().is_some_and(|old| is_later(&old.attr, since)),
                 old,
                 from: None,
             });
@@ -348,12 +336,17 @@ impl<'a> Walk<'a> {
                 self.placed[index].from = Some(gone.way);
                 continue;
             }
-            if matches!(gone.instead, Instead::Nothing) {
+            let is_late = is_later(&gone.found.attr, gone.since);
+            if matches!(gone.instead, Instead::Nothing) || is_late && gone.over.is_some() {
                 self.found.push(Difference {
-                    kind: Kind::Deleted,
+                    kind: if is_late {
+                        Kind::Conflict
+                    } else {
+                        Kind::Deleted
+                    },
                     path: gone.way.clone(),
                     from: None,
-                    now: None,
+                    now: gone.over,
                     before: Some(shape(&gone.found.attr)),
                     ranges: Vec::new(),
                 });
@@ -380,11 +373,13 @@ impl<'a> Walk<'a> {
 
     fn children_of(&mut self, gone: &Gone) -> Result<()> {
         let layers = self.layers;
+        let id = layers.claim(&gone.found.place)?;
         for name in layers.names_in_source(&gone.found.place)? {
             let os_name = OsStr::from_bytes(&name);
             let Some(found) = layers.in_source(&gone.found.place, os_name)? else {
                 continue;
             };
+            let mut over = None;
             let instead = match &gone.instead {
                 Instead::Directory(node) => match layers.lookup(node, os_name) {
                     Err(Errno::NOENT) => Instead::Nothing,
@@ -396,15 +391,22 @@ impl<'a> Walk<'a> {
                     {
                         continue;
                     }
-                    Ok(shown) if shown.attr.is_dir() => Instead::Directory(shown.place),
-                    Ok(_) => Instead::File,
+                    Ok(shown) => {
+                        over = Some(shape(&shown.attr));
+                        match shown.attr.is_dir() {
+                            true => Instead::Directory(shown.place),
+                            false => Instead::File,
+                        }
+                    }
                 },
                 Instead::Nothing | Instead::File => Instead::Nothing,
             };
             self.gone.push(Gone {
+                since: layers.removed_since(id, &name)?.or(gone.since),
                 way: joined(&gone.way, &name),
                 found,
                 instead,
+                over,
             });
         }
         Ok(())
@@ -413,17 +415,24 @@ impl<'a> Walk<'a> {
     /// An inode of the source that was renamed, or anything else.
     fn placed(&mut self, placed: &Placed) -> Result<()> {
         let Placed { now, id, .. } = placed;
+        // What was there is elsewhere.
+        let is_free = self.renamed.contains(&placed.way);
+        let is_late = placed.is_late && !is_free;
         let (Some(from), Some(source)) = (&placed.from, now.place.source()) else {
-            // What was there is elsewhere.
-            let is_free = self.renamed.contains(&placed.way);
             let old = placed.old.as_ref().filter(|_| !is_free);
-            return self.compared(&placed.path, (now, *id), old);
+            let before = self.found.len();
+            self.compared(&placed.path, (now, *id), old)?;
+            // What is no difference is no conflict.
+            if let Some(found) = self.found.get_mut(before).filter(|_| is_late) {
+                found.kind = Kind::Conflict;
+            }
+            return Ok(());
         };
         let attr = self.layers.below.attr(source)?;
         self.links.changed(now.place.key(), *id, attr.nlink);
         let old = Found::seen(source.clone(), attr, Seen::Held);
         let stored = self.layers.stored(*id)?;
-        let kind = match self.layers.is_conflict(&stored, now, *id)? {
+        let kind = match is_late || self.layers.is_conflict(&stored, now, *id)? {
             true => Kind::Conflict,
             false => Kind::Renamed,
         };
