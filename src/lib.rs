@@ -32,6 +32,7 @@ pub mod refusal;
 pub mod report;
 pub mod request;
 pub mod run;
+pub mod selection;
 pub mod server;
 pub mod service;
 pub mod session;
