@@ -106,6 +106,14 @@ impl<'a> Effects<'a> {
                 Ok(())
             }
             Change::Remove(id) => self.remove(*id),
+            Change::Reset(id) => {
+                let mut node = self.node(*id)?;
+                if node.origin.is_none() {
+                    return Err(Errno::INVAL.into());
+                }
+                node.attributes = Attributes::default();
+                self.put_node(*id, &node)
+            }
             Change::Filesystem(number, identity) => {
                 self.put(key::filesystem(*number), Some(identity.clone()));
                 Ok(())

@@ -98,6 +98,12 @@ pub fn names(directory: NodeId) -> Vec<u8> {
     with_id(b'd', directory).done()
 }
 
+/// What the keys of all names begin with.
+pub const NAMES: &[u8] = b"d";
+
+/// What the keys of all nodes begin with.
+pub const NODES: &[u8] = b"n";
+
 /// The key of an extended attribute.
 pub fn xattr(id: NodeId, name: &[u8]) -> Vec<u8> {
     with_id(b'x', id).raw(name).done()

@@ -26,6 +26,7 @@ mod life;
 mod loan;
 mod looking;
 mod manifest;
+mod many;
 mod node;
 mod open_error;
 pub mod opening;
@@ -61,6 +62,7 @@ pub use format::{Base, NAMES, make};
 pub use life::random;
 pub use loan::Access;
 pub use looking::Looked;
+pub use many::Place;
 pub use node::{Attributes, Kind, MAX_NAME, Name, Node, NodeId, Origin, Time, Xattr};
 pub use pieces::Pieces;
 pub use record::Change;
@@ -288,7 +290,12 @@ impl Store {
             return Err(Errno::TOOBIG.into());
         }
         let any = |is: fn(&Change) -> bool| changes.iter().any(is);
-        let frees = any(|change| matches!(change, Change::Remove(_) | Change::Orphan(..)));
+        let frees = any(|change| {
+            matches!(
+                change,
+                Change::Remove(_) | Change::Orphan(..) | Change::Reset(_)
+            )
+        });
         let hides = any(
             |change| matches!(change, Change::Name { to, .. } if !matches!(to, Some(Name::Node(_)))),
         );

@@ -58,6 +58,8 @@ pub enum Change {
     Remove(NodeId),
     /// Gives a filesystem of the source a number of the store's own.
     Filesystem(u32, Vec<u8>),
+    /// The attributes of the node's origin show again, all of them.
+    Reset(NodeId),
 }
 
 /// Pages that were written, or are zero now.
@@ -320,6 +322,7 @@ impl Change {
             Self::Remove(id) => _ = to.u8(9).u64(id.0),
             Self::Filesystem(number, identity) => _ = to.u8(10).u32(*number).bytes(identity),
             Self::Origin(id, origin) => origin.put(to.u8(11).u64(id.0)),
+            Self::Reset(id) => _ = to.u8(14).u64(id.0),
         }
     }
 
@@ -370,6 +373,7 @@ impl Change {
                 Self::Filesystem(number, identity)
             }
             11 => Self::Origin(node(from)?, Box::new(Origin::get(from)?)),
+            14 => Self::Reset(node(from)?),
             _ => return Err(damaged()),
         })
     }

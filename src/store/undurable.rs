@@ -153,6 +153,7 @@ impl Undurable {
             | Change::Attributes(id, _)
             | Change::Links(id, _)
             | Change::Opaque(id, _)
+            | Change::Reset(id)
             | Change::Origin(id, _)
             | Change::Xattr(id, ..)
             | Change::Orphan(id, _) => self.dirt(*id).meta = number,

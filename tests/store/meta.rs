@@ -49,6 +49,7 @@ impl Meta {
             Change::Make(id, node) => _ = self.nodes.insert(*id, (**node).clone()),
             Change::Attributes(id, set) => self.node(*id).attributes.set(set),
             Change::Links(id, more) => self.node(*id).links += more,
+            Change::Reset(id) => self.node(*id).attributes = Default::default(),
             Change::Opaque(id, opaque) => self.node(*id).opaque = *opaque,
             Change::Origin(id, origin) => self.node(*id).origin = Some((**origin).clone()),
             Change::Name {

@@ -180,6 +180,11 @@ impl Meta {
                 self.origins.retain(|(_, of)| of != id);
                 self.origins.push((Origin::clone(origin), *id));
             }
+            Change::Reset(id) => {
+                let node = self.node(*id)?;
+                node.origin.as_ref().ok_or(Errno::INVAL)?;
+                node.attributes = Attributes::default();
+            }
             Change::Opaque(id, opaque) => {
                 let node = self.node(*id)?;
                 if node.kind != Kind::Directory {

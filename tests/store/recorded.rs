@@ -242,6 +242,7 @@ impl Model {
                 }
                 Change::Links(id, _)
                 | Change::Opaque(id, _)
+                | Change::Reset(id)
                 | Change::Origin(id, _)
                 | Change::Xattr(id, ..)
                 | Change::Orphan(id, _)

@@ -149,6 +149,7 @@ impl Run {
                 | Change::Attributes(id, _)
                 | Change::Links(id, _)
                 | Change::Opaque(id, _)
+                | Change::Reset(id)
                 | Change::Origin(id, _)
                 | Change::Xattr(id, ..)
                 | Change::Orphan(id, _) => self.same_node(*id)?,

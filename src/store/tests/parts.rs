@@ -382,6 +382,7 @@ fn some_changes() -> Vec<Change> {
         truncate(None, 0),
         Change::Orphan(id, true),
         Change::Remove(id),
+        Change::Reset(id),
         Change::Filesystem(4, b"uuid".to_vec()),
     ]
 }
