@@ -1,6 +1,7 @@
 //! The command line: argv → [`Options`] (as typed) → [`Config`] (checked), or a [`Verb`].
 
 mod absolute;
+mod discard_options;
 mod mount_flag;
 mod mount_helper;
 mod mount_options;

@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint}
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::discard_options::Discard;
 use super::run_options::RunOptions;
 use super::similar::similar;
 use super::{mount_helper, mount_options, size, topics};
@@ -58,8 +59,13 @@ pub enum Verb {
     Diff(Diff),
     /// Give up what a private view has changed.
     ///
-    /// Afterwards the store is empty, and a view of it shows the source as it is. The store must not be mounted. A kill or
-    /// a power cut leaves all changes or none. The source is not touched. --dry-run lists what would be given up.
+    /// Without PATH and globs, all changes: the store is empty afterwards, and a view of it shows the source as it is. With them, those
+    /// that they choose: the view shows the source there, and stays as it is elsewhere. What depends on a change that is not chosen
+    /// is refused, and then nothing is given up. The store must not be mounted. A kill or a power cut leaves all changes or
+    /// none. The source is not touched. --dry-run lists what would be given up.
+    ///
+    /// A glob is compared with each component of a path, as *.o, or, if it has a slash, with the path below the root of the view
+    /// and with the directories above it, as src/**. One that fits a directory counts for all below it.
     Discard(Discard),
     /// Run a command in a private view of the current directory.
     ///
@@ -204,29 +210,6 @@ impl Diff {
         match self.exit_code && !found.is_empty() {
             true => Ok(ExitCode::Changes),
             false => Ok(ExitCode::Success),
-        }
-    }
-}
-
-/// `mmfs discard STORE`.
-#[derive(Debug, Args)]
-pub struct Discard {
-    /// The directory of the store.
-    #[arg(value_name = "STORE", value_hint = ValueHint::DirPath)]
-    store: PathBuf,
-    /// Print what would be given up, as mmfs diff does, and leave it.
-    #[arg(short = 'n', long)]
-    dry_run: bool,
-}
-
-impl Discard {
-    fn run(&self) -> Result<(), StartError> {
-        match self.dry_run {
-            true => {
-                let found = show::changes(&self.store, Detail::Kinds)?;
-                show::differences(&found, DiffForm::Lines)
-            }
-            false => show::discard(&self.store),
         }
     }
 }

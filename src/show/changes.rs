@@ -9,7 +9,7 @@ use crate::config::{Config, StoreConfig};
 use crate::difference::{Detail, Difference};
 use crate::refusal::StartError;
 use crate::session::{base_of, is_of};
-use crate::store::Store;
+use crate::store::{Base, Store};
 use crate::terminal::for_shell;
 use crate::view::private;
 
@@ -33,31 +33,47 @@ pub fn changes(object: &Path, detail: Detail) -> Result<Vec<Difference>, StartEr
     owned(&directory, looked.dropped)?;
     let is_mounted = looked.in_use || source.is_some();
     let source = source.unwrap_or_else(|| looked.base.path.clone());
-    let is_source = base_of(&source).and_then(|now| is_of(&looked.base, &now));
+    must_be_source(&directory, &looked.base, (&source, is_mounted))?;
+    let (config, wanted) = unmounted(&source, directory);
+    let differences = private::differences(&config, &wanted, looked.store, detail);
+    let differences = differences.map_err(|error| StartError::Filesystem(source, error))?;
+    differences.map_err(not_compared)
+}
+
+/// Checks that a store belongs to this source.
+pub(super) fn must_be_source(
+    store: &Path,
+    base: &Base,
+    (source, is_mounted): (&Path, bool),
+) -> Result<(), StartError> {
+    let is_source = base_of(source).and_then(|now| is_of(base, &now));
     match is_source {
-        Ok(true) => {}
-        Ok(false) => return Err(is_other(&directory, &looked.base.path, is_mounted)),
+        Ok(true) => Ok(()),
+        Ok(false) => Err(is_other(store, &base.path, is_mounted)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-            return Err(is_other(&directory, &looked.base.path, true));
+            Err(is_other(store, &base.path, true))
         }
-        Err(error) => return Err(StartError::Filesystem(source, error)),
+        Err(error) => Err(StartError::Filesystem(source.into(), error)),
     }
-    let config = Config::unmounted(source.clone());
+}
+
+/// A view of `source` that is looked at without a mount.
+pub(super) fn unmounted(source: &Path, store: PathBuf) -> (Config, StoreConfig) {
     let wanted = StoreConfig {
-        directory: Some(directory),
+        directory: Some(store),
         temporary: PathBuf::new(),
         limit: None,
         base_moved: false,
         on_source_change: Default::default(),
     };
-    let differences = private::differences(&config, &wanted, looked.store, detail);
-    let differences = differences.map_err(|error| StartError::Filesystem(source, error))?;
-    differences.map_err(|(path, errno)| {
-        let path = for_shell(PathBuf::from(OsString::from_vec(path)));
-        StartError::Verb(format!(
-            "{path} cannot be compared with the source: {errno}"
-        ))
-    })
+    (Config::unmounted(source.into()), wanted)
+}
+
+pub(super) fn not_compared((path, errno): private::Failed) -> StartError {
+    let path = for_shell(PathBuf::from(OsString::from_vec(path)));
+    StartError::Verb(format!(
+        "{path} cannot be compared with the source: {errno}"
+    ))
 }
 
 /// What counts after a kill, a file of the user's daemon tells: another user does not find it.

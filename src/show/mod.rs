@@ -16,7 +16,7 @@ mod watch;
 pub use changes::changes;
 pub use checked::store;
 pub use diff::{DiffForm, differences, tell_differences};
-pub use discarded::discard;
+pub use discarded::{discard, discard_some};
 pub use trace::{answered, end, trace, unanswered};
 
 use crate::refusal::StartError;

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::effects::{Effects, decoded};
 use super::key::{self, Key};
-use super::node::{Name, Node, NodeId};
+use super::node::{Name, Named, Node, NodeId};
 use super::record::{Change, Record};
 use super::{Store, codec, tail};
 
@@ -25,7 +25,7 @@ impl Store {
     /// EUCLEAN for a damaged store, or that of a read.
     pub fn all_names(&self) -> io::Result<Vec<(Place, Name)>> {
         self.all(key::NAMES, |key, value| match key {
-            Key::Name(directory, name) => Ok(((directory, name), decoded(value, Name::get)?)),
+            Key::Name(directory, name) => Ok(((directory, name), decoded(value, Named::get)?.to)),
             _ => Err(codec::damaged()),
         })
     }
@@ -126,6 +126,7 @@ mod tests {
             name: format!("{number:0200}").into_bytes(),
             to: None,
             replaces: false,
+            since: None,
         };
         (0..count).map(name).collect()
     }

@@ -146,7 +146,7 @@ pub fn differences(
 
 impl Layers {
     /// How the view differs from the source, sorted by path.
-    fn differences(&self, detail: Detail) -> std::result::Result<Vec<Difference>, Failed> {
+    pub fn differences(&self, detail: Detail) -> std::result::Result<Vec<Difference>, Failed> {
         let mut walk = Walk::new(self, detail);
         walk.directories()?;
         // What lies in a directory that was made where another was depends on where that one is now.

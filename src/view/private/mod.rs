@@ -12,8 +12,10 @@ mod conflicts;
 mod content;
 mod diff;
 mod directories;
+mod discard;
 mod file_locks;
 mod filesystems;
+pub mod forget;
 mod freeing;
 mod kinds;
 mod layers;
@@ -35,12 +37,14 @@ mod source_state;
 mod standing;
 #[cfg(test)]
 mod testing;
+mod undo;
 mod view;
 mod whole;
 mod xattrs;
 
 pub use content::OpenFile;
-pub use diff::differences;
+pub use diff::{Failed, differences};
+pub use discard::{Plan, Stays, plan, try_out};
 pub use listing::OpenDir;
 pub use node::Node;
 pub use view::Private;

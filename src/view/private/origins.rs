@@ -447,7 +447,7 @@ impl Layers {
     }
 
     /// What a path below the source's root leads to. Symbolic links are not followed.
-    fn walk(&self, path: &[u8], hold: Hold) -> Result<Option<Found<shared::Node>>> {
+    pub fn walk(&self, path: &[u8], hold: Hold) -> Result<Option<Found<shared::Node>>> {
         let mut at = self.below_nodes.get(ROOT)?;
         let attr = self.below.attr(&at)?;
         let mut found = Found::seen(at.clone(), attr, Seen::Held);

@@ -52,7 +52,7 @@ impl Layers {
         config: &Config,
         wanted: &StoreConfig,
         reporter: Reporter,
-        store: Store,
+        store: impl Into<Arc<Store>>,
     ) -> io::Result<Self> {
         let mut read_only = config.clone();
         read_only.flags.read_only = true;
@@ -71,7 +71,7 @@ impl Layers {
         });
         let root = Node::of_source(root, FileType::Directory, None, false);
         let nodes = Arc::new(NodeTable::new(root, numbers));
-        let store = Arc::new(store);
+        let store = store.into();
         Ok(Layers {
             below,
             below_nodes,
