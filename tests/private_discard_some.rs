@@ -9,9 +9,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use common::private::{Listing, change_first_page, large, listing, place, private};
 use common::{builder, tools};
+use mmfs::config::{Config, StoreConfig};
+use mmfs::difference::Difference;
+use mmfs::store::{Change, Store};
 use survive::Rng;
 
 fn mmfs(verb: &str, store: &Path, words: &[&str]) -> Output {
@@ -517,6 +521,71 @@ fn what_the_source_has_changed_too_shows_the_source() {
     assert_eq!(view(&source, &store)[Path::new("edited")].2, b"other");
     leaves(&store, &["alone"], &[]);
     shows_the_source(&source, &store);
+}
+
+/// The groups of changes by which these are given up.
+fn groups(source: &Path, store: &Path, chosen: impl Fn(&Difference) -> bool) -> Vec<Vec<Change>> {
+    let config = Config::unmounted(source.into());
+    let wanted = StoreConfig {
+        directory: Some(store.into()),
+        temporary: PathBuf::new(),
+        limit: None,
+        base_moved: false,
+        on_source_change: Default::default(),
+    };
+    let (opened, _) = Store::open_directory(store, false).unwrap();
+    let opened = Arc::new(opened.store);
+    let choose = |all: &[Difference]| Ok::<_, String>(all.iter().map(&chosen).collect());
+    let said = |stays| format!("{stays:?}");
+    let plan = mmfs::view::private::plan(&config, &wanted, opened.clone(), choose, said).unwrap();
+    opened.close().unwrap();
+    plan.changes
+}
+
+/// Where the changes do not fit into one record, a kill may leave some of them.
+#[test]
+fn what_a_kill_leaves_is_sound_and_the_same_command_does_the_rest() {
+    let files = [&FILES[..], &["two/f", "three/g", "x", "y", "kept"]].concat();
+    let (place, source, store) = changed(&files, |view| {
+        each_kind(view);
+        let at = |name: &str| view.join(name);
+        fs::rename(at("two"), at("made/two")).unwrap();
+        fs::write(at("made/two/f"), "changed").unwrap();
+        fs::rename(at("three"), at("two")).unwrap();
+        write(view, &["three/new"]);
+        let (cwd, exchange) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+        rustix::fs::renameat_with(cwd, at("x"), cwd, at("y"), exchange).unwrap();
+        fs::hard_link(at("x"), at("made/link")).unwrap();
+        fs::write(at("kept"), "changed").unwrap();
+    });
+    let copy = |name: &str| {
+        let copy = place.path().join(name);
+        let mut cp = Command::new("cp");
+        tools::run(cp.arg("-a").arg(&store).arg(&copy));
+        copy
+    };
+    for all in [true, false] {
+        let is_chosen = |one: &Difference| all || one.path != b"kept";
+        let groups = groups(&source, &copy(&format!("plan {all}")), is_chosen);
+        assert!(groups.len() > 15, "{groups:?}");
+        for count in 0..=groups.len() {
+            let store = copy(&format!("{all} {count}"));
+            let (opened, _) = Store::open_directory(&store, false).unwrap();
+            opened.store.change_all(groups[..count].to_vec()).unwrap();
+            opened.store.close().unwrap();
+            drop(opened);
+            let check = mmfs("check", &store, &[]);
+            assert!(check.status.success(), "{count}: {check:?}");
+            let words: &[&str] = if all { &["-I", "*"] } else { &["-E", "kept"] };
+            println!("{count} of {}: {:?}", groups.len(), diff(&store));
+            let left: &[&str] = if all { &[] } else { &["M kept"] };
+            leaves(&store, words, left);
+            if count % 5 == 0 {
+                leaves(&store, &["-I", "*"], &[]);
+                shows_the_source(&source, &store);
+            }
+        }
+    }
 }
 
 fn change_at_random(root: &Path, rng: &mut Rng, moves: bool) {

@@ -337,3 +337,160 @@ pub(super) fn everything(store: &Store) -> io::Result<Vec<Vec<Change>>> {
     }
     Ok(forgetting.done())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Base, Origin, SourceState, Time, make};
+    use crate::store::{Directory, check::check};
+    use std::path::Path;
+
+    const ROOT: NodeId = NodeId(NodeId::FIRST);
+
+    fn node(kind: Kind, reached: Option<&str>) -> Node {
+        let origin = reached.map(|reached| Origin {
+            filesystem: 1,
+            number: 1,
+            identity: reached.as_bytes().to_vec(),
+        });
+        Node {
+            kind,
+            attributes: Attributes {
+                mtime: Some(Time::default()),
+                ..Attributes::default()
+            },
+            links: i64::from(origin.is_none()),
+            origin,
+            opaque: false,
+            device: 0,
+            target: Vec::new(),
+            reached: reached.unwrap_or_default().into(),
+            known: Attributes::default(),
+            known_size: 0,
+            place: None,
+        }
+    }
+
+    /// A store with a root.
+    fn new_store(place: &Path) -> Store {
+        let base = Base {
+            path: "/source".into(),
+            filesystem: String::new(),
+            root: 2,
+            born: None,
+        };
+        make(&Directory::open(place).expect("a directory"), &base).expect("a store");
+        let (opened, _) = Store::open_directory(place, false).expect("a store");
+        while opened.store.new_number() < ROOT {}
+        let root = Change::Make(ROOT, Box::new(node(Kind::Directory, Some(""))));
+        opened.store.change(vec![root]).expect("room");
+        opened.store
+    }
+
+    fn add(store: &Store, (directory, name): (NodeId, &str), node: Node) -> NodeId {
+        let id = store.new_number();
+        let made = Change::Make(id, Box::new(node));
+        store.change(vec![made]).expect("room");
+        lead(store, (directory, name), Name::Node(id));
+        id
+    }
+
+    fn lead(store: &Store, (directory, name): (NodeId, &str), to: Name) {
+        let mut forgetting = Forgetting::new(store).expect("names");
+        forgetting.lead((directory, name.into()), Some(to));
+        store.change_all(forgetting.done()).expect("room");
+    }
+
+    fn item(directory: NodeId, name: &str, node: Option<NodeId>) -> Item {
+        Item {
+            directory,
+            name: name.into(),
+            node,
+            links: Vec::new(),
+        }
+    }
+
+    fn is_there(store: &Store, id: NodeId) -> bool {
+        store.node(id).expect("a node").is_some()
+    }
+
+    /// The store is sound when it is closed.
+    fn ends(store: Store, place: &Path) {
+        store.close().expect("closed");
+        drop(store);
+        let report = check(place, false).expect("a report");
+        assert!(report.problems.is_empty(), "{report:?}");
+    }
+
+    #[test]
+    fn names_go_with_their_nodes_and_empty_directories() {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = new_store(place.path());
+        let d = add(&store, (ROOT, "d"), node(Kind::Directory, Some("d")));
+        let f = add(&store, (d, "f"), node(Kind::File, Some("d/f")));
+        let own = add(&store, (d, "own"), node(Kind::File, None));
+        lead(&store, (ROOT, "second"), Name::Node(own));
+        store.change(vec![Change::Links(own, 1)]).expect("room");
+        lead(&store, (d, "gone"), Name::Hidden);
+        let source = SourceState {
+            size: 5,
+            mtime: Time::default(),
+        };
+        store
+            .truncate(f, 3, Some(source), Time::default())
+            .expect("room");
+        let items = [item(d, "f", Some(f)), item(d, "own", Some(own))];
+        forget(&store, &items).expect("forgotten");
+        assert!(!is_there(&store, f) && store.content(f).expect("none").is_none());
+        assert!(is_there(&store, d), "it hides a name");
+        assert_eq!(store.node(own).expect("a node").expect("one").links, 1);
+        // Once more changes nothing.
+        forget(&store, &[item(d, "f", None)]).expect("forgotten");
+        let items = [item(d, "gone", None), item(ROOT, "second", Some(own))];
+        forget(&store, &items).expect("forgotten");
+        assert!(store.all_nodes().expect("nodes").is_empty());
+        assert!(store.all_names().expect("names").is_empty());
+        ends(store, place.path());
+    }
+
+    #[test]
+    fn a_directory_with_names_stays_without_its_attributes() {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = new_store(place.path());
+        let mut changed = node(Kind::Directory, Some("d"));
+        changed.attributes.mode = Some(0o700);
+        let d = add(&store, (ROOT, "d"), changed);
+        let set = |name: &str| Change::Xattr(d, name.into(), Some(Xattr::Hidden));
+        let xattrs = vec![set("user.a"), set(KNOWN[0].1)];
+        store.change(xattrs).expect("room");
+        lead(&store, (d, "gone"), Name::Hidden);
+        forget(&store, &[item(ROOT, "d", Some(d))]).expect("forgotten");
+        let stored = store.node(d).expect("a node").expect("one");
+        assert_eq!(stored.attributes, Attributes::default());
+        let left = store.xattrs(d).expect("attributes");
+        assert_eq!(left, [(KNOWN[0].1.into(), Xattr::Hidden)]);
+        assert_eq!(store.name(ROOT, b"d").expect("a name"), Some(Name::Node(d)));
+        ends(store, place.path());
+    }
+
+    #[test]
+    fn a_tree_of_its_own_goes_with_the_counts_of_links() {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = new_store(place.path());
+        let own = add(&store, (ROOT, "own"), node(Kind::Directory, None));
+        let deep = add(&store, (own, "deep"), node(Kind::Directory, None));
+        let f = add(&store, (deep, "f"), node(Kind::File, None));
+        store.change(vec![Change::Links(ROOT, 1)]).expect("room");
+        let items = [
+            Item {
+                links: vec![(ROOT, -1)],
+                ..item(ROOT, "own", Some(own))
+            },
+            item(own, "deep", Some(deep)),
+            item(deep, "f", Some(f)),
+        ];
+        forget(&store, &items).expect("forgotten");
+        assert!(store.all_nodes().expect("nodes").is_empty());
+        ends(store, place.path());
+    }
+}
