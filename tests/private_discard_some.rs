@@ -523,6 +523,24 @@ fn what_the_source_has_changed_too_shows_the_source() {
     shows_the_source(&source, &store);
 }
 
+/// Where inodes are found by their names, a directory is needed as long as what lies in it.
+#[test]
+fn over_a_source_that_mmfs_mounts() {
+    let (place, source, store) = place();
+    write(&source, &FILES);
+    let mut mirror = common::Mount::over(&source, [""; 0]);
+    let mut mount = private(mirror.mnt(), &store, &[]);
+    each_kind(mount.mnt());
+    mount.unmount();
+    let rest = ["M bytes", "D gone", "P mode", "M saved", "T type"];
+    leaves(&store, &["tree", "d", "old", "made"], &rest);
+    assert_eq!(view(mirror.mnt(), &store)[Path::new("d/e/f")].2, b"f");
+    leaves(&store, &["."], &[]);
+    shows_the_source(mirror.mnt(), &store);
+    mirror.unmount();
+    drop(place);
+}
+
 /// The groups of changes by which these are given up.
 fn groups(source: &Path, store: &Path, chosen: impl Fn(&Difference) -> bool) -> Vec<Vec<Change>> {
     let config = Config::unmounted(source.into());
@@ -749,6 +767,9 @@ fn a_random_choice_is_given_up_and_nothing_else() {
                 Some(0) => {
                     done += 1;
                     judge_lines(&all, &after, &wanted, &was);
+                    for line in after.iter().filter(|line| all.contains(line)) {
+                        assert_eq!(now.get(&line.path), was.get(&line.path), "{line:?}");
+                    }
                     if !moves {
                         judge_view(&wanted, &below, &was, &now);
                     }

@@ -63,7 +63,7 @@ fn tried(
     let said = |why: Stays| match why {
         Stays::Depends(sentence) => StartError::Verb(sentence),
         Stays::Failed(failed) => not_compared(failed),
-        Stays::Error(error) => StartError::Filesystem(source.into(), error),
+        Stays::Error(error) => stay(path, error),
     };
     let (config, wanted) = unmounted(source, path.into());
     let choose = |all: &[Difference]| {

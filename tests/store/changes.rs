@@ -183,6 +183,7 @@ fn one(step: &Meta, slots: &Slots, model: &Model, milliseconds: u64) -> Vec<Chan
             )]
         }
         Meta::Links(slot, more) => vec![Change::Links(id(slot), *more)],
+        Meta::Reset(slot) => vec![Change::Reset(id(slot))],
         Meta::Opaque(slot, opaque) => vec![Change::Opaque(id(slot), *opaque)],
         Meta::Name {
             directory,

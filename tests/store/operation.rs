@@ -42,6 +42,8 @@ pub enum Meta {
     Attributes(usize, u64),
     Links(usize, i64),
     Opaque(usize, bool),
+    /// Shows the origin's attributes again.
+    Reset(usize),
     /// Gives a name: a directory leaves its other one.
     Name {
         directory: usize,
@@ -237,7 +239,8 @@ impl Meta {
             Kind::Socket,
         ];
         let sizes = if large { SIZES.len() } else { SMALL_SIZES };
-        match random.below(30) {
+        match random.below(31) {
+            30 => Self::Reset(slot),
             0..9 => Self::Make {
                 slot,
                 kind: random.of(&kinds),

@@ -282,6 +282,7 @@ fn changes(store: &Store, id: NodeId, told: &mut dyn FnMut(&str, io::Result<()>)
         Change::Attributes(id, mode),
         Change::Links(id, 1),
         Change::Opaque(id, true),
+        Change::Reset(id),
         Change::Xattr(id, b"user.new".to_vec(), Some(Xattr::Set(b"new".to_vec()))),
         named(id, "new", Some(Name::Hidden)),
         named(other, "other", Some(Name::Node(id))),
