@@ -132,6 +132,19 @@ pub struct StoreConfig {
     pub on_source_change: OnSourceChange,
 }
 
+impl StoreConfig {
+    /// A store in this directory, without limit, of a source that has not moved.
+    pub fn of_directory(directory: PathBuf) -> Self {
+        Self {
+            directory: Some(directory),
+            temporary: PathBuf::new(),
+            limit: None,
+            base_moved: false,
+            on_source_change: OnSourceChange::default(),
+        }
+    }
+}
+
 /// What a changed file of a private view does when its file in the source changes, too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnSourceChange {

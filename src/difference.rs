@@ -79,4 +79,6 @@ pub enum Detail {
     Kinds,
     /// Where bytes differ, too.
     Pages,
+    /// As `Kinds`, with all that a commit has to know.
+    Commit,
 }

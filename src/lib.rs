@@ -10,6 +10,7 @@ pub mod attr;
 pub mod cache;
 pub mod chores;
 pub mod cli;
+pub mod commit;
 pub mod config;
 pub mod counters;
 pub mod daemon;

@@ -20,6 +20,8 @@ pub enum ExitCode {
     Failure = 1,
     /// The command line is invalid.
     Usage = 2,
+    /// `mmfs commit` has found that the source has changed, too, and has left it as it is.
+    Conflicts = 3,
     /// `mmfs diff --exit-code` has found changes.
     Changes = 4,
     /// `mmfs run` itself failed. Otherwise its exit code is that of the command.

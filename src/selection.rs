@@ -55,6 +55,15 @@ impl Selection {
         })
     }
 
+    /// All there is.
+    pub fn all() -> Self {
+        Self {
+            paths: Vec::new(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+        }
+    }
+
     /// Whether it chooses all there is.
     pub fn is_all(&self) -> bool {
         self.paths.is_empty() && self.include.is_empty() && self.exclude.is_empty()

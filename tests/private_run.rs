@@ -9,7 +9,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::sleep;
 use std::time::Duration;
 
 use common::fuse::kill;
@@ -158,6 +157,7 @@ impl Drop for Running {
     }
 }
 
+#[derive(Debug)]
 struct Done {
     code: i32,
     out: String,
@@ -558,15 +558,15 @@ fn a_terminal_is_asked() {
     for place in places() {
         let mut terminal = Terminal::run(&place, "$MMFS run -- sh -c 'echo new > f; exit 5'");
         terminal.await_words("M f\r\n");
-        terminal.await_words("keep or discard these changes? [k/d] ");
+        terminal.await_words("keep, commit or discard these changes? [k/c/d] ");
         terminal.type_in("what\n");
-        terminal.await_words("keep or discard these changes? [k/d] ");
+        terminal.await_words("keep, commit or discard these changes? [k/c/d] ");
         terminal.type_in("d\n");
         assert_eq!(terminal.end(), Some(5));
         assert!(place.stores().is_empty());
         for (answer, kept) in [("k\n", 1), ("\x03", 2), ("\x04", 3)] {
             let mut terminal = Terminal::run(&place, "$MMFS run -- rm f");
-            terminal.await_words("[k/d] ");
+            terminal.await_words("[k/c/d] ");
             terminal.type_in(answer);
             terminal.await_words("the changes are in ");
             assert_eq!(terminal.end(), Some(0));
@@ -575,6 +575,60 @@ fn a_terminal_is_asked() {
         // Nothing to ask.
         let terminal = Terminal::run(&place, "$MMFS run -- true");
         assert_eq!(terminal.end(), Some(0));
+    }
+}
+
+#[test]
+fn changes_are_committed_if_the_command_succeeds() {
+    for place in places() {
+        let all = "echo new > f; rm d/g; mv d e; touch made";
+        let done = place.run(&["--commit"], &format!("{all}; exit 3"));
+        assert_eq!(done.code, 3, "{done:?}");
+        assert_eq!(place.stores().len(), 1, "it is kept: {done:?}");
+        assert!(
+            done.told.iter().any(|line| line.contains("mmfs commit")),
+            "{done:?}"
+        );
+        assert_eq!(fs::read(place.source.join("f")).unwrap(), b"f");
+
+        let done = place.run(&["--commit"], all);
+        assert_eq!(done.code, 0, "{done:?}");
+        assert_eq!(place.stores().len(), 1, "{done:?}");
+        assert_eq!(fs::read(place.source.join("f")).unwrap(), b"new\n");
+        assert!(place.source.join("made").exists());
+        let names = fs::read_dir(place.source.join("e")).unwrap().flatten();
+        let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["h"]);
+
+        let mut terminal = Terminal::run(&place, "$MMFS run -- rm f");
+        terminal.await_words("[k/c/d] ");
+        terminal.type_in("c\n");
+        assert_eq!(terminal.end(), Some(0));
+        assert_eq!(place.stores().len(), 1);
+        assert!(!place.source.join("f").exists());
+    }
+}
+
+/// What the directory has changed, too, is not overwritten.
+#[test]
+fn changes_are_kept_if_the_directory_has_changed_too() {
+    for place in places() {
+        let script = "echo view > f; echo ready; while [ ! -e ../go ]; do sleep 0.02; done";
+        let mut command = place.command(&["--commit"], script);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = Running::new(command.stderr(Stdio::null()));
+        let mut word = [0; 5];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut word)
+            .unwrap();
+        fs::write(place.source.join("f"), "somebody's").unwrap();
+        fs::write(place.source.with_file_name("go"), "").unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(125));
+        assert_eq!(place.stores().len(), 1);
+        assert_eq!(fs::read(place.source.join("f")).unwrap(), b"somebody's");
     }
 }
 
@@ -596,10 +650,11 @@ fn keys_of_the_terminal_reach_the_command() {
         terminal.await_words("Stopped");
         terminal.await_words("prompt ");
         terminal.type_in("fg\n");
-        sleep(Duration::from_millis(100));
+        // The shell says what goes on. From then on the command has the terminal.
+        terminal.await_words("cat; echo do''ne'\r\n");
         terminal.type_in("line\n\x04");
         terminal.await_words("done");
-        terminal.await_words("[k/d] ");
+        terminal.await_words("[k/c/d] ");
         terminal.type_in("d\n");
         terminal.await_words("prompt ");
         // A command that only stops itself stops mmfs, too.

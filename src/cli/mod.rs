@@ -1,6 +1,7 @@
 //! The command line: argv → [`Options`] (as typed) → [`Config`] (checked), or a [`Verb`].
 
 mod absolute;
+mod commit_options;
 mod discard_options;
 mod mount_flag;
 mod mount_helper;
@@ -19,9 +20,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueHint;
 use clap::error::ErrorKind;
-use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, ValueHint};
 
 use crate::config::{Access, Config, LogConfig, MountFlags, WritePath};
 use crate::descriptors::{default_threads, raise_limit};

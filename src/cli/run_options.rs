@@ -25,8 +25,13 @@ pub struct RunOptions {
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size::size)]
     store_limit: Option<u64>,
     /// Keep the changes, and print where they are.
-    #[arg(long, conflicts_with = "discard")]
+    #[arg(long, conflicts_with_all = ["discard", "commit"])]
     keep: bool,
+    /// Carry the changes into the directory, if CMD exits with 0.
+    ///
+    /// If it does not, or if the directory has changed meanwhile, the changes are kept.
+    #[arg(long, conflicts_with = "discard")]
+    commit: bool,
     /// Discard the changes.
     ///
     /// The store is removed. Refused with a STORE that was there before.
@@ -47,9 +52,10 @@ impl RunOptions {
         Ok(run::Wanted {
             store: store.transpose()?,
             limit: self.store_limit,
-            choice: match (self.keep, self.discard) {
-                (true, _) => Some(run::Choice::Keep),
-                (_, true) => Some(run::Choice::Discard),
+            choice: match (self.keep, self.discard, self.commit) {
+                (true, ..) => Some(run::Choice::Keep),
+                (_, true, _) => Some(run::Choice::Discard),
+                (.., true) => Some(run::Choice::Commit),
                 _ => None,
             },
             command: self.command,

@@ -9,10 +9,12 @@ use clap::{Arg, ArgAction, Args, Command, FromArgMatches, Subcommand, ValueHint}
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::commit_options::CommitOptions;
 use super::discard_options::Discard;
 use super::run_options::RunOptions;
 use super::similar::similar;
 use super::{mount_helper, mount_options, size, topics};
+use crate::commit::commit;
 use crate::difference::Detail;
 use crate::refusal::{self, ExitCode, StartError};
 use crate::run;
@@ -67,6 +69,13 @@ pub enum Verb {
     /// A glob is compared with each component of a path, as *.o, or, if it has a slash, with the path below the root of the view
     /// and with the directories above it, as src/**. One that fits a directory counts for all below it.
     Discard(Discard),
+    /// Carry what a private view has changed into its source.
+    ///
+    /// Afterwards the source is as the view was, and the store is empty. The store must not be mounted. What the source has
+    /// changed, too, is a conflict: if there is one, nothing is done, and the exit code is 3. What is new is made first, beside
+    /// the source's files; then each file is replaced at once, so none is ever seen half written. A commit that was cut
+    /// short, even by a power cut, is finished by the next one. No symbolic link is followed out of the source.
+    Commit(CommitOptions),
     /// Run a command in a private view of the current directory.
     ///
     /// CMD and what it starts see a private view at the path of the current directory. Other processes go on to see the directory
@@ -86,6 +95,7 @@ impl Verb {
         let done = match self {
             Self::Diff(diff) => return diff.run().map(|code| code as u8),
             Self::Discard(discard) => discard.run(),
+            Self::Commit(options) => return commit(&options.wanted()?).map(|code| code as u8),
             Self::Run(options) => return run::run(&options.wanted()?),
             Self::Help(help) => help.run(command()),
             Self::Unmount(Unmount { mount_point }) => session::unmount(&mount_point),

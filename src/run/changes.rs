@@ -8,13 +8,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::processes::Processes;
 use super::store::RunStore;
 use super::wanted::Choice;
+use crate::commit;
 use crate::difference::Detail;
-use crate::refusal::{self, StartError};
+use crate::refusal::{self, ExitCode, StartError};
+use crate::selection::Selection;
 use crate::show;
 use crate::terminal::for_shell;
 
 /// The longest answer to the question, in bytes. A terminal's line is not longer.
 const MAX_ANSWER: usize = 4096;
+/// So many changes are listed. Who has asked for a question reads it.
+const MOST_LINES: usize = 50;
 
 /// Shows the changes, and keeps or discards them. Without a choice, the terminal is asked. Where there is none, they are kept. A store
 /// that was there before always is.
@@ -29,22 +33,51 @@ pub fn show_and_settle(
 ) -> Result<(), StartError> {
     let found = show::changes(&store.path, Detail::Kinds);
     let found = found.inspect_err(|_| say_where(source, store))?;
-    show::tell_differences(&found);
+    show::tell_differences(&found[..found.len().min(MOST_LINES)]);
+    if found.len() > MOST_LINES {
+        let more = found.len() - MOST_LINES;
+        let store = for_shell(&store.path);
+        refusal::note(format_args!("and {more} more: mmfs diff {store}"));
+    }
     let choice = match choice {
         Some(choice) => choice,
         None if !store.is_new => Choice::Keep,
         None if found.is_empty() => Choice::Discard,
         None => ask(processes),
     };
-    if found.is_empty() {
+    if found.is_empty() && choice != Choice::Commit {
         refusal::note("nothing was changed");
     }
     match choice {
         Choice::Discard => store.remove(),
+        Choice::Commit => commit_all(source, store),
         Choice::Keep => {
             say_where(source, store);
             Ok(())
         }
+    }
+}
+
+/// Carries the changes into the source.
+fn commit_all(source: &Path, store: &RunStore) -> Result<(), StartError> {
+    let wanted = commit::Wanted {
+        store: store.path.clone(),
+        selection: Selection::all(),
+        dry_run: false,
+        force: false,
+        skip_conflicts: false,
+        strict: false,
+    };
+    let done = commit::commit(&wanted).inspect_err(|_| say_where(source, store))?;
+    if done == ExitCode::Conflicts {
+        say_where(source, store);
+        let sentence = "the changes were not committed: the directory has changed, too";
+        return Err(StartError::Verb(sentence.into()));
+    }
+    match store.is_new {
+        true => store.remove(),
+        // Whoever has named it may want it again. It is empty.
+        false => Ok(()),
     }
 }
 
@@ -58,7 +91,7 @@ pub fn say_where(source: &Path, store: &RunStore) {
         false => format!("mount them: mmfs --private {path} {source} MNT"),
     };
     refusal::note(format_args!(
-        "list them: mmfs diff {path}; {mount}; discard them: rm -r {path}"
+        "list them: mmfs diff {path}; {mount}; carry them into the source: mmfs commit {path}; discard them: rm -r {path}"
     ));
 }
 
@@ -72,7 +105,7 @@ fn ask(processes: &mut Processes) -> Choice {
         // Notes end with a line's end.
         let _ = io::Write::write_all(
             &mut io::stderr(),
-            b"mmfs: keep or discard these changes? [k/d] ",
+            b"mmfs: keep, commit or discard these changes? [k/c/d] ",
         );
         let Some(line) = line(processes) else {
             let _ = io::Write::write_all(&mut io::stderr(), b"\n");
@@ -80,6 +113,7 @@ fn ask(processes: &mut Processes) -> Choice {
         };
         match line.trim_ascii().to_ascii_lowercase().as_slice() {
             b"k" | b"keep" => return Choice::Keep,
+            b"c" | b"commit" => return Choice::Commit,
             b"d" | b"discard" => return Choice::Discard,
             _ => {}
         }

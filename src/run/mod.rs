@@ -66,7 +66,11 @@ pub fn run(wanted: &Wanted) -> Result<u8, StartError> {
         changes::say_where(&source, &store);
         return Err(error);
     }
-    let choice = wanted.choice;
+    // Half of what a command was to do is not what was asked for.
+    let choice = match wanted.choice {
+        Some(Choice::Commit) if code != 0 => Some(Choice::Keep),
+        choice => choice,
+    };
     changes::show_and_settle(&source, &store, choice, &mut processes)?;
     Ok(code)
 }
@@ -119,11 +123,8 @@ fn serve(config: &Config, stage: &Stage, inherited: Inherited) -> Result<Pid, St
 fn view(source: &Path, store: PathBuf, limit: Option<u64>) -> Config {
     Config {
         store: Some(StoreConfig {
-            directory: Some(store),
-            temporary: PathBuf::new(),
             limit,
-            base_moved: false,
-            on_source_change: Default::default(),
+            ..StoreConfig::of_directory(store)
         }),
         mount_point: source.into(),
         foreground: false,

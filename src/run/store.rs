@@ -48,13 +48,7 @@ impl RunStore {
                 for_shell(path)
             )));
         }
-        let config = StoreConfig {
-            directory: Some(path.into()),
-            temporary: PathBuf::new(),
-            limit: None,
-            base_moved: false,
-            on_source_change: Default::default(),
-        };
+        let config = StoreConfig::of_directory(path.into());
         let mut flags = MountFlags::default();
         store_place::check(&config, (source, source), Access::Owner, &mut flags)?;
         Ok(Self {

@@ -23,4 +23,6 @@ pub enum Choice {
     Keep,
     /// The store is removed.
     Discard,
+    /// The source gets the changes, if the command has succeeded.
+    Commit,
 }

@@ -11,7 +11,7 @@ use crate::refusal::StartError;
 use crate::session::{base_of, is_of};
 use crate::store::{Base, Store};
 use crate::terminal::for_shell;
-use crate::view::private;
+use crate::view::private::{Failed, Unmounted};
 
 /// How a private view differs from its source, sorted by path. `object` is the directory of its store, or its mount point.
 ///
@@ -35,9 +35,9 @@ pub fn changes(object: &Path, detail: Detail) -> Result<Vec<Difference>, StartEr
     let source = source.unwrap_or_else(|| looked.base.path.clone());
     must_be_source(&directory, &looked.base, (&source, is_mounted))?;
     let (config, wanted) = unmounted(&source, directory);
-    let differences = private::differences(&config, &wanted, looked.store, detail);
-    let differences = differences.map_err(|error| StartError::Filesystem(source, error))?;
-    differences.map_err(not_compared)
+    let view = Unmounted::open(&config, &wanted, looked.store);
+    let view = view.map_err(|error| StartError::Filesystem(source, error))?;
+    view.differences(detail).map_err(not_compared)
 }
 
 /// Checks that a store belongs to this source.
@@ -59,17 +59,11 @@ pub(super) fn must_be_source(
 
 /// A view of `source` that is looked at without a mount.
 pub(super) fn unmounted(source: &Path, store: PathBuf) -> (Config, StoreConfig) {
-    let wanted = StoreConfig {
-        directory: Some(store),
-        temporary: PathBuf::new(),
-        limit: None,
-        base_moved: false,
-        on_source_change: Default::default(),
-    };
+    let wanted = StoreConfig::of_directory(store);
     (Config::unmounted(source.into()), wanted)
 }
 
-pub(super) fn not_compared((path, errno): private::Failed) -> StartError {
+pub(super) fn not_compared((path, errno): Failed) -> StartError {
     let path = for_shell(PathBuf::from(OsString::from_vec(path)));
     StartError::Verb(format!(
         "{path} cannot be compared with the source: {errno}"
@@ -93,6 +87,14 @@ pub(super) fn is_shared(mount_point: &Path) -> StartError {
         "{} shows its source itself; only a private view has changes of its own",
         for_shell(mount_point)
     ))
+}
+
+/// Refuses a store that has changes to another source than the one that is at its path now.
+///
+/// # Errors
+/// The sentence that says so.
+pub fn must_be_of(store: &Path, base: &Base) -> Result<(), StartError> {
+    must_be_source(store, base, (&base.path, false))
 }
 
 fn is_other(store: &Path, source: &Path, is_mounted: bool) -> StartError {

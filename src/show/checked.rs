@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::out;
-use crate::refusal::StartError;
+use crate::refusal::{StartError, note};
+use crate::store::Store;
 use crate::store::check::{Report, check, repair};
 use crate::store::opening::{OpenError, Recovery, Rule};
 use crate::terminal::{for_shell, one_line};
@@ -27,6 +28,9 @@ pub fn store(path: &Path, after_power_cut: bool, mends: bool) -> Result<(), Star
     }
     let report = check(path, after_power_cut).map_err(refused)?;
     out::print(&text(&report))?;
+    if Store::is_committing(path) {
+        note(OpenError::Committing.sentence(path));
+    }
     match report.problems.len() as u64 + report.more {
         0 => Ok(()),
         1 => Err(StartError::Verb(format!(

@@ -21,7 +21,7 @@ use crate::view::private::{self, Plan, Stays};
 /// # Errors
 /// The sentence that says why they stay.
 pub fn discard(path: &Path) -> Result<(), StartError> {
-    must_be_unused(path)?;
+    must_be_unmounted(path, "discard")?;
     let unwanted = Unwanted::open_directory(path);
     let unwanted = unwanted.map_err(|error| StartError::Verb(error.sentence(path)))?;
     unwanted.discard().map_err(|error| stay(path, error))
@@ -32,7 +32,7 @@ pub fn discard(path: &Path) -> Result<(), StartError> {
 /// # Errors
 /// The sentence that says why they stay.
 pub fn discard_some(path: &Path, selection: &Selection, prints: bool) -> Result<(), StartError> {
-    must_be_unused(path)?;
+    must_be_unmounted(path, "discard")?;
     let refused = |error: OpenError| StartError::Verb(error.sentence(path));
     if prints {
         let looked = Store::look(path).map_err(refused)?;
@@ -90,8 +90,11 @@ fn stay(path: &Path, error: std::io::Error) -> StartError {
     ))
 }
 
-/// Checks that nobody uses the changes, and that they are this user's.
-fn must_be_unused(path: &Path) -> Result<(), StartError> {
+/// Refuses what is mounted, what does not answer, and what is not this user's. `verb`: what is to be done with its changes.
+///
+/// # Errors
+/// The sentence that says so.
+pub fn must_be_unmounted(path: &Path, verb: &str) -> Result<(), StartError> {
     match ask::status(path) {
         Ok(status) if status.store.is_none() => return Err(is_shared(path)),
         Ok(_) => {
@@ -108,7 +111,7 @@ fn must_be_unused(path: &Path) -> Result<(), StartError> {
     }
     if let Some(owner) = other_owner(path) {
         return Err(StartError::Verb(format!(
-            "the store {} belongs to user {owner}, who can discard its changes",
+            "the store {} belongs to user {owner}, who can {verb} its changes",
             for_shell(path)
         )));
     }

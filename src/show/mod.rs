@@ -13,10 +13,10 @@ mod text;
 mod trace;
 mod watch;
 
-pub use changes::changes;
+pub use changes::{changes, must_be_of};
 pub use checked::store;
 pub use diff::{DiffForm, differences, tell_differences};
-pub use discarded::{discard, discard_some};
+pub use discarded::{discard, discard_some, must_be_unmounted};
 pub use trace::{answered, end, trace, unanswered};
 
 use crate::refusal::StartError;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::data;
 use super::disk::{Directory, Disk, How, highest};
 use super::garbage::is_full;
+use super::journal;
 use super::life::{self, random};
 use super::manifest::Manifest;
 use super::node::NodeId;
@@ -31,9 +32,25 @@ impl Unwanted<Directory> {
     /// # Errors
     /// Why it is not one, or cannot be had. Nothing was changed then.
     pub fn open_directory(path: &Path) -> Result<Self, OpenError> {
+        Self::open_checked(path, journal::check)
+    }
+
+    /// As `open_directory`, after a commit, whose journal is still there.
+    ///
+    /// # Errors
+    /// As [`Unwanted::open_directory`].
+    pub fn open_after_commit(path: &Path) -> Result<Self, OpenError> {
+        Self::open_checked(path, |_| Ok(()))
+    }
+
+    fn open_checked(
+        path: &Path,
+        check: impl FnOnce(&Directory) -> Result<(), OpenError>,
+    ) -> Result<Self, OpenError> {
         let directory =
             Directory::open(path).map_err(|error| OpenError::Failed("the directory", error))?;
         let lock = lock(&directory)?;
+        check(&directory)?;
         let options = options(&directory, false)?;
         let unwanted = Self::open(directory, &options)?;
         Ok(Self {

@@ -139,6 +139,16 @@ pub struct Directory {
     overwrites: bool,
 }
 
+/// `f_type` of statfs(2).
+const EXT4: i64 = 0xEF53;
+const XFS: i64 = 0x5846_5342;
+const BTRFS: i64 = 0x9123_683E;
+
+/// Whether syncfs(2) covers the data of a file's filesystem. On overlayfs or FUSE it may not.
+pub fn is_synced_as_a_whole(file: impl AsFd) -> bool {
+    fs::fstatfs(file).is_ok_and(|stat| [EXT4, XFS, BTRFS].contains(&stat.f_type))
+}
+
 impl Directory {
     /// Opens the directory `path`.
     ///
@@ -150,13 +160,10 @@ impl Directory {
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        const EXT4: i64 = 0xEF53;
-        const XFS: i64 = 0x5846_5342;
-        const BTRFS: i64 = 0x9123_683E;
         let kind = fs::fstatfs(&directory)?.f_type;
         Ok(Self {
+            syncs_all: is_synced_as_a_whole(&directory),
             directory,
-            syncs_all: [EXT4, XFS, BTRFS].contains(&kind),
             overwrites: [EXT4, XFS].contains(&kind),
         })
     }
@@ -171,6 +178,17 @@ impl Directory {
         let lock = self.open_at(path, OFlags::RDWR | OFlags::CREATE)?;
         fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         Ok(lock)
+    }
+
+    /// Takes a lock on the directory itself. It is held until this value goes. False: another process has it.
+    ///
+    /// # Errors
+    /// That of flock(2).
+    pub fn lock_itself(&self) -> io::Result<bool> {
+        match fs::flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            done => Ok(done.map(|()| true)?),
+        }
     }
 
     /// Whether another process holds the lock of the store. Nothing is made or changed.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::codec::{Reader, Writer, damaged};
 use super::content::{Chunk, Content, From, PAGE, pages};
 use super::key;
-use super::node::{Attributes, Kind, Name, Named, Node, NodeId, Origin, Time, Xattr};
+use super::node::{Attributes, Kind, Name, Named, Node, NodeId, Origin, Time};
 use super::record::{Change, Record, Written};
 use super::state::{Puts, State};
 
@@ -196,12 +196,12 @@ impl<'a> Effects<'a> {
             }
         }
         let key = key::name(directory, name);
-        let before = self.get(&key)?;
-        let before = before
-            .map(|bytes| decoded(&bytes, Named::get))
-            .transpose()?;
+        let before = self.get(&key)?.map(|bytes| decoded(&bytes, Named::get));
         // The source's entry has been hidden since the first of them.
-        let since = before.and_then(|before| before.since).or(since);
+        let since = before
+            .transpose()?
+            .and_then(|before| before.since)
+            .or(since);
         self.put(key, to.map(|to| encoded(|w| Named { to, since }.put(w))));
         Ok(())
     }
@@ -489,15 +489,4 @@ pub fn decoded<T>(
     let value = get(&mut from)?;
     from.end()?;
     Ok(value)
-}
-
-/// Checks the value of an extended attribute.
-///
-/// # Errors
-/// E2BIG above 64 KiB.
-pub fn check_xattr(value: &Xattr) -> io::Result<()> {
-    match value {
-        Xattr::Set(bytes) if bytes.len() > Xattr::MAX_VALUE => Err(Errno::TOOBIG.into()),
-        _ => Ok(()),
-    }
 }

@@ -15,7 +15,7 @@ use super::node::{NodeId, Time};
 /// The first line of `format`.
 pub const FIRST_LINE: &str = "mmfs private view 1";
 /// All that lies in a store.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 12] = [
     "format",
     "base",
     "lock",
@@ -26,6 +26,8 @@ pub const NAMES: [&str; 10] = [
     "data",
     "format.new",
     "base.new",
+    "commit",
+    "commit.new",
 ];
 /// These files are shorter.
 const MAX_TEXT: usize = 1 << 16;
@@ -139,7 +141,7 @@ pub fn write_base(disk: &dyn Disk, base: &Base) -> io::Result<()> {
 }
 
 /// Replaces a file as a whole, durably: a kill or a power cut leaves the old one or the new one.
-fn put(disk: &dyn Disk, name: &str, text: &[u8]) -> io::Result<()> {
+pub(super) fn put(disk: &dyn Disk, name: &str, text: &[u8]) -> io::Result<()> {
     let new = format!("{name}.new");
     let file = disk.open(Path::new(&new), How::Empty)?;
     file.write_all_at(text, 0)?;

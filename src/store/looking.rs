@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::disk::{Directory, Disk};
 use super::format::{self, Base};
+use super::journal;
 use super::manifest::Manifest;
 use super::open_error::at;
 use super::opening::{OpenError, Options, Recovered, options};
@@ -41,6 +42,7 @@ impl Store {
     pub fn look(path: &Path) -> Result<Looked, OpenError> {
         let directory =
             Directory::open(path).map_err(|error| OpenError::Failed("the directory", error))?;
+        journal::check(&directory)?;
         let mut tries = 0;
         let (mut found, in_use) = loop {
             let in_use = directory.is_locked().map_err(at("lock"))?;

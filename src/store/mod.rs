@@ -11,6 +11,7 @@ mod bloom;
 mod bytes;
 pub mod check;
 mod codec;
+mod committing;
 mod content;
 mod data;
 mod discard;
@@ -18,6 +19,7 @@ mod disk;
 mod effects;
 mod format;
 mod garbage;
+mod journal;
 mod keep;
 pub mod keeper;
 mod key;
@@ -57,8 +59,9 @@ use rustix::io::Errno;
 
 pub use content::{Content, From, PAGE, Piece, ReadSource, SourceState};
 pub use discard::Unwanted;
-pub use disk::{Directory, Disk, DiskFile, How};
+pub use disk::{Directory, Disk, DiskFile, How, is_synced_as_a_whole};
 pub use format::{Base, NAMES, make};
+pub use journal::Journal;
 pub use life::random;
 pub use loan::Access;
 pub use looking::Looked;
@@ -393,7 +396,7 @@ fn check_change(change: &Change) -> io::Result<()> {
             node::check_name(name).is_ok() && since.is_none_or(Time::is_sound)
         }
         Change::Xattr(_, name, value) => {
-            value.as_ref().map_or(Ok(()), effects::check_xattr)?;
+            value.as_ref().map_or(Ok(()), node::check_xattr)?;
             node::check_xattr_name(name).is_ok()
         }
         Change::Attributes(_, set) => set.is_sound(),

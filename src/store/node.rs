@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use super::codec::{Reader, Writer, damaged};
 
 /// The number of a node of a store. It is never given to a second node.
@@ -387,5 +389,16 @@ pub fn check_xattr_name(name: &[u8]) -> io::Result<&[u8]> {
         Err(damaged())
     } else {
         Ok(name)
+    }
+}
+
+/// Checks the value of an extended attribute.
+///
+/// # Errors
+/// E2BIG above 64 KiB.
+pub fn check_xattr(value: &Xattr) -> io::Result<()> {
+    match value {
+        Xattr::Set(bytes) if bytes.len() > Xattr::MAX_VALUE => Err(Errno::TOOBIG.into()),
+        _ => Ok(()),
     }
 }

@@ -16,6 +16,8 @@ pub enum OpenError {
     InUse,
     /// A part of it is not as mmfs wrote it.
     Damaged(&'static str),
+    /// A commit of it was cut short.
+    Committing,
     /// A call failed: what was done, and the error.
     Failed(&'static str, io::Error),
 }
@@ -41,6 +43,11 @@ impl OpenError {
             Self::Damaged(part) => {
                 format!(
                     "the store {store} is damaged: {part} is not as mmfs wrote it; it was left as it is"
+                )
+            }
+            Self::Committing => {
+                format!(
+                    "a commit of the store {store} was cut short; finish it: mmfs commit {store}"
                 )
             }
             Self::Failed(part, error) => {

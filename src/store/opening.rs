@@ -13,6 +13,7 @@ use super::disk::{Directory, Disk, How, highest};
 use super::effects::Effects;
 use super::format::{self, Format};
 use super::garbage::is_full;
+use super::journal;
 use super::keep::Keep;
 use super::life::{self, Life, random};
 use super::manifest::Manifest;
@@ -229,9 +230,18 @@ impl Store {
     /// # Errors
     /// Why it is not opened. Nothing was changed then, unless a call failed.
     pub fn open_directory(path: &Path, after_power_cut: bool) -> Result<(Opened, Base), OpenError> {
+        Self::open_checked(path, after_power_cut, journal::check)
+    }
+
+    pub(super) fn open_checked(
+        path: &Path,
+        after_power_cut: bool,
+        check: impl FnOnce(&Directory) -> Result<(), OpenError>,
+    ) -> Result<(Opened, Base), OpenError> {
         let directory =
             Directory::open(path).map_err(|error| OpenError::Failed("the directory", error))?;
         let lock = lock(&directory)?;
+        check(&directory)?;
         let options = options(&directory, after_power_cut)?;
         let base = format::read_base(&directory).map_err(at("base"))?;
         let opened = Self::open_locked(Arc::new(directory), &options, Some(lock))?;

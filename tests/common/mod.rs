@@ -10,6 +10,7 @@ pub mod fuse;
 pub mod loopfs;
 pub mod mount;
 pub mod private;
+pub mod snapshot;
 pub mod stopped;
 pub mod subject;
 pub mod tools;

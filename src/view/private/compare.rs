@@ -116,7 +116,7 @@ fn add(to: &mut Vec<Range<u64>>, range: Range<u64>) {
 }
 
 /// Root reads all, others what they may.
-fn reader() -> Actor {
+pub(super) fn reader() -> Actor {
     let caller = Caller {
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),

@@ -2,33 +2,30 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::mpsc::channel;
-use std::time::Duration;
 
 use rustix::io::{Errno, Result};
 
+use super::changed::{Changed, Left, Spot};
+use super::gone::{Gone, Instead};
 use super::kinds::shape;
 use super::layers::{Layers, errno};
 use super::node::{Key, Node};
 use super::origins::Hold;
 use super::other_links::{Links, Other};
 use super::since::{is_later, merge_conflicts};
-use crate::cache::{KernelCache, Timeouts};
-use crate::chores::Chores;
-use crate::config::{Config, StoreConfig};
-use crate::difference::{Detail, Difference, Kind, Shape, joined};
+use crate::difference::{Detail, Difference, Kind, joined};
 use crate::inode::{Place as _, ROOT, Seen};
-use crate::store::{self, NodeId, Store};
-use crate::view::{Attributes as _, Found, Reporter, shared};
+use crate::store::{self, NodeId};
+use crate::view::{Attributes as _, Found, shared};
 
 /// So many names of a directory are read at once.
 const NAMES: usize = 1024;
 /// So often it begins anew, as it knows of more directories that were renamed.
 const MOST_WALKS: usize = 4;
-/// So often it begins anew if the source changes meanwhile.
-const MOST_TRIES: usize = 5;
+
+/// An error, and the path that it is about.
+pub type Failed = (Vec<u8>, Errno);
 
 /// A directory whose names the store has.
 struct Dir {
@@ -43,46 +40,9 @@ struct Dir {
     since: Option<store::Time>,
 }
 
-/// What the source has under a name that shows something else, or nothing.
-struct Gone {
-    way: Vec<u8>,
-    found: Found<shared::Node>,
-    instead: Instead,
-    since: Option<store::Time>,
-    /// In a directory that another of the source stands for: what that one shows there.
-    over: Option<Shape>,
-}
-
-impl Gone {
-    fn new(
-        way: Vec<u8>,
-        found: Found<shared::Node>,
-        instead: Instead,
-        since: Option<store::Time>,
-    ) -> Self {
-        Self {
-            way,
-            found,
-            instead,
-            since,
-            over: None,
-        }
-    }
-}
-
-/// What the view has there.
-#[derive(Clone)]
-enum Instead {
-    Nothing,
-    File,
-    Directory(Node),
-}
-
 /// What the view has under a name that the source has for nothing, or for another inode.
 struct Placed {
-    path: Vec<u8>,
-    /// The path in the source.
-    way: Vec<u8>,
+    spot: Spot,
     now: Found<Node>,
     id: NodeId,
     old: Option<Found<shared::Node>>,
@@ -92,13 +52,17 @@ struct Placed {
     from: Option<Vec<u8>>,
 }
 
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     layers: &'a Layers,
     detail: Detail,
-    found: Vec<Difference>,
+    pub found: Vec<Difference>,
+    /// For a commit: all names that the store has, with what they lead to.
+    pub changed: Vec<Changed>,
+    /// For a commit: names of the source that lead to something else, or to nothing.
+    pub left: Vec<Left>,
     directories: Vec<Dir>,
-    /// Those that were looked through, with their paths.
-    passed: Vec<(Node, Vec<u8>)>,
+    /// Those that were looked through, with their paths in the view and in the source.
+    passed: Vec<(Node, Vec<u8>, Vec<u8>)>,
     gone: Vec<Gone>,
     placed: Vec<Placed>,
     /// Directories of the source that the view shows elsewhere, as far as they are known before.
@@ -110,43 +74,14 @@ struct Walk<'a> {
     links: Links,
 }
 
-/// An error, and the path that it is about.
-pub type Failed = (Vec<u8>, Errno);
-
-/// How a view of `store` differs from the source of `config`, sorted by path. Nothing is mounted.
-///
-/// # Errors
-/// That of opening the source, or the first one that was found on a path.
-pub fn differences(
-    config: &Config,
-    wanted: &StoreConfig,
-    store: Store,
-    detail: Detail,
-) -> io::Result<std::result::Result<Vec<Difference>, Failed>> {
-    let never = Timeouts {
-        attr: Duration::ZERO,
-        entry: Duration::ZERO,
-    };
-    let (sender, _receiver) = channel();
-    let reporter = Reporter {
-        cache: KernelCache::new(never),
-        chores: Chores::new(sender),
-    };
-    let layers = Layers::open(config, wanted, reporter, store)?;
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match layers.differences(detail) {
-            // It was there a moment ago.
-            Err((_, Errno::STALE | Errno::NOENT)) if tries < MOST_TRIES => {}
-            found => return Ok(found),
-        }
-    }
-}
-
 impl Layers {
     /// How the view differs from the source, sorted by path.
     pub fn differences(&self, detail: Detail) -> std::result::Result<Vec<Difference>, Failed> {
+        self.walked(detail).map(|walk| walk.found)
+    }
+
+    /// A walk that has ended.
+    pub fn walked(&self, detail: Detail) -> std::result::Result<Walk<'_>, Failed> {
         let mut walk = Walk::new(self, detail);
         walk.directories()?;
         // What lies in a directory that was made where another was depends on where that one is now.
@@ -161,12 +96,13 @@ impl Layers {
         }
         walk.find_gone()?;
         for placed in std::mem::take(&mut walk.placed) {
-            walk.placed(&placed).map_err(|errno| (placed.path, errno))?;
+            let done = walk.placed(&placed);
+            done.map_err(|errno| (placed.spot.path, errno))?;
         }
         walk.find_other_names()?;
         walk.found.sort_by(|one, other| one.path.cmp(&other.path));
         merge_conflicts(&mut walk.found);
-        Ok(walk.found)
+        Ok(walk)
     }
 }
 
@@ -176,6 +112,8 @@ impl<'a> Walk<'a> {
             layers,
             detail,
             found: Vec::new(),
+            changed: Vec::new(),
+            left: Vec::new(),
             directories: Vec::new(),
             passed: Vec::new(),
             gone: Vec::new(),
@@ -195,7 +133,7 @@ impl<'a> Walk<'a> {
         while let Some(dir) = self.directories.pop() {
             if passed.insert(dir.id) {
                 self.directory(&dir)?;
-                self.passed.push((dir.node, dir.path));
+                self.passed.push((dir.node, dir.path, dir.way));
             }
         }
         Ok(())
@@ -217,7 +155,12 @@ impl<'a> Walk<'a> {
         };
         let old = Found::seen(source.clone(), layers.below.attr(&source)?, Seen::Held);
         let now = Found::seen(root.clone(), layers.attr(&root)?, Seen::Held);
-        self.compared(b".", (&now, id), Some(&old))?;
+        let spot = Spot {
+            path: Vec::new(),
+            way: Some(Vec::new()),
+            name: None,
+        };
+        self.compared(spot, (&now, id), Some(&old))?;
         self.directories.push(Dir {
             id,
             node: root,
@@ -252,10 +195,17 @@ impl<'a> Walk<'a> {
             Some(below) => layers.in_source(below, OsStr::from_bytes(name))?,
             None => None,
         };
+        let recorded = Some((dir.id, name.to_vec()));
         let since = layers.hidden_since(dir.since, dir.id, name)?;
         let store::Name::Node(id) = leads else {
-            let gone = |found| Gone::new(way, found, Instead::Nothing, since);
-            self.gone.extend(old.map(gone));
+            self.gone.extend(old.map(|found| Gone {
+                way,
+                found,
+                instead: Instead::Nothing,
+                name: recorded,
+                since,
+                over: None,
+            }));
             return Ok(());
         };
         let now = layers.found_at(
@@ -270,39 +220,31 @@ impl<'a> Walk<'a> {
             self.links.seen(now.place.key(), old.attr.nlink);
         }
         if now.attr.is_dir() {
-            let key = |old: &Found<shared::Node>| Key::Source(old.place.key());
-            let is_hidden = |old: &&Found<shared::Node>| {
-                old.attr.is_dir() && !is_same && !self.moved.contains(&key(old))
-            };
-            let hidden = old.as_ref().filter(is_hidden);
-            if source.is_none() {
-                self.covered.extend(hidden.map(key));
-            }
-            self.directories.push(Dir {
-                id,
-                node: now.place.clone(),
-                path: path.clone(),
-                way: match (&source, is_same) {
-                    (Some(_), false) => layers.stored(id)?.reached,
-                    _ => way.clone(),
-                },
-                below: source
-                    .clone()
-                    .or_else(|| hidden.map(|old| old.place.clone())),
-                since: since.filter(|_| source.is_none()),
-            });
+            let since = since.filter(|_| source.is_none());
+            self.descend((&path, &way), (&now.place, id), old.as_ref(), since)?;
         }
         if let Some(old) = old.clone().filter(|_| !is_same) {
             let instead = match now.attr.is_dir() {
                 true => Instead::Directory(now.place.clone()),
                 false => Instead::File,
             };
-            self.gone.push(Gone::new(way.clone(), old, instead, since));
+            self.gone.push(Gone {
+                way: way.clone(),
+                found: old,
+                instead,
+                name: recorded.clone(),
+                since,
+                over: None,
+            });
         }
+        let spot = Spot {
+            path,
+            way: dir.below.is_some().then_some(way),
+            name: recorded,
+        };
         if !is_same && (source.is_some() || old.is_some()) {
             self.placed.push(Placed {
-                path,
-                way,
+                spot,
                 now,
                 id,
                 is_late: old.as_ref().is_some_and(|old| is_later(&old.attr, since)),
@@ -311,10 +253,44 @@ impl<'a> Walk<'a> {
             });
             return Ok(());
         }
-        self.compared(&path, (&now, id), old.as_ref())?;
+        self.compared(spot, (&now, id), old.as_ref())?;
         if !now.attr.is_dir() {
             layers.let_go(&now.place);
         }
+        Ok(())
+    }
+
+    /// Looks through a directory later. `old`: what the source has under its name.
+    fn descend(
+        &mut self,
+        (path, way): (&[u8], &[u8]),
+        (node, id): (&Node, NodeId),
+        old: Option<&Found<shared::Node>>,
+        since: Option<store::Time>,
+    ) -> Result<()> {
+        let source = node.source();
+        let is_same = source.is_some() && old.map(|old| &old.place) == source;
+        let key = |old: &Found<shared::Node>| Key::Source(old.place.key());
+        let is_hidden = |old: &&Found<shared::Node>| {
+            old.attr.is_dir() && !is_same && !self.moved.contains(&key(old))
+        };
+        let hidden = old.filter(is_hidden);
+        if source.is_none() {
+            self.covered.extend(hidden.map(key));
+        }
+        let way = match (source, is_same) {
+            (Some(_), false) => self.layers.stored(id)?.reached,
+            _ => way.to_vec(),
+        };
+        let hidden = hidden.map(|old| &old.place);
+        self.directories.push(Dir {
+            id,
+            node: node.clone(),
+            path: path.to_vec(),
+            way,
+            below: source.or(hidden).cloned(),
+            since,
+        });
         Ok(())
     }
 
@@ -331,7 +307,11 @@ impl<'a> Walk<'a> {
             let key = Key::Source(gone.found.place.key());
             self.gone_link(key, &gone)
                 .map_err(|errno| (gone.way.clone(), errno))?;
-            if let Some(index) = places.get_mut(&key).and_then(Vec::pop) {
+            let moved = places.get_mut(&key).and_then(Vec::pop);
+            if self.detail == Detail::Commit {
+                self.left.push(gone.left(moved.is_some()));
+            }
+            if let Some(index) = moved {
                 self.renamed.insert(gone.way.clone());
                 self.placed[index].from = Some(gone.way);
                 continue;
@@ -352,7 +332,9 @@ impl<'a> Walk<'a> {
                 });
             }
             if gone.found.attr.is_dir() {
-                self.children_of(&gone).map_err(|errno| (gone.way, errno))?;
+                let children = self.layers.children_of(&gone);
+                self.gone
+                    .extend(children.map_err(|errno| (gone.way, errno))?);
             }
         }
         Ok(())
@@ -371,60 +353,23 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn children_of(&mut self, gone: &Gone) -> Result<()> {
-        let layers = self.layers;
-        let id = layers.claim(&gone.found.place)?;
-        for name in layers.names_in_source(&gone.found.place)? {
-            let os_name = OsStr::from_bytes(&name);
-            let Some(found) = layers.in_source(&gone.found.place, os_name)? else {
-                continue;
-            };
-            let mut over = None;
-            let instead = match &gone.instead {
-                Instead::Directory(node) => match layers.lookup(node, os_name) {
-                    Err(Errno::NOENT) => Instead::Nothing,
-                    Err(errno) => return Err(errno),
-                    // In a directory of the view's own, it was looked at under its name.
-                    Ok(shown)
-                        if node.source().is_none()
-                            || shown.place.source() == Some(&found.place) =>
-                    {
-                        continue;
-                    }
-                    Ok(shown) => {
-                        over = Some(shape(&shown.attr));
-                        match shown.attr.is_dir() {
-                            true => Instead::Directory(shown.place),
-                            false => Instead::File,
-                        }
-                    }
-                },
-                Instead::Nothing | Instead::File => Instead::Nothing,
-            };
-            self.gone.push(Gone {
-                since: layers.removed_since(id, &name)?.or(gone.since),
-                way: joined(&gone.way, &name),
-                found,
-                instead,
-                over,
-            });
-        }
-        Ok(())
-    }
-
     /// An inode of the source that was renamed, or anything else.
     fn placed(&mut self, placed: &Placed) -> Result<()> {
         let Placed { now, id, .. } = placed;
         // What was there is elsewhere.
-        let is_free = self.renamed.contains(&placed.way);
+        let way = placed.spot.way.as_ref();
+        let is_free = way.is_some_and(|way| self.renamed.contains(way));
         let is_late = placed.is_late && !is_free;
         let (Some(from), Some(source)) = (&placed.from, now.place.source()) else {
             let old = placed.old.as_ref().filter(|_| !is_free);
-            let before = self.found.len();
-            self.compared(&placed.path, (now, *id), old)?;
+            let before = (self.found.len(), self.changed.len());
+            self.compared(placed.spot.clone(), (now, *id), old)?;
             // What is no difference is no conflict.
-            if let Some(found) = self.found.get_mut(before).filter(|_| is_late) {
+            if let Some(found) = self.found.get_mut(before.0).filter(|_| is_late) {
                 found.kind = Kind::Conflict;
+                if let Some(changed) = self.changed.get_mut(before.1) {
+                    changed.difference = Some(found.clone());
+                }
             }
             return Ok(());
         };
@@ -437,25 +382,52 @@ impl<'a> Walk<'a> {
             false => Kind::Renamed,
         };
         let ranges = self.layers.ranges(self.detail, (now, *id), Some(&old))?;
-        self.found.push(Difference {
+        let difference = Difference {
             kind,
-            path: placed.path.clone(),
+            path: placed.spot.path.clone(),
             from: Some(from.clone()),
             now: Some(shape(&now.attr)),
             before: Some(shape(&attr)),
             ranges,
-        });
+        };
+        self.found.push(difference.clone());
+        self.note(
+            placed.spot.clone(),
+            (now, *id),
+            Some(&old),
+            Some(difference),
+        );
         Ok(())
+    }
+
+    /// Keeps what a commit has to know.
+    fn note(
+        &mut self,
+        spot: Spot,
+        (now, id): (&Found<Node>, NodeId),
+        old: Option<&Found<shared::Node>>,
+        difference: Option<Difference>,
+    ) {
+        if self.detail == Detail::Commit {
+            let changed = Changed::new(spot, (now, id), old, difference);
+            self.changed.push(changed);
+        }
     }
 
     fn compared(
         &mut self,
-        path: &[u8],
+        spot: Spot,
         (now, id): (&Found<Node>, NodeId),
         old: Option<&Found<shared::Node>>,
     ) -> Result<()> {
         let layers = self.layers;
-        let Some(found) = layers.difference(self.detail, path, (now, id), old)? else {
+        let path: &[u8] = match &*spot.path {
+            b"" => b".",
+            path => path,
+        };
+        let found = layers.difference(self.detail, path, (now, id), old)?;
+        self.note(spot, (now, id), old, found.clone());
+        let Some(found) = found else {
             return Ok(());
         };
         self.found.push(found);
@@ -483,6 +455,11 @@ impl<'a> Walk<'a> {
         let source = other.found.place.source().ok_or(Errno::STALE)?;
         let attr = self.layers.below.attr(source)?;
         let old = Found::seen(source.clone(), attr, Seen::Held);
-        self.compared(&other.path, (&other.found, other.id), Some(&old))
+        let spot = Spot {
+            path: other.path.clone(),
+            way: Some(other.way.clone()),
+            name: None,
+        };
+        self.compared(spot, (&other.found, other.id), Some(&old))
     }
 }

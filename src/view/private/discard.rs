@@ -6,8 +6,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
-use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -16,13 +14,11 @@ use super::diff::Failed;
 use super::forget::{Forgetting, everything};
 use super::layers::Layers;
 use super::node::Node;
-use crate::cache::{KernelCache, Timeouts};
-use crate::chores::Chores;
+use super::unmounted::layers;
 use crate::config::{Config, StoreConfig};
 use crate::difference::{Detail, Difference, Kind, joined};
 use crate::store::{Change, NodeId, Place, Store};
 use crate::terminal::for_shell;
-use crate::view::Reporter;
 
 /// Why changes stay.
 #[derive(Debug)]
@@ -57,19 +53,6 @@ type Told = (Vec<u8>, Option<Vec<u8>>, char);
 
 fn told(one: &Difference) -> Told {
     (one.path.clone(), one.from.clone(), one.kind.letter())
-}
-
-fn layers(config: &Config, wanted: &StoreConfig, store: Arc<Store>) -> io::Result<Layers> {
-    let never = Timeouts {
-        attr: Duration::ZERO,
-        entry: Duration::ZERO,
-    };
-    let (sender, _receiver) = channel();
-    let reporter = Reporter {
-        cache: KernelCache::new(never),
-        chores: Chores::new(sender),
-    };
-    Layers::open(config, wanted, reporter, store)
 }
 
 /// Works out how the changes are given up that `choose` chooses of all.

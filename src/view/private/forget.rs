@@ -252,10 +252,14 @@ impl<'a> Forgetting<'a> {
 
     fn item(&mut self, item: &Item) -> io::Result<()> {
         let place = (item.directory, item.name.clone());
+        // It may have been forgotten, or lead elsewhere by now.
+        if self.leads(&place) != Some(item.node.map_or(Name::Hidden, Name::Node)) {
+            return Ok(());
+        }
         for (id, more) in &item.links {
             self.count(*id, *more);
         }
-        let Some(id) = item.node.filter(|id| !self.removed.contains(id)) else {
+        let Some(id) = item.node else {
             self.lead(place, None);
             return Ok(());
         };

@@ -1,10 +1,8 @@
 //! How one path of a view differs from what the source has there.
 
-use std::ffi::OsStr;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
 use super::layers::{Layers, errno, to_store};
@@ -12,7 +10,7 @@ use super::node::Node;
 use crate::attr::Attr;
 use crate::difference::{Detail, Difference, Kind, Shape};
 use crate::store::{self, NodeId, SourceState};
-use crate::view::{Attributes as _, Directories as _, Found, Names as _, shared};
+use crate::view::{Attributes as _, Found, shared};
 
 pub(super) fn shape(attr: &Attr) -> Shape {
     Shape {
@@ -90,50 +88,12 @@ impl Layers {
         (now, id): (&Found<Node>, NodeId),
         old: Option<&Found<shared::Node>>,
     ) -> Result<Vec<Range<u64>>> {
-        if detail == Detail::Kinds || now.attr.kind() != FileType::RegularFile {
+        if detail != Detail::Pages || now.attr.kind() != FileType::RegularFile {
             return Ok(Vec::new());
         }
         match old.map(|old| self.differing((now, Some(id)), old, usize::MAX)) {
             None | Some(Err(Errno::ACCESS)) => self.stored_ranges(id),
             Some(ranges) => ranges,
-        }
-    }
-
-    /// What the source has under a name.
-    pub fn in_source(
-        &self,
-        dir: &shared::Node,
-        name: &OsStr,
-    ) -> Result<Option<Found<shared::Node>>> {
-        match self.below.lookup(dir, name) {
-            Ok(found) if found.place.is_own_mount() => Ok(None),
-            Ok(found) => {
-                // Where inodes are found by their names, what lies in it is found through it.
-                if found.attr.is_dir() && !found.place.is_found_by_handle() {
-                    self.remember(&found);
-                }
-                Ok(Some(found))
-            }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(None),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// The names in a directory of the source.
-    pub fn names_in_source(&self, dir: &shared::Node) -> Result<Vec<Vec<u8>>> {
-        let listing = self.below.open_dir(dir, OFlags::empty())?;
-        let (mut names, mut offset) = (Vec::new(), 0);
-        loop {
-            let ended = self.below.list(&listing, offset, |entry| {
-                offset = entry.offset;
-                if !matches!(entry.name.as_bytes(), b"." | b"..") {
-                    names.push(entry.name.as_bytes().to_vec());
-                }
-                true
-            })?;
-            if ended {
-                return Ok(names);
-            }
         }
     }
 }

@@ -57,6 +57,8 @@ impl Links {
 /// A file under a name of which the store says nothing.
 pub(super) struct Other {
     pub path: Vec<u8>,
+    /// The path in the source.
+    pub way: Vec<u8>,
     pub found: Found<Node>,
     pub id: NodeId,
 }
@@ -67,7 +69,7 @@ impl Layers {
     pub fn other_names(
         &self,
         wanted: &HashMap<Key, NodeId>,
-        mut directories: Vec<(Node, Vec<u8>)>,
+        mut directories: Vec<(Node, Vec<u8>, Vec<u8>)>,
     ) -> std::result::Result<Vec<Other>, (Vec<u8>, Errno)> {
         let numbers = wanted.keys().map(|key| match key {
             Key::Source(key) => self.below_nodes.listed_number(*key),
@@ -75,7 +77,7 @@ impl Layers {
         });
         let numbers: HashSet<u64> = numbers.collect();
         let mut others = Vec::new();
-        while let Some((node, path)) = directories.pop() {
+        while let Some((node, path, way)) = directories.pop() {
             let found = match self.names_to_look_at(&node, &numbers) {
                 // Who may not list it does not see names in it either.
                 Err(Errno::ACCESS) => continue,
@@ -87,12 +89,17 @@ impl Layers {
                     Err(Errno::NOENT) => continue,
                     found => found.map_err(|errno| (joined(&path, &name), errno))?,
                 };
-                let path = joined(&path, &name);
+                let (path, way) = (joined(&path, &name), joined(&way, &name));
                 if found.attr.is_dir() {
-                    directories.push((found.place, path));
+                    directories.push((found.place, path, way));
                 } else if let Some(id) = wanted.get(&found.place.key()) {
                     let id = *id;
-                    others.push(Other { path, found, id });
+                    others.push(Other {
+                        path,
+                        way,
+                        found,
+                        id,
+                    });
                 } else {
                     self.let_go(&found.place);
                 }

@@ -1,0 +1,404 @@
+//! `mmfs commit`: carries the changes of a private view into its source.
+//!
+//! What changes in the source is planned ([`plan`]), all that is new is made beside the source's files ([`stage`]), what the plan rests
+//! on is looked at once more, the steps are recorded in the store ([`journal`]) and done ([`steps`]), and the store forgets what was
+//! committed. Until the steps are recorded nothing that was there has changed. From then on a commit that was cut short is gone on with.
+
+mod attributes;
+mod bytes;
+mod choosing;
+mod journal;
+mod path;
+mod plan;
+mod progress;
+mod settings;
+mod stage;
+mod steps;
+mod tree;
+mod wanted;
+
+pub use wanted::Wanted;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::attr::Attr;
+use crate::config::{Config, StoreConfig};
+use crate::difference::{Difference, Kind};
+use crate::refusal::{ExitCode, StartError, note};
+use crate::session::store_place::look_into;
+use crate::show::{self, DiffForm};
+use crate::store::opening::OpenError;
+use crate::store::{Journal, Store, Unwanted, random};
+use crate::terminal::for_shell;
+use crate::view::private::forget::forget;
+use crate::view::private::{Changes, Unmounted};
+use choosing::Chosen;
+use journal::{Forgets, Item, KeptItem, PathText, State};
+use plan::Plan;
+use progress::Progress;
+use settings::Lacking;
+use stage::Made;
+use steps::{Step, Stopped};
+use tree::Tree;
+
+/// Carries the changes in a store into the source.
+///
+/// # Errors
+/// The sentence that says why it is not done. The source is as it was then, unless the sentence says that the commit is to be finished.
+pub fn commit(wanted: &Wanted) -> Result<ExitCode, StartError> {
+    let path = &wanted.store;
+    show::must_be_unmounted(path, "commit")?;
+    look_into(path)?;
+    let refused = |error: OpenError| StartError::Verb(error.sentence(path));
+    let journal = Journal::of(path).map_err(refused)?;
+    let (opened, base) = Store::open_to_commit(path).map_err(refused)?;
+    show::must_be_of(path, &base)?;
+    let failed = |error| not_written(path, &error);
+    let begun = journal::read(&journal).map_err(failed)?;
+    if begun.is_some() && wanted.dry_run {
+        return Err(StartError::Verb(OpenError::Committing.sentence(path)));
+    }
+    let in_source = |errno: Errno| StartError::Filesystem(base.path.clone(), errno.into());
+    let commit = Commit {
+        wanted,
+        source: &base.path,
+        tree: Tree::open(&base.path).map_err(in_source)?,
+        journal,
+    };
+    match begun {
+        None => {}
+        Some(making @ State::Making(..)) => commit.take_back(&making)?,
+        Some(State::Stepping(steps, forgets)) => {
+            drop(opened);
+            let progress = commit.progress(0)?;
+            commit.finish(&steps, &forgets, &progress)?;
+            drop(progress);
+            return commit.ended(forgets);
+        }
+        Some(State::Done(forgets)) => {
+            drop(opened);
+            return commit.ended(forgets);
+        }
+    }
+    commit.begin(opened.store)
+}
+
+struct Commit<'a> {
+    wanted: &'a Wanted,
+    source: &'a Path,
+    tree: Tree,
+    journal: Journal,
+}
+
+/// An error, and the path below the root that it is about.
+fn on_path(path: &[u8], error: impl Into<io::Error>) -> StartError {
+    let error = error.into();
+    let path = for_shell(Path::new(OsStr::from_bytes(if path.is_empty() {
+        b"."
+    } else {
+        path
+    })));
+    let why = match error.raw_os_error() {
+        Some(libc::EINTR) => {
+            return StartError::Verb(
+                "the commit was ended by a signal; nothing was changed".into(),
+            );
+        }
+        Some(libc::EXDEV) => "it was moved to another filesystem".to_string(),
+        _ => error.to_string(),
+    };
+    StartError::Verb(format!(
+        "{path} cannot be committed: {why}; nothing was changed"
+    ))
+}
+
+fn not_written(store: &Path, error: &io::Error) -> StartError {
+    let store = for_shell(store);
+    StartError::Verb(format!("the store {store} cannot be changed: {error}"))
+}
+
+impl Commit<'_> {
+    /// A commit from its beginning on.
+    fn begin(&self, store: Store) -> Result<ExitCode, StartError> {
+        let view = self.view(store)?;
+        let changes = view.changes();
+        let changes = changes.map_err(|(path, errno)| on_path(&path, errno))?;
+        let chosen = choosing::choose(changes, &self.wanted.selection, self.wanted.skip_conflicts)?;
+        let Chosen { changes, forgets } = chosen;
+        let conflicts = changes.differences.iter();
+        let conflicts: Vec<Difference> = conflicts
+            .filter(|one| one.kind == Kind::Conflict)
+            .cloned()
+            .collect();
+        if self.wanted.dry_run {
+            show::differences(&changes.differences, DiffForm::Lines)?;
+        }
+        if !conflicts.is_empty() && !self.wanted.force {
+            if !self.wanted.dry_run {
+                show::tell_differences(&conflicts);
+            }
+            note(
+                "the source has changed these, too, so nothing was changed; see --force and --skip-conflicts",
+            );
+            return Ok(ExitCode::Conflicts);
+        }
+        if self.wanted.dry_run {
+            return Ok(ExitCode::Success);
+        }
+        let unsure = |error| StartError::System("get random bytes", error);
+        let plan = plan::plan(&view, &self.tree, &changes, random().map_err(unsure)?);
+        let plan = plan.map_err(|(path, errno)| on_path(&path, errno))?;
+        self.check_directories(&plan)?;
+        let sizes = plan.makes.iter().map(|make| changes.changed[make.of].attr);
+        let total = sizes.filter(Attr::is_file).map(|attr| attr.size).sum();
+        let progress = self.progress(total)?;
+        let made = self.make(&view, (&changes, &forgets), plan, &progress)?;
+        let Some(steps) = made else {
+            return Ok(ExitCode::Conflicts);
+        };
+        let count = changes.differences.len();
+        let closed = view.close();
+        closed.map_err(|error| not_written(&self.wanted.store, &error))?;
+        self.finish(&steps, &forgets, &progress)?;
+        drop(progress);
+        self.forget(forgets)?;
+        let source = for_shell(self.source);
+        let changes = match count {
+            0 => "no change".into(),
+            1 => "1 change".into(),
+            count => format!("{count} changes"),
+        };
+        note(format_args!("committed {changes} to {source}"));
+        Ok(ExitCode::Success)
+    }
+
+    fn view(&self, store: Store) -> Result<Unmounted, StartError> {
+        let config = Config::unmounted(self.source.into());
+        let of_store = StoreConfig::of_directory(self.wanted.store.clone());
+        let view = Unmounted::open(&config, &of_store, store);
+        view.map_err(|error| StartError::Filesystem(self.source.into(), error))
+    }
+
+    fn progress(&self, total: u64) -> Result<Progress, StartError> {
+        Progress::new(total).map_err(|error| StartError::System("handle signals", error))
+    }
+
+    fn check_directories(&self, plan: &Plan) -> Result<(), StartError> {
+        for directory in &plan.changing {
+            let checked = self.tree.may_change(directory);
+            checked.map_err(|errno| on_path(directory, errno))?;
+        }
+        Ok(())
+    }
+
+    /// Makes all that is new, and records the steps. None: the source has changed meanwhile, and all is as it was.
+    fn make(
+        &self,
+        view: &Unmounted,
+        (changes, forgets): (&Changes, &Forgets),
+        mut plan: Plan,
+        progress: &Progress,
+    ) -> Result<Option<Vec<Step>>, StartError> {
+        let texts = plan.temporary.iter().cloned().map(PathText);
+        let temporary: Vec<PathText> = texts.collect();
+        // Not of others: setting times is a change, too, which a view takes for a conflict.
+        let directories = plan.temporary.iter().map(|path| path::parent(path).0);
+        let directories: BTreeSet<&[u8]> = directories.collect();
+        let times = directories.into_iter().filter_map(|directory| {
+            let attr = self.tree.attr(directory).ok()??;
+            Some(Step::keep_times(directory, &attr))
+        });
+        let times: Vec<Step> = times.collect();
+        let making = State::Making(temporary, times);
+        self.record(&making)?;
+        let outcome = match self.made(view, changes, &mut plan, progress) {
+            Ok(Some(steps)) => {
+                match self.record(&State::Stepping(steps.clone(), forgets.clone())) {
+                    Ok(()) => return Ok(Some(steps)),
+                    Err(error) => {
+                        self.take_steps_back(&making)?;
+                        Err(error)
+                    }
+                }
+            }
+            outcome => outcome,
+        };
+        self.take_back(&making)?;
+        outcome
+    }
+
+    /// Makes sure that no steps are recorded, after an error: they may be, and what they place is removed next.
+    fn take_steps_back(&self, making: &State) -> Result<(), StartError> {
+        match journal::read(&self.journal) {
+            // So it was before, durably. On a full disk it cannot be written again.
+            Ok(Some(State::Making(..))) => Ok(()),
+            _ => self.record(making),
+        }
+    }
+
+    /// Makes all that is new, durably. Returns the steps, or None as above.
+    fn made(
+        &self,
+        view: &Unmounted,
+        changes: &Changes,
+        plan: &mut Plan,
+        progress: &Progress,
+    ) -> Result<Option<Vec<Step>>, StartError> {
+        let made = stage::make_all(view, &self.tree, (plan, &changes.changed), progress);
+        let Made {
+            identities,
+            lacking,
+        } = made.map_err(|(path, error)| on_path(&path, error))?;
+        let steps = stage::steps(std::mem::take(&mut plan.steps), &identities);
+        tell_lacking(&lacking);
+        if self.wanted.strict && !(lacking.is_empty() && plan.lacking.is_empty()) {
+            tell_lacking(&plan.lacking);
+            let sentence =
+                "not all of this can be set, and --strict was given; nothing was changed";
+            return Err(StartError::Verb(sentence.into()));
+        }
+        let moved = steps::moved_on(&self.tree, &plan.expected);
+        let moved = moved.map_err(|(path, errno)| on_path(&path, errno))?;
+        if !moved.is_empty() && !self.wanted.force {
+            let paths = moved
+                .iter()
+                .map(|path| for_shell(Path::new(OsStr::from_bytes(path))));
+            let paths: Vec<String> = paths.collect();
+            note(format_args!(
+                "changed in the source meanwhile: {}; nothing was changed",
+                paths.join(", ")
+            ));
+            return Ok(None);
+        }
+        self.sync(plan.changing.iter().map(Vec::as_slice))?;
+        progress.goes_on().map_err(|error| on_path(b".", error))?;
+        Ok(Some(steps))
+    }
+
+    fn record(&self, state: &State) -> Result<(), StartError> {
+        let written = journal::write(&self.journal, state);
+        written.map_err(|error| not_written(&self.wanted.store, &error))
+    }
+
+    /// Makes what was done in these directories durable: each of their filesystems once.
+    fn sync<'b>(&self, directories: impl Iterator<Item = &'b [u8]>) -> Result<(), StartError> {
+        let mut synced: HashMap<u64, ()> = HashMap::new();
+        for directory in directories.chain([&b""[..]]) {
+            // It may be gone by now, or something else be there.
+            let found = self.tree.attr(directory).ok().flatten();
+            let Some(attr) = found.filter(Attr::is_dir) else {
+                continue;
+            };
+            if synced.insert(attr.dev, ()).is_none() {
+                let done = self.tree.sync(directory);
+                done.map_err(|errno| StartError::Filesystem(self.source.into(), errno.into()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was made, and the journal.
+    fn take_back(&self, making: &State) -> Result<(), StartError> {
+        let State::Making(temporary, times) = making else {
+            return Ok(());
+        };
+        for PathText(path) in temporary {
+            // A hostile journal may name other files.
+            let name = path::parent(path).1.as_bytes();
+            if name.starts_with(plan::TEMPORARY.as_bytes()) {
+                let removed = self.tree.remove_all(path);
+                removed.map_err(|error| StartError::Filesystem(self.source.into(), error))?;
+            }
+        }
+        for step in times {
+            // Only for the looks of it.
+            let _ = step.apply(&self.tree, false);
+        }
+        // The store may be on another filesystem: without the journal, nobody finds what has come back.
+        self.sync(temporary.iter().map(|PathText(path)| path::parent(path).0))?;
+        let removed = self.journal.remove();
+        removed.map_err(|error| not_written(&self.wanted.store, &error))
+    }
+
+    /// Does the steps.
+    fn finish(
+        &self,
+        steps: &[Step],
+        forgets: &Forgets,
+        progress: &Progress,
+    ) -> Result<(), StartError> {
+        progress.steps(steps.len());
+        let mut lacking = Vec::new();
+        for step in steps {
+            match step.apply(&self.tree, self.wanted.force) {
+                Ok(lacks) if lacks.is_empty() => {}
+                Ok(lacks) => lacking.push((step.path().to_vec(), lacks)),
+                Err(why) => return Err(self.stopped(step, &why)),
+            }
+            progress.step();
+        }
+        tell_lacking(&lacking);
+        self.sync(steps.iter().map(|step| path::parent(step.path()).0))?;
+        self.record(&State::Done(forgets.clone()))
+    }
+
+    fn stopped(&self, step: &Step, why: &Stopped) -> StartError {
+        let path = for_shell(Path::new(OsStr::from_bytes(step.path())));
+        let store = for_shell(&self.wanted.store);
+        let why = match why {
+            Stopped::Conflict => "something else is there now".into(),
+            Stopped::Failed(errno) => errno.to_string(),
+        };
+        StartError::Verb(format!(
+            "the commit stopped at {path}: {why}; put that right, and finish it: mmfs commit {store}"
+        ))
+    }
+
+    /// The end of a commit that was cut short.
+    fn ended(&self, forgets: Forgets) -> Result<ExitCode, StartError> {
+        self.forget(forgets)?;
+        note("a commit that was cut short is finished; what was changed since is not in it");
+        Ok(ExitCode::Success)
+    }
+
+    /// Lets the store forget what was committed.
+    fn forget(&self, forgets: Forgets) -> Result<(), StartError> {
+        let path = &self.wanted.store;
+        let failed = |error| not_written(path, &error);
+        let refused = |error: OpenError| StartError::Verb(error.sentence(path));
+        match forgets {
+            Forgets::All => {
+                let unwanted = Unwanted::open_after_commit(path).map_err(refused)?;
+                unwanted.discard().map_err(failed)?;
+            }
+            Forgets::Names(items, kept) => {
+                let (opened, _) = Store::open_to_commit(path).map_err(refused)?;
+                let items: Vec<_> = items.into_iter().map(Item::for_store).collect();
+                let view = self.view(opened.store)?;
+                let done = forget(view.store(), &items).and_then(|()| {
+                    let mut kept = kept.into_iter().map(KeptItem::for_view);
+                    kept.try_for_each(|kept| view.take_over(&kept))
+                });
+                done.and(view.close()).map_err(failed)?;
+            }
+        }
+        self.journal.remove().map_err(failed)
+    }
+}
+
+/// Says what could not be set.
+fn tell_lacking(lacking: &[(Vec<u8>, Lacking)]) {
+    for (path, lacks) in lacking {
+        let path = for_shell(Path::new(OsStr::from_bytes(path)));
+        note(format_args!(
+            "{path}: no privilege to set: {}",
+            lacks.join(", ")
+        ));
+    }
+}

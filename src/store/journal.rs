@@ -1,0 +1,71 @@
+//! The file that says that a commit goes on. The store knows that it is there, not what stands in it.
+
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use super::disk::{Directory, Disk, How};
+use super::format::put;
+use super::open_error::{OpenError, at};
+
+const NAME: &str = "commit";
+
+/// The journal of a commit, in the directory of its store.
+#[derive(Debug)]
+pub struct Journal(Directory);
+
+impl Journal {
+    /// That of the store in a directory. Until this value goes, no other commit has it: the lock of the store is free while the source is
+    /// changed.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`], or that of the call that failed.
+    pub fn of(store: &Path) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Failed("the directory", error);
+        let directory = Directory::open(store).map_err(failed)?;
+        match directory.lock_itself().map_err(failed)? {
+            true => Ok(Self(directory)),
+            false => Err(OpenError::InUse),
+        }
+    }
+
+    /// What was written last. None: there is no journal.
+    ///
+    /// # Errors
+    /// That of the read.
+    pub fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        let file = match self.0.open(Path::new(NAME), How::Read) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+        let len = file.read_full_at(&mut bytes, 0)?;
+        bytes.truncate(len);
+        Ok(Some(bytes))
+    }
+
+    /// Replaces it, durably: a kill or a power cut leaves the old one or the new one.
+    ///
+    /// # Errors
+    /// That of the call that failed.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        put(&self.0, NAME, bytes)
+    }
+
+    /// Removes it, durably.
+    ///
+    /// # Errors
+    /// That of the call that failed.
+    pub fn remove(&self) -> io::Result<()> {
+        self.0.remove(Path::new(NAME))?;
+        self.0.sync_directory(Path::new(""))
+    }
+}
+
+/// Refuses a store of which a commit was cut short.
+pub(super) fn check(directory: &Directory) -> Result<(), OpenError> {
+    match directory.open(Path::new(NAME), How::Read) {
+        Ok(_) => Err(OpenError::Committing),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(at(NAME)(error)),
+    }
+}
