@@ -9,6 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::sleep;
 use std::time::Duration;
 
 use common::fuse::kill;
@@ -649,6 +650,8 @@ fn keys_of_the_terminal_reach_the_command() {
         terminal.type_in("\x1a");
         terminal.await_words("Stopped");
         terminal.await_words("prompt ");
+        // The kernel throws typed text away that comes just after Ctrl-Z: it signals first, and then empties its buffers.
+        sleep(Duration::from_millis(300));
         terminal.type_in("fg\n");
         // The shell says what goes on. From then on the command has the terminal.
         terminal.await_words("cat; echo do''ne'\r\n");

@@ -17,7 +17,7 @@ use crate::terminal::for_shell;
 
 /// The longest answer to the question, in bytes. A terminal's line is not longer.
 const MAX_ANSWER: usize = 4096;
-/// So many changes are listed. Who has asked for a question reads it.
+/// So many changes are listed on a terminal: the question is to be seen.
 const MOST_LINES: usize = 50;
 
 /// Shows the changes, and keeps or discards them. Without a choice, the terminal is asked. Where there is none, they are kept. A store
@@ -33,9 +33,13 @@ pub fn show_and_settle(
 ) -> Result<(), StartError> {
     let found = show::changes(&store.path, Detail::Kinds);
     let found = found.inspect_err(|_| say_where(source, store))?;
-    show::tell_differences(&found[..found.len().min(MOST_LINES)]);
-    if found.len() > MOST_LINES {
-        let more = found.len() - MOST_LINES;
+    let told = match io::stderr().is_terminal() {
+        true => found.len().min(MOST_LINES),
+        false => found.len(),
+    };
+    show::tell_differences(&found[..told]);
+    if told < found.len() {
+        let more = found.len() - told;
         let store = for_shell(&store.path);
         refusal::note(format_args!("and {more} more: mmfs diff {store}"));
     }
