@@ -94,7 +94,7 @@ pub struct Options {
     /// Stay in the foreground and log to standard error.
     ///
     /// Without it, mmfs goes to the background once the mount answers, and logs to the journal or to syslog.
-    #[arg(short, long, help_heading = "Start and end")]
+    #[arg(short, long, help_heading = "Start and end", hide_short_help = true)]
     foreground: bool,
     /// Unmount even if mmfs is killed.
     ///

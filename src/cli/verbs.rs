@@ -268,7 +268,7 @@ fn overview(command: &Command) -> String {
     let options = line(topics::OPTIONS, "All options, in groups: mmfs --help");
     let usage = line("mmfs SRC MNT", "Mount. mmfs unmount MNT ends it");
     format!(
-        "{}.\n{usage}\nVerbs:\n{verbs}\nTopics:\n{options}{topics}\
+        "{}.\n{usage}Verbs:\n{verbs}\nTopics:\n{options}{topics}\
          mmfs help NAME explains a verb or a topic. man mmfs has all of it.\n",
         about(command.get_about())
     )

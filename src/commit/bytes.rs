@@ -11,7 +11,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result, pread, pwrite};
 
 use super::progress::Progress;
-use crate::store::{Content, From};
+use crate::store::{Content, From, SourceState};
 use crate::view::private::{Changed, Unmounted};
 
 /// So much is copied in one call, in bytes: a signal is noticed in between.
@@ -45,6 +45,14 @@ impl Filled<'_> {
             }
             return Ok(ftruncate(self.to, size)?);
         };
+        if content.source_limit > 0 && content.source != self.state_now()? {
+            for piece in self.view.pieces(self.changed, &content) {
+                if piece?.from == From::Source {
+                    // The two do not fit together.
+                    return Err(Errno::STALE.into());
+                }
+            }
+        }
         let is_shared = content.source_limit > 0 && self.is_cloned();
         if is_shared {
             // What was cut off once is a hole now, if the file became longer again.
@@ -57,6 +65,14 @@ impl Filled<'_> {
             return Ok(ftruncate(self.to, size)?);
         }
         self.pieces(&content, data, is_shared)
+    }
+
+    /// What the source's file is now. None: there is none.
+    fn state_now(&self) -> Result<Option<SourceState>> {
+        match self.changed.is_of_source() {
+            true => self.view.source_state(self.changed).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn pieces(

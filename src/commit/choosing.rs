@@ -262,9 +262,13 @@ impl<'a> Choice<'a> {
     }
 
     /// By how much a name changes the links of directories: those of its own, and those of the directory from which it was renamed.
-    fn links(&self, one: &Changed, directory: NodeId) -> [(NodeId, i64); 2] {
+    fn links(&self, one: &Changed, directory: NodeId) -> Vec<(NodeId, i64)> {
         if one.difference.is_none() {
-            return [(directory, 0); 2];
+            return Vec::new();
+        }
+        if !one.attr.is_dir() && one.is_of_source() && !one.is_same {
+            // A further name of a file of the source.
+            return vec![(one.id, 1)];
         }
         let left = |path: &[u8]| {
             let found = self.left.binary_search_by(|left| (*left.way).cmp(path));
@@ -277,10 +281,8 @@ impl<'a> Choice<'a> {
         let is_new = from(one).is_some() || !one.is_same;
         let here = i64::from(is_new) * is_dir - i64::from(replaces);
         let home = from(one).and_then(left).and_then(|left| left.name.as_ref());
-        [
-            (directory, here),
-            home.map_or((directory, 0), |home| (home.0, -is_dir)),
-        ]
+        let home = home.map(|home| (home.0, -is_dir));
+        [(directory, here)].into_iter().chain(home).collect()
     }
 
     fn path(&self, index: usize) -> &'a [u8] {
@@ -296,13 +298,20 @@ impl<'a> Choice<'a> {
                 .flat_map(|at| above(self.path(at)))
                 .collect()
         };
-        let (stays, goes) = (above_all(false), above_all(true));
+        let (mut stays, goes) = (above_all(false), above_all(true));
+        // What is hidden in a directory that was made anew stays so with it.
+        let hidden = (0..self.left.len())
+            .filter(|at| !self.gone[*at] && self.left[*at].fate != Fate::Merged);
+        stays.extend(hidden.flat_map(|at| above(&self.left[at].way)));
         let is_kept = |at: &usize| {
             let one = &self.changed[*at];
             let is_own = one.attr.is_dir() && !one.is_of_source();
+            let path = self.path(*at);
             is_own
-                && stays.contains(self.path(*at))
-                && (self.entries[*at] || goes.contains(self.path(*at)))
+                && match self.entries[*at] {
+                    true => stays.contains(path),
+                    false => goes.contains(path),
+                }
         };
         (0..self.changed.len()).filter(is_kept).collect()
     }
@@ -341,7 +350,14 @@ impl<'a> Choice<'a> {
             let is_free = !self.instead.contains_key(&*left.way);
             if let Some(name) = left.name.as_ref().filter(|_| is_free) {
                 let is_here = left.fate != Fate::Moved && left.attr.is_dir();
-                items.push(Item::new(name, None, &[(name.0, -i64::from(is_here))]));
+                // A file with further names has one name less in the source, too.
+                let file = left.node.filter(|_| left.fate != Fate::Moved);
+                let file = file.map(|node| (node, -1));
+                let links: Vec<_> = file
+                    .into_iter()
+                    .chain([(name.0, -i64::from(is_here))])
+                    .collect();
+                items.push(Item::new(name, None, &links));
             }
         }
         let is_chosen = |one: &&Difference| match (&one.now, self.at.get(&*one.path)) {

@@ -10,6 +10,7 @@ mod choosing;
 mod journal;
 mod path;
 mod plan;
+mod planned;
 mod progress;
 mod settings;
 mod stage;
@@ -23,6 +24,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -40,11 +42,11 @@ use crate::view::private::forget::forget;
 use crate::view::private::{Changes, Unmounted};
 use choosing::Chosen;
 use journal::{Forgets, Item, KeptItem, PathText, State};
-use plan::Plan;
+use planned::Plan;
 use progress::Progress;
 use settings::Lacking;
 use stage::Made;
-use steps::{Step, Stopped};
+use steps::{How, Step, Stopped};
 use tree::Tree;
 
 /// Carries the changes in a store into the source.
@@ -55,6 +57,7 @@ pub fn commit(wanted: &Wanted) -> Result<ExitCode, StartError> {
     let path = &wanted.store;
     show::must_be_unmounted(path, "commit")?;
     look_into(path)?;
+    must_be_ours(path)?;
     let refused = |error: OpenError| StartError::Verb(error.sentence(path));
     let journal = Journal::of(path).map_err(refused)?;
     let (opened, base) = Store::open_to_commit(path).map_err(refused)?;
@@ -77,17 +80,35 @@ pub fn commit(wanted: &Wanted) -> Result<ExitCode, StartError> {
         Some(State::Stepping(steps, forgets)) => {
             drop(opened);
             let progress = commit.progress(0)?;
-            commit.finish(&steps, &forgets, &progress)?;
+            commit.finish(&steps, &forgets, true, &progress)?;
             drop(progress);
-            return commit.ended(forgets);
+            commit.ended(forgets)?;
+            return again(wanted, commit);
         }
         Some(State::Done(forgets)) => {
             drop(opened);
-            return commit.ended(forgets);
+            commit.ended(forgets)?;
+            return again(wanted, commit);
         }
     }
     commit.begin(opened.store)
 }
+
+/// A commit that was cut short is finished. What was asked for now is a commit of its own.
+fn again(wanted: &Wanted, finished: Commit<'_>) -> Result<ExitCode, StartError> {
+    // It has the lock.
+    drop(finished);
+    match wanted.selection.is_all() {
+        true => Ok(ExitCode::Success),
+        false => commit(wanted),
+    }
+}
+
+/// As steps are done that may have been done.
+const RESUMED: How = How {
+    force: false,
+    resumes: true,
+};
 
 struct Commit<'a> {
     wanted: &'a Wanted,
@@ -110,12 +131,34 @@ fn on_path(path: &[u8], error: impl Into<io::Error>) -> StartError {
                 "the commit was ended by a signal; nothing was changed".into(),
             );
         }
-        Some(libc::EXDEV) => "it was moved to another filesystem".to_string(),
+        Some(libc::EXDEV) => "it cannot be renamed to there".to_string(),
+        Some(libc::ENOTUNIQ) => "the source has it under another name, too, as filesystems do that do not tell upper from lower case".to_string(),
+        Some(libc::ESTALE) => "its other bytes were in the source only, and are others there now".to_string(),
         _ => error.to_string(),
     };
     StartError::Verb(format!(
         "{path} cannot be committed: {why}; nothing was changed"
     ))
+}
+
+/// Refuses a store into which others than its owner may write: a commit does what stands in it, with all of root's rights.
+fn must_be_ours(store: &Path) -> Result<(), StartError> {
+    let user = rustix::process::geteuid().as_raw();
+    // Most users have a group of their own.
+    let others = if user == 0 { 0o022 } else { 0o002 };
+    let is_ours = |path: &Path| {
+        let found = std::fs::symlink_metadata(path);
+        found.map_or(true, |found| {
+            found.uid() == user && found.mode() & others == 0
+        })
+    };
+    match is_ours(store) && is_ours(&store.join("commit")) {
+        true => Ok(()),
+        false => Err(StartError::Verb(format!(
+            "others may write to the store {}; with chmod go-w it can be committed, if it is as you have left it",
+            for_shell(store)
+        ))),
+    }
 }
 
 fn not_written(store: &Path, error: &io::Error) -> StartError {
@@ -165,7 +208,7 @@ impl Commit<'_> {
         let count = changes.differences.len();
         let closed = view.close();
         closed.map_err(|error| not_written(&self.wanted.store, &error))?;
-        self.finish(&steps, &forgets, &progress)?;
+        self.finish(&steps, &forgets, false, &progress)?;
         drop(progress);
         self.forget(forgets)?;
         let source = for_shell(self.source);
@@ -193,6 +236,13 @@ impl Commit<'_> {
         for directory in &plan.changing {
             let checked = self.tree.may_change(directory);
             checked.map_err(|errno| on_path(directory, errno))?;
+        }
+        for (path, _) in plan.expected.iter().filter(|(_, seen)| seen.is_some()) {
+            match self.tree.may_take_away(path) {
+                // What has gone is found when all is made.
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(errno) => return Err(on_path(path, errno)),
+            }
         }
         Ok(())
     }
@@ -263,6 +313,8 @@ impl Commit<'_> {
                 "not all of this can be set, and --strict was given; nothing was changed";
             return Err(StartError::Verb(sentence.into()));
         }
+        self.sync(plan.changing.iter().map(Vec::as_slice))?;
+        // As late as can be: a sync takes long.
         let moved = steps::moved_on(&self.tree, &plan.expected);
         let moved = moved.map_err(|(path, errno)| on_path(&path, errno))?;
         if !moved.is_empty() && !self.wanted.force {
@@ -276,7 +328,6 @@ impl Commit<'_> {
             ));
             return Ok(None);
         }
-        self.sync(plan.changing.iter().map(Vec::as_slice))?;
         progress.goes_on().map_err(|error| on_path(b".", error))?;
         Ok(Some(steps))
     }
@@ -317,8 +368,10 @@ impl Commit<'_> {
             }
         }
         for step in times {
-            // Only for the looks of it.
-            let _ = step.apply(&self.tree, false);
+            // Only for the looks of it. A hostile journal may have others.
+            if matches!(step, Step::Set { settings, .. } if settings.is_times()) {
+                let _ = step.apply(&self.tree, RESUMED);
+            }
         }
         // The store may be on another filesystem: without the journal, nobody finds what has come back.
         self.sync(temporary.iter().map(|PathText(path)| path::parent(path).0))?;
@@ -331,17 +384,31 @@ impl Commit<'_> {
         &self,
         steps: &[Step],
         forgets: &Forgets,
+        resumes: bool,
         progress: &Progress,
     ) -> Result<(), StartError> {
         progress.steps(steps.len());
+        let how = How {
+            force: self.wanted.force,
+            resumes,
+        };
         let mut lacking = Vec::new();
-        for step in steps {
-            match step.apply(&self.tree, self.wanted.force) {
+        for (number, step) in steps.iter().enumerate() {
+            match step.apply(&self.tree, how) {
                 Ok(lacks) if lacks.is_empty() => {}
                 Ok(lacks) => lacking.push((step.path().to_vec(), lacks)),
+                Err(Stopped::Failed(Errno::ACCESS))
+                    if resumes && step.is_shut_off(&self.tree, &steps[number + 1..]) => {}
                 Err(why) => return Err(self.stopped(step, &why)),
             }
             progress.step();
+        }
+        let not_placed = steps::not_placed(&self.tree, steps);
+        match not_placed {
+            // A directory above it may be closed to its owner by now.
+            Ok(None) | Err(Errno::ACCESS) => {}
+            Ok(Some(step)) => return Err(self.stopped(step, &Stopped::Conflict)),
+            Err(errno) => return Err(self.stopped(&steps[0], &errno.into())),
         }
         tell_lacking(&lacking);
         self.sync(steps.iter().map(|step| path::parent(step.path()).0))?;
@@ -361,10 +428,10 @@ impl Commit<'_> {
     }
 
     /// The end of a commit that was cut short.
-    fn ended(&self, forgets: Forgets) -> Result<ExitCode, StartError> {
+    fn ended(&self, forgets: Forgets) -> Result<(), StartError> {
         self.forget(forgets)?;
         note("a commit that was cut short is finished; what was changed since is not in it");
-        Ok(ExitCode::Success)
+        Ok(())
     }
 
     /// Lets the store forget what was committed.

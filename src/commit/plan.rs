@@ -11,66 +11,12 @@ use rustix::io::{Errno, Result};
 
 use super::attributes::{all_settings, own_settings};
 use super::path::{above, parent};
-use super::settings::{Lacking, Settings, time};
+use super::planned::{Make, Plan, Planned, What};
+use super::settings::{Lacking, time};
 use super::steps::Step;
 use super::tree::{Identity, Seen, Tree};
 use crate::difference::joined;
 use crate::view::private::{Changed, Changes, Fate, Key, Left, Spot, Unmounted};
-
-/// An inode, or one more name of one, that is made beside the source's files.
-#[derive(Debug)]
-pub struct Make {
-    /// Where, with the source's paths.
-    pub at: Vec<u8>,
-    /// Which name of the view it is for, of all that changed.
-    pub of: usize,
-    pub what: What,
-}
-
-/// What is made.
-#[derive(Debug)]
-pub enum What {
-    /// An inode with the bytes of the view's.
-    Inode,
-    /// A further name of what was made there.
-    Link(Vec<u8>),
-    /// A further name of an inode of the source.
-    LinkOf(Vec<u8>, Identity),
-}
-
-/// A step. What is about something that is made is known when it is made.
-#[derive(Debug)]
-pub enum Planned {
-    Step(Step),
-    /// What was made gets its name.
-    Place {
-        make: usize,
-        from: Vec<u8>,
-        to: Vec<u8>,
-        over: Option<Seen>,
-    },
-    /// A directory that was made gets its attributes.
-    SetMade {
-        make: usize,
-        path: Vec<u8>,
-        settings: Settings,
-    },
-}
-
-/// All that a commit does.
-#[derive(Debug, Default)]
-pub struct Plan {
-    pub makes: Vec<Make>,
-    /// Temporary names, with the source's paths.
-    pub temporary: Vec<Vec<u8>>,
-    pub steps: Vec<Planned>,
-    /// What the steps rest on, with the source's paths. None: nothing is there.
-    pub expected: Vec<(Vec<u8>, Option<Seen>)>,
-    /// Directories of the source in which names change.
-    pub changing: HashSet<Vec<u8>>,
-    /// What will not be set on what is there, or on new directories, and of which path of the view.
-    pub lacking: Vec<(Vec<u8>, Lacking)>,
-}
 
 /// What is not done, and the path it is about.
 pub type Failed = (Vec<u8>, Errno);
@@ -154,7 +100,7 @@ pub fn plan(
         };
         done.map_err(|errno| failed(one, errno))?;
     }
-    planner.leave();
+    planner.leave()?;
     let placing = std::mem::take(&mut planner.placing);
     planner.plan.steps.extend(placing);
     planner.set_all()?;
@@ -182,6 +128,10 @@ impl<'a> Planner<'a> {
         if !one.is_of_source() || self.has_other_bytes(one)? {
             return Ok(Role::New);
         }
+        if one.attr.is_dir() && from(one).is_some() && self.tree.is_overlay()? {
+            // A directory of its lower layer cannot be renamed.
+            return Err(Errno::XDEV);
+        }
         Ok(match from(one) {
             _ if one.is_same && from(one).is_none() => Role::Stays,
             None => Role::New,
@@ -201,14 +151,15 @@ impl<'a> Planner<'a> {
         Ok(has)
     }
 
-    /// The device number of what the source has at a path.
-    fn device(&self, path: &[u8]) -> Result<u64> {
+    /// The device number of what the source has at a path, and its mount: rename(2) crosses neither.
+    fn device(&self, path: &[u8]) -> Result<(u64, u64)> {
         let attr = self.tree.attr(path)?;
-        attr.map(|attr| attr.dev).ok_or(Errno::STALE)
+        attr.map(|attr| (attr.dev, attr.mount.id))
+            .ok_or(Errno::STALE)
     }
 
     /// The device number of the directory that gets a name.
-    fn is_on(&self, one: &Changed) -> Result<u64> {
+    fn is_on(&self, one: &Changed) -> Result<(u64, u64)> {
         if let Some(way) = &one.spot.way {
             return self.device(parent(way).0);
         }
@@ -316,7 +267,11 @@ impl<'a> Planner<'a> {
 
     fn moves(&mut self, one: &'a Changed) -> Result<()> {
         let from = from(one).ok_or(Errno::STALE)?;
-        let identity = Identity::of(&self.view.source_attr(one)?);
+        let attr = self.view.source_attr(one)?;
+        let identity = Identity::of(&attr);
+        self.plan
+            .expected
+            .push((from.to_vec(), Some(Seen::of(&attr))));
         self.plan.changing.insert(parent(from).0.to_vec());
         self.touch(&one.spot);
         let (over, is_free) = self.occupant(one);
@@ -384,10 +339,30 @@ impl<'a> Planner<'a> {
     }
 
     /// The steps for names that the view does not have, from the deepest up.
-    fn leave(&mut self) {
+    fn leave(&mut self) -> std::result::Result<(), Failed> {
+        let stays = self
+            .changed
+            .iter()
+            .filter(|one| one.is_same && from(one).is_none());
+        let stays: HashSet<(u64, u64)> = stays
+            .filter_map(|one| one.old.map(|old| (old.dev, old.ino)))
+            .collect();
+        let ways = self
+            .changed
+            .iter()
+            .filter_map(|one| one.spot.way.as_deref().or(from(one)));
+        let ways: HashSet<&[u8]> = ways.chain(self.changed.iter().filter_map(from)).collect();
         for (index, left) in self.left.iter().enumerate().rev() {
             if left.fate == Fate::Merged || self.replaced.contains(&index) {
                 continue;
+            }
+            let is_alone = left.attr.is_dir() || left.attr.nlink < 2;
+            if is_alone && stays.contains(&(left.attr.dev, left.attr.ino)) {
+                return Err((left.way.clone(), Errno::NOTUNIQ));
+            }
+            let directory = parent(&left.way).0;
+            if !ways.contains(directory) && !self.left_at.contains_key(directory) {
+                self.touched.insert(directory, directory);
             }
             self.plan.changing.insert(parent(&left.way).0.to_vec());
             let step = self.waits.remove(&*left.way).unwrap_or_else(|| {
@@ -400,6 +375,7 @@ impl<'a> Planner<'a> {
             });
             self.plan.steps.push(Planned::Step(step));
         }
+        Ok(())
     }
 
     /// The steps that set attributes, from the deepest up.

@@ -65,6 +65,16 @@ impl Settings {
         }
     }
 
+    /// Whether there is nothing but times to set.
+    pub fn is_times(&self) -> bool {
+        let times = Self {
+            atime: self.atime,
+            mtime: self.mtime,
+            ..Self::default()
+        };
+        *self == times
+    }
+
     /// Whether there is nothing to set.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
@@ -131,8 +141,16 @@ impl Settings {
         if let Some(all) = &self.xattrs {
             tried("extended attributes", set_xattrs(fd, all))?;
         }
+        let owner = stat(fd)?;
+        let lacking_owner = self.uid.is_some_and(|uid| uid != owner.uid)
+            || self.gid.is_some_and(|gid| gid != owner.gid);
         // Both before may take bits away.
         if let Some(mode) = self.mode.filter(|_| !is_link) {
+            // Who is not the owner that was meant gets no rights of his.
+            let mode = match lacking_owner {
+                true => mode & !0o6000,
+                false => mode,
+            };
             if stat(fd)?.mode & 0o7777 != mode {
                 let chmod = || fs::chmod(proc_path(fd), Mode::from_raw_mode(mode));
                 tried("mode", chmod())?;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::attributes::all_settings;
 use super::bytes::Filled;
-use super::plan::{Make, Plan, Planned, What};
+use super::planned::{Make, Plan, Planned, What};
 use super::progress::Progress;
 use super::settings::Lacking;
 use super::steps::Step;

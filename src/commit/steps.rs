@@ -1,10 +1,12 @@
 //! The steps of a commit that anybody can see. Each is one change, and is done or not done: the inode that it is about tells which.
 
+use std::collections::HashSet;
+
 use rustix::fs::{self, AtFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 use serde::{Deserialize, Serialize};
 
-use super::path::as_text;
+use super::path::{above, as_text};
 use super::settings::{Lacking, Settings};
 use super::tree::{Identity, Seen, Tree};
 use crate::attr::Attr;
@@ -40,6 +42,15 @@ pub enum Step {
     },
 }
 
+/// How steps are done.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// What is there instead of what was expected is replaced.
+    pub force: bool,
+    /// Some of the steps may have been done.
+    pub resumes: bool,
+}
+
 /// Why a step is not done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stopped {
@@ -65,6 +76,30 @@ impl Step {
         }
     }
 
+    /// Whether it was done, and the directory above it is closed to its owner now: by one of these steps, which come later and are done, too.
+    pub fn is_shut_off(&self, tree: &Tree, later: &[Self]) -> bool {
+        let directories: HashSet<&[u8]> = above(self.path()).collect();
+        later.iter().any(|step| match step {
+            Self::Set { path, settings, .. } if directories.contains(&**path) => {
+                let mode = tree
+                    .attr(path)
+                    .ok()
+                    .flatten()
+                    .map(|attr| attr.mode & 0o7777);
+                mode.is_some() && mode == settings.mode
+            }
+            _ => false,
+        })
+    }
+
+    /// The name that it takes away from what it renames.
+    fn from(&self) -> Option<&[u8]> {
+        match self {
+            Self::Rename { from, .. } => Some(from),
+            _ => None,
+        }
+    }
+
     /// The path that it is about in the end.
     pub fn path(&self) -> &[u8] {
         match self {
@@ -73,27 +108,26 @@ impl Step {
         }
     }
 
-    /// Does it, unless it was done. Returns what the user may not do of it. `force`: what is there instead is replaced.
+    /// Does it, unless it was done. Returns what the user may not do of it.
     ///
     /// # Errors
     /// Why it is not done.
-    pub fn apply(&self, tree: &Tree, force: bool) -> std::result::Result<Lacking, Stopped> {
+    pub fn apply(&self, tree: &Tree, how: How) -> std::result::Result<Lacking, Stopped> {
         match self {
             Self::Rename {
                 from,
                 to,
                 what,
                 over,
-            } => rename(tree, (from, to), what, over.as_ref(), force)?,
-            Self::Remove { path, what } => remove(tree, path, what)?,
+            } => rename(tree, (from, to), what, over.as_ref(), how)?,
+            Self::Remove { path, what } => remove(tree, path, what, how)?,
             Self::Set {
                 path,
                 what,
                 settings,
             } => {
                 return match tree.hold(path, what) {
-                    // It has gone since, or another is there.
-                    Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR) => Ok(Lacking::new()),
+                    Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR) => Ok(vec!["all: gone"]),
                     held => Ok(settings.apply(&held?)?),
                 };
             }
@@ -107,33 +141,40 @@ fn rename(
     (from, to): (&[u8], &[u8]),
     what: &Identity,
     over: Option<&Seen>,
-    force: bool,
+    how: How,
 ) -> std::result::Result<(), Stopped> {
     tree.forget();
     match tree.attr(from)? {
         Some(attr) if Identity::of(&attr) == *what => {}
-        // It was done.
-        _ => return Ok(()),
+        // It was done. At last all names are looked at.
+        _ if how.resumes => return Ok(()),
+        _ => return Err(Stopped::Conflict),
     }
     let (old, old_name) = tree.place(from)?;
     let (new, new_name) = tree.place(to)?;
-    let occupant = tree.attr(to)?.map(|attr| Identity::of(&attr));
+    let occupant = tree.attr(to)?.map(|attr| Seen::of(&attr));
     let flags = match (occupant, over) {
         (None, _) => RenameFlags::NOREPLACE,
         // rename(2) does nothing then.
-        (Some(there), _) if there == *what => {
+        (Some(there), _) if there.identity == *what => {
             return Ok(fs::unlinkat(&*old, old_name, AtFlags::empty())?);
         }
-        (Some(there), Some(seen)) if there == seen.identity => RenameFlags::empty(),
-        (Some(there), _) if force && !there.is_dir() && !what.is_dir() => RenameFlags::empty(),
+        (Some(there), Some(seen)) if there == *seen => RenameFlags::empty(),
+        (Some(there), _) if how.force && !there.identity.is_dir() && !what.is_dir() => {
+            RenameFlags::empty()
+        }
         _ => return Err(Stopped::Conflict),
     };
     let plain = || fs::renameat(&*old, old_name, &*new, new_name);
     let done = match flags.is_empty() {
         true => plain(),
         false => match fs::renameat_with(&*old, old_name, &*new, new_name, flags) {
-            // Not every filesystem has it.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => plain(),
+            // Not every filesystem has it. Of directories, rename(2) replaces empty ones only.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if what.is_dir() => plain(),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                fs::linkat(&*old, old_name, &*new, new_name, AtFlags::empty())
+                    .and_then(|()| fs::unlinkat(&*old, old_name, AtFlags::empty()))
+            }
             done => done,
         },
     };
@@ -143,12 +184,16 @@ fn rename(
     }
 }
 
-fn remove(tree: &Tree, path: &[u8], what: &Seen) -> std::result::Result<(), Stopped> {
+fn remove(tree: &Tree, path: &[u8], what: &Seen, how: How) -> std::result::Result<(), Stopped> {
     tree.forget();
-    match tree.attr(path)? {
-        Some(attr) if Identity::of(&attr) == what.identity => {}
-        // It was done.
-        _ => return Ok(()),
+    match tree.attr(path)?.map(|attr| Seen::of(&attr)) {
+        Some(there) if there == *what => {}
+        Some(there) if there.identity == what.identity && how.force => {}
+        Some(there) if there.identity == what.identity => return Err(Stopped::Conflict),
+        // It was done, and the commit may have given the name away.
+        Some(_) if how.resumes => return Ok(()),
+        Some(_) => return Err(Stopped::Conflict),
+        None => return Ok(()),
     }
     let (directory, name) = tree.place(path)?;
     let flags = match what.identity.is_dir() {
@@ -159,6 +204,31 @@ fn remove(tree: &Tree, path: &[u8], what: &Seen) -> std::result::Result<(), Stop
         Err(Errno::NOTEMPTY | Errno::EXIST) => Err(Stopped::Conflict),
         done => Ok(done?),
     }
+}
+
+/// A name that a step has given does not lead to what it was given to: the path.
+///
+/// # Errors
+/// That of statx(2).
+pub fn not_placed<'a>(
+    tree: &Tree,
+    steps: &'a [Step],
+) -> std::result::Result<Option<&'a Step>, Errno> {
+    let passing: HashSet<&[u8]> = steps.iter().filter_map(Step::from).collect();
+    for step in steps {
+        let Step::Rename { to, what, .. } = step else {
+            continue;
+        };
+        // What is renamed twice waits at a temporary name.
+        if passing.contains(&**to) {
+            continue;
+        }
+        let there = tree.attr(to)?.map(|attr| Identity::of(&attr));
+        if there != Some(*what) {
+            return Ok(Some(step));
+        }
+    }
+    Ok(None)
 }
 
 /// Checks that what the steps rest on is as it was. Returns the paths where it is not.

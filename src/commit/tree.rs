@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags, StatxAttributes};
 use rustix::io::{Errno, Result};
 use serde::{Deserialize, Serialize};
 
@@ -174,6 +174,39 @@ impl Tree {
         let open = |flags| reopen(&held, OFlags::RDONLY | flags);
         // Only the owner and root may have it.
         open(OFlags::NOATIME).or_else(|_| open(OFlags::empty()))
+    }
+
+    /// Whether the source is an overlayfs.
+    ///
+    /// # Errors
+    /// Those of fstatfs(2).
+    pub fn is_overlay(&self) -> Result<bool> {
+        const OVERLAYFS: u64 = 0x794c_7630;
+        Ok(fs::fstatfs(&*self.root)?.f_type as u64 == OVERLAYFS)
+    }
+
+    /// Checks that whoever runs mmfs may take a name away: it belongs to him in a sticky directory, is no mount point, and nothing forbids it.
+    ///
+    /// # Errors
+    /// EPERM, EBUSY, or those of statx(2).
+    pub fn may_take_away(&self, path: &[u8]) -> Result<()> {
+        let (directory, name) = self.place(path)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let found = fs::statx(&*directory, name, flags, Attr::MASK)?;
+        let above = fs::statx(&*directory, c"", AtFlags::EMPTY_PATH, Attr::MASK)?;
+        let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+        if found.stx_attributes.intersects(fixed) || above.stx_attributes.intersects(fixed) {
+            return Err(Errno::PERM);
+        }
+        if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return Err(Errno::BUSY);
+        }
+        let user = rustix::process::geteuid().as_raw();
+        let is_sticky = u32::from(above.stx_mode) & 0o1000 != 0;
+        match is_sticky && ![0, above.stx_uid, found.stx_uid].contains(&user) && user != 0 {
+            true => Err(Errno::PERM),
+            false => Ok(()),
+        }
     }
 
     /// Whether whoever runs mmfs may change names in a directory.

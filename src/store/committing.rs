@@ -17,7 +17,11 @@ impl Store {
     /// Whether a commit of the store in a directory goes on, or was cut short.
     pub fn is_committing(path: &Path) -> bool {
         let directory = Directory::open(path);
-        directory
-            .is_ok_and(|directory| matches!(journal::check(&directory), Err(OpenError::Committing)))
+        directory.is_ok_and(|directory| {
+            matches!(
+                journal::check(&directory),
+                Err(OpenError::Committing | OpenError::InUse)
+            )
+        })
     }
 }

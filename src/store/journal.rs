@@ -3,11 +3,14 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use super::codec::damaged;
 use super::disk::{Directory, Disk, How};
 use super::format::put;
 use super::open_error::{OpenError, at};
 
 const NAME: &str = "commit";
+/// A million changes take some 300 MB.
+const MAX_SIZE: usize = 8 << 30;
 
 /// The journal of a commit, in the directory of its store.
 #[derive(Debug)]
@@ -37,7 +40,13 @@ impl Journal {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+        let size = usize::try_from(file.size()?).map_err(io::Error::other)?;
+        let mut bytes = Vec::new();
+        // A hostile one may be one long hole.
+        if size > MAX_SIZE || bytes.try_reserve_exact(size).is_err() {
+            return Err(damaged());
+        }
+        bytes.resize(size, 0);
         let len = file.read_full_at(&mut bytes, 0)?;
         bytes.truncate(len);
         Ok(Some(bytes))
@@ -64,7 +73,10 @@ impl Journal {
 /// Refuses a store of which a commit was cut short.
 pub(super) fn check(directory: &Directory) -> Result<(), OpenError> {
     match directory.open(Path::new(NAME), How::Read) {
-        Ok(_) => Err(OpenError::Committing),
+        Ok(_) => match directory.lock_itself() {
+            Ok(false) => Err(OpenError::InUse),
+            _ => Err(OpenError::Committing),
+        },
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(at(NAME)(error)),
     }

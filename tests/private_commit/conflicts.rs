@@ -58,8 +58,7 @@ fn conflicts(store: &Path) -> usize {
 
 /// What the view shows. Pages of the source's files come from what they are now.
 fn shown(source: &Path, store: &Path, change: impl FnOnce(&Path)) -> Snapshot {
-    let follow = [&AT_ONCE[..], &["--on-source-change", "follow"]].concat();
-    let mut mount = private(source, store, &follow);
+    let mut mount = private(source, store, &AT_ONCE);
     change(mount.mnt());
     let view = snapshot(mount.mnt());
     mount.unmount();

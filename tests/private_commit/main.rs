@@ -9,6 +9,8 @@ mod committed;
 mod conflicts;
 mod cut_short;
 mod matrix;
+mod meanwhile;
+mod parts;
 mod random;
 mod refused;
 mod renames;

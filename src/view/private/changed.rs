@@ -90,4 +90,6 @@ pub struct Left {
     pub fate: Fate,
     /// The directory in the store and the name, if it is not gone with its directory.
     pub name: Option<(NodeId, Vec<u8>)>,
+    /// The node that counts the links of a file with several.
+    pub node: Option<NodeId>,
 }

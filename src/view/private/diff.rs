@@ -309,7 +309,13 @@ impl<'a> Walk<'a> {
                 .map_err(|errno| (gone.way.clone(), errno))?;
             let moved = places.get_mut(&key).and_then(Vec::pop);
             if self.detail == Detail::Commit {
-                self.left.push(gone.left(moved.is_some()));
+                let attr = &gone.found.attr;
+                let node = match attr.is_dir() || attr.nlink < 2 {
+                    true => Ok(None),
+                    false => self.layers.claim(&gone.found.place),
+                };
+                let node = node.map_err(|errno| (gone.way.clone(), errno))?;
+                self.left.push(gone.left(moved.is_some(), node));
             }
             if let Some(index) = moved {
                 self.renamed.insert(gone.way.clone());

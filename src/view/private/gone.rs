@@ -37,7 +37,7 @@ pub(super) enum Instead {
 
 impl Gone {
     /// `moved`: the view has it elsewhere.
-    pub fn left(&self, moved: bool) -> Left {
+    pub fn left(&self, moved: bool, node: Option<NodeId>) -> Left {
         let fate = match &self.instead {
             _ if moved => Fate::Moved,
             Instead::Nothing => Fate::Deleted,
@@ -51,6 +51,7 @@ impl Gone {
             attr: self.found.attr,
             fate,
             name: self.name.clone(),
+            node,
         }
     }
 }

@@ -33,7 +33,9 @@ pub(super) fn is_later(attr: &Attr, since: Option<store::Time>) -> bool {
     };
     let (modified, changed) = (to_store(attr.mtime), to_store(attr.ctime));
     let is_after = |time| nanoseconds(time) > since - TICK;
-    is_after(changed) || is_after(modified) && modified <= precise_now()
+    // A commit of other changes moves the time of change of directories, and of files with several names. It puts times of modification back.
+    let counts = !attr.is_dir() && attr.nlink < 2;
+    counts && is_after(changed) || is_after(modified) && modified <= precise_now()
 }
 
 /// The source's entry in a directory that another one of the source stands for is changed as well as what the view shows there: of two

@@ -13,7 +13,7 @@ use rustix::io::{Errno, Result};
 use super::changed::{Changed, Left};
 use super::compare::reader;
 use super::diff::Failed;
-use super::layers::{Layers, errno, from_store};
+use super::layers::{Layers, errno, from_store, to_store};
 use super::origins::Hold;
 use crate::attr::{Attr, Time};
 use crate::cache::{KernelCache, Timeouts};
@@ -21,7 +21,7 @@ use crate::chores::Chores;
 use crate::config::{Config, StoreConfig};
 use crate::difference::{Detail, Difference};
 use crate::inode::Seen;
-use crate::store::{Content, DiskFile, Piece, Store};
+use crate::store::{Content, DiskFile, Piece, SourceState, Store};
 use crate::view::{Attributes as _, Files as _, Found, Names as _, Reporter};
 
 /// So often it begins anew if the source changes meanwhile.
@@ -152,6 +152,16 @@ impl Unmounted {
     pub fn source_attr(&self, changed: &Changed) -> Result<Attr> {
         let source = changed.node.source().ok_or(Errno::STALE)?;
         self.layers.below.attr(source)
+    }
+
+    /// What the source's file is that a name of the view shows.
+    ///
+    /// # Errors
+    /// ESTALE if the source has lost it.
+    pub fn source_state(&self, changed: &Changed) -> Result<SourceState> {
+        let attr = self.source_attr(changed)?;
+        let (size, mtime) = (attr.size, to_store(attr.mtime));
+        Ok(SourceState { size, mtime })
     }
 
     /// The path in the source by which its inode was first changed. Empty: nobody knows.
