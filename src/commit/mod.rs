@@ -54,6 +54,11 @@ use tree::Tree;
 /// # Errors
 /// The sentence that says why it is not done. The source is as it was then, unless the sentence says that the commit is to be finished.
 pub fn commit(wanted: &Wanted) -> Result<ExitCode, StartError> {
+    commit_after(wanted, false)
+}
+
+/// `finished`: one that was cut short, which may have been this one.
+fn commit_after(wanted: &Wanted, finished: bool) -> Result<ExitCode, StartError> {
     let path = &wanted.store;
     show::must_be_unmounted(path, "commit")?;
     look_into(path)?;
@@ -91,7 +96,7 @@ pub fn commit(wanted: &Wanted) -> Result<ExitCode, StartError> {
             return again(wanted, commit);
         }
     }
-    commit.begin(opened.store)
+    commit.begin(opened.store, finished)
 }
 
 /// A commit that was cut short is finished. What was asked for now is a commit of its own.
@@ -100,7 +105,7 @@ fn again(wanted: &Wanted, finished: Commit<'_>) -> Result<ExitCode, StartError> 
     drop(finished);
     match wanted.selection.is_all() {
         true => Ok(ExitCode::Success),
-        false => commit(wanted),
+        false => commit_after(wanted, true),
     }
 }
 
@@ -168,10 +173,16 @@ fn not_written(store: &Path, error: &io::Error) -> StartError {
 
 impl Commit<'_> {
     /// A commit from its beginning on.
-    fn begin(&self, store: Store) -> Result<ExitCode, StartError> {
+    fn begin(&self, store: Store, finished: bool) -> Result<ExitCode, StartError> {
         let view = self.view(store)?;
         let changes = view.changes();
         let changes = changes.map_err(|(path, errno)| on_path(&path, errno))?;
+        let is_chosen = |one| self.wanted.selection.chooses(one);
+        if finished && !changes.differences.iter().any(is_chosen) {
+            let closed = view.close();
+            closed.map_err(|error| not_written(&self.wanted.store, &error))?;
+            return Ok(ExitCode::Success);
+        }
         let chosen = choosing::choose(changes, &self.wanted.selection, self.wanted.skip_conflicts)?;
         let Chosen { changes, forgets } = chosen;
         let conflicts = changes.differences.iter();

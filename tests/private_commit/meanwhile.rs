@@ -105,20 +105,27 @@ fn what_is_asked_for_comes_after_what_was_cut_short() {
     fs::write(mount.mnt().join("o"), "new").unwrap();
     let view = snapshot(mount.mnt());
     mount.unmount();
-    let mut traced = Command::new("strace");
-    traced.args(["-f", "-o", "/dev/null", "-e", "trace=renameat2", "-e"]);
-    traced.arg("inject=renameat2:signal=KILL:when=1");
-    traced
-        .arg(builder::binary())
-        .arg("commit")
-        .arg(&store)
-        .arg("a");
-    tools::output_of(&mut traced);
-    let mut command = Command::new(builder::binary());
-    done(&tools::output_of(
-        command.arg("commit").arg(&store).arg("n"),
-    ));
-    assert_eq!(diff(&store), ["A o"]);
+    let cut = |path: &str| {
+        let mut traced = Command::new("strace");
+        traced.args(["-f", "-o", "/dev/null", "-e", "trace=renameat2", "-e"]);
+        traced.arg("inject=renameat2:signal=KILL:when=1");
+        traced.arg(builder::binary()).arg("commit");
+        tools::output_of(traced.arg(&store).arg(path));
+        assert!(store.join("commit").exists());
+    };
+    let ask = |path: &str| {
+        let mut command = Command::new(builder::binary());
+        done(&tools::output_of(
+            command.arg("commit").arg(&store).arg(path),
+        ));
+    };
+    // The same once more does no more.
+    cut("a");
+    ask("a");
+    assert_eq!(diff(&store), ["A n", "A o"]);
+    cut("n");
+    ask("o");
+    assert_eq!(diff(&store), [""; 0]);
     done(&mmfs(&["check"], &store));
     done(&commit(&store, &[]));
     assert_committed(&view, &source, &store);
