@@ -206,7 +206,7 @@ fn remove(tree: &Tree, path: &[u8], what: &Seen, how: How) -> std::result::Resul
     }
 }
 
-/// A name that a step has given does not lead to what it was given to: the path.
+/// The first step whose name does not lead to what it gave the name to, after all steps. None: all names do.
 ///
 /// # Errors
 /// That of statx(2).

@@ -14,7 +14,6 @@ use super::changed::{Changed, Left};
 use super::compare::reader;
 use super::diff::Failed;
 use super::layers::{Layers, errno, from_store, to_store};
-use super::origins::Hold;
 use crate::attr::{Attr, Time};
 use crate::cache::{KernelCache, Timeouts};
 use crate::chores::Chores;
@@ -268,31 +267,6 @@ impl Unmounted {
         let source = changed.node.source().ok_or(Errno::IO)?;
         let open = self.layers.below.open(&reader(), source, OFlags::RDONLY)?;
         open.read_into(to, at)
-    }
-
-    /// What the view shows at a path, if it is there.
-    ///
-    /// # Errors
-    /// Those of the store and of the source.
-    pub fn attr_at(&self, path: &[u8]) -> Result<Option<Attr>> {
-        let mut at = self.layers.nodes.get(crate::inode::ROOT)?;
-        let mut attr = self.layers.attr(&at)?;
-        let parts = path.split(|byte| *byte == b'/');
-        for part in parts.filter(|part| !matches!(*part, b"" | b".")) {
-            let below = |source: &_| {
-                let name = OsStr::from_bytes(part);
-                self.layers.lookup_source(source, name, Hold::IfNeeded)
-            };
-            let at_name = (&at, OsStr::from_bytes(part));
-            match self.layers.lookup_by(at_name, Hold::IfNeeded, below) {
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-                found => {
-                    let found = found?;
-                    (at, attr) = (found.place, found.attr);
-                }
-            }
-        }
-        Ok(Some(attr))
     }
 
     /// Its store.
