@@ -19,6 +19,31 @@ const STEP: u64 = 64 << 20;
 /// The same through memory.
 const BUFFER: usize = 1 << 20;
 
+/// Whether all that a data file has counts, and the source has nothing that does.
+///
+/// # Errors
+/// Those of the store, and of lseek(2).
+pub fn has_all(
+    view: &Unmounted,
+    one: &Changed,
+    content: &Content,
+    data: BorrowedFd<'_>,
+) -> io::Result<bool> {
+    for piece in view.pieces(one, content) {
+        let piece = piece?;
+        let is_hole = || match seek(data, SeekFrom::Data(piece.range.start)) {
+            Err(Errno::NXIO) => Ok(true),
+            found => found.map(|at| at >= piece.range.end),
+        };
+        match piece.from {
+            From::Data => {}
+            From::Zero if is_hole()? => {}
+            From::Zero | From::Source => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
 /// A file that gets its bytes.
 pub struct Filled<'a> {
     pub view: &'a Unmounted,
@@ -61,8 +86,10 @@ impl Filled<'_> {
         ftruncate(self.to, size)?;
         let data = self.view.data_file(self.changed, &content)?;
         let data = data.as_ref().and_then(|file| file.descriptor());
-        if content.source_limit == 0 && data.is_some_and(|data| self.is_whole_cloned(data)) {
-            return Ok(ftruncate(self.to, size)?);
+        if let Some(data) = data {
+            if has_all(self.view, self.changed, &content, data)? && self.is_whole_cloned(data) {
+                return Ok(ftruncate(self.to, size)?);
+            }
         }
         self.pieces(&content, data, is_shared)
     }

@@ -7,6 +7,8 @@
 mod attributes;
 mod bytes;
 mod choosing;
+mod ending;
+mod handed_over;
 mod journal;
 mod path;
 mod plan;
@@ -36,17 +38,15 @@ use crate::refusal::{ExitCode, StartError, note};
 use crate::session::store_place::look_into;
 use crate::show::{self, DiffForm};
 use crate::store::opening::OpenError;
-use crate::store::{Journal, Store, Unwanted, random};
+use crate::store::{Journal, Store, random};
 use crate::terminal::for_shell;
-use crate::view::private::forget::forget;
 use crate::view::private::{Changes, Unmounted};
 use choosing::Chosen;
-use journal::{Forgets, Item, KeptItem, PathText, State};
+use journal::{Forgets, PathText, State};
 use planned::Plan;
 use progress::Progress;
 use settings::Lacking;
-use stage::Made;
-use steps::{How, Step, Stopped};
+use steps::{How, Step};
 use tree::Tree;
 
 /// Carries the changes in a store into the source.
@@ -65,10 +65,9 @@ fn commit_after(wanted: &Wanted, finished: bool) -> Result<ExitCode, StartError>
     must_be_ours(path)?;
     let refused = |error: OpenError| StartError::Verb(error.sentence(path));
     let journal = Journal::of(path).map_err(refused)?;
-    let (opened, base) = Store::open_to_commit(path).map_err(refused)?;
+    let base = Store::base_of(path).map_err(refused)?;
     show::must_be_of(path, &base)?;
-    let failed = |error| not_written(path, &error);
-    let begun = journal::read(&journal).map_err(failed)?;
+    let begun = journal::read(&journal).map_err(|error| not_written(path, &error))?;
     if begun.is_some() && wanted.dry_run {
         return Err(StartError::Verb(OpenError::Committing.sentence(path)));
     }
@@ -79,24 +78,23 @@ fn commit_after(wanted: &Wanted, finished: bool) -> Result<ExitCode, StartError>
         tree: Tree::open(&base.path).map_err(in_source)?,
         journal,
     };
-    match begun {
-        None => {}
-        Some(making @ State::Making(..)) => commit.take_back(&making)?,
+    let forgets = match begun {
+        None => return commit.begin(finished),
+        Some(making @ State::Making(..)) => {
+            commit.take_back(&making)?;
+            return commit.begin(finished);
+        }
         Some(State::Stepping(steps, forgets)) => {
-            drop(opened);
-            let progress = commit.progress(0)?;
-            commit.finish(&steps, &forgets, true, &progress)?;
-            drop(progress);
-            commit.ended(forgets)?;
-            return again(wanted, commit);
+            if !commit.has_forgotten(&forgets)? {
+                let progress = commit.progress(0)?;
+                commit.finish(&steps, &forgets, true, &progress)?;
+            }
+            forgets
         }
-        Some(State::Done(forgets)) => {
-            drop(opened);
-            commit.ended(forgets)?;
-            return again(wanted, commit);
-        }
-    }
-    commit.begin(opened.store, finished)
+        Some(State::Done(forgets)) => forgets,
+    };
+    commit.ended(forgets)?;
+    again(wanted, commit)
 }
 
 /// A commit that was cut short is finished. What was asked for now is a commit of its own.
@@ -173,14 +171,16 @@ fn not_written(store: &Path, error: &io::Error) -> StartError {
 
 impl Commit<'_> {
     /// A commit from its beginning on.
-    fn begin(&self, store: Store, finished: bool) -> Result<ExitCode, StartError> {
-        let view = self.view(store)?;
+    fn begin(&self, finished: bool) -> Result<ExitCode, StartError> {
+        let path = &self.wanted.store;
+        let store = Store::open_to_commit(path);
+        let view = self.view(store.map_err(|error| StartError::Verb(error.sentence(path)))?)?;
         let changes = view.changes();
         let changes = changes.map_err(|(path, errno)| on_path(&path, errno))?;
         let is_chosen = |one| self.wanted.selection.chooses(one);
+        let close = |view: Unmounted| view.close().map_err(|error| not_written(path, &error));
         if finished && !changes.differences.iter().any(is_chosen) {
-            let closed = view.close();
-            closed.map_err(|error| not_written(&self.wanted.store, &error))?;
+            close(view)?;
             return Ok(ExitCode::Success);
         }
         let chosen = choosing::choose(changes, &self.wanted.selection, self.wanted.skip_conflicts)?;
@@ -217,8 +217,7 @@ impl Commit<'_> {
             return Ok(ExitCode::Conflicts);
         };
         let count = changes.differences.len();
-        let closed = view.close();
-        closed.map_err(|error| not_written(&self.wanted.store, &error))?;
+        close(view)?;
         self.finish(&steps, &forgets, false, &progress)?;
         drop(progress);
         self.forget(forgets)?;
@@ -278,7 +277,12 @@ impl Commit<'_> {
         let times: Vec<Step> = times.collect();
         let making = State::Making(temporary, times);
         self.record(&making)?;
-        let outcome = match self.made(view, changes, &mut plan, progress) {
+        let outcome = match self.made(
+            view,
+            (changes, *forgets == Forgets::All),
+            &mut plan,
+            progress,
+        ) {
             Ok(Some(steps)) => {
                 match self.record(&State::Stepping(steps.clone(), forgets.clone())) {
                     Ok(()) => return Ok(Some(steps)),
@@ -303,22 +307,28 @@ impl Commit<'_> {
         }
     }
 
-    /// Makes all that is new, durably. Returns the steps, or None as above.
+    /// Makes all that is new, durably. `is_all`: the store forgets everything. Returns the steps, or None as above.
     fn made(
         &self,
         view: &Unmounted,
-        changes: &Changes,
+        (changes, is_all): (&Changes, bool),
         plan: &mut Plan,
         progress: &Progress,
     ) -> Result<Option<Vec<Step>>, StartError> {
-        let made = stage::make_all(view, &self.tree, (plan, &changes.changed), progress);
-        let Made {
-            identities,
-            lacking,
-        } = made.map_err(|(path, error)| on_path(&path, error))?;
-        let steps = stage::steps(std::mem::take(&mut plan.steps), &identities);
-        tell_lacking(&lacking);
-        if self.wanted.strict && !(lacking.is_empty() && plan.lacking.is_empty()) {
+        // What is set on them by a step can be lacking when there is no way back. A store that was not closed may have lent them.
+        let hands_over = is_all && !self.wanted.strict && view.store().is_closed();
+        let made = stage::make_all(
+            view,
+            &self.tree,
+            (plan, &changes.changed),
+            hands_over,
+            progress,
+        );
+        let made = made.map_err(|(path, error)| on_path(&path, error))?;
+        tell_lacking(&made.lacking);
+        let is_lacking = !(made.lacking.is_empty() && plan.lacking.is_empty());
+        let steps = stage::steps(std::mem::take(&mut plan.steps), made);
+        if self.wanted.strict && is_lacking {
             tell_lacking(&plan.lacking);
             let sentence =
                 "not all of this can be set, and --strict was given; nothing was changed";
@@ -388,85 +398,6 @@ impl Commit<'_> {
         self.sync(temporary.iter().map(|PathText(path)| path::parent(path).0))?;
         let removed = self.journal.remove();
         removed.map_err(|error| not_written(&self.wanted.store, &error))
-    }
-
-    /// Does the steps.
-    fn finish(
-        &self,
-        steps: &[Step],
-        forgets: &Forgets,
-        resumes: bool,
-        progress: &Progress,
-    ) -> Result<(), StartError> {
-        progress.steps(steps.len());
-        let how = How {
-            force: self.wanted.force,
-            resumes,
-        };
-        let mut lacking = Vec::new();
-        for (number, step) in steps.iter().enumerate() {
-            match step.apply(&self.tree, how) {
-                Ok(lacks) if lacks.is_empty() => {}
-                Ok(lacks) => lacking.push((step.path().to_vec(), lacks)),
-                Err(Stopped::Failed(Errno::ACCESS))
-                    if resumes && step.is_shut_off(&self.tree, &steps[number + 1..]) => {}
-                Err(why) => return Err(self.stopped(step, &why)),
-            }
-            progress.step();
-        }
-        let not_placed = steps::not_placed(&self.tree, steps);
-        match not_placed {
-            // A directory above it may be closed to its owner by now.
-            Ok(None) | Err(Errno::ACCESS) => {}
-            Ok(Some(step)) => return Err(self.stopped(step, &Stopped::Conflict)),
-            Err(errno) => return Err(self.stopped(&steps[0], &errno.into())),
-        }
-        tell_lacking(&lacking);
-        self.sync(steps.iter().map(|step| path::parent(step.path()).0))?;
-        self.record(&State::Done(forgets.clone()))
-    }
-
-    fn stopped(&self, step: &Step, why: &Stopped) -> StartError {
-        let path = for_shell(Path::new(OsStr::from_bytes(step.path())));
-        let store = for_shell(&self.wanted.store);
-        let why = match why {
-            Stopped::Conflict => "something else is there now".into(),
-            Stopped::Failed(errno) => errno.to_string(),
-        };
-        StartError::Verb(format!(
-            "the commit stopped at {path}: {why}; put that right, and finish it: mmfs commit {store}"
-        ))
-    }
-
-    /// The end of a commit that was cut short.
-    fn ended(&self, forgets: Forgets) -> Result<(), StartError> {
-        self.forget(forgets)?;
-        note("a commit that was cut short is finished; what was changed since is not in it");
-        Ok(())
-    }
-
-    /// Lets the store forget what was committed.
-    fn forget(&self, forgets: Forgets) -> Result<(), StartError> {
-        let path = &self.wanted.store;
-        let failed = |error| not_written(path, &error);
-        let refused = |error: OpenError| StartError::Verb(error.sentence(path));
-        match forgets {
-            Forgets::All => {
-                let unwanted = Unwanted::open_after_commit(path).map_err(refused)?;
-                unwanted.discard().map_err(failed)?;
-            }
-            Forgets::Names(items, kept) => {
-                let (opened, _) = Store::open_to_commit(path).map_err(refused)?;
-                let items: Vec<_> = items.into_iter().map(Item::for_store).collect();
-                let view = self.view(opened.store)?;
-                let done = forget(view.store(), &items).and_then(|()| {
-                    let mut kept = kept.into_iter().map(KeptItem::for_view);
-                    kept.try_for_each(|kept| view.take_over(&kept))
-                });
-                done.and(view.close()).map_err(failed)?;
-            }
-        }
-        self.journal.remove().map_err(failed)
     }
 }
 

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::out;
 use crate::refusal::{StartError, note};
-use crate::store::Store;
 use crate::store::check::{Report, check, repair};
 use crate::store::opening::{OpenError, Recovery, Rule};
+use crate::store::{Base, Store};
 use crate::terminal::{for_shell, one_line};
 
 /// Checks the store in the directory `path`. `after_power_cut`: only what was synced counts. `mends`: what does not count is
@@ -26,11 +26,15 @@ pub fn store(path: &Path, after_power_cut: bool, mends: bool) -> Result<(), Star
         let recovery = repair(path, after_power_cut).map_err(refused)?;
         out::print(&format!("{}\n", recovered(&recovery, true)))?;
     }
+    if let Some(error) = Store::committing(path) {
+        let base = Store::base_of(path).map_err(refused)?;
+        out::print(&format!("{}\n", of_source(&base)))?;
+        // Some of its files may be the source's by now, or gone.
+        note(error.sentence(path));
+        return Ok(());
+    }
     let report = check(path, after_power_cut).map_err(refused)?;
     out::print(&text(&report))?;
-    if Store::is_committing(path) {
-        note(OpenError::Committing.sentence(path));
-    }
     match report.problems.len() as u64 + report.more {
         0 => Ok(()),
         1 => Err(StartError::Verb(format!(
@@ -51,10 +55,14 @@ pub(super) fn other_owner(path: &Path) -> Option<u32> {
     (owner != rustix::process::geteuid().as_raw()).then_some(owner)
 }
 
+fn of_source(base: &Base) -> String {
+    format!("A store of changes to {}.", for_shell(&base.path))
+}
+
 fn text(report: &Report) -> String {
     let mut lines = Vec::new();
     if let Some(base) = &report.base {
-        lines.push(format!("A store of changes to {}.", for_shell(&base.path)));
+        lines.push(of_source(base));
     }
     lines.push(format!(
         "{}, {}, {}, {} in {}.",

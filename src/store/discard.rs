@@ -35,7 +35,7 @@ impl Unwanted<Directory> {
         Self::open_checked(path, journal::check)
     }
 
-    /// As `open_directory`, after a commit, whose journal is still there.
+    /// As `open_directory`, for a commit, whose journal is still there.
     ///
     /// # Errors
     /// As [`Unwanted::open_directory`].
@@ -82,19 +82,8 @@ impl<D: Disk> Unwanted<D> {
     /// # Errors
     /// That of the call that failed. All changes still count then, unless the last sync was what failed: all or none may.
     pub fn discard(self) -> io::Result<()> {
-        let old = &self.manifest;
-        let skipped = if old.closed { 0 } else { SKIPPED };
-        let mut empty = Manifest {
-            tables: Vec::new(),
-            // No tail has this number, so no record counts.
-            tail: highest(&self.disk, "tails")?.max(old.tail) + 1,
-            first: old.first,
-            next: old.next.saturating_add(skipped),
-            used: 0,
-            // If this ends before all files are gone, the next opening sweeps the data files.
-            closed: false,
-            life: random()?,
-        };
+        // If this ends before all files are gone, the next opening sweeps the data files.
+        let mut empty = self.emptied()?;
         let mut done = empty.write(&self.disk, &self.uuid);
         if done.as_ref().is_err_and(is_full) {
             self.end_tails();
@@ -102,16 +91,60 @@ impl<D: Disk> Unwanted<D> {
         }
         done?;
         empty.closed = true;
-        if let Err(error) = self
-            .remove_all()
+        let (changed, removed) = self.remove_all();
+        if let Err(error) = removed
+            .and_then(|()| self.sync_each(&changed))
             .and_then(|()| empty.write(&self.disk, &self.uuid))
         {
             log::warn!("a file of discarded changes stays in the store: {error}");
         }
+        self.take_cookie_away();
+        Ok(())
+    }
+
+    /// As `discard`, after all changes were committed. The journal of the commit keeps everybody else away until this has ended, so the
+    /// files may go before they count no more. After a kill or a power cut this can be done again.
+    ///
+    /// # Errors
+    /// That of the call that failed.
+    pub fn end(self) -> io::Result<()> {
+        let mut empty = self.emptied()?;
+        let (changed, removed) = self.remove_all();
+        if !self.disk.sync_filesystem()? {
+            self.sync_each(&changed)?;
+        }
+        // What stays is swept by the next opening.
+        empty.closed = removed.is_ok();
+        empty.write(&self.disk, &self.uuid)?;
+        self.take_cookie_away();
+        Ok(())
+    }
+
+    /// Whether [`Unwanted::end`] has done all that it does.
+    pub fn has_ended(&self) -> bool {
+        self.manifest.closed && self.manifest.tables.is_empty()
+    }
+
+    /// What the file `state` says when no change counts, until all files are gone.
+    fn emptied(&self) -> io::Result<Manifest> {
+        let old = &self.manifest;
+        let skipped = if old.closed { 0 } else { SKIPPED };
+        Ok(Manifest {
+            tables: Vec::new(),
+            // No tail has this number, so no record counts.
+            tail: highest(&self.disk, "tails")?.max(old.tail) + 1,
+            first: old.first,
+            next: old.next.saturating_add(skipped),
+            used: 0,
+            closed: false,
+            life: random()?,
+        })
+    }
+
+    fn take_cookie_away(&self) {
         if let Some(cookies) = &self.cookies {
             life::take_away(cookies, &self.uuid);
         }
-        Ok(())
     }
 
     /// Gives back what tails have allocated beyond their records, which never counts. That is enough for the file `state`.
@@ -128,36 +161,43 @@ impl<D: Disk> Unwanted<D> {
         }
     }
 
-    /// Removes tables, tails and data files, durably.
-    fn remove_all(&self) -> io::Result<()> {
+    /// Removes tables, tails and data files. Returns the directories in which something was removed.
+    fn remove_all(&self) -> (Vec<PathBuf>, io::Result<()>) {
         let data = (0..data::DIRECTORIES).map(|number| data::directory(NodeId(number)));
         let state = ["tables", "tails"].map(PathBuf::from);
-        let mut done = Ok(());
+        let (mut changed, mut done) = (Vec::new(), Ok(()));
         for directory in state.into_iter().chain(data) {
-            done = done.and(self.empty(&directory));
+            let (is_changed, emptied) = self.empty(&directory);
+            done = done.and(emptied);
+            if is_changed {
+                changed.push(directory);
+            }
         }
-        done
+        (changed, done)
     }
 
-    fn empty(&self, directory: &Path) -> io::Result<()> {
+    fn sync_each(&self, directories: &[PathBuf]) -> io::Result<()> {
+        let mut directories = directories.iter();
+        directories.try_for_each(|directory| self.disk.sync_directory(directory))
+    }
+
+    /// Removes what lies in a directory. Returns whether there was anything.
+    fn empty(&self, directory: &Path) -> (bool, io::Result<()>) {
         let names = match self.disk.list(directory) {
             // Somebody has removed it. The next opening makes it.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            names => names?,
+            Err(error) if error.kind() == ErrorKind::NotFound => return (false, Ok(())),
+            Err(error) => return (false, Err(error)),
+            Ok(names) => names,
         };
         let is_data = |name: &str| data::parse(name).is_some();
         let ours = |name: &str| !directory.starts_with("data") || is_data(name);
-        let mut done = Ok(());
-        let mut is_changed = false;
+        let (mut is_changed, mut done) = (false, Ok(()));
         for name in names.iter().filter(|name| name.to_str().is_some_and(ours)) {
             match self.disk.remove(&directory.join(name)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => done = done.and(Err(error)),
                 _ => is_changed = true,
             }
         }
-        match is_changed {
-            true => done.and(self.disk.sync_directory(directory)),
-            false => done,
-        }
+        (is_changed, done)
     }
 }

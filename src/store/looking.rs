@@ -1,6 +1,7 @@
 //! Looking at a store that may be open elsewhere.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,7 @@ impl Store {
             Directory::open(path).map_err(|error| OpenError::Failed("the directory", error))?;
         journal::check(&directory)?;
         let mut tries = 0;
-        let (mut found, in_use) = loop {
+        let (found, in_use) = loop {
             let in_use = directory.is_locked().map_err(at("lock"))?;
             let options = Options {
                 in_use,
@@ -67,17 +68,29 @@ impl Store {
             }
         };
         let base = format::read_base(&directory).map_err(at("base"))?;
-        let disk: Arc<dyn Disk> = Arc::new(directory);
-        let turn = found.turn(&*disk)?;
-        let mut store = found.store(disk, turn, None);
-        store.data = DataFiles::new(How::Read);
-        store.log.get_mut().is_closed = true;
+        let dropped = found.recovery.dropped;
+        let store = found.looked_at(Arc::new(directory), None)?;
         Ok(Looked {
             store,
             base,
             in_use,
-            dropped: found.recovery.dropped,
+            dropped,
         })
+    }
+}
+
+impl Recovered {
+    /// A store of what was found, in which nothing is changed.
+    pub fn looked_at(
+        mut self,
+        disk: Arc<dyn Disk>,
+        lock: Option<OwnedFd>,
+    ) -> Result<Store, OpenError> {
+        let turn = self.turn(&*disk)?;
+        let mut store = self.store(disk, turn, lock);
+        store.data = DataFiles::new(How::Read);
+        store.log.get_mut().is_closed = true;
+        Ok(store)
     }
 }
 

@@ -38,7 +38,9 @@ impl OpenError {
                 )
             }
             Self::InUse => {
-                format!("the store {store} is in use by another mmfs; unmount that first")
+                format!(
+                    "the store {store} is in use by another mmfs; unmount that first, or wait for its commit"
+                )
             }
             Self::Damaged(part) => {
                 format!(

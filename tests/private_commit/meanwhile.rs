@@ -13,7 +13,7 @@ use crate::common::{builder, tools, user};
 
 /// Kills a commit before its Nth call of this name.
 #[track_caller]
-fn cut_short(store: &Path, options: &[&str], (call, number): (&str, u32)) {
+pub fn cut_short(store: &Path, options: &[&str], (call, number): (&str, u32)) {
     let mut traced = Command::new("strace");
     traced.args(["-f", "-o", "/dev/null", "-e"]);
     traced.arg(format!("trace={call}")).arg("-e");

@@ -233,3 +233,40 @@ fn a_power_cut_while_all_is_discarded_leaves_all_or_nothing() {
         assert_eq!(files, ["base", "format", "state"]);
     }
 }
+
+#[test]
+fn the_end_of_a_commit_can_be_gone_on_with_after_a_power_cut() {
+    for seed in seeds() {
+        let run = script(seed, None);
+        let start = run.disk.image();
+        let disk = FakeDisk::of(start.clone());
+        let unwanted = Unwanted::open(disk.clone(), &options(None)).unwrap();
+        assert!(!unwanted.has_ended());
+        unwanted.end().unwrap();
+        let (mut cutter, mut random) = (Cutter::new(&start, true), Random(seed));
+        let entries = disk.take_entries();
+        for calls in 0..=entries.len() {
+            if calls > 0 {
+                cutter.advance(&entries[calls - 1].call);
+            }
+            let images = [
+                cutter.strict(),
+                cutter.landed(),
+                cutter.torn(&mut random),
+                cutter.random(&mut random),
+            ];
+            for image in images {
+                let disk = FakeDisk::of(image);
+                let again = Unwanted::open(disk.clone(), &options(None)).unwrap();
+                assert!(again.has_ended() || calls < entries.len());
+                if !again.has_ended() {
+                    again.end().unwrap();
+                }
+                let left = disk.image();
+                let files: Vec<_> = left.names.keys().collect();
+                assert_eq!(files, ["base", "format", "state"], "after {calls} calls");
+                assert_eq!(held(&disk), [0; 5]);
+            }
+        }
+    }
+}

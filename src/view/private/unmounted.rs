@@ -274,11 +274,14 @@ impl Unmounted {
         &self.layers.store
     }
 
-    /// Closes the store.
+    /// Closes the store, if it is not only looked at.
     ///
     /// # Errors
     /// Those of the store.
     pub fn close(self) -> io::Result<()> {
-        self.layers.store.close()
+        match self.layers.store.is_closed() {
+            true => Ok(()),
+            false => self.layers.store.close(),
+        }
     }
 }
