@@ -12,6 +12,7 @@ use rustix::fs::{
 };
 
 use crate::committed::{assert_committed, commit, diff, place};
+use crate::common::loopfs::LoopFs;
 use crate::common::private::private;
 use crate::common::snapshot::{Bytes, Snapshot, snapshot};
 use crate::common::{tools, user};
@@ -171,10 +172,9 @@ fn let_stay(view: &mut Snapshot, before: &Snapshot) {
 }
 
 /// A tree and a view of it, changed, committed, changed and committed once more.
-fn play(rng: &mut Rng) {
-    let (_place, source, store) = place();
+fn play(rng: &mut Rng, (source, store): (&Path, &Path)) {
     for _ in 0..100 {
-        let _ = change(&source, rng);
+        let _ = change(source, rng);
     }
     let list = |root: &Path| {
         let find = "cd \"$1\" && find . -printf '%P %i %n %y %m %s %t\\n' | sort";
@@ -182,9 +182,9 @@ fn play(rng: &mut Rng) {
     };
     for _ in 0..2 {
         // Before the view is there: it moves times when something was read.
-        println!("source:\n{}", list(&source));
-        let before = snapshot(&source);
-        let mut mount = private(&source, &store, &[]);
+        println!("source:\n{}", list(source));
+        let before = snapshot(source);
+        let mut mount = private(source, store, &[]);
         for _ in 0..1 + rng.below(100) {
             let _ = change(mount.mnt(), rng);
         }
@@ -192,22 +192,51 @@ fn play(rng: &mut Rng) {
         let_stay(&mut view, &before);
         println!("view:\n{}", list(mount.mnt()));
         mount.unmount();
-        println!("diff:\n{}", diff(&store).join("\n"));
-        let output = commit(&store, &[]);
+        println!("diff:\n{}", diff(store).join("\n"));
+        let output = commit(store, &[]);
         println!("{output:?}");
         assert!(output.status.success());
-        assert_committed(&view, &source, &store);
+        assert_committed(&view, source, store);
+    }
+}
+
+/// `MMFS_CASES` times, or so often. `place`: where the source and the store are to be.
+fn cases(count: u64, place: impl Fn() -> (PathBuf, PathBuf)) {
+    let cases = std::env::var("MMFS_CASES").map_or(count, |cases| cases.parse().unwrap());
+    let mut rng = Rng::new();
+    for case in 0..cases {
+        // With this as MMFS_SEED, the case comes first.
+        println!("case {case} of {cases}: {rng:?}");
+        let (source, store) = place();
+        play(&mut rng.clone(), (&source, &store));
+        for path in [source, store] {
+            fs::remove_dir_all(path).unwrap();
+        }
+        rng = rng.fork();
     }
 }
 
 #[test]
 fn s74_random_views_are_committed() {
-    let cases = std::env::var("MMFS_CASES").map_or(15, |cases| cases.parse().unwrap());
-    let mut rng = Rng::new();
-    for case in 0..cases {
-        // With this as MMFS_SEED, the case comes first.
-        println!("case {case} of {cases}: {rng:?}");
-        play(&mut rng.clone());
-        rng = rng.fork();
+    let (_place, source, store) = place();
+    cases(15, || {
+        fs::create_dir_all(&source).unwrap();
+        (source.clone(), store.clone())
+    });
+}
+
+/// Bytes are shared there, not copied. It has happened that a file had its old bytes behind the place where it had been cut.
+#[test]
+fn as_root_random_views_are_committed_on_other_filesystems() {
+    for fs_type in ["xfs", "btrfs"] {
+        let (_place, _, apart) = place();
+        let disk = LoopFs::new(fs_type, 512 << 20);
+        let source = disk.path().join("source");
+        for store in [disk.path().join("store"), apart] {
+            cases(3, || {
+                fs::create_dir(&source).unwrap();
+                (source.clone(), store.clone())
+            });
+        }
     }
 }
