@@ -141,6 +141,11 @@ fn change(root: &Path, rng: &mut Rng) -> io::Result<()> {
             lchown(&path, Some(rng.below(3) as u32), Some(rng.below(3) as u32))
         }
         25 => open(&path)?.set_len(length),
+        27 => {
+            let file = open(&path)?;
+            file.set_len(length)?;
+            file.set_len(at)
+        }
         26 => {
             let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             Ok(rustix::fs::fallocate(open(&path)?, how, at, length.max(1))?)
