@@ -250,6 +250,50 @@ def many(subject):
     return found | {"RssAnon walked MiB": Usage(subject.daemon.pid).anon / MIB}
 
 
+def commit(subject):
+    """1 GiB of new files, and 4 KiB in a large file: a commit, which is durable when it ends, and cp without and with sync(1)."""
+    if subject.name not in ("native", OURS):
+        return {}
+    scene = subject.scene
+    origin, copied = scene.source / "made", scene.source / "work" / "copied"
+    for number in range(128 if QUICK["on"] else 1024):
+        below = origin / f"d{number // 64}"
+        below.mkdir(parents=True, exist_ok=True)
+        data.random_file(below / f"f{number}", MIB)
+    path, size = huge(scene)
+    found = {}
+
+    def changed(row, words, change):
+        settle()
+        if subject.name == "native":
+            spent = timed("cp", *words)
+            synced = spent + timed("sync", "-f", words[-1])
+        else:
+            change()
+            subject.unmount()
+            settle()
+            spent = synced = timed(scene.tools["mmfs"], "commit", subject.layer / "store")
+            subject.mount()
+        found.update({f"{row} ms": 1e3 * spent, f"{row} and sync ms": 1e3 * synced})
+
+    changed("commit of 1 GiB", ["-a", origin, copied], lambda: run("cp", "-a", origin, subject.path / "work" / "copied"))
+    assert len(list(copied.rglob("f*"))) == len(list(origin.rglob("f*")))
+    shutil.rmtree(copied)
+    block, place = os.urandom(PAGE), random.randrange(size // PAGE) * PAGE
+    changed("commit of 4 KiB", ["--reflink=auto", path, copied], lambda: write_at(subject.path / "huge", block, place))
+    if subject.name == "native":
+        copied.unlink()
+    else:
+        with open(path, "rb") as file:
+            assert os.pread(file.fileno(), PAGE, place) == block
+    return found
+
+
+def write_at(path, block, place):
+    with open(path, "rb+") as file:
+        os.pwrite(file.fileno(), block, place)
+
+
 def of_others(row):
     """A row in which it makes no difference whether the kernel gets new files."""
     return lambda subject: {} if subject.name == PASSED else row(subject)
@@ -258,6 +302,7 @@ def of_others(row):
 ROWS = {
     "writes": of_others(writes), "fsyncs": of_others(fsyncs), "reads": of_others(reads), "untar": untar, "clone": clone, "build": build,
     "remove": of_others(remove), "chmod": of_others(change_mode), "many-changed": many,
+    "commit": commit,
 }
 UNITS = {"seq-first": "MiB/s", "grep": "1/s", "git clone": "1/s", "cargo build": "1/s"}
 # What is to be reached: against whom, how many times as good; or the most that a value may be.
@@ -266,6 +311,7 @@ TARGETS = {
     "fsync first page us": ("native", 1 / 2.5), "fsync again us": ("native", 1 / 1.3), "create beside fsync p99 us": 1000,
     "seq-first": ("mmfs", 0.95), "rand4k-hot": ("mmfs", 0.95), "grep": ("mmfs", 0.95), "find -ls": ("mmfs", 0.95),
     "untar": ("mmfs", 0.8), "git clone": ("mmfs", 0.8), "cargo build": ("mmfs", 0.8), "rm -rf": ("mmfs", 0.8),
+    "commit of 1 GiB ms": ("native", 0.8), "commit of 4 KiB ms": ("native", 1.0),
     "chmod -R": ("mmfs", 1.0), "RssAnon mounted MiB": 96, "RssAnon walked MiB": 96,
 }
 

@@ -19,30 +19,8 @@ const STEP: u64 = 64 << 20;
 /// The same through memory.
 const BUFFER: usize = 1 << 20;
 
-/// Whether all that a data file has counts, and the source has nothing that does.
-///
-/// # Errors
-/// Those of the store, and of lseek(2).
-pub fn has_all(
-    view: &Unmounted,
-    one: &Changed,
-    content: &Content,
-    data: BorrowedFd<'_>,
-) -> io::Result<bool> {
-    for piece in view.pieces(one, content) {
-        let piece = piece?;
-        let is_hole = || match seek(data, SeekFrom::Data(piece.range.start)) {
-            Err(Errno::NXIO) => Ok(true),
-            found => found.map(|at| at >= piece.range.end),
-        };
-        match piece.from {
-            From::Data => {}
-            From::Zero if is_hole()? => {}
-            From::Zero | From::Source => return Ok(false),
-        }
-    }
-    Ok(true)
-}
+/// No filesystem has larger blocks that share bytes, in bytes.
+const BLOCK: u64 = 64 << 10;
 
 /// A file that gets its bytes.
 pub struct Filled<'a> {
@@ -86,8 +64,8 @@ impl Filled<'_> {
         ftruncate(self.to, size)?;
         let data = self.view.data_file(self.changed, &content)?;
         let data = data.as_ref().and_then(|file| file.descriptor());
-        if let Some(data) = data {
-            if has_all(self.view, self.changed, &content, data)? && self.is_whole_cloned(data) {
+        if let Some(data) = data.filter(|_| content.source_limit == 0) {
+            if self.has_all(&content, data)? && self.is_whole_cloned(data) {
                 return Ok(ftruncate(self.to, size)?);
             }
         }
@@ -137,13 +115,33 @@ impl Filled<'_> {
         self.base.is_some_and(clone)
     }
 
+    /// Whether all that the data file has counts: what is none of it has to be a hole.
+    fn has_all(&self, content: &Content, data: BorrowedFd<'_>) -> io::Result<bool> {
+        for piece in self.view.pieces(self.changed, content) {
+            let piece = piece?;
+            let is_hole = || match seek(data, SeekFrom::Data(piece.range.start)) {
+                Err(Errno::NXIO) => Ok(true),
+                found => found.map(|at| at >= piece.range.end),
+            };
+            if piece.from != From::Data && !is_hole()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn is_whole_cloned(&self, data: BorrowedFd<'_>) -> bool {
         ioctl_ficlone(self.to, data).is_ok()
     }
 
     fn zero(&self, range: Range<u64>) -> Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(self.to, flags, range.start, range.end - range.start) {
+        // A block goes as a whole or not at all, the last one, too.
+        let end = match range.end == self.changed.attr.size {
+            true => range.end.next_multiple_of(BLOCK),
+            false => range.end,
+        };
+        match fallocate(self.to, flags, range.start, end - range.start) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let zeros = vec![0; BUFFER];
                 let mut at = range.start;

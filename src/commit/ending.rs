@@ -51,16 +51,16 @@ impl Commit<'_> {
         tell_lacking(&lacking);
         self.sync(steps.iter().map(|step| path::parent(step.path()).0))?;
         match forgets {
-            // That the store has nothing any more says the same.
+            // That the store has no tables any more says the same.
             Forgets::All => Ok(()),
             Forgets::Names(..) => self.record(&State::Done(forgets.clone())),
         }
     }
 
-    /// Whether the store has forgotten what was committed.
-    pub(super) fn has_forgotten(&self, forgets: &Forgets) -> Result<bool, StartError> {
+    /// Whether the store has begun to forget what was committed.
+    pub(super) fn is_forgetting(&self, forgets: &Forgets) -> Result<bool, StartError> {
         match forgets {
-            Forgets::All => Ok(self.unwanted()?.has_ended()),
+            Forgets::All => Ok(self.unwanted()?.is_ending()),
             Forgets::Names(..) => Ok(false),
         }
     }

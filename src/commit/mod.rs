@@ -8,7 +8,6 @@ mod attributes;
 mod bytes;
 mod choosing;
 mod ending;
-mod handed_over;
 mod journal;
 mod path;
 mod plan;
@@ -22,7 +21,7 @@ mod wanted;
 
 pub use wanted::Wanted;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +45,7 @@ use journal::{Forgets, PathText, State};
 use planned::Plan;
 use progress::Progress;
 use settings::Lacking;
+use stage::Made;
 use steps::{How, Step};
 use tree::Tree;
 
@@ -85,7 +85,7 @@ fn commit_after(wanted: &Wanted, finished: bool) -> Result<ExitCode, StartError>
             return commit.begin(finished);
         }
         Some(State::Stepping(steps, forgets)) => {
-            if !commit.has_forgotten(&forgets)? {
+            if !commit.is_forgetting(&forgets)? {
                 let progress = commit.progress(0)?;
                 commit.finish(&steps, &forgets, true, &progress)?;
             }
@@ -173,8 +173,13 @@ impl Commit<'_> {
     /// A commit from its beginning on.
     fn begin(&self, finished: bool) -> Result<ExitCode, StartError> {
         let path = &self.wanted.store;
-        let store = Store::open_to_commit(path);
-        let view = self.view(store.map_err(|error| StartError::Verb(error.sentence(path)))?)?;
+        let refused = |error: OpenError| StartError::Verb(error.sentence(path));
+        let (store, base) = Store::open_to_commit(path).map_err(refused)?;
+        if base.path != self.source {
+            // A mount has given it another since.
+            return Err(refused(OpenError::InUse));
+        }
+        let view = self.view(store)?;
         let changes = view.changes();
         let changes = changes.map_err(|(path, errno)| on_path(&path, errno))?;
         let is_chosen = |one| self.wanted.selection.chooses(one);
@@ -277,12 +282,7 @@ impl Commit<'_> {
         let times: Vec<Step> = times.collect();
         let making = State::Making(temporary, times);
         self.record(&making)?;
-        let outcome = match self.made(
-            view,
-            (changes, *forgets == Forgets::All),
-            &mut plan,
-            progress,
-        ) {
+        let outcome = match self.made(view, changes, &mut plan, progress) {
             Ok(Some(steps)) => {
                 match self.record(&State::Stepping(steps.clone(), forgets.clone())) {
                     Ok(()) => return Ok(Some(steps)),
@@ -307,28 +307,22 @@ impl Commit<'_> {
         }
     }
 
-    /// Makes all that is new, durably. `is_all`: the store forgets everything. Returns the steps, or None as above.
+    /// Makes all that is new, durably. Returns the steps, or None as above.
     fn made(
         &self,
         view: &Unmounted,
-        (changes, is_all): (&Changes, bool),
+        changes: &Changes,
         plan: &mut Plan,
         progress: &Progress,
     ) -> Result<Option<Vec<Step>>, StartError> {
-        // What is set on them by a step can be lacking when there is no way back. A store that was not closed may have lent them.
-        let hands_over = is_all && !self.wanted.strict && view.store().is_closed();
-        let made = stage::make_all(
-            view,
-            &self.tree,
-            (plan, &changes.changed),
-            hands_over,
-            progress,
-        );
-        let made = made.map_err(|(path, error)| on_path(&path, error))?;
-        tell_lacking(&made.lacking);
-        let is_lacking = !(made.lacking.is_empty() && plan.lacking.is_empty());
-        let steps = stage::steps(std::mem::take(&mut plan.steps), made);
-        if self.wanted.strict && is_lacking {
+        let made = stage::make_all(view, &self.tree, (plan, &changes.changed), progress);
+        let Made {
+            identities,
+            lacking,
+        } = made.map_err(|(path, error)| on_path(&path, error))?;
+        let steps = stage::steps(std::mem::take(&mut plan.steps), &identities);
+        tell_lacking(&lacking);
+        if self.wanted.strict && !(lacking.is_empty() && plan.lacking.is_empty()) {
             tell_lacking(&plan.lacking);
             let sentence =
                 "not all of this can be set, and --strict was given; nothing was changed";
@@ -360,19 +354,25 @@ impl Commit<'_> {
 
     /// Makes what was done in these directories durable: each of their filesystems once.
     fn sync<'b>(&self, directories: impl Iterator<Item = &'b [u8]>) -> Result<(), StartError> {
-        let mut synced: HashMap<u64, ()> = HashMap::new();
+        let (mut synced, mut missed) = (HashSet::new(), HashMap::new());
         for directory in directories.chain([&b""[..]]) {
             // It may be gone by now, or something else be there.
             let found = self.tree.attr(directory).ok().flatten();
-            let Some(attr) = found.filter(Attr::is_dir) else {
+            let Some(attr) = found.filter(|attr| attr.is_dir() && !synced.contains(&attr.dev))
+            else {
                 continue;
             };
-            if synced.insert(attr.dev, ()).is_none() {
-                let done = self.tree.sync(directory);
-                done.map_err(|errno| StartError::Filesystem(self.source.into(), errno.into()))?;
+            match self.tree.sync(directory) {
+                Ok(()) => drop(synced.insert(attr.dev)),
+                // It is closed to its owner by now. Another one will do.
+                Err(Errno::ACCESS) => drop(missed.insert(attr.dev, Errno::ACCESS)),
+                Err(errno) => return Err(StartError::Filesystem(self.source.into(), errno.into())),
             }
         }
-        Ok(())
+        match missed.into_iter().find(|(dev, _)| !synced.contains(dev)) {
+            Some((_, errno)) => Err(StartError::Filesystem(self.source.into(), errno.into())),
+            None => Ok(()),
+        }
     }
 
     /// Removes what was made, and the journal.

@@ -10,10 +10,9 @@ use rustix::io::Errno;
 
 use super::attributes::all_settings;
 use super::bytes::Filled;
-use super::handed_over::is_handed_over;
 use super::planned::{Make, Plan, Planned, What};
 use super::progress::Progress;
-use super::settings::{Lacking, Settings};
+use super::settings::Lacking;
 use super::steps::Step;
 use super::tree::{Identity, Tree, stat};
 use crate::store::is_synced_as_a_whole;
@@ -26,14 +25,12 @@ pub struct Made {
     pub identities: Vec<Identity>,
     /// What could not be set, and of which path of the view.
     pub lacking: Vec<(Vec<u8>, Lacking)>,
-    /// The first steps: they set attributes of what was the store's.
-    pub first: Vec<Step>,
 }
 
 /// What is not made, and the path of the view.
 pub type Failed = (Vec<u8>, io::Error);
 
-/// Makes all that is new. `hands_over`: what is the store's may become the source's, as the store forgets everything.
+/// Makes all that is new.
 ///
 /// # Errors
 /// The first one. What was made until then stays, and is to be removed.
@@ -41,7 +38,6 @@ pub fn make_all(
     view: &Unmounted,
     tree: &Tree,
     (plan, changed): (&Plan, &[Changed]),
-    hands_over: bool,
     progress: &Progress,
 ) -> Result<Made, Failed> {
     let mut made = Made::default();
@@ -51,44 +47,27 @@ pub fn make_all(
             view,
             tree,
             one,
-            hands_over,
             progress,
         };
         let done = progress.goes_on().and_then(|()| stage.make(make));
-        let (identity, rest) = done.map_err(|error| (one.spot.path.clone(), error))?;
+        let (identity, lacking) = done.map_err(|error| (one.spot.path.clone(), error))?;
         made.identities.push(identity);
-        match rest {
-            Rest::Lacking(lacking) if lacking.is_empty() => {}
-            Rest::Lacking(lacking) => made.lacking.push((one.spot.path.clone(), lacking)),
-            Rest::Settings(settings) => made.first.push(Step::SetMade {
-                made: make.at.clone(),
-                path: one.spot.path.clone(),
-                what: identity,
-                settings,
-            }),
+        if !lacking.is_empty() {
+            made.lacking.push((one.spot.path.clone(), lacking));
         }
     }
     Ok(made)
-}
-
-/// What is left to do for what was made.
-enum Rest {
-    /// What could not be set.
-    Lacking(Lacking),
-    /// What is to be set.
-    Settings(Settings),
 }
 
 struct Stage<'a> {
     view: &'a Unmounted,
     tree: &'a Tree,
     one: &'a Changed,
-    hands_over: bool,
     progress: &'a Progress,
 }
 
 impl Stage<'_> {
-    fn make(&self, make: &Make) -> io::Result<(Identity, Rest)> {
+    fn make(&self, make: &Make) -> io::Result<(Identity, Lacking)> {
         let (directory, name) = self.tree.place(&make.at)?;
         let (directory, name) = (&*directory, name);
         let link = |from: &[u8]| -> io::Result<()> {
@@ -113,18 +92,11 @@ impl Stage<'_> {
             What::Inode => return self.inode(directory, name),
         }
         let attr = self.tree.attr(&make.at)?.ok_or(Errno::STALE)?;
-        Ok((Identity::of(&attr), Rest::Lacking(Lacking::new())))
+        Ok((Identity::of(&attr), Lacking::new()))
     }
 
-    fn inode(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<(Identity, Rest)> {
+    fn inode(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<(Identity, Lacking)> {
         let attr = &self.one.attr;
-        let place = (directory, name);
-        if attr.is_file() && self.hands_over && is_handed_over(self.view, self.one, place)? {
-            self.progress.bytes(attr.size)?;
-            let made = stat(held(directory, name)?)?;
-            let settings = all_settings(self.view, self.one)?;
-            return Ok((Identity::of(&made), Rest::Settings(settings)));
-        }
         let private = Mode::RUSR | Mode::WUSR;
         let fd = match attr.kind() {
             FileType::RegularFile => {
@@ -139,8 +111,7 @@ impl Stage<'_> {
                         fs::mkdirat(directory, name, private | Mode::XUSR)?;
                         // Its attributes come when all that is to lie in it does.
                         let fd = held(directory, name)?;
-                        let lacking = Lacking::new();
-                        return Ok((Identity::of(&stat(&fd)?), Rest::Lacking(lacking)));
+                        return Ok((Identity::of(&stat(&fd)?), Lacking::new()));
                     }
                     FileType::Symlink => {
                         let target = self.view.target(self.one)?;
@@ -155,7 +126,7 @@ impl Stage<'_> {
         if attr.is_file() && !is_synced_as_a_whole(&fd) {
             fs::fsync(&fd)?;
         }
-        Ok((Identity::of(&stat(&fd)?), Rest::Lacking(lacking)))
+        Ok((Identity::of(&stat(&fd)?), lacking))
     }
 
     fn fill(&self, to: &OwnedFd) -> io::Result<()> {
@@ -188,8 +159,7 @@ fn held(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
 }
 
 /// The steps, with the inodes that were made.
-pub fn steps(planned: Vec<Planned>, made: Made) -> Vec<Step> {
-    let identities = made.identities;
+pub fn steps(planned: Vec<Planned>, made: &[Identity]) -> Vec<Step> {
     let step = |planned| match planned {
         Planned::Step(step) => step,
         Planned::Place {
@@ -200,7 +170,7 @@ pub fn steps(planned: Vec<Planned>, made: Made) -> Vec<Step> {
         } => Step::Rename {
             from,
             to,
-            what: identities[make],
+            what: made[make],
             over,
         },
         Planned::SetMade {
@@ -209,10 +179,9 @@ pub fn steps(planned: Vec<Planned>, made: Made) -> Vec<Step> {
             settings,
         } => Step::Set {
             path,
-            what: identities[make],
+            what: made[make],
             settings,
         },
     };
-    let planned = planned.into_iter().map(step);
-    made.first.into_iter().chain(planned).collect()
+    planned.into_iter().map(step).collect()
 }

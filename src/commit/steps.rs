@@ -1,7 +1,6 @@
 //! The steps of a commit that anybody can see. Each is one change, and is done or not done: the inode that it is about tells which.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
 
 use rustix::fs::{self, AtFlags, RenameFlags};
 use rustix::io::{Errno, Result};
@@ -38,18 +37,6 @@ pub enum Step {
         #[serde(with = "as_text")]
         path: Vec<u8>,
         /// Whose.
-        what: Identity,
-        settings: Settings,
-    },
-    /// Sets attributes of what was made, before it gets its name.
-    SetMade {
-        /// Where it was made.
-        #[serde(with = "as_text")]
-        made: Vec<u8>,
-        /// The path that it has in the end.
-        #[serde(with = "as_text")]
-        path: Vec<u8>,
-        /// What was made.
         what: Identity,
         settings: Settings,
     },
@@ -117,7 +104,7 @@ impl Step {
     pub fn path(&self) -> &[u8] {
         match self {
             Self::Rename { to, .. } => to,
-            Self::Remove { path, .. } | Self::Set { path, .. } | Self::SetMade { path, .. } => path,
+            Self::Remove { path, .. } | Self::Set { path, .. } => path,
         }
     }
 
@@ -139,41 +126,14 @@ impl Step {
                 what,
                 settings,
             } => {
-                let held = held(tree, [path], what)?;
-                return held.map_or(Ok(vec!["all: gone"]), |fd| Ok(settings.apply(&fd)?));
-            }
-            Self::SetMade {
-                made,
-                path,
-                what,
-                settings,
-            } => {
-                let held = held(tree, [made, path], what)?;
-                return match held {
-                    Some(fd) => Ok(settings.apply(&fd)?),
-                    // It was done, and the directory in which it was made has moved.
-                    None if how.resumes => Ok(Lacking::new()),
-                    None => Err(Stopped::Conflict),
+                return match tree.hold(path, what) {
+                    Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR) => Ok(vec!["all: gone"]),
+                    held => Ok(settings.apply(&held?)?),
                 };
             }
         }
         Ok(Lacking::new())
     }
-}
-
-/// Opens an inode by the first of these paths that leads to it. None: none does.
-fn held<const N: usize>(
-    tree: &Tree,
-    paths: [&[u8]; N],
-    what: &Identity,
-) -> Result<Option<OwnedFd>> {
-    for path in paths {
-        match tree.hold(path, what) {
-            Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR) => {}
-            held => return held.map(Some),
-        }
-    }
-    Ok(None)
 }
 
 fn rename(

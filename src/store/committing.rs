@@ -26,17 +26,18 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open_directory`].
-    pub fn open_to_commit(path: &Path) -> Result<Self, OpenError> {
+    pub fn open_to_commit(path: &Path) -> Result<(Self, Base), OpenError> {
         let failed = |error| OpenError::Failed("the directory", error);
         let directory = Directory::open(path).map_err(failed)?;
         let lock = lock(&directory)?;
+        let base = format::read_base(&directory).map_err(at("base"))?;
         let found = Recovered::read(&directory, &options(&directory, false)?)?;
         if found.recovery.rule == Rule::Closed {
-            return found.looked_at(Arc::new(directory), Some(lock));
+            return Ok((found.looked_at(Arc::new(directory), Some(lock))?, base));
         }
         drop(lock);
-        let (opened, _) = Self::open_to_forget(path)?;
-        Ok(opened.store)
+        let (opened, base) = Self::open_to_forget(path)?;
+        Ok((opened.store, base))
     }
 
     /// As [`Store::open_directory`], while the journal of a commit is there.

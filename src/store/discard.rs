@@ -14,6 +14,7 @@ use super::manifest::Manifest;
 use super::node::NodeId;
 use super::open_error::at;
 use super::opening::{OpenError, Options, SKIPPED, lock, options, uuid_of};
+use super::table;
 use super::tail::{self, Found};
 
 /// A store whose changes are to be given up, as it lies on disk. It is not recovered, which a full disk may have no room for:
@@ -120,9 +121,13 @@ impl<D: Disk> Unwanted<D> {
         Ok(())
     }
 
-    /// Whether [`Unwanted::end`] has done all that it does.
-    pub fn has_ended(&self) -> bool {
-        self.manifest.closed && self.manifest.tables.is_empty()
+    /// Whether [`Unwanted::end`] was begun: tables go first, and a store that was closed has all changes in them.
+    pub fn is_ending(&self) -> bool {
+        let is_gone = |number: &u64| {
+            let found = self.disk.open(&table::path(*number), How::Read);
+            found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        self.manifest.closed && self.manifest.tables.iter().all(is_gone)
     }
 
     /// What the file `state` says when no change counts, until all files are gone.

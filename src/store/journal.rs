@@ -9,6 +9,7 @@ use super::format::put;
 use super::open_error::{OpenError, at};
 
 const NAME: &str = "commit";
+const NEW: &str = "commit.new";
 /// A million changes take some 300 MB.
 const MAX_SIZE: usize = 8 << 30;
 
@@ -65,7 +66,11 @@ impl Journal {
     /// # Errors
     /// That of the call that failed.
     pub fn remove(&self) -> io::Result<()> {
-        self.0.remove(Path::new(NAME))?;
+        // A write of it may have been cut short.
+        match self.0.remove(Path::new(NEW)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => self.0.remove(Path::new(NAME))?,
+        }
         self.0.sync_directory(Path::new(""))
     }
 }
