@@ -36,6 +36,7 @@ mod orphans;
 mod pieces;
 mod record;
 mod room;
+mod snapshot;
 mod state;
 mod sync;
 mod syncing;
@@ -168,6 +169,11 @@ impl Store {
             }
             done => done,
         }
+    }
+
+    /// The number of the next record: while it is the same, nothing has changed.
+    pub fn next_record(&self) -> u64 {
+        self.log.lock().tail.next()
     }
 
     /// Whether nothing changes any more: it was closed, or is only looked at.

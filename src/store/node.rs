@@ -88,7 +88,7 @@ impl Time {
 }
 
 /// The inode of the source that a node began as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// Which filesystem: a number of [`super::Change::Filesystem`].
     pub filesystem: u32,

@@ -22,7 +22,7 @@ const STEP: usize = 1024;
 const ENTRY: u64 = 96;
 
 /// The layers, the newest first: `active`, `frozen`, `tables`.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Layers {
     active: Puts,
     /// About how much memory `active` takes, in bytes.
@@ -43,6 +43,11 @@ impl State {
             tables: tables.into(),
             ..Layers::default()
         }))
+    }
+
+    /// The same state. What is put into one is not in the other.
+    pub fn snapshot(&self) -> Self {
+        Self(RwLock::new(self.0.read().clone()))
     }
 
     /// The value of a key.
