@@ -1,4 +1,4 @@
-//! Asks a mount for its status and its requests ([`crate::report`]). Any process that can reach the mount's root can ask.
+//! Asks a mount for its status and its requests ([`crate::report`]), and to give up changes. Any process that can reach the mount's root can ask.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsString};
@@ -9,14 +9,16 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 use rustix::time::{ClockId, clock_gettime};
 use serde::de::DeserializeOwned;
 
+use crate::inode::ROOT;
 use crate::mount_table::{self, Mount};
-use crate::report::{MAX_ANSWER, Question, Status, Trace};
+use crate::report::{Discarded, MAX_ANSWER, Question, Status, Trace};
 use crate::session::top_mount::{mount_of, open_path, path_of};
 use crate::sys::child::{self, Child};
 
@@ -120,6 +122,65 @@ pub fn asking_trace(mount_point: &Path, from: u64) -> Result<Asking<Trace>, NoAn
 /// The reason why there is no answer.
 pub fn waiting(mount_point: &Path) -> Result<Trace, NoAnswer> {
     ask(mount_point, Question::Waiting)
+}
+
+/// Whether a path leads to the root of a view, and not to a directory below it. Sends no request to the filesystem that is mounted there.
+///
+/// # Errors
+/// Those of open(2) with O_PATH, and of statx(2).
+pub fn is_root(path: &Path) -> Result<bool, NoAnswer> {
+    let look = |path: &PathBuf| {
+        let directory = open_path(path)?;
+        let without_request = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let look = |mask| rustix::fs::statx(&directory, c"", without_request, mask);
+        let is_root = match look(StatxFlags::INO) {
+            Ok(found) => found.stx_ino == ROOT,
+            // A mount of another user's tells root nothing but whether it is one.
+            Err(Errno::ACCESS) => look(StatxFlags::empty())?
+                .stx_attributes
+                .contains(StatxAttributes::MOUNT_ROOT),
+            Err(errno) => return Err(errno),
+        };
+        Ok(vec![u8::from(is_root)])
+    };
+    let mut child = Child::start(&path.to_owned(), look).map_err(|error| failed(&error))?;
+    Ok(heard(&mut child, ANSWER_TIMEOUT)? == [1])
+}
+
+/// How often a discard is asked for that gives no answer, before that is an error. Asking costs the daemon nothing.
+const DISCARD_TRIES: usize = 3;
+
+/// The longest pause between two questions.
+const MAX_PAUSE: Duration = Duration::from_millis(200);
+
+/// Gives up the changes of the private view at this path that `chosen` says ([`crate::selection`]). Waits until it is done. The daemon goes on
+/// if this process ends.
+///
+/// # Errors
+/// The reason why there is no answer. With [`NoAnswer::TimedOut`], nobody knows what was done.
+pub fn discard(mount_point: &Path, number: u64, chosen: &[u8]) -> Result<Discarded, NoAnswer> {
+    let question = Question::Discard(number);
+    let about = (mount_point.to_owned(), question, chosen.to_owned());
+    let told = Child::start(&about, |(path, question, value)| {
+        name_process(path)?;
+        admitted(path, |directory| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(link_to(directory), question.name(), value, flags)?;
+            Ok(Vec::new())
+        })
+    });
+    heard(&mut told.map_err(|error| failed(&error))?, ANSWER_TIMEOUT)?;
+    let (mut pause, mut tries) = (Duration::from_millis(2), 0);
+    loop {
+        match ask::<Discarded>(mount_point, question) {
+            Ok(answer) if answer.done => return Ok(answer),
+            Ok(_) => tries = 0,
+            Err(NoAnswer::TimedOut) if tries + 1 < DISCARD_TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(MAX_PAUSE);
+    }
 }
 
 /// All mounts of mmfs in this mount namespace.
@@ -228,14 +289,22 @@ fn real_user(status: &str) -> Option<u32> {
 /// # Errors
 /// Those of open(2) and of getxattr(2).
 pub fn answer(mount_point: &Path, question: Question) -> Result<Vec<u8>, Errno> {
+    admitted(mount_point, |directory| get(directory, question))
+}
+
+/// Runs `op` on a mount's root, if need be as the user who is admitted there.
+fn admitted(
+    mount_point: &Path,
+    op: impl Fn(&OwnedFd) -> Result<Vec<u8>, Errno>,
+) -> Result<Vec<u8>, Errno> {
     let directory = open_path(mount_point)?;
     let refused = |errno| matches!(errno, Errno::ACCESS | Errno::PERM | Errno::OVERFLOW);
-    match get(&directory, question) {
+    match op(&directory) {
         // The mount belongs to another user, or to a user namespace that does not map root.
         Err(errno) if refused(errno) && rustix::process::geteuid().is_root() => {
             let owner = mount_of(&directory).and_then(|mount| mount.owner());
             become_user(owner.ok_or(errno)?)?;
-            get(&directory, question).map_err(|errno| match errno {
+            op(&directory).map_err(|errno| match errno {
                 // The mount table shows the owner's number of the mount's own user namespace.
                 Errno::ACCESS | Errno::OVERFLOW => Errno::OVERFLOW,
                 errno => errno,
@@ -255,11 +324,14 @@ fn become_user((uid, gid): (u32, u32)) -> Result<(), Errno> {
     Ok(())
 }
 
+/// fgetxattr(2) fails on O_PATH descriptors. getxattr(2) on their path in /proc does not.
+fn link_to(directory: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", directory.as_raw_fd())
+}
+
 fn get(directory: &OwnedFd, question: Question) -> Result<Vec<u8>, Errno> {
-    // fgetxattr(2) fails on O_PATH descriptors. getxattr(2) on their path in /proc does not.
-    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let mut answer = vec![0; MAX_ANSWER];
-    let length = rustix::fs::getxattr(link, question.name(), &mut answer[..])?;
+    let length = rustix::fs::getxattr(link_to(directory), question.name(), &mut answer[..])?;
     answer.truncate(length);
     Ok(answer)
 }

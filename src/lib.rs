@@ -45,6 +45,7 @@ pub mod terminal;
 pub mod utc;
 pub mod version;
 pub mod view;
+pub mod working_directories;
 
 /// For example `0.1.0 (19ee44b871f2)`. A build from a tarball has no commit.
 pub const VERSION: &str = match env!("MMFS_COMMIT").is_empty() {

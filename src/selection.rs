@@ -14,6 +14,11 @@ use crate::difference::Difference;
 use crate::refusal::StartError;
 use crate::terminal::for_shell;
 
+/// Letters of [`Selection::to_bytes`].
+const PATH: u8 = b'p';
+const INCLUDE: u8 = b'i';
+const EXCLUDE: u8 = b'e';
+
 /// Paths and globs.
 #[derive(Debug)]
 pub struct Selection {
@@ -53,6 +58,37 @@ impl Selection {
             include: patterns(include)?,
             exclude: patterns(exclude)?,
         })
+    }
+
+    /// What these paths and globs are as bytes, for another process: letter and text of each, and a zero byte.
+    pub fn to_bytes(paths: &[PathBuf], include: &[String], exclude: &[String]) -> Vec<u8> {
+        let paths = paths.iter().map(|path| (PATH, path.as_os_str().as_bytes()));
+        let include = include.iter().map(|glob| (INCLUDE, glob.as_bytes()));
+        let exclude = exclude.iter().map(|glob| (EXCLUDE, glob.as_bytes()));
+        let all = paths.chain(include).chain(exclude);
+        all.flat_map(|(letter, text)| [&[letter], text, &[0]].concat())
+            .collect()
+    }
+
+    /// The paths and globs that [`Selection::to_bytes`] was given.
+    ///
+    /// # Errors
+    /// As [`Selection::new`], and the sentence about bytes that it does not make.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StartError> {
+        let garbled = || StartError::Verb("what is chosen cannot be read".into());
+        let (mut paths, mut include, mut exclude) = (Vec::new(), Vec::new(), Vec::new());
+        for field in bytes.split_inclusive(|byte| *byte == 0) {
+            let field = field.strip_suffix(&[0]).ok_or_else(garbled)?;
+            let (letter, text) = field.split_first().ok_or_else(garbled)?;
+            let glob = || String::from_utf8(text.to_vec()).map_err(|_| garbled());
+            match *letter {
+                PATH => paths.push(OsStr::from_bytes(text).into()),
+                INCLUDE => include.push(glob()?),
+                EXCLUDE => exclude.push(glob()?),
+                _ => return Err(garbled()),
+            }
+        }
+        Self::new(&paths, &include, &exclude)
     }
 
     /// All there is.
@@ -214,6 +250,25 @@ mod tests {
 
     fn chooses(of: &Selection, path: &str) -> bool {
         of.chooses(&file(path))
+    }
+
+    #[test]
+    fn another_process_gets_the_same_choice() {
+        let strange = PathBuf::from(OsStr::from_bytes(b"a\xff\n"));
+        let (include, exclude) = (vec!["*.o".to_owned()], vec!["k*".to_owned()]);
+        let bytes = Selection::to_bytes(&[strange], &include, &exclude);
+        let read = Selection::from_bytes(&bytes).expect("a selection");
+        assert_eq!(read.paths[0].1, b"a\xff\n");
+        assert!(!read.is_all() && !read.include.is_empty() && !read.exclude.is_empty());
+        let nothing = Selection::to_bytes(&[], &[], &[]);
+        assert!(
+            Selection::from_bytes(&nothing)
+                .expect("a selection")
+                .is_all()
+        );
+        for garbled in [&b"pa"[..], b"\0", b"xa\0", b"i\xff\0", b"p/a\0"] {
+            assert!(Selection::from_bytes(garbled).is_err(), "{garbled:?}");
+        }
     }
 
     #[test]

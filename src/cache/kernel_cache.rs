@@ -24,6 +24,15 @@ impl Timeouts {
     }
 }
 
+/// What the kernel may have in its cache of changes that a view has given up, by node ids.
+#[derive(Debug, Default)]
+pub struct Withdrawn {
+    /// Names in directories that lead elsewhere now, or that it takes for missing.
+    pub names: Vec<(u64, Vec<u8>)>,
+    /// Inodes whose attributes, pages and listings are others now.
+    pub nodes: Vec<u64>,
+}
+
 /// The kernel's cache of one mount.
 #[derive(Debug)]
 pub struct KernelCache {
@@ -119,6 +128,18 @@ impl KernelCache {
     pub fn write_back(&self, node: u64) {
         if self.may_hold_stores(node) {
             self.notifier.write_back(node);
+        }
+    }
+
+    /// Has the kernel drop what was given up. This waits for requests that are under way: the caller's thread must not be needed to answer
+    /// any, and must hold no lock that a request takes.
+    pub fn withdraw(&self, withdrawn: &Withdrawn) {
+        // A notification about a name that the kernel does not know leaves the directory's attributes. So the nodes come afterwards.
+        for (directory, name) in &withdrawn.names {
+            self.notifier.drop_name(*directory, name);
+        }
+        for node in &withdrawn.nodes {
+            self.notifier.write_back(*node);
         }
     }
 

@@ -13,7 +13,7 @@ mod unsettled;
 
 pub use cache_state::CacheState;
 pub use file::{Changing, FileCache, LengthCheck, MayKeep};
-pub use kernel_cache::{KernelCache, Timeouts};
+pub use kernel_cache::{KernelCache, Timeouts, Withdrawn};
 pub use notifier::Kernel;
 pub use stores::Storing;
 pub use unsettled::{Asking, MAX_REPLY_TIME};

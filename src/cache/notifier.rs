@@ -33,6 +33,8 @@ pub trait Kernel: Send + Sync + 'static {
     fn replace(&self, node: u64, offset: u64, bytes: &[u8]);
     /// Drops the cached attributes of `node`. Waits for no request.
     fn expire_attributes(&self, node: u64);
+    /// Drops a name in a directory, also one that is cached as missing. Waits for requests that change or look up names there.
+    fn drop_name(&self, directory: u64, name: &[u8]);
 }
 
 /// A file that waits until its pages are dropped.
@@ -119,6 +121,14 @@ impl Notifier {
         self.told.fetch_add(1, Relaxed);
         if let Some(kernel) = self.kernel.get() {
             kernel.drop_pages(node);
+        }
+    }
+
+    /// Has a name dropped. The caller's thread must not be needed to answer requests.
+    pub fn drop_name(&self, directory: u64, name: &[u8]) {
+        self.told.fetch_add(1, Relaxed);
+        if let Some(kernel) = self.kernel.get() {
+            kernel.drop_name(directory, name);
         }
     }
 
@@ -239,6 +249,8 @@ mod tests {
         }
 
         fn expire_attributes(&self, _: u64) {}
+
+        fn drop_name(&self, _: u64, _: &[u8]) {}
     }
 
     #[test]

@@ -9,12 +9,12 @@ use crate::refusal::StartError;
 use crate::selection::Selection;
 use crate::show::{self, DiffForm};
 
-/// `mmfs discard STORE [PATH]...`.
+/// `mmfs discard STORE|MNT [PATH]...`.
 #[derive(Debug, Args)]
 pub struct Discard {
-    /// The directory of the store.
-    #[arg(value_name = "STORE", value_hint = ValueHint::DirPath)]
-    store: PathBuf,
+    /// The directory of the store, or the mount point of the view.
+    #[arg(value_name = "STORE|MNT", value_hint = ValueHint::DirPath)]
+    object: PathBuf,
     /// Give up only changes at this path and below it, as mmfs diff prints it.
     ///
     /// What was renamed has two paths. Either will do.
@@ -40,11 +40,15 @@ impl Discard {
         let selection = Selection::new(&self.paths, &self.include, &self.exclude)?;
         match (selection.is_all(), self.dry_run) {
             (true, true) => {
-                let found = show::changes(&self.store, Detail::Kinds)?;
+                let found = show::changes(&self.object, Detail::Kinds)?;
                 show::differences(&found, DiffForm::Lines)
             }
-            (true, false) => show::discard(&self.store),
-            (false, prints) => show::discard_some(&self.store, &selection, prints),
+            (true, false) => show::discard(&self.object),
+            (false, true) => show::discardable(&self.object, &selection),
+            (false, false) => {
+                let chosen = Selection::to_bytes(&self.paths, &self.include, &self.exclude);
+                show::discard_some(&self.object, &selection, &chosen)
+            }
         }
     }
 }

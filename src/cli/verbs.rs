@@ -63,8 +63,11 @@ pub enum Verb {
     ///
     /// Without PATH and globs, all changes: the store is empty afterwards, and a view of it shows the source as it is. With them, those
     /// that they choose: the view shows the source there, and stays as it is elsewhere. What depends on a change that is not chosen
-    /// is refused, and then nothing is given up. The store must not be mounted. A kill or a power cut leaves all changes or
-    /// none. The source is not touched. --dry-run lists what would be given up.
+    /// is refused, and then nothing is given up. A kill or a power cut leaves all changes or none. The source is not touched.
+    /// --dry-run lists what would be given up.
+    ///
+    /// With MNT, the view that is mounted there shows the source at once. What a program has open is refused, and a directory that would
+    /// go and in which one works. Root and the user who mounted it can do this.
     ///
     /// A glob is compared with each component of a path, as *.o, or, if it has a slash, with the path below the root of the view
     /// and with the directories above it, as src/**. One that fits a directory counts for all below it.

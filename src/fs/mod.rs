@@ -5,6 +5,7 @@
 mod attributes;
 mod directories;
 mod files;
+mod giving_up;
 mod housekeeping;
 mod names;
 mod retries;
@@ -26,12 +27,12 @@ use crate::inode::{NodeTable, Place};
 use crate::pool::Pool;
 use crate::report::{Usage, ViewUsage};
 use crate::view::{Content, Found, Reporter, Tree, after_change};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::io::{Errno, Result};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Maximum number of requests that wait for room at once. As many may wait for descriptors.
@@ -83,6 +84,10 @@ pub struct Fs<T: Tree> {
     opening: Arc<Pool>,
     /// How often clients have closed files.
     closes: AtomicU64,
+    /// Shared while a request is served. Lock order: before all others. Nobody waits for a request with it.
+    serving: RwLock<()>,
+    /// The mount's, as soon as it is known.
+    own_device: OnceLock<u64>,
     /// The value of `closes` when an open last got no descriptor in time.
     closes_at_timeout: AtomicU64,
 }
@@ -141,6 +146,8 @@ impl<T: Tree> Fs<T> {
             waiting: Pool::new("room", MAX_WAITING_FOR_ROOM),
             opening: Pool::new("opening", MAX_WAITING_FOR_ROOM),
             closes: AtomicU64::new(1),
+            serving: RwLock::new(()),
+            own_device: OnceLock::new(),
             closes_at_timeout: AtomicU64::new(0),
         }))
     }
@@ -148,6 +155,8 @@ impl<T: Tree> Fs<T> {
     /// Sets the device number of our own mount. The view never enters it.
     pub fn set_own_device(&self, device: u64) {
         self.tree.set_own_device(device);
+        // A mount has one.
+        let _ = self.own_device.set(device);
     }
 
     /// Allows some handles of a file to bypass the kernel's cache while others use it. Linux 6.6 and later can do that: a write
@@ -198,9 +207,14 @@ impl<T: Tree> Fs<T> {
         self.files.all().iter().for_each(|file| file.open.settle());
     }
 
+    /// Whether the view must not be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.settings.flags.read_only
+    }
+
     /// Fails with EROFS if the view must not be changed.
     fn changing(&self) -> Result<()> {
-        match self.settings.flags.read_only {
+        match self.is_read_only() {
             true => Err(Errno::ROFS),
             false => Ok(()),
         }

@@ -49,6 +49,7 @@ impl<T: Tree> Fs<T> {
                     let since = Instant::now();
                     loop {
                         let more = fs.tree.make_room(Wanted::Anything) && since.elapsed() < TIMEOUT;
+                        let _serving = fs.serving();
                         match op(fs) {
                             Err(errno) if more && is_full(errno) => {}
                             outcome => return answer(outcome),
@@ -76,6 +77,7 @@ impl<T: Tree> Fs<T> {
         let later = answer.clone();
         let wait = move || {
             let outcome = fs.until_descriptor(since, &op);
+            let _serving = fs.serving();
             if let Some(answer) = later.lock().take() {
                 fs.again_with_room(outcome, op, answer);
             }
@@ -96,7 +98,10 @@ impl<T: Tree> Fs<T> {
         };
         loop {
             std::thread::sleep(DESCRIPTOR_RETRY_INTERVAL);
-            match op(self) {
+            let serving = self.serving();
+            let outcome = op(self);
+            drop(serving);
+            match outcome {
                 Err(errno) if is_without_descriptor(errno) => {
                     if since.elapsed() >= timeout {
                         self.closes_at_timeout.store(closes, SeqCst);
@@ -130,7 +135,10 @@ impl<T: Tree> Fs<T> {
             while written < rest.len() {
                 let more = fs.tree.make_room(Wanted::Bytes) && since.elapsed() < TIMEOUT;
                 let at = offset + (done + written) as u64;
-                match fs.write(fh, at, &rest[written..], how) {
+                let serving = fs.serving();
+                let done = fs.write(fh, at, &rest[written..], how);
+                drop(serving);
+                match done {
                     Ok(count) => written += count,
                     Err(errno) if more && is_full(errno) => {}
                     Err(errno) => {

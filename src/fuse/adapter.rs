@@ -1,7 +1,9 @@
 //! Runs the operation of a request, and answers the request.
 
 use super::convert::actor;
+use super::discards::Discards;
 use super::facts::Facts;
+use super::gated::Gated;
 use super::passthrough::Passthrough;
 use super::reply::Answer;
 use super::served::Counted;
@@ -9,7 +11,6 @@ use crate::actor::Actor;
 use crate::cache::Timeouts;
 use crate::config::Config;
 use crate::counters::{Kind, Requests, What};
-use crate::dispatch::Dispatch;
 use crate::fs::{Entry, Fs};
 use crate::request::SetAttr;
 use crate::view::Tree;
@@ -22,7 +23,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Adapter<T: Tree> {
     pub(super) fs: Arc<Fs<T>>,
-    pub(super) dispatch: Dispatch<Fs<T>>,
+    pub(super) dispatch: Gated<T>,
+    pub(super) discards: Arc<Discards<T>>,
     pub(super) passthrough: Arc<Passthrough>,
     pub(super) timeouts: Timeouts,
     pub(super) requests: &'static Requests,
@@ -33,7 +35,8 @@ impl<T: Tree> Adapter<T> {
     /// Serves `fs` with the settings of `config`.
     pub fn new(fs: Arc<Fs<T>>, config: &Config) -> Self {
         Adapter {
-            dispatch: Dispatch::new(fs.clone(), config.threads),
+            dispatch: Gated::new(fs.clone(), config.threads),
+            discards: Arc::new(Discards::new(fs.clone())),
             timeouts: fs.timeouts(),
             fs,
             passthrough: Arc::new(Passthrough::new(config)),
@@ -52,7 +55,7 @@ impl<T: Tree> Adapter<T> {
         Counted::new(self.requests.begin(what.into(), node.0), reply)
     }
 
-    /// Refuses to set or remove an attribute of the control channel.
+    /// Refuses to remove an attribute of the control channel.
     pub(super) fn refuse_control(&self, node: INodeNo, reply: ReplyEmpty) {
         let reply = self.count(Kind::Control, node, reply);
         reply.answer(Err(Errno::PERM));

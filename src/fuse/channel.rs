@@ -6,6 +6,7 @@
 //! all other event loops wait.
 
 use super::adapter::Adapter;
+use super::discards::Discards;
 use super::facts::{Facts, kernel, kind_of_view, options};
 use super::passthrough::Passthrough;
 use super::reply::Answer;
@@ -15,7 +16,7 @@ use crate::fs::Fs;
 use crate::logging;
 use crate::report::{self, MAX_ANSWER, PREFIX, Question, Status, Trace};
 use crate::view::Tree;
-use fuser::{INodeNo, ReplyXattr, Request};
+use fuser::{INodeNo, ReplyEmpty, ReplyXattr, Request};
 use rustix::io::{Errno, Result};
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -41,6 +42,7 @@ pub fn is_question(name: &OsStr) -> bool {
 #[derive(Debug)]
 pub struct Channel<T: Tree> {
     fs: Arc<Fs<T>>,
+    discards: Arc<Discards<T>>,
     gauge: Gauge,
     passthrough: Arc<Passthrough>,
     requests: &'static Requests,
@@ -52,11 +54,30 @@ impl<T: Tree> Adapter<T> {
     pub fn channel(&self) -> Channel<T> {
         Channel {
             fs: self.fs.clone(),
+            discards: self.discards.clone(),
             gauge: self.dispatch.gauge(),
             passthrough: self.passthrough.clone(),
             requests: self.requests,
             facts: self.facts.clone(),
         }
+    }
+
+    /// Takes what is chosen to be given up. All other attributes are refused.
+    pub(super) fn chosen(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        (name, value): (&OsStr, &[u8]),
+        reply: ReplyEmpty,
+    ) {
+        let reply = self.count(Kind::Control, node, reply);
+        let may_ask = self.channel().must_be_admitted(req.uid());
+        reply.answer(
+            may_ask.and_then(|()| match Question::parse(name.as_bytes()) {
+                Some(Ok(Question::Discard(number))) => self.discards.choose(number, value),
+                _ => Err(Errno::PERM),
+            }),
+        );
     }
 
     /// Answers a question.
@@ -80,10 +101,15 @@ impl<T: Tree> Adapter<T> {
 }
 
 impl<T: Tree> Channel<T> {
-    fn answer(&self, uid: u32, name: &[u8], size: usize) -> Result<Vec<u8>> {
-        if uid != 0 && uid != self.facts.owner {
-            return Err(Errno::PERM);
+    fn must_be_admitted(&self, uid: u32) -> Result<()> {
+        match uid == 0 || uid == self.facts.owner {
+            true => Ok(()),
+            false => Err(Errno::PERM),
         }
+    }
+
+    fn answer(&self, uid: u32, name: &[u8], size: usize) -> Result<Vec<u8>> {
+        self.must_be_admitted(uid)?;
         let room = match size {
             0 => MAX_ANSWER,
             size => size.min(MAX_ANSWER),
@@ -96,6 +122,7 @@ impl<T: Tree> Channel<T> {
         let json = match question {
             Question::Status => serde_json::to_vec(&self.status()),
             Question::Trace(from) => serde_json::to_vec(&self.trace(from, room)),
+            Question::Discard(number) => serde_json::to_vec(&self.discards.answer(number)?),
             Question::Waiting => serde_json::to_vec(&self.waiting(room)),
         };
         json.map_err(|_| Errno::IO)

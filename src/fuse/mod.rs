@@ -4,7 +4,9 @@
 mod adapter;
 mod channel;
 mod convert;
+mod discards;
 mod facts;
+mod gated;
 mod ioctl;
 mod negotiation;
 mod opening;

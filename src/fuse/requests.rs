@@ -349,7 +349,7 @@ impl<T: Tree> Filesystem for Adapter<T> {
         reply: ReplyEmpty,
     ) {
         if is_question(name) {
-            return self.refuse_control(node, reply);
+            return self.chosen(req, node, (name, value), reply);
         }
         let (by, name, value) = (actor(req), name.to_owned(), value.to_owned());
         self.tree(req, Kind::SetXattr, node, reply, move |fs| {

@@ -306,6 +306,20 @@ impl<P: Place> NodeTable<P> {
         memory::malloc_trim();
     }
 
+    /// Calls `look` with each inode and its node id. No lock is held meanwhile.
+    pub fn for_each(&self, mut look: impl FnMut(u64, &P)) {
+        for shard in &self.shards {
+            let some: Vec<(u64, P)> = {
+                let shard = shard.lock();
+                let known = shard.iter();
+                known
+                    .map(|(id, known)| (*id, known.place.clone()))
+                    .collect()
+            };
+            some.iter().for_each(|(id, place)| look(*id, place));
+        }
+    }
+
     /// The state of the kernel's cache of a node. `None` if there is no entry.
     pub fn cache_state(&self, id: u64) -> Option<CacheState> {
         self.shard(id).get(&id).map(|known| known.cache_state)

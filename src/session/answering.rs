@@ -1,6 +1,8 @@
 //! The result of a successful mount: its device number, and the connection for notifications to the kernel.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use fuser::{INodeNo, Notifier};
 
@@ -45,6 +47,11 @@ impl Kernel for Connection {
     fn expire_attributes(&self, node: u64) {
         const NO_BYTES: i64 = -1;
         log_failure(node, self.0.inval_inode(INodeNo(node), NO_BYTES, 0));
+    }
+
+    fn drop_name(&self, directory: u64, name: &[u8]) {
+        let name = OsStr::from_bytes(name);
+        log_failure(directory, self.0.inval_entry(INodeNo(directory), name));
     }
 }
 

@@ -1,7 +1,5 @@
 //! What a private view has changed, whether it is mounted or not.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::ask::{self, NoAnswer};
@@ -11,7 +9,7 @@ use crate::refusal::StartError;
 use crate::session::{base_of, is_of};
 use crate::store::{Base, Store};
 use crate::terminal::for_shell;
-use crate::view::private::{Failed, Unmounted};
+use crate::view::private::{Unmounted, not_compared};
 
 /// How a private view differs from its source, sorted by path. `object` is the directory of its store, or its mount point.
 ///
@@ -37,7 +35,8 @@ pub fn changes(object: &Path, detail: Detail) -> Result<Vec<Difference>, StartEr
     let (config, wanted) = unmounted(&source, directory);
     let view = Unmounted::open(&config, &wanted, looked.store);
     let view = view.map_err(|error| StartError::Filesystem(source, error))?;
-    view.differences(detail).map_err(not_compared)
+    let found = view.differences(detail);
+    found.map_err(|failed| StartError::Verb(not_compared(&failed)))
 }
 
 /// Checks that a store belongs to this source.
@@ -61,13 +60,6 @@ pub(super) fn must_be_source(
 pub(super) fn unmounted(source: &Path, store: PathBuf) -> (Config, StoreConfig) {
     let wanted = StoreConfig::of_directory(store);
     (Config::unmounted(source.into()), wanted)
-}
-
-pub(super) fn not_compared((path, errno): Failed) -> StartError {
-    let path = for_shell(PathBuf::from(OsString::from_vec(path)));
-    StartError::Verb(format!(
-        "{path} cannot be compared with the source: {errno}"
-    ))
 }
 
 /// What counts after a kill, a file of the user's daemon tells: another user does not find it.

@@ -16,7 +16,7 @@ mod watch;
 pub use changes::{changes, must_be_of};
 pub use checked::store;
 pub use diff::{DiffForm, differences, tell_differences};
-pub use discarded::{discard, discard_some, must_be_unmounted};
+pub use discarded::{discard, discard_some, discardable, must_be_unmounted};
 pub use trace::{answered, end, trace, unanswered};
 
 use crate::refusal::StartError;

@@ -2,10 +2,12 @@
 //! [`shared`] is the source itself. The operations ([`crate::fs`]) are compiled once for each kind, so no request allocates a
 //! trait object.
 
+mod given_up;
 pub mod private;
 mod reporter;
 pub mod shared;
 
+pub use given_up::{GivenUp, GivesUp, Prepared, Stay, Used};
 pub use reporter::Reporter;
 
 use crate::actor::Actor;
@@ -87,10 +89,9 @@ pub trait View: Send + Sync + Sized + 'static {
 
 /// A view: names, attributes, and opening files and directories.
 ///
-/// Errors are those of the system call that an operation is named after, on the view's own filesystem. ESTALE means that an
-/// inode cannot be found any more. An operation that has changed something never fails with ESTALE, ENOSPC or EDQUOT, because
-/// the caller would do it again.
-pub trait Tree: Names + Attributes + Xattrs + Files + Directories {
+/// Errors are those of the system call that an operation is named after. ESTALE: an inode cannot be found any more. An operation
+/// that has changed something never fails with ESTALE, ENOSPC or EDQUOT, because the caller would do it again.
+pub trait Tree: Names + Attributes + Xattrs + Files + Directories + GivesUp {
     /// The kernel has forgotten an inode. Its state may be dropped, unless the node table knows it again.
     fn forget(&self, node: &Self::Node);
 
@@ -482,9 +483,8 @@ pub trait HasFlags {
     }
 }
 
-/// Runs `work` after a change that has succeeded. On ESTALE it runs once more. ESTALE, ENOSPC, EDQUOT, EMFILE and ENFILE become
-/// EIO. For ESTALE the kernel would do the whole operation again, for the others mmfs would, and find its own change (EEXIST for
-/// the file that it has just created).
+/// Runs `work` after a change that has succeeded. On ESTALE it runs once more. ESTALE, ENOSPC, EDQUOT, EMFILE and ENFILE become EIO:
+/// for these the kernel or mmfs would do the whole operation again, and find its own change (EEXIST for a file just created).
 ///
 /// # Errors
 /// Those of `work`, with these five as EIO.

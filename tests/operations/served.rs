@@ -52,6 +52,8 @@ impl Kernel for Recorder {
     fn expire_attributes(&self, node: u64) {
         let _ = self.0.send(Told::ExpireAttributes(node));
     }
+
+    fn drop_name(&self, _: u64, _: &[u8]) {}
 }
 
 impl Deref for Served {

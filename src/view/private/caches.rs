@@ -49,6 +49,11 @@ impl Caches {
         self.files.lock().contains_key(&node)
     }
 
+    /// The node ids of open files.
+    pub fn all_open(&self) -> Vec<u64> {
+        self.files.lock().keys().copied().collect()
+    }
+
     /// An open of the file goes.
     pub fn close(&self, node: u64) {
         let mut files = self.files.lock();

@@ -31,6 +31,26 @@ pub enum Stays {
     Error(io::Error),
 }
 
+impl Stays {
+    /// The sentence for the terminal.
+    pub fn sentence(&self, store: &Path) -> String {
+        match self {
+            Self::Depends(sentence) => sentence.clone(),
+            Self::Failed(failed) => not_compared(failed),
+            Self::Error(error) => {
+                let store = for_shell(store);
+                format!("the changes in the store {store} stay: {error}")
+            }
+        }
+    }
+}
+
+/// The sentence about a path that cannot be looked at.
+pub fn not_compared((path, errno): &Failed) -> String {
+    let path = for_shell(Path::new(OsStr::from_bytes(path)));
+    format!("{path} cannot be compared with the source: {errno}")
+}
+
 impl From<io::Error> for Stays {
     fn from(error: io::Error) -> Self {
         Self::Error(error)
@@ -55,7 +75,7 @@ fn told(one: &Difference) -> Told {
     (one.path.clone(), one.from.clone(), one.kind.letter())
 }
 
-/// Works out how the changes are given up that `choose` chooses of all.
+/// Works out how the changes are given up that `choose` chooses of all, of a view that is not mounted.
 ///
 /// `said` says why they stay.
 ///
@@ -69,10 +89,19 @@ pub fn plan<E>(
     said: impl Fn(Stays) -> E,
 ) -> std::result::Result<Plan, E> {
     let layers = layers(config, wanted, store).map_err(|error| said(error.into()))?;
+    plan_of(&layers, choose, said)
+}
+
+/// As [`plan`], of these layers.
+pub(super) fn plan_of<E>(
+    layers: &Layers,
+    choose: impl FnOnce(&[Difference]) -> std::result::Result<Vec<bool>, E>,
+    said: impl Fn(Stays) -> E,
+) -> std::result::Result<Plan, E> {
     let all = layers.differences(Detail::Kinds);
     let all = all.map_err(|failed| said(Stays::Failed(failed)))?;
     let chosen = choose(&all)?;
-    let planning = Planning::new(&layers, &all, chosen);
+    let planning = Planning::new(layers, &all, chosen);
     planning.and_then(Planning::plan).map_err(said)
 }
 
@@ -86,8 +115,13 @@ pub fn try_out(
     looked: Arc<Store>,
     plan: &Plan,
 ) -> std::result::Result<(), Stays> {
-    looked.pretend(&plan.changes)?;
-    let now = layers(config, wanted, looked)?.differences(Detail::Kinds);
+    try_out_on(&layers(config, wanted, looked)?, plan)
+}
+
+/// As [`try_out`], on these layers.
+pub(super) fn try_out_on(layers: &Layers, plan: &Plan) -> std::result::Result<(), Stays> {
+    layers.store.pretend(&plan.changes)?;
+    let now = layers.differences(Detail::Kinds);
     let now: HashSet<Told> = now.map_err(Stays::Failed)?.iter().map(told).collect();
     let path = |told: &Told| shown(&told.0);
     if let Some(lost) = plan.stay.iter().find(|told| !now.contains(*told)) {
@@ -217,7 +251,7 @@ impl<'a> Planning<'a> {
             (0..self.all.len()).partition(|at| self.chosen[*at]);
         if stay.is_empty() {
             return Ok(Plan {
-                changes: everything(&self.layers.store)?,
+                changes: everything(&self.layers.store, self.layers.looked_at.is_some())?,
                 given_up: self.all.to_vec(),
                 stay: Vec::new(),
             });

@@ -320,19 +320,18 @@ fn is_known(name: &[u8]) -> bool {
     KNOWN.iter().any(|(_, known)| known.as_bytes() == name)
 }
 
-/// Forgets everything.
+/// Forgets everything. `is_mounted`: not what was made in the view and deleted, which a program may have open.
 ///
 /// # Errors
 /// Those of the store.
-pub(super) fn everything(store: &Store) -> io::Result<Vec<Vec<Change>>> {
+pub(super) fn everything(store: &Store, is_mounted: bool) -> io::Result<Vec<Vec<Change>>> {
     let mut forgetting = Forgetting::new(store)?;
-    let nodes = store.all_nodes()?.into_iter();
-    let mut nodes: Vec<(bool, usize, NodeId)> = nodes
-        .map(|(id, node)| {
-            let is_dir = node.kind == Kind::Directory;
-            (is_dir, forgetting.depth(id), id)
-        })
-        .collect();
+    let mut nodes: Vec<(bool, usize, NodeId)> = Vec::new();
+    for (id, node) in store.all_nodes()? {
+        if !(is_mounted && node.origin.is_none() && store.is_orphan(id)?) {
+            nodes.push((node.kind == Kind::Directory, forgetting.depth(id), id));
+        }
+    }
     // What lies in a directory comes before the directory.
     nodes.sort_by(|one, other| (one.0, other.1).cmp(&(other.0, one.1)));
     for (_, _, id) in nodes {

@@ -28,13 +28,13 @@ use crate::view::shared::{self, Shared};
 /// The layers of one private view.
 pub(super) struct Layers {
     /// The source, which is never changed.
-    pub below: Shared,
+    pub below: Arc<Shared>,
     /// The source's inodes that the kernel knows through this view.
     pub below_nodes: Arc<NodeTable<shared::Node>>,
     pub on_source_change: OnSourceChange,
     /// The source may have been restored or cloned: its files may have other inode numbers.
     pub base_moved: bool,
-    pub caches: Caches,
+    pub caches: Arc<Caches>,
     pub store: Arc<Store>,
     pub nodes: Arc<NodeTable<Node>>,
     /// Who records names holds it. Nothing is asked of the source with it. Lock order: before `gone`, `renamed` and `conflicts`.
@@ -51,6 +51,10 @@ pub(super) struct Layers {
     pub passed: Mutex<VecDeque<shared::Node>>,
     pub filesystems: Arc<Filesystems>,
     pub freeing: Freeing,
+    /// How often changes were given up in this life.
+    pub given_up: AtomicU64,
+    /// Of layers that only look at a view which is mounted ([`Layers::to_look_at`]): inodes that the source's table knows because of that.
+    pub looked_at: Option<Mutex<Vec<shared::Node>>>,
 }
 
 /// The errno of an error of the store.

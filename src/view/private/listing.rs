@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -128,7 +129,7 @@ impl std::fmt::Debug for OpenDir {
 }
 
 impl Layers {
-    /// The stamp of a directory: the source's, and the time of its last change in the store.
+    /// The stamp of a directory: the source's, and the time of its last change in the store. What is given up moves no time.
     pub fn stamp(&self, node: &Node, below: Option<&shared::OpenDir>) -> Result<Option<u64>> {
         let below = match below.map(Listing::stamp) {
             Some(None) => return Ok(None),
@@ -139,7 +140,7 @@ impl Layers {
             None => None,
         };
         let mut hasher = DefaultHasher::new();
-        (below, changed).hash(&mut hasher);
+        (below, changed, self.given_up.load(Relaxed)).hash(&mut hasher);
         Ok(Some(hasher.finish() | 1))
     }
 

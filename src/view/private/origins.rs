@@ -83,7 +83,7 @@ impl Layers {
     }
 
     /// What the store may know an inode by. None: it knows nothing of the inode's filesystem.
-    fn origin(&self, node: &shared::Node) -> Result<Option<Origin>> {
+    pub fn origin(&self, node: &shared::Node) -> Result<Option<Origin>> {
         if node.is_own_mount() {
             return Ok(None);
         }
@@ -360,6 +360,10 @@ impl Layers {
         let Side::Source(source) = &node.side else {
             return;
         };
+        if self.looked_at.is_some() {
+            // Whether the kernel knows it, another table says.
+            return;
+        }
         let is_known = || self.nodes.remembered(node).is_some();
         if self.below_nodes.forget_unless(source, is_known) {
             self.below.forget_unless(source, is_known);
@@ -372,7 +376,15 @@ impl Layers {
     /// The kernel has come to know an inode of the source while it was let go.
     pub fn remember_again(&self, source: &shared::Node) {
         if self.below_nodes.remembered(source).is_none() {
+            self.look_at(source);
             let _ = self.below_nodes.remember(source.clone(), Seen::NotHeld, 0);
+        }
+    }
+
+    /// Notes what is forgotten after a look.
+    fn look_at(&self, source: &shared::Node) {
+        if let Some(looked_at) = &self.looked_at {
+            looked_at.lock().push(source.clone());
         }
     }
 
@@ -388,7 +400,11 @@ impl Layers {
         let is_new = self.below_nodes.remembered(&found.place).is_none();
         let node = Node::of_source(found.place.clone(), FileType::Unknown, None, false);
         // The kernel gets these attributes. Of what it knows already it may have pages that nobody remembers.
-        let is_sure = !is_new || self.nodes.remembered(&node).is_none();
+        let is_told = self.looked_at.is_none();
+        let is_sure = !is_new || is_told && self.nodes.remembered(&node).is_none();
+        if is_new {
+            self.look_at(&found.place);
+        }
         let stamp = match found.attr.is_file() && is_sure {
             true => found.attr.stamp(),
             false => 0,

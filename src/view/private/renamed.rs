@@ -27,6 +27,12 @@ impl Renamed {
         }
     }
 
+    /// The changes of the inode were given up.
+    pub fn given_up(&mut self, key: Key) {
+        self.plain.remove(&key);
+        self.stale.insert(key, None);
+    }
+
     /// The inode has changes of its own from now on.
     pub fn adopted(&mut self, key: Key) {
         self.plain.remove(&key);

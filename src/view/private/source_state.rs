@@ -22,7 +22,7 @@ impl Layers {
         let Some(source) = node.source() else {
             return Ok(None);
         };
-        let attr = crate::view::Attributes::attr(&self.below, source)?;
+        let attr = crate::view::Attributes::attr(&*self.below, source)?;
         let (size, mtime) = (attr.size, to_store(attr.mtime));
         Ok(Some(SourceState { size, mtime }))
     }

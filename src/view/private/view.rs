@@ -19,12 +19,12 @@ use super::layers::{Layers, errno};
 use super::listing::OpenDir;
 use super::node::{Key, Node, Side};
 use super::own_names::OwnNames;
-use crate::config::{Config, StoreConfig};
+use crate::config::{Config, OnSourceChange, StoreConfig};
 use crate::inode::{NodeTable, Numbers, Place, ROOT};
 use crate::report::{MAX_CONFLICTS, StoreReport, ViewReport};
 use crate::store::keeper::Keeper;
 use crate::store::{Change, NodeId, Store};
-use crate::view::shared::{Shared, plain_number};
+use crate::view::shared::{self, Shared, plain_number};
 use crate::view::{Found, Reporter, Tree, View, Wanted};
 
 /// The source with a store over it.
@@ -33,7 +33,7 @@ pub struct Private {
     /// Makes barriers until the view goes.
     keeper: Mutex<Option<Keeper>>,
     /// The store's, for status.
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     limit: Option<u64>,
 }
 
@@ -42,6 +42,9 @@ impl std::fmt::Debug for Private {
         f.debug_struct("Private").finish_non_exhaustive()
     }
 }
+
+/// The source, its inodes that the kernel knows, and the store's numbers of its filesystems.
+type Below = (Arc<Shared>, Arc<NodeTable<shared::Node>>, Arc<Filesystems>);
 
 impl Layers {
     /// Lays `store` over the source, which is opened to be read only.
@@ -58,9 +61,44 @@ impl Layers {
         read_only.flags.read_only = true;
         let caches = Caches::new(reporter.cache.clone());
         let (below, below_nodes) = Shared::open(&read_only, reporter)?;
+        let filesystems = Arc::new(Filesystems::default());
+        let below = (Arc::new(below), below_nodes, filesystems);
+        let how = (wanted.on_source_change, wanted.base_moved);
+        Self::laid_over(below, Arc::new(caches), store.into(), how)
+    }
+
+    /// The same source with another store over it, or with the same one, to look at while the kernel knows the view. It has a table of
+    /// nodes of its own, and leaves the view's alone. [`Layers::looked`] comes afterwards.
+    ///
+    /// # Errors
+    /// ESTALE without a root.
+    pub fn to_look_at(&self, store: Arc<Store>) -> io::Result<Self> {
+        let filesystems = self.filesystems.clone();
+        let below = (self.below.clone(), self.below_nodes.clone(), filesystems);
+        let how = (self.on_source_change, self.base_moved);
+        let layers = Self::laid_over(below, self.caches.clone(), store, how)?;
+        Ok(Self {
+            looked_at: Some(Mutex::default()),
+            ..layers
+        })
+    }
+
+    /// Forgets what the source's table knows because of a look.
+    pub fn looked(&self, layers: Self) {
+        let nodes = layers.looked_at.map(Mutex::into_inner).unwrap_or_default();
+        for node in nodes {
+            self.let_go(&Node::of_source(node, FileType::Unknown, None, false));
+        }
+    }
+
+    fn laid_over(
+        (below, below_nodes, filesystems): Below,
+        caches: Arc<Caches>,
+        store: Arc<Store>,
+        (on_source_change, base_moved): (OnSourceChange, bool),
+    ) -> io::Result<Self> {
         let root = below_nodes.get(ROOT)?;
         let root_ino = below.root_number();
-        let filesystems = Arc::new(Filesystems::default());
         let known = filesystems.clone();
         let numbers = Numbers::new(move |key| match key {
             // The same after each mount, in whatever order the filesystems are found.
@@ -71,12 +109,11 @@ impl Layers {
         });
         let root = Node::of_source(root, FileType::Directory, None, false);
         let nodes = Arc::new(NodeTable::new(root, numbers));
-        let store = store.into();
         Ok(Layers {
             below,
             below_nodes,
-            on_source_change: wanted.on_source_change,
-            base_moved: wanted.base_moved,
+            on_source_change,
+            base_moved,
             caches,
             store,
             nodes,
@@ -90,6 +127,8 @@ impl Layers {
             passed: Mutex::default(),
             filesystems,
             freeing: Freeing::default(),
+            given_up: AtomicU64::new(0),
+            looked_at: None,
         })
     }
 }

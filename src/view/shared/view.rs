@@ -16,7 +16,7 @@ use crate::mapping::{Context, ErrorCounts, guard};
 use crate::report::{Share, ViewReport, ViewUsage};
 use crate::request::MAX_REQUEST;
 use crate::source::{Kind, Lasting, Sources};
-use crate::view::{Found, Reporter, Tree, View, Wanted};
+use crate::view::{Found, GivesUp, Reporter, Tree, View, Wanted};
 use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::io;
@@ -151,6 +151,8 @@ impl View for Shared {
     type Open = OpenFile;
     type Listing = OpenDir;
 }
+
+impl GivesUp for Shared {}
 
 impl Tree for Shared {
     fn forget(&self, node: &Node) {

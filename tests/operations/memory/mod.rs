@@ -18,7 +18,7 @@ use mmfs::attr::{Attr, Time};
 use mmfs::cache::{FileCache, KernelCache};
 use mmfs::inode::{NodeTable, Numbers, Place, Seen};
 use mmfs::request::ExtendedFlags;
-use mmfs::view::{Found, Reporter, Tree, View};
+use mmfs::view::{Found, GivesUp, Reporter, Tree, View};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{IFlags, RawMode};
 use rustix::io::{Errno, Result};
@@ -106,6 +106,8 @@ impl View for Memory {
     type Open = MemoryFile;
     type Listing = MemoryListing;
 }
+
+impl GivesUp for Memory {}
 
 impl Tree for Memory {
     fn forget(&self, node: &Ino) {
