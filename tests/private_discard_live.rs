@@ -709,7 +709,7 @@ fn s82_programs_that_change_the_view_meanwhile_go_on() {
                     }
                 });
             }
-            let until = Instant::now() + survive::length(15);
+            let until = Instant::now() + survive::length(5);
             let mut rng = Rng::new();
             while Instant::now() < until {
                 let words: &[&str] = match rng.below(4) {
@@ -745,7 +745,7 @@ fn s82_programs_that_change_the_view_meanwhile_go_on() {
 fn s82_a_kill_leaves_all_or_nothing() {
     let mut rng = Rng::new();
     let (mut all, mut nothing) = (0, 0);
-    for round in 0..24 {
+    for round in 0..8 {
         let (_place, source, store, mut mount) = mounted(&FILES);
         each_kind(mount.mnt());
         for number in 0..50 {
@@ -801,7 +801,7 @@ fn s82_a_kill_leaves_all_or_nothing() {
 
 #[test]
 fn many_changes_take_their_time() {
-    let count = 20_000;
+    let count = 4_000;
     let (_place, source, store, mut mount) = mounted(&["f"]);
     for directory in 0..20 {
         let directory = mount.mnt().join(format!("d{directory}"));
@@ -861,7 +861,7 @@ fn change_at_random(root: &Path, rng: &mut Rng, moves: bool) {
 /// As a discard of a copy of the store, which is not mounted.
 #[test]
 fn s79_a_random_choice_leaves_what_it_leaves_without_a_mount() {
-    let cases = std::env::var("MMFS_CASES").map_or(25, |cases| cases.parse().unwrap());
+    let cases = std::env::var("MMFS_CASES").map_or(6, |cases| cases.parse().unwrap());
     let mut rng = Rng::new();
     let (mut done, mut kept) = (0, 0);
     for case in 0..cases {
