@@ -463,6 +463,69 @@ fn s80_directories_in_which_a_program_works_are_refused() {
     mount.unmount();
 }
 
+/// The kernel lets nobody use a directory that was removed while somebody has it.
+#[test]
+fn s80_a_deleted_directory_in_which_a_program_works_is_refused() {
+    let (_place, source, _store, mut mount) = mounted(&["d/sub/x", "e"]);
+    let mnt = mount.mnt().to_owned();
+    let at = |name: &str| mnt.join(name);
+    let works = "cd \"$1\" && echo ready && read line";
+    for inside in ["d", "d/sub"] {
+        let child = in_background(works, &[&at(inside)]);
+        fs::remove_dir_all(at("d")).unwrap();
+        refused(mount.mnt(), &["d"], &["open", inside, "--exclude"]);
+        refused(mount.mnt(), &[], &["open", inside, "--exclude"]);
+        end(child);
+        leaves(mount.mnt(), &[], &[]);
+        fs::write(at("d/new"), "new").unwrap();
+        fs::write(at("d/sub/new"), "new").unwrap();
+        leaves(mount.mnt(), &["d"], &[]);
+        shows_the_source(&source, &mut mount);
+    }
+    mount.unmount();
+}
+
+#[test]
+fn s80_a_program_that_works_below_what_was_renamed_is_refused() {
+    let (_place, source, _store, mut mount) = mounted(&["d/sub/deep/x"]);
+    fs::rename(mount.mnt().join("d"), mount.mnt().join("moved")).unwrap();
+    let works = "cd \"$1\" && echo ready && read line";
+    for inside in ["moved/sub", "moved/sub/deep"] {
+        let child = in_background(works, &[&mount.mnt().join(inside)]);
+        refused(mount.mnt(), &[], &["moved is open"]);
+        end(child);
+    }
+    leaves(mount.mnt(), &[], &[]);
+    shows_the_source(&source, &mut mount);
+    mount.unmount();
+}
+
+/// Nobody has looked the name up in between. It led to a node that went with the last close.
+#[test]
+fn a_deleted_file_that_is_there_again_keeps_what_its_holder_writes() {
+    let (_place, _source, store, mut mount) = mounted(&["g", "h", "d/i"]);
+    let mnt = mount.mnt().to_owned();
+    let at = |name: &str| mnt.join(name);
+    let open = |name: &str| OpenOptions::new().write(true).open(at(name)).unwrap();
+    let held = [open("g"), open("d/i")];
+    fs::remove_file(at("g")).unwrap();
+    fs::remove_file(at("d/i")).unwrap();
+    fs::write(at("h"), "other").unwrap();
+    leaves(mount.mnt(), &["g", "d/i"], &["M h"]);
+    for mut file in held {
+        file.write_all(b"written").unwrap();
+    }
+    for round in 0..2 {
+        for name in ["g", "d/i"] {
+            assert_eq!(fs::read(at(name)).unwrap(), b"written", "{round}: {name}");
+        }
+        assert_eq!(diff(mount.mnt()), ["M d/i", "M g", "M h"]);
+        mount.remount();
+    }
+    mount.unmount();
+    is_sound(&store);
+}
+
 /// A program that is in such a directory all the same, because it could not be seen, meets errors, and no other file.
 #[test]
 fn what_is_gone_is_gone_for_who_still_has_it() {

@@ -139,6 +139,9 @@ impl KernelCache {
             self.notifier.drop_name(*directory, name);
         }
         for node in &withdrawn.nodes {
+            if !self.timeouts.attr.is_zero() {
+                self.unsettled.forgets(*node);
+            }
             self.notifier.write_back(*node);
         }
     }

@@ -91,7 +91,7 @@ impl Layers {
     }
 
     /// The directory of a name. The kernel may have forgotten it.
-    fn directory_of(&self, at: &At) -> Node {
+    pub(super) fn directory_of(&self, at: &At) -> Node {
         let node = Node {
             side: Side::Source(at.way.source.clone()),
             kind: FileType::Directory,

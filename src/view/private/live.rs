@@ -60,14 +60,18 @@ impl GivesUp for Private {
         if !in_use.is_empty() {
             return Err(Stay::InUse(are_in_use(in_use)));
         }
-        // An error may come after a part of it.
-        let done = layers.store.change_all(changes);
+        let before = layers.store.next_record();
+        let error = match layers.store.change_all(changes) {
+            Err(error) if layers.store.next_record() == before => return Err(failed(error)),
+            // After a part of it.
+            done => done.err(),
+        };
         layers.were_given_up(&touched, &known, chosen.is_all());
         Ok(GivenUp {
             withdrawn: touched.withdrawn(&known),
-            failed: done
-                .err()
-                .map(|error| Stays::Error(error).sentence(&self.directory)),
+            failed: error.map(|error| {
+                format!("some of the changes are given up, and the others stay: {error}")
+            }),
         })
     }
 
@@ -150,6 +154,8 @@ impl Layers {
             known.any(is_used)
         });
         paths.extend(directories.map(|id| touched.path(id)));
+        paths.extend(self.dead_directories(touched));
+        paths.extend(self.used_below(touched, used));
         paths
     }
 
@@ -159,8 +165,9 @@ impl Layers {
         for id in &touched.removed {
             self.conflicts.remove(*id);
         }
-        if all {
-            self.gone.lock().clear();
+        match all {
+            true => self.gone.lock().clear(),
+            false => self.are_shown_again(),
         }
         for id in touched.removed.iter().filter(|id| known.contains_key(id)) {
             for (_, node) in &known[id] {

@@ -36,6 +36,7 @@ mod passing;
 mod rename;
 mod renamed;
 mod setid;
+mod shown_again;
 mod since;
 mod source_state;
 mod standing;

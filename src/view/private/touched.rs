@@ -140,6 +140,36 @@ impl Touched {
         }
     }
 
+    /// Whether a name that hides one of the source leads elsewhere from now on.
+    pub fn has_hidden(&self) -> bool {
+        let names = self.renamed.iter();
+        let mut names = names.filter_map(|place| Some((place, self.names.get(place)?)));
+        names.any(|(place, leads)| match leads {
+            Name::Hidden => !self.hidden.contains(place),
+            Name::Node(id) => !self.is_at_home(*id, place),
+        })
+    }
+
+    /// Whether a name leads elsewhere from now on.
+    pub fn renames(&self, place: &Place) -> bool {
+        self.renamed.contains(place) && !self.hidden.contains(place)
+    }
+
+    /// A node, and the directories above it.
+    pub fn with_above(&self, node: Option<NodeId>) -> Vec<NodeId> {
+        let (mut all, mut at) = (Vec::new(), node);
+        while let Some(id) = at.filter(|id| !all.contains(id)) {
+            all.push(id);
+            at = self.places(id).iter().min().map(|place| place.0);
+        }
+        all
+    }
+
+    /// The path of a name in a directory.
+    pub fn path_of_name(&self, (directory, name): &Place) -> Vec<u8> {
+        joined(&self.path(*directory), name)
+    }
+
     /// Where the source has what the view shows as the source has it from now on.
     pub fn homes(&self) -> impl Iterator<Item = (NodeId, &[u8])> {
         let with_home = |id: &NodeId| {
