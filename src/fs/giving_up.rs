@@ -23,6 +23,9 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 const CLOSING: Duration = Duration::from_secs(1);
 const CLOSING_INTERVAL: Duration = Duration::from_millis(50);
 
+/// So often it is worked out beside requests, which may change the view meanwhile.
+const MOST_TRIES: u32 = 3;
+
 impl<T: Tree> Fs<T> {
     /// To be called before a request is served. The result is kept until it is. Not to be called twice by a thread.
     pub fn serving(&self) -> Option<RwLockReadGuard<'_, ()>> {
@@ -35,8 +38,13 @@ impl<T: Tree> Fs<T> {
     /// The sentence that says why they stay.
     pub fn give_up(&self, chosen: &Selection) -> Result<(), String> {
         let until = Instant::now() + CLOSING;
+        let mut tries = 0;
         let given_up = loop {
-            let prepared = self.tree.prepare(chosen);
+            // To work it out with no request served keeps requests waiting. That comes last.
+            let prepared = match tries < MOST_TRIES {
+                true => self.tree.prepare(chosen),
+                false => None,
+            };
             // Before, because a process that executes a program of the mount holds the search up.
             let device = self.own_device.get().copied();
             let working = device.map(working_directories::on).unwrap_or_default();
@@ -46,6 +54,7 @@ impl<T: Tree> Fs<T> {
                 self.tree.give_up(chosen, prepared, &Used { open, working })
             };
             match done {
+                Err(Stay::Changed) => tries += 1,
                 Err(Stay::InUse(_)) if Instant::now() < until => {
                     std::thread::sleep(CLOSING_INTERVAL);
                 }

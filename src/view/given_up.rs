@@ -10,6 +10,8 @@ use std::collections::HashSet;
 pub enum Stay {
     /// A program uses what is to be given up. It may have closed it, and the kernel not have told yet.
     InUse(String),
+    /// The view has changed since what was prepared.
+    Changed,
     /// Another reason.
     Refused(String),
 }
@@ -51,7 +53,7 @@ pub trait GivesUp {
         None
     }
 
-    /// Gives up the changes that are chosen. No request is served meanwhile. What was prepared counts if nothing was changed since.
+    /// Gives up the changes that are chosen. No request is served meanwhile. Without `prepared` it is worked out now.
     ///
     /// # Errors
     /// Why all changes stay.

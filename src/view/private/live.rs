@@ -49,8 +49,9 @@ impl GivesUp for Private {
         let stays = |why: Stays| Stay::Refused(why.sentence(&self.directory));
         let failed = |error: io::Error| stays(error.into());
         let now = layers.store.next_record();
-        let changes = match prepared.filter(|prepared| prepared.as_of == now) {
-            Some(prepared) => prepared.changes,
+        let changes = match prepared {
+            Some(prepared) if prepared.as_of == now => prepared.changes,
+            Some(_) => return Err(Stay::Changed),
             None if chosen.is_all() => everything(&layers.store, true).map_err(failed)?,
             None => layers.planned(chosen).map_err(stays)?,
         };
