@@ -13,7 +13,7 @@ use crate::committed::{
 };
 use crate::common::loopfs::LoopFs;
 use crate::common::private::private;
-use crate::common::snapshot::{assert_same, snapshot};
+use crate::common::snapshot::{Snapshot, assert_same, snapshot};
 use crate::common::{builder, tools};
 use crate::meanwhile::cut_short;
 
@@ -66,6 +66,16 @@ fn fill_source(source: &Path) {
     fs::write(source.join("behind"), bytes("behind", 1 << 20)).unwrap();
 }
 
+/// A store with all of that. Returns what the view showed.
+fn filled(source: &Path, store: &Path) -> Snapshot {
+    fill_source(source);
+    let mut mount = private(source, store, &[]);
+    fill(mount.mnt());
+    let view = snapshot(mount.mnt());
+    mount.unmount();
+    view
+}
+
 /// Its first pages are the store's, and behind them is a hole where the source has bytes.
 fn cut_behind(view: &Path) {
     let file = File::options()
@@ -94,11 +104,7 @@ fn as_root_files_of_all_shapes_are_committed() {
 #[test]
 fn as_root_a_commit_that_fails_leaves_the_store_alone() {
     let (_fs, source, store) = place("ext4");
-    fill_source(&source);
-    let mut mount = private(&source, &store, &[]);
-    fill(mount.mnt());
-    let view = snapshot(mount.mnt());
-    mount.unmount();
+    let view = filled(&source, &store);
     let (before, changes) = (snapshot(&source), diff(&store));
     let mut traced = Command::new("strace");
     traced.args(["-f", "-o", "/dev/null", "-e", "trace=syncfs", "-e"]);
@@ -117,10 +123,7 @@ fn as_root_a_commit_that_fails_leaves_the_store_alone() {
 fn as_root_a_commit_that_was_cut_short_at_its_end_changes_nothing_more() {
     for number in [1, 3, 5] {
         let (_fs, source, store) = place("ext4");
-        fill_source(&source);
-        let mut mount = private(&source, &store, &[]);
-        fill(mount.mnt());
-        mount.unmount();
+        filled(&source, &store);
         cut_short(&store, &[], ("unlinkat", number));
         // The first is still there, and all steps may have to be done.
         if number > 1 {
@@ -146,11 +149,7 @@ fn as_root_a_commit_of_all_shapes_is_gone_on_with() {
     ];
     for cut in cuts {
         let (_fs, source, store) = place("ext4");
-        fill_source(&source);
-        let mut mount = private(&source, &store, &[]);
-        fill(mount.mnt());
-        let view = snapshot(mount.mnt());
-        mount.unmount();
+        let view = filled(&source, &store);
         cut_short(&store, &[], cut);
         refused(&mmfs(&["check"], &store), 0, "a commit of the store");
         refused(&commit(&store, &["--dry-run"]), 1, "a commit of the store");
