@@ -65,7 +65,7 @@ impl Filled<'_> {
         let data = self.view.data_file(self.changed, &content)?;
         let data = data.as_ref().and_then(|file| file.descriptor());
         if let Some(data) = data.filter(|_| content.source_limit == 0) {
-            if self.has_all(&content, data)? && self.is_whole_cloned(data) {
+            if has_all(self.view, self.changed, &content, data)? && self.is_whole_cloned(data) {
                 return Ok(ftruncate(self.to, size)?);
             }
         }
@@ -113,21 +113,6 @@ impl Filled<'_> {
     fn is_cloned(&self) -> bool {
         let clone = |base| ioctl_ficlone(self.to, base).is_ok();
         self.base.is_some_and(clone)
-    }
-
-    /// Whether all that the data file has counts: what is none of it has to be a hole.
-    fn has_all(&self, content: &Content, data: BorrowedFd<'_>) -> io::Result<bool> {
-        for piece in self.view.pieces(self.changed, content) {
-            let piece = piece?;
-            let is_hole = || match seek(data, SeekFrom::Data(piece.range.start)) {
-                Err(Errno::NXIO) => Ok(true),
-                found => found.map(|at| at >= piece.range.end),
-            };
-            if piece.from != From::Data && !is_hole()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     fn is_whole_cloned(&self, data: BorrowedFd<'_>) -> bool {
@@ -234,4 +219,27 @@ impl Filled<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether all that a data file has counts: what is none of it has to be a hole.
+///
+/// # Errors
+/// Those of the store, and of lseek(2).
+pub fn has_all(
+    view: &Unmounted,
+    changed: &Changed,
+    content: &Content,
+    data: BorrowedFd<'_>,
+) -> io::Result<bool> {
+    for piece in view.pieces(changed, content) {
+        let piece = piece?;
+        let is_hole = || match seek(data, SeekFrom::Data(piece.range.start)) {
+            Err(Errno::NXIO) => Ok(true),
+            found => found.map(|at| at >= piece.range.end),
+        };
+        if piece.from != From::Data && !is_hole()? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -8,6 +8,7 @@ mod attributes;
 mod bytes;
 mod choosing;
 mod ending;
+mod handed;
 mod journal;
 mod path;
 mod plan;
@@ -41,6 +42,7 @@ use crate::store::{Journal, Store, random};
 use crate::terminal::for_shell;
 use crate::view::private::{Changes, Unmounted};
 use choosing::Chosen;
+use handed::Handed;
 use journal::{Forgets, PathText, State};
 use planned::Plan;
 use progress::Progress;
@@ -280,9 +282,14 @@ impl Commit<'_> {
             Some(Step::keep_times(directory, &attr))
         });
         let times: Vec<Step> = times.collect();
-        let making = State::Making(temporary, times);
+        let all = (&plan, &*changes.changed);
+        let forgets_all = *forgets == Forgets::All;
+        let handed = handed::candidates(view, &self.tree, all, forgets_all);
+        let handed = handed.map_err(|errno| on_path(b".", errno))?;
+        let listed = handed.iter().flatten().cloned().collect();
+        let making = State::Making(temporary, times, listed);
         self.record(&making)?;
-        let outcome = match self.made(view, changes, &mut plan, progress) {
+        let outcome = match self.made(view, changes, (&mut plan, &handed), progress) {
             Ok(Some(steps)) => {
                 match self.record(&State::Stepping(steps.clone(), forgets.clone())) {
                     Ok(()) => return Ok(Some(steps)),
@@ -312,10 +319,11 @@ impl Commit<'_> {
         &self,
         view: &Unmounted,
         changes: &Changes,
-        plan: &mut Plan,
+        (plan, handed): (&mut Plan, &[Option<Handed>]),
         progress: &Progress,
     ) -> Result<Option<Vec<Step>>, StartError> {
-        let made = stage::make_all(view, &self.tree, (plan, &changes.changed), progress);
+        let all = (&*plan, &*changes.changed);
+        let made = stage::make_all(view, &self.tree, all, handed, progress);
         let Made {
             identities,
             lacking,
@@ -377,7 +385,7 @@ impl Commit<'_> {
 
     /// Removes what was made, and the journal.
     fn take_back(&self, making: &State) -> Result<(), StartError> {
-        let State::Making(temporary, times) = making else {
+        let State::Making(temporary, times, handed) = making else {
             return Ok(());
         };
         for PathText(path) in temporary {
@@ -387,6 +395,10 @@ impl Commit<'_> {
                 let removed = self.tree.remove_all(path);
                 removed.map_err(|error| StartError::Filesystem(self.source.into(), error))?;
             }
+        }
+        for one in handed {
+            let done = one.take_back(&self.journal);
+            done.map_err(|error| not_written(&self.wanted.store, &error))?;
         }
         for step in times {
             // Only for the looks of it. A hostile journal may have others.

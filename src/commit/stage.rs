@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::attributes::all_settings;
 use super::bytes::Filled;
+use super::handed::{self, Handed};
 use super::planned::{Make, Plan, Planned, What};
 use super::progress::Progress;
 use super::settings::Lacking;
@@ -38,15 +39,17 @@ pub fn make_all(
     view: &Unmounted,
     tree: &Tree,
     (plan, changed): (&Plan, &[Changed]),
+    handed: &[Option<Handed>],
     progress: &Progress,
 ) -> Result<Made, Failed> {
     let mut made = Made::default();
-    for make in &plan.makes {
+    for (make, handed) in plan.makes.iter().zip(handed) {
         let one = &changed[make.of];
         let stage = Stage {
             view,
             tree,
             one,
+            handed: handed.as_ref(),
             progress,
         };
         let done = progress.goes_on().and_then(|()| stage.make(make));
@@ -63,6 +66,8 @@ struct Stage<'a> {
     view: &'a Unmounted,
     tree: &'a Tree,
     one: &'a Changed,
+    /// Its data file, if that may become the source's.
+    handed: Option<&'a Handed>,
     progress: &'a Progress,
 }
 
@@ -99,12 +104,15 @@ impl Stage<'_> {
         let attr = &self.one.attr;
         let private = Mode::RUSR | Mode::WUSR;
         let fd = match attr.kind() {
-            FileType::RegularFile => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
-                let fd = fs::openat(directory, name, flags | OFlags::CLOEXEC, private)?;
-                self.fill(&fd)?;
-                fd
-            }
+            FileType::RegularFile => match self.hand_over(directory, name)? {
+                Some(fd) => fd,
+                None => {
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
+                    let fd = fs::openat(directory, name, flags | OFlags::CLOEXEC, private)?;
+                    self.fill(&fd)?;
+                    fd
+                }
+            },
             kind => {
                 match kind {
                     FileType::Directory => {
@@ -127,6 +135,17 @@ impl Stage<'_> {
             fs::fsync(&fd)?;
         }
         Ok((Identity::of(&stat(&fd)?), lacking))
+    }
+
+    fn hand_over(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+        let Some(handed) = self.handed else {
+            return Ok(None);
+        };
+        let done = handed::hand_over(self.view, self.one, handed, (directory, name))?;
+        if done.is_some() {
+            self.progress.bytes(self.one.attr.size)?;
+        }
+        Ok(done)
     }
 
     fn fill(&self, to: &OwnedFd) -> io::Result<()> {

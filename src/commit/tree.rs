@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::path::{Name, parent};
 use crate::attr::{Attr, Time};
 use crate::source::{proc_path, reopen};
+use crate::store::is_synced_as_a_whole;
 
 /// An inode of the source, told from others that had or will have its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +184,11 @@ impl Tree {
     pub fn is_overlay(&self) -> Result<bool> {
         const OVERLAYFS: u64 = 0x794c_7630;
         Ok(fs::fstatfs(&*self.root)?.f_type as u64 == OVERLAYFS)
+    }
+
+    /// Whether syncfs(2) makes all of the source's filesystem durable.
+    pub fn is_synced_as_a_whole(&self) -> bool {
+        is_synced_as_a_whole(&self.root)
     }
 
     /// Checks that whoever runs mmfs may take a name away: it belongs to him in a sticky directory, is no mount point, and nothing forbids it.

@@ -216,7 +216,7 @@ impl Directory {
         }
     }
 
-    fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    pub(super) fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() {
             Path::new(".")
         } else {

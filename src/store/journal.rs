@@ -9,7 +9,7 @@ use super::format::put;
 use super::open_error::{OpenError, at};
 
 const NAME: &str = "commit";
-const NEW: &str = "commit.new";
+pub(super) const NEW: &str = "commit.new";
 /// A million changes take some 300 MB.
 const MAX_SIZE: usize = 8 << 30;
 
@@ -30,6 +30,10 @@ impl Journal {
             true => Ok(Self(directory)),
             false => Err(OpenError::InUse),
         }
+    }
+
+    pub(super) fn directory(&self) -> &Directory {
+        &self.0
     }
 
     /// What was written last. None: there is no journal.

@@ -36,6 +36,7 @@ mod orphans;
 mod pieces;
 mod record;
 mod room;
+mod second_name;
 mod snapshot;
 mod state;
 mod sync;

@@ -6,6 +6,7 @@ pub mod child;
 pub mod exported;
 pub mod identity;
 pub mod inode_flags;
+pub mod lease;
 pub mod memory;
 pub mod mounts;
 pub mod page_cache;

@@ -8,6 +8,7 @@ mod survive;
 mod committed;
 mod conflicts;
 mod cut_short;
+mod handed;
 mod matrix;
 mod meanwhile;
 mod parts;
