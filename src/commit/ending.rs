@@ -32,7 +32,7 @@ impl Commit<'_> {
         };
         let mut lacking = Vec::new();
         for (number, step) in steps.iter().enumerate() {
-            match step.apply(&self.tree, how) {
+            match step.apply((&self.tree, &self.journal), how) {
                 Ok(lacks) if lacks.is_empty() => {}
                 Ok(lacks) => lacking.push((step.path().to_vec(), lacks)),
                 Err(Stopped::Failed(Errno::ACCESS))

@@ -1,171 +1,183 @@
-//! Data files of the store that become files of the source: by a second name, where a copy would write all bytes again. For 1,024 files of
-//! 1 MiB (two cores) a commit took 0.2 s on ext4, with copies 2.8 to 3.6; on XFS 0.19 and on btrfs 0.26, with shared bytes 0.3 and 0.6.
+//! Data files of the store that become files of the source: they are renamed into it, where a copy would write all bytes again. For 1,024 files
+//! of 1 MiB (two cores) a commit took 0.2 s on ext4, with copies 2.8 to 3.6; on XFS 0.19 and on btrfs 0.26, with shared bytes 0.3 and 0.6.
 //!
-//! Such a file gets the attributes of the view's while it is still the store's. A commit that is taken back gives it its own again.
+//! A data file gets the attributes of the view's file while it is where nobody else reaches it. A commit that is taken back gives it its
+//! own again. It moves when the steps are recorded, durably with its attributes.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, IFlags, OFlags};
+use rustix::fs::{self, OFlags};
 use rustix::io::{Errno, Result};
-use rustix::process::{getegid, geteuid};
-use serde::{Deserialize, Serialize};
+use rustix::process::geteuid;
 
+use super::attributes::all_settings;
 use super::bytes::has_all;
-use super::path::Name;
-use super::planned::{Make, Plan, What};
-use super::settings::Settings;
-use super::tree::{Tree, stat};
-use crate::source::{proc_path, reopen};
-use crate::store::{Journal, NodeId};
+use super::planned::{Make, What};
+use super::settings::{Settings, time};
+use super::steps::Step;
+use super::tree::{Identity, Seen, stat};
+use crate::attr::Attr;
+use crate::source::reopen;
+use crate::store::{DiskFile, is_synced_as_a_whole};
 use crate::sys::inode_flags::fs_ioc_fsgetxattr;
 use crate::sys::lease::has_no_writer;
 use crate::view::private::{Changed, Unmounted};
 
-/// Permission bits of data files.
-const PRIVATE: u32 = 0o600;
-
-/// A data file that a commit may hand over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A data file that may be handed over.
 pub struct Handed {
     node: u64,
     data: u64,
+    what: Identity,
+    /// The attributes that it has.
+    was: Settings,
 }
 
-/// The data files that may be handed over, by what they are made for: the index among all that is made. `forgets_all`: nothing stays in the
-/// store.
+/// The data file of what is to be made, if nothing about it stands against handing it over.
 ///
 /// # Errors
 /// Those of the store.
-pub fn candidates(
-    view: &Unmounted,
-    tree: &Tree,
-    (plan, changed): (&Plan, &[Changed]),
-    forgets_all: bool,
-) -> Result<Vec<Option<Handed>>> {
-    // What stays in the store needs its data files.
-    if !forgets_all || !tree.is_synced_as_a_whole() {
-        return Ok(vec![None; plan.makes.len()]);
+pub fn candidate(view: &Unmounted, make: &Make, one: &Changed) -> io::Result<Option<Handed>> {
+    // One with several names is made once, and its other names are links.
+    if !matches!(make.what, What::Inode) || !one.attr.is_file() || one.attr.nlink != 1 {
+        return Ok(None);
     }
-    let candidate = |make: &Make| {
-        let one = &changed[make.of];
-        if !matches!(make.what, What::Inode) || !one.attr.is_file() {
-            return Ok(None);
-        }
-        let content = view.content(one)?;
-        Ok(content
-            .filter(|content| content.source_limit == 0)
-            .map(|content| Handed {
-                node: one.id.0,
-                data: content.data,
-            }))
+    let Some((data, file)) = data_file(view, one)? else {
+        return Ok(None);
     };
-    plan.makes.iter().map(candidate).collect()
+    let Some(fd) = file.descriptor() else {
+        return Ok(None);
+    };
+    let attr = stat(fd)?;
+    let is_own = attr.uid == geteuid().as_raw() && attr.nlink == 1 && attr.size == one.attr.size;
+    if !is_own || !is_synced_as_a_whole(fd) || !is_plain(fd).unwrap_or(false) {
+        return Ok(None);
+    }
+    // Where a new file may get what its maker could not give it, one is made.
+    if !all_settings(view, one)?.lacks(Some(&attr)).is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Handed {
+        node: one.id.0,
+        data,
+        what: Identity::of(&attr),
+        was: Settings {
+            mode: Some(attr.mode & 0o7777),
+            uid: Some(attr.uid),
+            gid: Some(attr.gid),
+            atime: Some(time(attr.atime)),
+            mtime: Some(time(attr.mtime)),
+            xattrs: Some(Vec::new()),
+        },
+    }))
 }
 
-/// Gives the data file of a changed file a name in a directory of the source, if a new file would be like it there, and if nobody else
-/// has it. None: it has to be copied.
-///
-/// # Errors
-/// Those of the store.
-pub fn hand_over(
-    view: &Unmounted,
-    one: &Changed,
-    candidate: &Handed,
-    (directory, name): (&OwnedFd, Name<'_>),
-) -> io::Result<Option<OwnedFd>> {
-    let content = view.content(one)?;
-    let Some(content) = content.filter(|content| content.data == candidate.data) else {
+/// The data file of a file of which the store has all bytes, and its number.
+fn data_file(view: &Unmounted, one: &Changed) -> io::Result<Option<(u64, Arc<dyn DiskFile>)>> {
+    let Some(content) = view.content(one)? else {
         return Ok(None);
     };
     let Some(file) = view.data_file(one, &content)? else {
         return Ok(None);
     };
-    let Some(data) = file.descriptor() else {
-        return Ok(None);
+    let has_all = match file.descriptor() {
+        Some(fd) => content.source_limit == 0 && has_all(view, one, &content, fd)?,
+        None => false,
     };
-    if content.source_limit > 0
-        || !is_like_new(data, one.attr.size, directory).unwrap_or(false)
-        || !has_no_writer(data).unwrap_or(false)
-        || !has_all(view, one, &content, data)?
-    {
-        return Ok(None);
-    }
-    // By the descriptor: so it is the file that was looked at.
-    let linked = fs::linkat(
-        fs::CWD,
-        proc_path(data),
-        directory,
-        name,
-        AtFlags::SYMLINK_FOLLOW,
-    );
-    if linked.is_err() {
-        return Ok(None);
-    }
-    match stat(data)?.nlink {
-        2 => Ok(Some(data.try_clone_to_owned()?)),
-        // Somebody has given it a name of his own meanwhile.
-        _ => {
-            fs::unlinkat(directory, name, AtFlags::empty())?;
-            Ok(None)
-        }
-    }
+    Ok(has_all.then_some((content.data, file)))
 }
 
-/// Whether a data file has nothing that a new file of `size` bytes in a directory would not have, but for its attributes.
-fn is_like_new(data: BorrowedFd<'_>, size: u64, directory: &OwnedFd) -> Result<bool> {
-    // What ext4 sets by itself: extents, a tree of names, the top of a tree, a huge file, data in the inode.
-    const OWN: u32 = 0x0008_0000 | 0x1000 | 0x0002_0000 | 0x0004_0000 | 0x1000_0000;
-    let attr = stat(data)?;
-    let is_ours = attr.uid == geteuid().as_raw() && attr.nlink == 1 && attr.size == size;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let directory = reopen(directory, flags)?;
-    let plain = |fd: BorrowedFd<'_>| Ok(is_plain(fs::ioctl_getflags(fd)?, OWN));
-    if !is_ours || !plain(data)? || !plain(directory.as_fd())? {
-        return Ok(false);
-    }
+/// Whether a data file has nothing that a new file would not have.
+fn is_plain(data: BorrowedFd<'_>) -> Result<bool> {
     // Labels of a security module among them.
     let mut names = [0; 1];
     match fs::flistxattr(data, &mut names[..]) {
         Ok(0) | Err(Errno::OPNOTSUPP) => {}
         _ => return Ok(false),
     }
-    // `fsx_xflags` but for FS_XFLAG_HASATTR, which XFS sets where attributes may come; `fsx_projid`, whose quota it counts for.
-    let extended = fs_ioc_fsgetxattr(data)?;
-    let number = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| extended[at + byte]));
-    Ok(number(0) & !0x8000_0000 == 0 && number(12) == 0)
+    let (has_flags, project) = flags(data)?;
+    Ok(!has_flags && project == 0)
 }
 
-fn is_plain(flags: IFlags, own: u32) -> bool {
-    flags.bits() & !own == 0
+/// Whether a file or a directory has flags that make a difference, and the project whose quota it counts for.
+fn flags(fd: BorrowedFd<'_>) -> Result<(bool, u32)> {
+    // What ext4 sets by itself: extents, a tree of names, the top of a tree, a huge file, data in the inode.
+    const OWN: u32 = 0x0008_0000 | 0x1000 | 0x0002_0000 | 0x0004_0000 | 0x1000_0000;
+    // XFS sets it where attributes may come.
+    const HAS_ATTR: u32 = 0x8000_0000;
+    let flags = fs::ioctl_getflags(fd)?.bits();
+    let extended = fs_ioc_fsgetxattr(fd)?;
+    let number = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| extended[at + byte]));
+    // `fsx_xflags` and `fsx_projid`.
+    let has_flags = flags & !OWN != 0 || number(0) & !HAS_ATTR != 0;
+    Ok((has_flags, number(12)))
 }
 
 impl Handed {
-    /// Gives the store its data file back, after the other name that a commit gave it has gone.
+    /// Gives the data file the attributes of the view's, if nobody can write to it, and it can be renamed into a directory of the source. False:
+    /// it has to be copied.
     ///
     /// # Errors
-    /// That of the call that failed.
-    pub fn take_back(&self, journal: &Journal) -> io::Result<()> {
-        let (id, data) = (NodeId::checked(self.node)?, self.data);
-        let Some(held) = journal.data_file(id, data)? else {
-            return Ok(());
+    /// Those of the store, or of setting them.
+    pub fn prepare(
+        &self,
+        view: &Unmounted,
+        one: &Changed,
+        directory: &OwnedFd,
+    ) -> io::Result<bool> {
+        let Some((data, file)) = data_file(view, one)? else {
+            return Ok(false);
         };
-        if !stat(&held)?.is_file() {
-            return Ok(());
-        }
-        let own = Settings {
-            mode: Some(PRIVATE),
-            uid: Some(geteuid().as_raw()),
-            gid: Some(getegid().as_raw()),
-            xattrs: Some(Vec::new()),
-            ..Settings::default()
+        let Some(fd) = file.descriptor() else {
+            return Ok(false);
         };
-        if !own.apply(&held)?.is_empty() {
-            return Err(Errno::PERM.into());
+        let attr = stat(fd)?;
+        let is_meant = data == self.data && Identity::of(&attr) == self.what && attr.nlink == 1;
+        if !is_meant
+            || !gives_nothing(directory, &attr).unwrap_or(false)
+            || !has_no_writer(fd).unwrap_or(false)
+        {
+            return Ok(false);
         }
-        match stat(&held)?.nlink {
-            0 | 1 => Ok(()),
-            _ => journal.part_from_others(id, data),
+        let fd = fd.try_clone_to_owned()?;
+        let lacking = all_settings(view, one)?.apply(&fd)?;
+        if !lacking.is_empty() {
+            self.was.apply(&fd)?;
+        }
+        Ok(lacking.is_empty())
+    }
+
+    /// Renames it into the source.
+    pub fn place(&self, to: Vec<u8>, over: Option<Seen>) -> Step {
+        Step::Hand {
+            node: self.node,
+            data: self.data,
+            to,
+            what: self.what,
+            over,
         }
     }
+
+    /// Gives it its own attributes back.
+    pub fn take_back(&self) -> Step {
+        Step::TakeBack {
+            node: self.node,
+            data: self.data,
+            what: self.what,
+            settings: self.was.clone(),
+        }
+    }
+
+    /// Which inode it is.
+    pub fn identity(&self) -> Identity {
+        self.what
+    }
+}
+
+/// Whether a directory is on the same mount as a data file, and has nothing that a new file in it would get.
+fn gives_nothing(directory: &OwnedFd, data: &Attr) -> Result<bool> {
+    let directory = reopen(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let attr = stat(&directory)?;
+    Ok(attr.dev == data.dev && attr.mount == data.mount && !flags(directory.as_fd())?.0)
 }

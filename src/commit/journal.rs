@@ -5,7 +5,6 @@ use std::io;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::handed::Handed;
 use super::path::as_text;
 use super::steps::Step;
 use crate::store::{Journal, NodeId};
@@ -19,8 +18,8 @@ pub struct PathText(#[serde(with = "as_text")] pub Vec<u8>);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// What is new is being made under these temporary names. Nothing that was there is changed, but the times of their directories:
-    /// these steps set them as they were. These data files of the store may have names there, and attributes of the view's files.
-    Making(Vec<PathText>, Vec<Step>, Vec<Handed>),
+    /// these steps set them as they were. So they do with data files of the store that may have attributes of the view's files.
+    Making(Vec<PathText>, Vec<Step>),
     /// All is made. These steps are done from the first on until the last one is; each may have been done.
     Stepping(Vec<Step>, Forgets),
     /// The source is as it is to be, durably. The store is to forget what was committed.
@@ -109,7 +108,7 @@ impl Item {
 /// What stands in the file: a line with the sum of the second line.
 fn encode(state: &State) -> io::Result<Vec<u8>> {
     let text = serde_json::to_vec(state)?;
-    let mut all = format!("mmfs commit 2 {:08x}\n", crc32fast::hash(&text)).into_bytes();
+    let mut all = format!("mmfs commit 1 {:08x}\n", crc32fast::hash(&text)).into_bytes();
     all.extend(text);
     Ok(all)
 }
@@ -148,14 +147,10 @@ mod tests {
 
     #[test]
     fn a_state_comes_back() {
-        let state = State::Making(
-            vec![PathText(b"a/\xff\n\"".to_vec())],
-            Vec::new(),
-            Vec::new(),
-        );
+        let state = State::Making(vec![PathText(b"a/\xff\n\"".to_vec())], Vec::new());
         let all = encode(&state).expect("bytes");
         let text = std::str::from_utf8(&all).expect("text");
-        assert!(text.starts_with("mmfs commit 2 "), "{text}");
+        assert!(text.starts_with("mmfs commit 1 "), "{text}");
         assert_eq!(text.matches('\n').count(), 1);
     }
 }

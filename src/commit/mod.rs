@@ -48,7 +48,7 @@ use planned::Plan;
 use progress::Progress;
 use settings::Lacking;
 use stage::Made;
-use steps::{How, Step};
+use steps::{How, Step, Stopped};
 use tree::Tree;
 
 /// Carries the changes in a store into the source.
@@ -122,14 +122,16 @@ struct Commit<'a> {
     journal: Journal,
 }
 
+/// A path below the root, for a sentence.
+fn shown(path: &[u8]) -> String {
+    let path = if path.is_empty() { b"." } else { path };
+    for_shell(Path::new(OsStr::from_bytes(path))).to_string()
+}
+
 /// An error, and the path below the root that it is about.
 fn on_path(path: &[u8], error: impl Into<io::Error>) -> StartError {
     let error = error.into();
-    let path = for_shell(Path::new(OsStr::from_bytes(if path.is_empty() {
-        b"."
-    } else {
-        path
-    })));
+    let path = shown(path);
     let why = match error.raw_os_error() {
         Some(libc::EINTR) => {
             return StartError::Verb(
@@ -281,15 +283,15 @@ impl Commit<'_> {
             let attr = self.tree.attr(directory).ok()??;
             Some(Step::keep_times(directory, &attr))
         });
-        let times: Vec<Step> = times.collect();
-        let all = (&plan, &*changes.changed);
-        let forgets_all = *forgets == Forgets::All;
-        let handed = handed::candidates(view, &self.tree, all, forgets_all);
-        let handed = handed.map_err(|errno| on_path(b".", errno))?;
-        let listed = handed.iter().flatten().cloned().collect();
-        let making = State::Making(temporary, times, listed);
+        // What stays in the store needs its data files.
+        let handed = match forgets {
+            Forgets::All => self.candidates(view, changes, &plan)?,
+            Forgets::Names(..) => HashMap::new(),
+        };
+        let taken_back = handed.values().map(Handed::take_back);
+        let making = State::Making(temporary, times.chain(taken_back).collect());
         self.record(&making)?;
-        let outcome = match self.made(view, changes, (&mut plan, &handed), progress) {
+        let outcome = match self.made(view, changes, (&mut plan, handed), progress) {
             Ok(Some(steps)) => {
                 match self.record(&State::Stepping(steps.clone(), forgets.clone())) {
                     Ok(()) => return Ok(Some(steps)),
@@ -303,6 +305,23 @@ impl Commit<'_> {
         };
         self.take_back(&making)?;
         outcome
+    }
+
+    /// The data files that may be handed over, by the index of what is made.
+    fn candidates(
+        &self,
+        view: &Unmounted,
+        changes: &Changes,
+        plan: &Plan,
+    ) -> Result<HashMap<usize, Handed>, StartError> {
+        let mut all = HashMap::new();
+        for (index, make) in plan.makes.iter().enumerate() {
+            let one = &changes.changed[make.of];
+            let found = handed::candidate(view, make, one);
+            let found = found.map_err(|error| on_path(&one.spot.path, error))?;
+            found.and_then(|found| all.insert(index, found));
+        }
+        Ok(all)
     }
 
     /// Makes sure that no steps are recorded, after an error: they may be, and what they place is removed next.
@@ -319,16 +338,14 @@ impl Commit<'_> {
         &self,
         view: &Unmounted,
         changes: &Changes,
-        (plan, handed): (&mut Plan, &[Option<Handed>]),
+        (plan, handed): (&mut Plan, HashMap<usize, Handed>),
         progress: &Progress,
     ) -> Result<Option<Vec<Step>>, StartError> {
         let all = (&*plan, &*changes.changed);
         let made = stage::make_all(view, &self.tree, all, handed, progress);
-        let Made {
-            identities,
-            lacking,
-        } = made.map_err(|(path, error)| on_path(&path, error))?;
-        let steps = stage::steps(std::mem::take(&mut plan.steps), &identities);
+        let made = made.map_err(|(path, error)| on_path(&path, error))?;
+        let steps = stage::steps(plan, &made);
+        let Made { lacking, .. } = made;
         tell_lacking(&lacking);
         if self.wanted.strict && !(lacking.is_empty() && plan.lacking.is_empty()) {
             tell_lacking(&plan.lacking);
@@ -385,7 +402,7 @@ impl Commit<'_> {
 
     /// Removes what was made, and the journal.
     fn take_back(&self, making: &State) -> Result<(), StartError> {
-        let State::Making(temporary, times, handed) = making else {
+        let State::Making(temporary, steps) = making else {
             return Ok(());
         };
         for PathText(path) in temporary {
@@ -396,14 +413,19 @@ impl Commit<'_> {
                 removed.map_err(|error| StartError::Filesystem(self.source.into(), error))?;
             }
         }
-        for one in handed {
-            let done = one.take_back(&self.journal);
-            done.map_err(|error| not_written(&self.wanted.store, &error))?;
-        }
-        for step in times {
-            // Only for the looks of it. A hostile journal may have others.
-            if matches!(step, Step::Set { settings, .. } if settings.is_times()) {
-                let _ = step.apply(&self.tree, RESUMED);
+        let both = (&self.tree, &self.journal);
+        for step in steps {
+            match step {
+                Step::TakeBack { .. } => {
+                    if let Err(Stopped::Failed(errno)) = step.apply(both, RESUMED) {
+                        return Err(not_written(&self.wanted.store, &errno.into()));
+                    }
+                }
+                // Only for the looks of it. A hostile journal may have others.
+                Step::Set { settings, .. } if settings.is_times() => {
+                    let _ = step.apply(both, RESUMED);
+                }
+                _ => {}
             }
         }
         // The store may be on another filesystem: without the journal, nobody finds what has come back.
@@ -416,7 +438,7 @@ impl Commit<'_> {
 /// Says what could not be set.
 fn tell_lacking(lacking: &[(Vec<u8>, Lacking)]) {
     for (path, lacks) in lacking {
-        let path = for_shell(Path::new(OsStr::from_bytes(path)));
+        let path = shown(path);
         note(format_args!(
             "{path}: no privilege to set: {}",
             lacks.join(", ")

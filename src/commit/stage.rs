@@ -1,5 +1,6 @@
 //! Making what is new, under temporary names beside the source's files.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 
 use super::attributes::all_settings;
 use super::bytes::Filled;
-use super::handed::{self, Handed};
+use super::handed::Handed;
 use super::planned::{Make, Plan, Planned, What};
 use super::progress::Progress;
 use super::settings::Lacking;
@@ -20,10 +21,12 @@ use crate::store::is_synced_as_a_whole;
 use crate::view::private::{Changed, Unmounted};
 
 /// What was made.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Made {
     /// Of each that was to be made.
     pub identities: Vec<Identity>,
+    /// Data files that are to be renamed, by the index of what was to be made.
+    pub handed: HashMap<usize, Handed>,
     /// What could not be set, and of which path of the view.
     pub lacking: Vec<(Vec<u8>, Lacking)>,
 }
@@ -39,21 +42,28 @@ pub fn make_all(
     view: &Unmounted,
     tree: &Tree,
     (plan, changed): (&Plan, &[Changed]),
-    handed: &[Option<Handed>],
+    mut candidates: HashMap<usize, Handed>,
     progress: &Progress,
 ) -> Result<Made, Failed> {
     let mut made = Made::default();
-    for (make, handed) in plan.makes.iter().zip(handed) {
+    for (index, make) in plan.makes.iter().enumerate() {
         let one = &changed[make.of];
         let stage = Stage {
             view,
             tree,
             one,
-            handed: handed.as_ref(),
             progress,
         };
-        let done = progress.goes_on().and_then(|()| stage.make(make));
-        let (identity, lacking) = done.map_err(|error| (one.spot.path.clone(), error))?;
+        let failed = |error| (one.spot.path.clone(), error);
+        progress.goes_on().map_err(failed)?;
+        if let Some(handed) = candidates.remove(&index) {
+            if stage.hand_over(make, &handed).map_err(failed)? {
+                made.identities.push(handed.identity());
+                made.handed.insert(index, handed);
+                continue;
+            }
+        }
+        let (identity, lacking) = stage.make(make).map_err(failed)?;
         made.identities.push(identity);
         if !lacking.is_empty() {
             made.lacking.push((one.spot.path.clone(), lacking));
@@ -66,8 +76,6 @@ struct Stage<'a> {
     view: &'a Unmounted,
     tree: &'a Tree,
     one: &'a Changed,
-    /// Its data file, if that may become the source's.
-    handed: Option<&'a Handed>,
     progress: &'a Progress,
 }
 
@@ -104,15 +112,12 @@ impl Stage<'_> {
         let attr = &self.one.attr;
         let private = Mode::RUSR | Mode::WUSR;
         let fd = match attr.kind() {
-            FileType::RegularFile => match self.hand_over(directory, name)? {
-                Some(fd) => fd,
-                None => {
-                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
-                    let fd = fs::openat(directory, name, flags | OFlags::CLOEXEC, private)?;
-                    self.fill(&fd)?;
-                    fd
-                }
-            },
+            FileType::RegularFile => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
+                let fd = fs::openat(directory, name, flags | OFlags::CLOEXEC, private)?;
+                self.fill(&fd)?;
+                fd
+            }
             kind => {
                 match kind {
                     FileType::Directory => {
@@ -137,15 +142,14 @@ impl Stage<'_> {
         Ok((Identity::of(&stat(&fd)?), lacking))
     }
 
-    fn hand_over(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<Option<OwnedFd>> {
-        let Some(handed) = self.handed else {
-            return Ok(None);
-        };
-        let done = handed::hand_over(self.view, self.one, handed, (directory, name))?;
-        if done.is_some() {
+    /// Prepares the data file to be renamed. False: it has to be copied.
+    fn hand_over(&self, make: &Make, handed: &Handed) -> io::Result<bool> {
+        let (directory, _) = self.tree.place(&make.at)?;
+        let is_handed = handed.prepare(self.view, self.one, &directory)?;
+        if is_handed {
             self.progress.bytes(self.one.attr.size)?;
         }
-        Ok(done)
+        Ok(is_handed)
     }
 
     fn fill(&self, to: &OwnedFd) -> io::Result<()> {
@@ -177,8 +181,22 @@ fn held(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(fs::openat(directory, name, flags, Mode::empty())?)
 }
 
-/// The steps, with the inodes that were made.
-pub fn steps(planned: Vec<Planned>, made: &[Identity]) -> Vec<Step> {
+/// The steps of a plan, with the inodes that were made.
+pub fn steps(plan: &mut Plan, made: &Made) -> Vec<Step> {
+    let planned = std::mem::take(&mut plan.steps);
+    let placed = planned.iter().filter_map(|planned| match planned {
+        Planned::Place { make, .. } => Some(*make),
+        _ => None,
+    });
+    let placed: HashSet<usize> = placed.collect();
+    // What lies in a directory that is made is placed with it, and has to be there by then.
+    let makes = plan.makes.iter().enumerate();
+    let inside = makes.filter(|(index, _)| !placed.contains(index));
+    let inside = inside.filter_map(|(index, make)| {
+        let handed = made.handed.get(&index)?;
+        Some(handed.place(make.at.clone(), None))
+    });
+    let mut steps: Vec<Step> = inside.collect();
     let step = |planned| match planned {
         Planned::Step(step) => step,
         Planned::Place {
@@ -186,11 +204,14 @@ pub fn steps(planned: Vec<Planned>, made: &[Identity]) -> Vec<Step> {
             from,
             to,
             over,
-        } => Step::Rename {
-            from,
-            to,
-            what: made[make],
-            over,
+        } => match made.handed.get(&make) {
+            Some(handed) => handed.place(to, over),
+            None => Step::Rename {
+                from,
+                to,
+                what: made.identities[make],
+                over,
+            },
         },
         Planned::SetMade {
             make,
@@ -198,9 +219,10 @@ pub fn steps(planned: Vec<Planned>, made: &[Identity]) -> Vec<Step> {
             settings,
         } => Step::Set {
             path,
-            what: made[make],
+            what: made.identities[make],
             settings,
         },
     };
-    planned.into_iter().map(step).collect()
+    steps.extend(planned.into_iter().map(step));
+    steps
 }

@@ -1,15 +1,19 @@
 //! The steps of a commit that anybody can see. Each is one change, and is done or not done: the inode that it is about tells which.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
-use rustix::fs::{self, AtFlags, RenameFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 use serde::{Deserialize, Serialize};
 
 use super::path::{above, as_text};
 use super::settings::{Lacking, Settings};
-use super::tree::{Identity, Seen, Tree};
+use super::tree::{Identity, Seen, Tree, named, stat};
 use crate::attr::Attr;
+use crate::store::{Journal, NodeId};
 
 /// A step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +22,17 @@ pub enum Step {
     Rename {
         #[serde(with = "as_text")]
         from: Vec<u8>,
+        #[serde(with = "as_text")]
+        to: Vec<u8>,
+        /// What is renamed.
+        what: Identity,
+        /// What it replaces.
+        over: Option<Seen>,
+    },
+    /// renameat2(2) of a data file of the store.
+    Hand {
+        node: u64,
+        data: u64,
         #[serde(with = "as_text")]
         to: Vec<u8>,
         /// What is renamed.
@@ -36,6 +51,14 @@ pub enum Step {
     Set {
         #[serde(with = "as_text")]
         path: Vec<u8>,
+        /// Whose.
+        what: Identity,
+        settings: Settings,
+    },
+    /// Sets attributes of a data file of the store, as far as that can be.
+    TakeBack {
+        node: u64,
+        data: u64,
         /// Whose.
         what: Identity,
         settings: Settings,
@@ -103,8 +126,10 @@ impl Step {
     /// The path that it is about in the end.
     pub fn path(&self) -> &[u8] {
         match self {
-            Self::Rename { to, .. } => to,
+            Self::Rename { to, .. } | Self::Hand { to, .. } => to,
             Self::Remove { path, .. } | Self::Set { path, .. } => path,
+            // None of the source's.
+            Self::TakeBack { .. } => b"",
         }
     }
 
@@ -112,14 +137,46 @@ impl Step {
     ///
     /// # Errors
     /// Why it is not done.
-    pub fn apply(&self, tree: &Tree, how: How) -> std::result::Result<Lacking, Stopped> {
+    pub fn apply(
+        &self,
+        (tree, journal): (&Tree, &Journal),
+        how: How,
+    ) -> std::result::Result<Lacking, Stopped> {
         match self {
+            Self::Hand {
+                node,
+                data,
+                to,
+                what,
+                over,
+            } => {
+                let from = data_file(journal, *node, *data)?;
+                rename(tree, (from, to), what, over.as_ref(), how)?;
+            }
+            Self::TakeBack {
+                node,
+                data,
+                what,
+                settings,
+            } => {
+                if let Some((directory, name)) = data_file(journal, *node, *data)? {
+                    take_back((&directory, &name), what, settings)?;
+                }
+            }
             Self::Rename {
                 from,
                 to,
                 what,
                 over,
-            } => rename(tree, (from, to), what, over.as_ref(), how)?,
+            } => {
+                tree.forget();
+                let place = match tree.place(from) {
+                    Err(Errno::NOENT | Errno::NOTDIR) => None,
+                    place => Some(place?),
+                };
+                let place = place.map(|(directory, name)| (directory, name.to_owned()));
+                rename(tree, (place, to), what, over.as_ref(), how)?;
+            }
             Self::Remove { path, what } => remove(tree, path, what, how)?,
             Self::Set {
                 path,
@@ -136,21 +193,55 @@ impl Step {
     }
 }
 
+/// A directory, and a name in it.
+type Place = (Rc<OwnedFd>, OsString);
+
+/// Where a data file of the store lies.
+fn data_file(journal: &Journal, node: u64, data: u64) -> Result<Option<Place>> {
+    let found = NodeId::checked(node).and_then(|id| journal.data_file(id, data));
+    match found {
+        Ok(found) => Ok(found.map(|(directory, name)| (Rc::new(directory), name))),
+        Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    }
+}
+
+fn take_back(
+    (directory, name): (&OwnedFd, &OsStr),
+    what: &Identity,
+    settings: &Settings,
+) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = match fs::openat(directory, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        held => held?,
+    };
+    let attr = stat(&held)?;
+    // What has a second name may lie elsewhere.
+    match Identity::of(&attr) == *what && attr.nlink == 1 {
+        true => settings.apply(&held).map(drop),
+        false => Ok(()),
+    }
+}
+
 fn rename(
     tree: &Tree,
-    (from, to): (&[u8], &[u8]),
+    (from, to): (Option<Place>, &[u8]),
     what: &Identity,
     over: Option<&Seen>,
     how: How,
 ) -> std::result::Result<(), Stopped> {
     tree.forget();
-    match tree.attr(from)? {
-        Some(attr) if Identity::of(&attr) == *what => {}
+    let there = match &from {
+        Some((directory, name)) => named(directory, name)?,
+        None => None,
+    };
+    let (old, old_name) = match (from, there) {
+        (Some(from), Some(attr)) if Identity::of(&attr) == *what => from,
         // It was done. At last all names are looked at.
         _ if how.resumes => return Ok(()),
         _ => return Err(Stopped::Conflict),
-    }
-    let (old, old_name) = tree.place(from)?;
+    };
+    let old_name = &*old_name;
     let (new, new_name) = tree.place(to)?;
     let occupant = tree.attr(to)?.map(|attr| Seen::of(&attr));
     let flags = match (occupant, over) {
@@ -216,11 +307,11 @@ pub fn not_placed<'a>(
 ) -> std::result::Result<Option<&'a Step>, Errno> {
     let passing: HashSet<&[u8]> = steps.iter().filter_map(Step::from).collect();
     for step in steps {
-        let Step::Rename { to, what, .. } = step else {
+        let (Step::Rename { to, what, .. } | Step::Hand { to, what, .. }) = step else {
             continue;
         };
-        // What is renamed twice waits at a temporary name.
-        if passing.contains(&**to) {
+        // What is renamed twice waits at a temporary name, or in a directory that has one.
+        if passing.contains(&**to) || above(to).any(|directory| passing.contains(directory)) {
             continue;
         }
         let there = tree.attr(to)?.map(|attr| Identity::of(&attr));

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use super::path::{Name, parent};
 use crate::attr::{Attr, Time};
 use crate::source::{proc_path, reopen};
-use crate::store::is_synced_as_a_whole;
 
 /// An inode of the source, told from others that had or will have its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,11 +185,6 @@ impl Tree {
         Ok(fs::fstatfs(&*self.root)?.f_type as u64 == OVERLAYFS)
     }
 
-    /// Whether syncfs(2) makes all of the source's filesystem durable.
-    pub fn is_synced_as_a_whole(&self) -> bool {
-        is_synced_as_a_whole(&self.root)
-    }
-
     /// Checks that whoever runs mmfs may take a name away: it belongs to him in a sticky directory, is no mount point, and nothing forbids it.
     ///
     /// # Errors
@@ -269,8 +263,11 @@ pub fn stat(fd: impl AsFd) -> Result<Attr> {
     fs::statx(fd, c"", AtFlags::EMPTY_PATH, Attr::MASK).map(Attr::from)
 }
 
-/// What a name of a directory leads to.
-fn named(directory: &OwnedFd, name: Name<'_>) -> Result<Option<Attr>> {
+/// What a name of a directory leads to. None: there is no such name.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn named(directory: &OwnedFd, name: Name<'_>) -> Result<Option<Attr>> {
     match fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, Attr::MASK) {
         Err(Errno::NOENT) => Ok(None),
         found => found.map(|found| Some(found.into())),

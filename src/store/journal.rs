@@ -1,15 +1,21 @@
 //! The file that says that a commit goes on. The store knows that it is there, not what stands in it.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use super::codec::damaged;
+use super::data;
 use super::disk::{Directory, Disk, How};
 use super::format::put;
+use super::node::NodeId;
 use super::open_error::{OpenError, at};
 
 const NAME: &str = "commit";
-pub(super) const NEW: &str = "commit.new";
+const NEW: &str = "commit.new";
 /// A million changes take some 300 MB.
 const MAX_SIZE: usize = 8 << 30;
 
@@ -32,8 +38,18 @@ impl Journal {
         }
     }
 
-    pub(super) fn directory(&self) -> &Directory {
-        &self.0
+    /// Where a data file of the store lies: the directory, and its name there. None: there is no such directory.
+    ///
+    /// # Errors
+    /// That of the open.
+    pub fn data_file(&self, id: NodeId, data: u64) -> io::Result<Option<(OwnedFd, OsString)>> {
+        let path = data::path(id, data);
+        let name = path.file_name().unwrap_or_default().to_owned();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        match self.0.open_at(&data::directory(id), flags) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(|directory| Some((directory, name))),
+        }
     }
 
     /// What was written last. None: there is no journal.

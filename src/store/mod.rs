@@ -36,7 +36,6 @@ mod orphans;
 mod pieces;
 mod record;
 mod room;
-mod second_name;
 mod snapshot;
 mod state;
 mod sync;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::Write as _;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,8 +11,8 @@ use crate::committed::{
 };
 use crate::common::loopfs::LoopFs;
 use crate::common::private::private;
-use crate::common::snapshot::{Snapshot, assert_same, snapshot};
-use crate::common::{builder, tools};
+use crate::common::snapshot::{Snapshot, assert_same, snapshot, untouched};
+use crate::common::{builder, tools, user};
 use crate::meanwhile::cut_short;
 
 fn place(fs_type: &str) -> (LoopFs, PathBuf, PathBuf) {
@@ -153,8 +152,17 @@ fn as_root_what_is_unlike_a_new_file_is_copied() {
                 for (number, path) in before.values().enumerate() {
                     fs::hard_link(path, second.with_extension(number.to_string())).unwrap();
                 }
-                // Nothing that mmfs has put there.
-                refused(&commit(&store, &[]), 1, "Input/output error");
+                // Nothing that mmfs has put there: it may be somebody else's, and stays as it is.
+                chown(second.with_extension("0"), Some(12), Some(34)).unwrap();
+                let planted = untouched(source.parent().unwrap());
+                for _ in 0..2 {
+                    refused(&commit(&store, &[]), 1, "Input/output error");
+                }
+                let now = untouched(source.parent().unwrap());
+                for name in ["second.0", "second.1", "second.2"] {
+                    let of = |all: &Snapshot| format!("{:?}", all[Path::new(name)].inode);
+                    assert_eq!(of(&planted), of(&now), "{name}");
+                }
                 continue;
             }
             _ => {}
@@ -172,7 +180,7 @@ fn as_root_what_is_unlike_a_new_file_is_copied() {
 /// (proves: S83)
 #[test]
 fn as_root_what_was_handed_over_is_taken_back() {
-    for call in ["syncfs", "fsetxattr,setxattr", "fchownat", "utimensat"] {
+    for call in ["syncfs", "setxattr", "fchownat", "utimensat"] {
         let (_fs, source, store) = place("ext4");
         let view = fill(&source, &store);
         let (before, changes) = (snapshot(&source), diff(&store));
@@ -194,33 +202,116 @@ fn as_root_what_was_handed_over_is_taken_back() {
     }
 }
 
-/// As `cp -al` of the source gives it.
+/// Others could write to it.
 /// (proves: S83)
 #[test]
-fn as_root_a_name_that_others_gave_a_file_meanwhile_is_theirs() {
+fn as_root_no_name_of_a_data_file_is_seen_before_the_steps_are_recorded() {
     let (_fs, source, store) = place("ext4");
     let view = fill(&source, &store);
+    let before = data_files(&store);
     cut_short(&store, &[], ("syncfs", 1));
-    let kept = source.with_file_name("kept");
-    fs::create_dir(&kept).unwrap();
-    for name in fs::read_dir(&source).unwrap().flatten() {
-        fs::hard_link(name.path(), kept.join(name.file_name())).unwrap();
+    for (number, path) in &before {
+        let found = fs::metadata(path).unwrap();
+        assert_eq!((found.ino(), found.nlink()), (*number, 1), "{path:?}");
     }
     // It is taken back, and then refused: this name is in the way.
     fs::create_dir(source.join("new")).unwrap();
     let output = commit(&store, &[]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert_own(&store);
-    for name in fs::read_dir(&kept).unwrap().flatten() {
-        let mut file = File::options().append(true).open(name.path()).unwrap();
-        file.write_all(b"theirs").unwrap();
-    }
     fs::remove_dir(source.join("new")).unwrap();
-    fs::write(source.join("rewritten"), bytes("rewritten", 50_000)).unwrap();
     done(&mmfs(&["check"], &store));
-    assert_eq!(diff(&store), ["A new", "A other", "C rewritten"]);
-    let before = data_files(&store);
-    done(&commit(&store, &["--force"]));
+    assert_eq!(diff(&store), ["A new", "A other", "M rewritten"]);
+    done(&commit(&store, &[]));
     assert_eq!(handed(&source, &before), ["new", "other", "rewritten"]);
     assert_committed(&view, &source, &store);
+}
+
+/// A commit that was cut short among its steps, and what others did since.
+#[test]
+fn as_root_what_was_handed_over_is_not_brought_back() {
+    let (_fs, source, store) = place("ext4");
+    fill(&source, &store);
+    cut_short(&store, &[], ("renameat2", 2));
+    let there = ["new", "other"].map(|name| source.join(name).exists());
+    assert_eq!(there, [true, false]);
+    fs::remove_file(source.join("new")).unwrap();
+    refused(&commit(&store, &[]), 1, "the commit stopped at");
+    assert!(!source.join("new").exists());
+    fs::write(source.join("new"), "others").unwrap();
+    refused(&commit(&store, &[]), 1, "something else is there now");
+    assert_eq!(fs::read(source.join("new")).unwrap(), b"others");
+}
+
+/// In a directory with the setgid bit, files get its group, which the user may not be able to give them.
+#[test]
+fn as_root_a_users_files_keep_the_group_of_their_directory() {
+    let (fs, source, store) = place("ext4");
+    let uid = user::ordinary();
+    user::give_to(uid, fs.path());
+    user::let_users_mount();
+    chown(&source, None, Some(4321)).unwrap();
+    fs::set_permissions(&source, Permissions::from_mode(0o2777)).unwrap();
+    let mnt = fs.path().join("mnt");
+    fs::create_dir(&mnt).unwrap();
+    user::give_to(uid, &mnt);
+    let run = |words: &[&Path]| {
+        let mut command = user::as_user(uid, builder::binary());
+        done(&tools::output_of(command.args(words)));
+    };
+    run(&[Path::new("--private"), &store, &source, &mnt]);
+    let made = format!(
+        "echo made > {0}/made; mkdir {0}/d; echo made > {0}/d/made",
+        mnt.display()
+    );
+    let mut shell = user::as_user(uid, "sh");
+    done(&tools::output_of(shell.arg("-c").arg(made)));
+    let group = |root: &Path, name: &str| fs::metadata(root.join(name)).unwrap().gid();
+    let shown = ["made", "d", "d/made"].map(|name| {
+        let mut stat = user::as_user(uid, "stat");
+        let output = tools::output_of(stat.arg("-c%g").arg(mnt.join(name)));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    });
+    assert_eq!(shown, ["4321", "4321", "4321"]);
+    run(&[Path::new("unmount"), &mnt]);
+    run(&[Path::new("commit"), &store]);
+    let groups = ["made", "d", "d/made"].map(|name| group(&source, name));
+    assert_eq!(groups, [4321, 4321, 4321]);
+}
+
+/// What is in a new directory, what is longer or shorter than the store's file, and what has several names.
+#[test]
+fn as_root_what_is_like_the_views_file_is_handed_over_only() {
+    let (_fs, source, store) = place("ext4");
+    let mut mount = private(&source, &store, &[]);
+    let at = |name: &str| mount.mnt().join(name);
+    fs::create_dir_all(at("d/e")).unwrap();
+    for name in ["d/e/deep", "longer", "shorter", "names"] {
+        fs::write(at(name), bytes(name, 300_000)).unwrap();
+    }
+    fs::hard_link(at("names"), at("d/second")).unwrap();
+    let resize = |name: &str, len| {
+        let file = File::options().write(true).open(at(name)).unwrap();
+        file.set_len(len).unwrap();
+    };
+    resize("longer", 400_000);
+    resize("shorter", 200_000);
+    let view = snapshot(mount.mnt());
+    mount.unmount();
+    let before = data_files(&store);
+    done(&commit(&store, &[]));
+    assert!(before.contains_key(&number(&source.join("d/e/deep"))));
+    assert!(!before.contains_key(&number(&source.join("names"))));
+    assert_committed(&view, &source, &store);
+}
+
+/// What stays in the store needs its data files.
+#[test]
+fn as_root_nothing_is_handed_over_if_something_stays() {
+    let (_fs, source, store) = place("ext4");
+    fill(&source, &store);
+    let before = data_files(&store);
+    done(&commit(&store, &["-I", "new"]));
+    assert!(!before.contains_key(&number(&source.join("new"))));
+    assert_eq!(diff(&store), ["A other", "M rewritten"]);
 }

@@ -41,6 +41,8 @@ fn what_waits_under_a_temporary_name_is_missed_if_it_is_removed() {
     let mut mount = private(&source, &store, &[]);
     fs::write(mount.mnt().join("a"), "other").unwrap();
     fs::write(mount.mnt().join("n"), "new").unwrap();
+    // A file with one name has none until it has its own.
+    fs::hard_link(mount.mnt().join("n"), mount.mnt().join("m")).unwrap();
     mount.unmount();
     cut_short(&store, &[], ("renameat2", 1));
     for entry in fs::read_dir(&source).unwrap().flatten() {
