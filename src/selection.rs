@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use globset::{GlobBuilder, GlobMatcher};
 use rustix::fs::FileType;
 
-use crate::difference::Difference;
+use crate::difference::{Difference, Kind};
 use crate::refusal::StartError;
 use crate::terminal::for_shell;
 
@@ -18,6 +18,7 @@ use crate::terminal::for_shell;
 const PATH: u8 = b'p';
 const INCLUDE: u8 = b'i';
 const EXCLUDE: u8 = b'e';
+const LEAVE_CONFLICTS: u8 = b'c';
 
 /// Paths and globs.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct Selection {
     /// None: all.
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
+    leaves_conflicts: bool,
 }
 
 /// A glob.
@@ -57,15 +59,31 @@ impl Selection {
             paths: paths.iter().map(below).collect::<Result<_, _>>()?,
             include: patterns(include)?,
             exclude: patterns(exclude)?,
+            leaves_conflicts: false,
         })
     }
 
-    /// What these paths and globs are as bytes, for another process: letter and text of each, and a zero byte.
-    pub fn to_bytes(paths: &[PathBuf], include: &[String], exclude: &[String]) -> Vec<u8> {
+    /// The same, without what the source has changed, too.
+    pub fn without_conflicts(self) -> Self {
+        Self {
+            leaves_conflicts: true,
+            ..self
+        }
+    }
+
+    /// What these paths and globs are as bytes, for another process: letter and text of each, and a zero byte. `leaves_conflicts`: as
+    /// [`Selection::without_conflicts`].
+    pub fn to_bytes(
+        paths: &[PathBuf],
+        include: &[String],
+        exclude: &[String],
+        leaves_conflicts: bool,
+    ) -> Vec<u8> {
         let paths = paths.iter().map(|path| (PATH, path.as_os_str().as_bytes()));
         let include = include.iter().map(|glob| (INCLUDE, glob.as_bytes()));
         let exclude = exclude.iter().map(|glob| (EXCLUDE, glob.as_bytes()));
-        let all = paths.chain(include).chain(exclude);
+        let leave = leaves_conflicts.then_some((LEAVE_CONFLICTS, &b""[..]));
+        let all = paths.chain(include).chain(exclude).chain(leave);
         all.flat_map(|(letter, text)| [&[letter], text, &[0]].concat())
             .collect()
     }
@@ -77,6 +95,7 @@ impl Selection {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StartError> {
         let garbled = || StartError::Verb("what is chosen cannot be read".into());
         let (mut paths, mut include, mut exclude) = (Vec::new(), Vec::new(), Vec::new());
+        let mut leaves_conflicts = false;
         for field in bytes.split_inclusive(|byte| *byte == 0) {
             let field = field.strip_suffix(&[0]).ok_or_else(garbled)?;
             let (letter, text) = field.split_first().ok_or_else(garbled)?;
@@ -85,10 +104,14 @@ impl Selection {
                 PATH => paths.push(OsStr::from_bytes(text).into()),
                 INCLUDE => include.push(glob()?),
                 EXCLUDE => exclude.push(glob()?),
+                LEAVE_CONFLICTS if text.is_empty() => leaves_conflicts = true,
                 _ => return Err(garbled()),
             }
         }
-        Self::new(&paths, &include, &exclude)
+        Ok(Self {
+            leaves_conflicts,
+            ..Self::new(&paths, &include, &exclude)?
+        })
     }
 
     /// All there is.
@@ -97,12 +120,14 @@ impl Selection {
             paths: Vec::new(),
             include: Vec::new(),
             exclude: Vec::new(),
+            leaves_conflicts: false,
         }
     }
 
     /// Whether it chooses all there is.
     pub fn is_all(&self) -> bool {
-        self.paths.is_empty() && self.include.is_empty() && self.exclude.is_empty()
+        let has_no_globs = self.include.is_empty() && self.exclude.is_empty();
+        self.paths.is_empty() && has_no_globs && !self.leaves_conflicts
     }
 
     /// Whether it chooses a change.
@@ -110,7 +135,11 @@ impl Selection {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.fits(one));
         let is_meant =
             self.paths.is_empty() || self.paths.iter().any(|(_, path)| is_chosen(path, one));
-        is_meant && (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+        let is_left = self.leaves_conflicts && one.kind == Kind::Conflict;
+        is_meant
+            && !is_left
+            && (self.include.is_empty() || any(&self.include))
+            && !any(&self.exclude)
     }
 
     /// Checks that each path has a change, by itself or below it.
@@ -256,11 +285,11 @@ mod tests {
     fn another_process_gets_the_same_choice() {
         let strange = PathBuf::from(OsStr::from_bytes(b"a\xff\n"));
         let (include, exclude) = (vec!["*.o".to_owned()], vec!["k*".to_owned()]);
-        let bytes = Selection::to_bytes(&[strange], &include, &exclude);
+        let bytes = Selection::to_bytes(&[strange], &include, &exclude, true);
         let read = Selection::from_bytes(&bytes).expect("a selection");
         assert_eq!(read.paths[0].1, b"a\xff\n");
         assert!(!read.is_all() && !read.include.is_empty() && !read.exclude.is_empty());
-        let nothing = Selection::to_bytes(&[], &[], &[]);
+        let nothing = Selection::to_bytes(&[], &[], &[], false);
         assert!(
             Selection::from_bytes(&nothing)
                 .expect("a selection")

@@ -991,3 +991,16 @@ fn private_again(source: &Path, store: &Path) -> (Listing, String) {
     mount.unmount();
     found
 }
+
+#[test]
+fn conflicts_are_left_if_that_is_asked_for() {
+    let (_place, source, _store, mount) = mounted(&["a", "b"]);
+    for name in ["a", "b"] {
+        fs::write(mount.mnt().join(name), "of the view").unwrap();
+    }
+    fs::write(source.join("a"), "of the source").unwrap();
+    leaves(mount.mnt(), &["--skip-conflicts"], &["C a"]);
+    let read = |name: &str| fs::read_to_string(mount.mnt().join(name)).unwrap();
+    assert_eq!((read("a"), read("b")), ("of the view".into(), "b".into()));
+    leaves(mount.mnt(), &["a"], &[]);
+}

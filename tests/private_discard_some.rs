@@ -521,6 +521,24 @@ fn what_the_source_has_changed_too_shows_the_source() {
     shows_the_source(&source, &store);
 }
 
+#[test]
+fn conflicts_are_left_if_that_is_asked_for() {
+    let (_place, source, store) = changed(&["a", "b", "d/c", "d/e"], |view| {
+        for name in ["a", "b", "d/c", "d/e"] {
+            fs::write(view.join(name), "of the view").unwrap();
+        }
+    });
+    fs::write(source.join("a"), "of the source").unwrap();
+    fs::write(source.join("d/c"), "of the source").unwrap();
+    let dry = mmfs("discard", &store, &["--skip-conflicts", "--dry-run"]);
+    assert_eq!(String::from_utf8_lossy(&dry.stdout), "M b\nM d/e\n");
+    leaves(&store, &["--skip-conflicts", "d"], &["C a", "M b", "C d/c"]);
+    leaves(&store, &["--skip-conflicts"], &["C a", "C d/c"]);
+    leaves(&store, &["--skip-conflicts"], &["C a", "C d/c"]);
+    leaves(&store, &["."], &[]);
+    shows_the_source(&source, &store);
+}
+
 /// Where inodes are found by their names, a directory is needed as long as what lies in it.
 #[test]
 fn over_a_source_that_mmfs_mounts() {

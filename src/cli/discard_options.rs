@@ -26,6 +26,9 @@ pub struct Discard {
     /// Leave what this glob fits. May be given more than once.
     #[arg(short = 'E', long, value_name = "GLOB")]
     exclude: Vec<String>,
+    /// Leave what the source has changed, too.
+    #[arg(long)]
+    skip_conflicts: bool,
     /// Print what would be given up, as mmfs diff does, and leave it.
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -38,6 +41,10 @@ impl Discard {
     /// The sentence that says why changes stay.
     pub fn run(&self) -> Result<(), StartError> {
         let selection = Selection::new(&self.paths, &self.include, &self.exclude)?;
+        let selection = match self.skip_conflicts {
+            true => selection.without_conflicts(),
+            false => selection,
+        };
         match (selection.is_all(), self.dry_run) {
             (true, true) => {
                 let found = show::changes(&self.object, Detail::Kinds)?;
@@ -46,7 +53,8 @@ impl Discard {
             (true, false) => show::discard(&self.object),
             (false, true) => show::discardable(&self.object, &selection),
             (false, false) => {
-                let chosen = Selection::to_bytes(&self.paths, &self.include, &self.exclude);
+                let (paths, skips) = (&self.paths, self.skip_conflicts);
+                let chosen = Selection::to_bytes(paths, &self.include, &self.exclude, skips);
                 show::discard_some(&self.object, &selection, &chosen)
             }
         }
