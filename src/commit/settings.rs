@@ -65,6 +65,16 @@ impl Settings {
         }
     }
 
+    /// The extended attributes alone, without ACLs: these say who may use it.
+    pub fn xattrs_without_acls(&self) -> Self {
+        let all = self.xattrs.iter().flatten();
+        let all = all.filter(|one| !one.name.starts_with(b"system."));
+        Self {
+            xattrs: Some(all.cloned().collect()),
+            ..Self::default()
+        }
+    }
+
     /// Whether there is nothing but times to set.
     pub fn is_times(&self) -> bool {
         let times = Self {

@@ -69,6 +69,15 @@ pub fn make_all(
             made.lacking.push((one.spot.path.clone(), lacking));
         }
     }
+    for planned in &plan.steps {
+        if let Planned::SetMade { make, settings, .. } = planned {
+            let (make, identity) = (&plan.makes[*make], &made.identities[*make]);
+            // All are set when all that is to lie in it does. Whether they have room is found now.
+            let tried = tree.hold(&make.at, identity);
+            let tried = tried.and_then(|held| settings.xattrs_without_acls().apply(&held));
+            tried.map_err(|errno| (changed[make.of].spot.path.clone(), errno.into()))?;
+        }
+    }
     Ok(made)
 }
 

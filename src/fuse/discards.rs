@@ -92,12 +92,33 @@ impl<T: Tree> Discards<T> {
     fn begin(&self, number: u64, chosen: Vec<u8>) -> std::io::Result<()> {
         let (fs, state) = (self.fs.clone(), self.state.clone());
         let work = move || {
+            let mut running = Running {
+                state,
+                number,
+                done: None,
+            };
             let chosen = Selection::from_bytes(&chosen).map_err(|error| error.to_string());
-            let done = chosen.and_then(|chosen| fs.give_up(&chosen));
-            end(&state, number, done);
+            running.done = Some(chosen.and_then(|chosen| fs.give_up(&chosen)));
         };
         let thread = std::thread::Builder::new().name("discard".into());
         thread.spawn(work).map(drop)
+    }
+}
+
+/// Work under way. However it ends, others can follow.
+struct Running {
+    state: Arc<Mutex<State>>,
+    number: u64,
+    done: Option<std::result::Result<(), String>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let broke_off = || {
+            Err("mmfs broke off with an error of its own; mmfs diff tells what was given up".into())
+        };
+        let done = self.done.take().unwrap_or_else(broke_off);
+        end(&self.state, self.number, done);
     }
 }
 
@@ -111,5 +132,30 @@ fn end(state: &Mutex<State>, number: u64, done: std::result::Result<(), String>)
     state.done.push_back((number, done));
     if state.done.len() > MOST {
         state.done.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_breaks_off_keeps_nobody_waiting() {
+        let state: Arc<Mutex<State>> = Arc::default();
+        state.lock().running = Some(7);
+        let running = Running {
+            state: state.clone(),
+            number: 7,
+            done: None,
+        };
+        let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _running = running;
+            panic!("of the test");
+        }));
+        assert!(broken.is_err());
+        let state = state.lock();
+        assert_eq!(state.running, None);
+        let (number, done) = state.done.back().expect("an answer");
+        assert!(*number == 7 && done.done && done.refused.is_some());
     }
 }

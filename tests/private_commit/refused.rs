@@ -4,9 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::committed::{commit, commit_view, diff, left_alone, mmfs, place, refused, write_files};
+use crate::committed::{
+    commit, commit_view, diff, left_alone, mmfs, place, refused, set_xattr, write_files,
+};
+use crate::common::loopfs::LoopFs;
 use crate::common::private::private;
-use crate::common::snapshot::{assert_same, untouched};
+use crate::common::snapshot::{assert_same, snapshot, untouched};
 use crate::common::{Mount, builder, tools};
 
 #[test]
@@ -222,4 +225,29 @@ fn a_damaged_journal_is_refused() {
     assert_same(&before, &untouched(&source), "the source was touched");
     fs::remove_file(store.join("commit")).unwrap();
     assert_eq!(diff(&store), ["M f"]);
+}
+
+/// A view has room for attributes that ext4 has not.
+#[test]
+fn as_root_an_attribute_without_room_stops_it_before_anything_is_changed() {
+    let fs = LoopFs::new("ext4", 64 << 20);
+    let (source, store) = (fs.path().join("source"), fs.path().join("store"));
+    for name in ["d", "f"] {
+        fs::create_dir_all(&source).unwrap();
+        let mut mount = private(&source, &store, &[]);
+        let path = mount.mnt().join(name);
+        match name {
+            "d" => fs::create_dir(&path).unwrap(),
+            _ => fs::write(&path, "new").unwrap(),
+        }
+        set_xattr(&path, "user.long", &[b'x'; 20_000]);
+        mount.unmount();
+        let before = snapshot(&source);
+        refused(&commit(&store, &[]), 1, "No space left on device");
+        assert_same(&before, &snapshot(&source), "the source was changed");
+        let mount = private(&source, &store, &[]);
+        let path = mount.mnt().join(name);
+        set_xattr(&path, "user.long", b"short");
+        commit_view(mount, &store, &[]);
+    }
 }
