@@ -130,6 +130,14 @@ impl Selection {
         self.paths.is_empty() && has_no_globs && !self.leaves_conflicts
     }
 
+    /// A sentence about changes that depend on each other. What is beside a conflict that stays may have to stay, too.
+    pub fn explained(&self, sentence: String) -> String {
+        match self.leaves_conflicts {
+            true => format!("{sentence}; or leave what is beside a conflict, too: --exclude"),
+            false => sentence,
+        }
+    }
+
     /// Whether it chooses a change.
     pub fn chooses(&self, one: &Difference) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.fits(one));

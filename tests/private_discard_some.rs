@@ -539,6 +539,22 @@ fn conflicts_are_left_if_that_is_asked_for() {
     shows_the_source(&source, &store);
 }
 
+/// What can only be given up together with a conflict is refused, and can be left.
+#[test]
+fn what_is_beside_a_conflict_can_be_left_with_it() {
+    let (_place, source, store) = changed(&["keep"], |view| {
+        fs::write(view.join("keep"), "of the view").unwrap();
+        write(view, &["nd/both", "nd/mine"]);
+    });
+    write(&source, &["nd/both"]);
+    refused(&store, &["--skip-conflicts"], &["nd", "--exclude"]);
+    leaves(
+        &store,
+        &["--skip-conflicts", "-E", "nd"],
+        &["C nd/both", "A nd/mine"],
+    );
+}
+
 /// Where inodes are found by their names, a directory is needed as long as what lies in it.
 #[test]
 fn over_a_source_that_mmfs_mounts() {

@@ -1,5 +1,6 @@
 //! The end of a commit: its steps, and what the store forgets then.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -30,8 +31,9 @@ impl Commit<'_> {
             force: self.wanted.force,
             resumes,
         };
-        let mut lacking = Vec::new();
+        let (mut lacking, mut copied) = (Vec::new(), HashSet::new());
         for (number, step) in steps.iter().enumerate() {
+            copied.extend(step.hands_a_copy(&self.journal));
             match step.apply((&self.tree, &self.journal), how) {
                 Ok(lacks) if lacks.is_empty() => {}
                 Ok(lacks) => lacking.push((step.path().to_vec(), lacks)),
@@ -41,7 +43,7 @@ impl Commit<'_> {
             }
             progress.step();
         }
-        let not_placed = steps::not_placed(&self.tree, steps);
+        let not_placed = steps::not_placed(&self.tree, steps, &copied);
         match not_placed {
             // A directory above it may be closed to its owner by now.
             Ok(None) | Err(Errno::ACCESS) => {}

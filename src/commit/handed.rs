@@ -148,12 +148,13 @@ impl Handed {
         Ok(lacking.is_empty())
     }
 
-    /// Renames it into the source.
-    pub fn place(&self, to: Vec<u8>, over: Option<Seen>) -> Step {
+    /// Renames it into the source. `path`: where it is in the end.
+    pub fn place(&self, to: Vec<u8>, path: &[u8], over: Option<Seen>) -> Step {
         Step::Hand {
             node: self.node,
             data: self.data,
             to,
+            path: path.to_vec(),
             what: self.what,
             over,
         }
@@ -164,7 +165,6 @@ impl Handed {
         Step::TakeBack {
             node: self.node,
             data: self.data,
-            what: self.what,
             settings: self.was.clone(),
         }
     }

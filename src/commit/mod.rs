@@ -315,6 +315,10 @@ impl Commit<'_> {
         plan: &Plan,
     ) -> Result<HashMap<usize, Handed>, StartError> {
         let mut all = HashMap::new();
+        let is_private = self.journal.has_private_data();
+        if !is_private.map_err(|error| not_written(&self.wanted.store, &error))? {
+            return Ok(all);
+        }
         for (index, make) in plan.makes.iter().enumerate() {
             let one = &changes.changed[make.of];
             let found = handed::candidate(view, make, one);
@@ -342,9 +346,9 @@ impl Commit<'_> {
         progress: &Progress,
     ) -> Result<Option<Vec<Step>>, StartError> {
         let all = (&*plan, &*changes.changed);
-        let made = stage::make_all(view, &self.tree, all, handed, progress);
+        let made = stage::make_all(view, (&self.tree, &self.journal), all, handed, progress);
         let made = made.map_err(|(path, error)| on_path(&path, error))?;
-        let steps = stage::steps(plan, &made);
+        let steps = stage::steps(plan, &changes.changed, &made);
         let Made { lacking, .. } = made;
         tell_lacking(&lacking);
         if self.wanted.strict && !(lacking.is_empty() && plan.lacking.is_empty()) {

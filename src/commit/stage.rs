@@ -1,6 +1,6 @@
 //! Making what is new, under temporary names beside the source's files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,12 +12,13 @@ use rustix::io::Errno;
 use super::attributes::all_settings;
 use super::bytes::Filled;
 use super::handed::Handed;
+use super::path::above;
 use super::planned::{Make, Plan, Planned, What};
 use super::progress::Progress;
 use super::settings::Lacking;
 use super::steps::Step;
 use super::tree::{Identity, Tree, stat};
-use crate::store::is_synced_as_a_whole;
+use crate::store::{Journal, is_synced_as_a_whole};
 use crate::view::private::{Changed, Unmounted};
 
 /// What was made.
@@ -40,12 +41,13 @@ pub type Failed = (Vec<u8>, io::Error);
 /// The first one. What was made until then stays, and is to be removed.
 pub fn make_all(
     view: &Unmounted,
-    tree: &Tree,
+    (tree, journal): (&Tree, &Journal),
     (plan, changed): (&Plan, &[Changed]),
     mut candidates: HashMap<usize, Handed>,
     progress: &Progress,
 ) -> Result<Made, Failed> {
     let mut made = Made::default();
+    let mut may_move = None;
     for (index, make) in plan.makes.iter().enumerate() {
         let one = &changed[make.of];
         let stage = Stage {
@@ -57,7 +59,8 @@ pub fn make_all(
         let failed = |error| (one.spot.path.clone(), error);
         progress.goes_on().map_err(failed)?;
         if let Some(handed) = candidates.remove(&index) {
-            if stage.hand_over(make, &handed).map_err(failed)? {
+            let may_move = *may_move.get_or_insert_with(|| stage.may_move(make, journal));
+            if may_move && stage.hand_over(make, &handed).map_err(failed)? {
                 made.identities.push(handed.identity());
                 made.handed.insert(index, handed);
                 continue;
@@ -151,6 +154,11 @@ impl Stage<'_> {
         Ok((Identity::of(&stat(&fd)?), lacking))
     }
 
+    fn may_move(&self, make: &Make, journal: &Journal) -> bool {
+        let place = self.tree.place(&make.at);
+        place.is_ok_and(|(directory, name)| journal.may_move_to(&directory, name))
+    }
+
     /// Prepares the data file to be renamed. False: it has to be copied.
     fn hand_over(&self, make: &Make, handed: &Handed) -> io::Result<bool> {
         let (directory, _) = self.tree.place(&make.at)?;
@@ -191,47 +199,58 @@ fn held(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
 }
 
 /// The steps of a plan, with the inodes that were made.
-pub fn steps(plan: &mut Plan, made: &Made) -> Vec<Step> {
+pub fn steps(plan: &mut Plan, changed: &[Changed], made: &Made) -> Vec<Step> {
     let planned = std::mem::take(&mut plan.steps);
+    let shown = |make: usize| &*changed[plan.makes[make].of].spot.path;
+    // What lies in a directory that is made gets its place there just before that gets its own.
+    let mut inside: HashMap<usize, Vec<usize>> = HashMap::new();
     let placed = planned.iter().filter_map(|planned| match planned {
-        Planned::Place { make, .. } => Some(*make),
+        Planned::Place { make, .. } => Some((&*plan.makes[*make].at, *make)),
         _ => None,
     });
-    let placed: HashSet<usize> = placed.collect();
-    // What lies in a directory that is made is placed with it, and has to be there by then.
-    let makes = plan.makes.iter().enumerate();
-    let inside = makes.filter(|(index, _)| !placed.contains(index));
-    let inside = inside.filter_map(|(index, make)| {
-        let handed = made.handed.get(&index)?;
-        Some(handed.place(make.at.clone(), None))
-    });
-    let mut steps: Vec<Step> = inside.collect();
-    let step = |planned| match planned {
-        Planned::Step(step) => step,
-        Planned::Place {
-            make,
-            from,
-            to,
-            over,
-        } => match made.handed.get(&make) {
-            Some(handed) => handed.place(to, over),
-            None => Step::Rename {
+    let placed: HashMap<&[u8], usize> = placed.collect();
+    for index in made.handed.keys() {
+        let directory = above(&plan.makes[*index].at).find_map(|path| placed.get(path));
+        if let Some(directory) = directory {
+            inside.entry(*directory).or_default().push(*index);
+        }
+    }
+    let mut steps = Vec::new();
+    for planned in planned {
+        let step = match planned {
+            Planned::Step(step) => step,
+            Planned::Place {
+                make,
                 from,
                 to,
-                what: made.identities[make],
                 over,
+            } => match made.handed.get(&make) {
+                Some(handed) => handed.place(to, shown(make), over),
+                None => {
+                    let len = plan.makes[make].at.len();
+                    for index in inside.remove(&make).into_iter().flatten() {
+                        let to = [&*from, &plan.makes[index].at[len..]].concat();
+                        steps.push(made.handed[&index].place(to, shown(index), None));
+                    }
+                    Step::Rename {
+                        from,
+                        to,
+                        what: made.identities[make],
+                        over,
+                    }
+                }
             },
-        },
-        Planned::SetMade {
-            make,
-            path,
-            settings,
-        } => Step::Set {
-            path,
-            what: made.identities[make],
-            settings,
-        },
-    };
-    steps.extend(planned.into_iter().map(step));
+            Planned::SetMade {
+                make,
+                path,
+                settings,
+            } => Step::Set {
+                path,
+                what: made.identities[make],
+                settings,
+            },
+        };
+        steps.push(step);
+    }
     steps
 }

@@ -35,7 +35,10 @@ pub enum Step {
         data: u64,
         #[serde(with = "as_text")]
         to: Vec<u8>,
-        /// What is renamed.
+        /// Where it is in the end.
+        #[serde(with = "as_text")]
+        path: Vec<u8>,
+        /// What is renamed, unless the store is a copy by now.
         what: Identity,
         /// What it replaces.
         over: Option<Seen>,
@@ -59,8 +62,6 @@ pub enum Step {
     TakeBack {
         node: u64,
         data: u64,
-        /// Whose.
-        what: Identity,
         settings: Settings,
     },
 }
@@ -115,6 +116,22 @@ impl Step {
         })
     }
 
+    /// The path that it gives to a data file, if that is another inode than it was: the store is a copy.
+    pub fn hands_a_copy(&self, journal: &Journal) -> Option<&[u8]> {
+        let Self::Hand {
+            node,
+            data,
+            path,
+            what,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let (_, attr) = data_file(journal, *node, *data).ok()??;
+        (Identity::of(&attr) != *what).then_some(path)
+    }
+
     /// The name that it takes away from what it renames.
     fn from(&self) -> Option<&[u8]> {
         match self {
@@ -126,8 +143,8 @@ impl Step {
     /// The path that it is about in the end.
     pub fn path(&self) -> &[u8] {
         match self {
-            Self::Rename { to, .. } | Self::Hand { to, .. } => to,
-            Self::Remove { path, .. } | Self::Set { path, .. } => path,
+            Self::Rename { to, .. } => to,
+            Self::Hand { path, .. } | Self::Remove { path, .. } | Self::Set { path, .. } => path,
             // None of the source's.
             Self::TakeBack { .. } => b"",
         }
@@ -147,20 +164,23 @@ impl Step {
                 node,
                 data,
                 to,
-                what,
                 over,
-            } => {
-                let from = data_file(journal, *node, *data)?;
-                rename(tree, (from, to), what, over.as_ref(), how)?;
-            }
+                ..
+            } => match data_file(journal, *node, *data)? {
+                Some((from, attr)) => {
+                    let what = Identity::of(&attr);
+                    rename(tree, (Some(from), to), &what, over.as_ref(), how)?;
+                }
+                None if how.resumes => {}
+                None => return Err(Stopped::Conflict),
+            },
             Self::TakeBack {
                 node,
                 data,
-                what,
                 settings,
             } => {
-                if let Some((directory, name)) = data_file(journal, *node, *data)? {
-                    take_back((&directory, &name), what, settings)?;
+                if let Some(((directory, name), _)) = data_file(journal, *node, *data)? {
+                    take_back((&directory, &name), settings)?;
                 }
             }
             Self::Rename {
@@ -196,28 +216,26 @@ impl Step {
 /// A directory, and a name in it.
 type Place = (Rc<OwnedFd>, OsString);
 
-/// Where a data file of the store lies.
-fn data_file(journal: &Journal, node: u64, data: u64) -> Result<Option<Place>> {
+/// Where a data file of the store lies, if it does.
+fn data_file(journal: &Journal, node: u64, data: u64) -> Result<Option<(Place, Attr)>> {
     let found = NodeId::checked(node).and_then(|id| journal.data_file(id, data));
-    match found {
-        Ok(found) => Ok(found.map(|(directory, name)| (Rc::new(directory), name))),
-        Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    let found = found.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let Some((directory, name)) = found else {
+        return Ok(None);
+    };
+    match named(&directory, &name)? {
+        None => Ok(None),
+        Some(attr) if attr.is_file() => Ok(Some(((Rc::new(directory), name), attr))),
+        Some(_) => Err(Errno::UCLEAN),
     }
 }
 
-fn take_back(
-    (directory, name): (&OwnedFd, &OsStr),
-    what: &Identity,
-    settings: &Settings,
-) -> Result<()> {
+fn take_back((directory, name): (&OwnedFd, &OsStr), settings: &Settings) -> Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let held = match fs::openat(directory, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(()),
-        held => held?,
-    };
+    let held = fs::openat(directory, name, flags, Mode::empty())?;
     let attr = stat(&held)?;
     // What has a second name may lie elsewhere.
-    match Identity::of(&attr) == *what && attr.nlink == 1 {
+    match attr.is_file() && attr.nlink == 1 {
         true => settings.apply(&held).map(drop),
         false => Ok(()),
     }
@@ -297,21 +315,23 @@ fn remove(tree: &Tree, path: &[u8], what: &Seen, how: How) -> std::result::Resul
     }
 }
 
-/// The first step whose name does not lead to what it gave the name to, after all steps. None: all names do.
+/// The first step whose name does not lead to what it gave the name to, after all steps. None: all names do. `copied`: paths of other
+/// inodes than were recorded.
 ///
 /// # Errors
 /// That of statx(2).
 pub fn not_placed<'a>(
     tree: &Tree,
     steps: &'a [Step],
+    copied: &HashSet<&[u8]>,
 ) -> std::result::Result<Option<&'a Step>, Errno> {
     let passing: HashSet<&[u8]> = steps.iter().filter_map(Step::from).collect();
     for step in steps {
-        let (Step::Rename { to, what, .. } | Step::Hand { to, what, .. }) = step else {
+        let (Step::Rename { to, what, .. } | Step::Hand { path: to, what, .. }) = step else {
             continue;
         };
-        // What is renamed twice waits at a temporary name, or in a directory that has one.
-        if passing.contains(&**to) || above(to).any(|directory| passing.contains(directory)) {
+        // What is renamed twice waits at a temporary name.
+        if passing.contains(&**to) || copied.contains(&**to) {
             continue;
         }
         let there = tree.attr(to)?.map(|attr| Identity::of(&attr));

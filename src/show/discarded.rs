@@ -145,7 +145,10 @@ fn tried(
     store: Arc<Store>,
     selection: &Selection,
 ) -> Result<Plan, StartError> {
-    let said = |why: Stays| StartError::Verb(why.sentence(path));
+    let said = |why: Stays| match why {
+        Stays::Depends(sentence) => StartError::Verb(selection.explained(sentence)),
+        why => StartError::Verb(why.sentence(path)),
+    };
     let (config, wanted) = unmounted(source, path.into());
     let choose = |all: &[Difference]| {
         selection.must_fit(all)?;

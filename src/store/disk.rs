@@ -242,7 +242,7 @@ impl Directory {
     }
 
     /// The parent of `path`, and its last part: for calls that take no resolve flags.
-    fn parent(&self, path: &Path) -> io::Result<(OwnedFd, OsString)> {
+    pub(super) fn parent(&self, path: &Path) -> io::Result<(OwnedFd, OsString)> {
         let name = path.file_name().ok_or(Errno::INVAL)?.to_owned();
         let parent = path
             .parent()

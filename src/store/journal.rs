@@ -1,11 +1,11 @@
 //! The file that says that a commit goes on. The store knows that it is there, not what stands in it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, OFlags, fstat, renameat, unlinkat};
 
 use super::codec::damaged;
 use super::data;
@@ -50,6 +50,26 @@ impl Journal {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             found => found.map(|directory| Some((directory, name))),
         }
+    }
+
+    /// Whether nobody but the owner reaches the data files.
+    ///
+    /// # Errors
+    /// That of the open.
+    pub fn has_private_data(&self) -> io::Result<bool> {
+        let data = self.0.open_at(Path::new("data"), OFlags::PATH)?;
+        Ok(fstat(&data)?.st_mode & 0o077 == 0)
+    }
+
+    /// Whether a file of the store can be renamed into a directory, where nothing has this name: some security modules forbid it.
+    pub fn may_move_to(&self, directory: &OwnedFd, name: &OsStr) -> bool {
+        let from = Path::new(NEW);
+        let moved = self.0.open(from, How::Empty).and_then(|_| {
+            let (store, from) = self.0.parent(from)?;
+            renameat(&store, from, directory, name)?;
+            Ok(unlinkat(directory, name, AtFlags::empty())?)
+        });
+        moved.is_ok()
     }
 
     /// What was written last. None: there is no journal.

@@ -315,3 +315,58 @@ fn as_root_nothing_is_handed_over_if_something_stays() {
     assert!(!before.contains_key(&number(&source.join("new"))));
     assert_eq!(diff(&store), ["A other", "M rewritten"]);
 }
+
+/// Its data files are other inodes.
+#[test]
+fn as_root_a_copy_of_a_store_finishes_a_commit_that_was_cut_short() {
+    for call in [
+        ("renameat2", 1),
+        ("renameat2", 3),
+        ("renameat2", 4),
+        ("syncfs", 2),
+    ] {
+        let (fs, source, store) = place("ext4");
+        let mut mount = private(&source, &store, &[]);
+        for name in ["d/one", "d/e/two", "top"] {
+            let path = mount.mnt().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, bytes(name, 100_000)).unwrap();
+        }
+        let view = snapshot(mount.mnt());
+        mount.unmount();
+        cut_short(&store, &[], call);
+        let copy = fs.path().join("copy");
+        tools::run(Command::new("cp").arg("-aT").args([&store, &copy]));
+        fs::remove_dir_all(&store).unwrap();
+        done(&commit(&copy, &[]));
+        assert_committed(&view, &source, &copy);
+    }
+}
+
+/// Security modules may forbid to move a file out of its directory.
+#[test]
+fn as_root_what_may_not_be_moved_is_copied() {
+    let (_fs, source, store) = place("ext4");
+    let view = fill(&source, &store);
+    let before = data_files(&store);
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-o", "/dev/null", "-e", "trace=renameat", "-e"]);
+    // The first is the journal's.
+    traced.arg("inject=renameat:error=EXDEV:when=2");
+    let output = tools::output_of(traced.arg(builder::binary()).arg("commit").arg(&store));
+    done(&output);
+    assert_eq!(handed(&source, &before), [""; 0]);
+    assert_committed(&view, &source, &store);
+}
+
+/// Others can open a file there before it is the source's.
+#[test]
+fn as_root_nothing_is_handed_over_from_a_directory_that_others_reach() {
+    let (_fs, source, store) = place("ext4");
+    let view = fill(&source, &store);
+    let before = data_files(&store);
+    fs::set_permissions(store.join("data"), Permissions::from_mode(0o755)).unwrap();
+    done(&commit(&store, &[]));
+    assert_eq!(handed(&source, &before), [""; 0]);
+    assert_committed(&view, &source, &store);
+}

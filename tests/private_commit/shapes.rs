@@ -121,12 +121,13 @@ fn as_root_a_commit_that_fails_leaves_the_store_alone() {
 /// The store forgets when the source is as it is to be: what others change from then on stays.
 #[test]
 fn as_root_a_commit_that_was_cut_short_at_its_end_changes_nothing_more() {
-    for number in [1, 3, 5] {
+    // The first one is of a name that is tried out.
+    for number in [2, 4, 6] {
         let (_fs, source, store) = place("ext4");
         filled(&source, &store);
         cut_short(&store, &[], ("unlinkat", number));
-        // The first is still there, and all steps may have to be done.
-        if number > 1 {
+        // All that the store has is still there, and all steps may have to be done.
+        if number > 2 {
             fs::set_permissions(source.join("new"), Permissions::from_mode(0o600)).unwrap();
             fs::write(source.join("saved"), "edited").unwrap();
             fs::rename(source.join("saved"), source.join("rewritten")).unwrap();

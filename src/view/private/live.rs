@@ -119,7 +119,10 @@ impl Layers {
             Ok(all.iter().map(|one| chosen.chooses(one)).collect())
         };
         let looking = self.to_look_at(self.store.clone())?;
-        let plan = plan_of(&looking, choose, |why| why);
+        let plan = plan_of(&looking, choose, |why| match why {
+            Stays::Depends(sentence) => Stays::Depends(chosen.explained(sentence)),
+            why => why,
+        });
         self.looked(looking);
         let plan = plan?;
         let trying = self.to_look_at(Arc::new(self.store.snapshot()))?;
