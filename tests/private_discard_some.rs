@@ -546,7 +546,8 @@ fn what_is_beside_a_conflict_can_be_left_with_it() {
         fs::write(view.join("keep"), "of the view").unwrap();
         write(view, &["nd/both", "nd/mine"]);
     });
-    write(&source, &["nd/both"]);
+    fs::create_dir(source.join("nd")).unwrap();
+    fs::write(source.join("nd/both"), "of the source").unwrap();
     refused(&store, &["--skip-conflicts"], &["nd", "--exclude"]);
     leaves(
         &store,
