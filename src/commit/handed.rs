@@ -15,7 +15,7 @@ use rustix::process::geteuid;
 use super::attributes::all_settings;
 use super::bytes::has_all;
 use super::planned::{Make, What};
-use super::settings::{Settings, time};
+use super::settings::Settings;
 use super::steps::Step;
 use super::tree::{Identity, Seen, stat};
 use crate::attr::Attr;
@@ -66,9 +66,8 @@ pub fn candidate(view: &Unmounted, make: &Make, one: &Changed) -> io::Result<Opt
             mode: Some(attr.mode & 0o7777),
             uid: Some(attr.uid),
             gid: Some(attr.gid),
-            atime: Some(time(attr.atime)),
-            mtime: Some(time(attr.mtime)),
             xattrs: Some(Vec::new()),
+            ..Settings::times(&attr)
         },
     }))
 }
